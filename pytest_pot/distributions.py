@@ -1,0 +1,88 @@
+"""What an engine returns: next-token distributions at a batch of positions, reduced to the cells that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Floats", "Ints", "TopK"]
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+_PER_POSITION = ("targets", "top_ids", "top_log_probs", "margins", "rounding")
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Next-token distributions at n positions, seen at m ids each, in natural logarithms.
+
+    ``log_probs`` are normalised over the model's whole vocabulary. A reference's ids are its own likeliest, most likely
+    first; a candidate's are the reference's.
+    """
+
+    ids: Ints | None
+    """[n, m], or None: the ids are 0 .. m-1 at every position."""
+    log_probs: Floats
+    """[n, m]: log-probability of each id."""
+    log_tail: Floats | None
+    """[n]: log of the mass of all other ids together, summed from the logits and not as ``1 - sum``, which would lose
+    small tails; None where there are no other ids."""
+    targets: Floats
+    """[n]: log-probability of the continuation's own token."""
+    top_ids: Ints
+    """[n]: the likeliest id of the whole vocabulary."""
+    top_log_probs: Floats
+    """[n]: its log-probability."""
+    margins: Floats
+    """[n]: how far, in nats, the likeliest id is above the second."""
+    rounding: Floats
+    """[n]: the rounding error, in nats, to be expected of ``margins``; it grows with the size of the logits."""
+    vocab_size: int
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def rows(self, start: int, stop: int) -> TopK:
+        """The positions ``start`` to ``stop``; views, no copies."""
+        part = slice(start, stop)
+        return TopK(
+            ids=None if self.ids is None else self.ids[part],
+            log_probs=self.log_probs[part],
+            log_tail=None if self.log_tail is None else self.log_tail[part],
+            vocab_size=self.vocab_size,
+            **{name: getattr(self, name)[part] for name in _PER_POSITION},
+        )
+
+    def without_cells(self) -> TopK:
+        """Targets and first choices only, in arrays of their own: what is worth keeping once the cells are compared."""
+        kept = {name: getattr(self, name).copy() for name in _PER_POSITION}
+        return TopK(ids=None, log_probs=np.empty((len(self), 0)), log_tail=None, vocab_size=self.vocab_size, **kept)
+
+    @property
+    def tail_mass(self) -> Floats:
+        """[n]: the probability of all ids outside the cells."""
+        return np.zeros(len(self)) if self.log_tail is None else np.exp(self.log_tail)
+
+    @staticmethod
+    def concatenate(parts: Sequence[TopK]) -> TopK:
+        """The positions of all ``parts`` one after the other; the parts see the same number of ids."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        return TopK(
+            ids=None if first.ids is None else np.concatenate([_present(part.ids) for part in parts]),
+            log_probs=np.concatenate([part.log_probs for part in parts]),
+            log_tail=None if first.log_tail is None else np.concatenate([_present(part.log_tail) for part in parts]),
+            vocab_size=first.vocab_size,
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_POSITION},
+        )
+
+
+def _present(array: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic]:
+    assert array is not None
+    return array

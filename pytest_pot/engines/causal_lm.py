@@ -1,0 +1,192 @@
+"""The engine for transformers models, and for any module whose forward maps token ids to logits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_pot.config import ScoringConfig
+from pytest_pot.distributions import Ints, TopK
+from pytest_pot.engines.base import OutOfMemory
+from pytest_pot.engines.device import prepared, rng_untouched
+from pytest_pot.engines.reduce import reduce_logits
+from pytest_pot.engines.sampling import sample_continuation
+from pytest_pot.errors import PotError
+from pytest_pot.tokens import Tokens
+
+__all__ = ["CausalLM"]
+
+_PAD_ID = 0
+"""Any id of the vocabulary will do: no causal model lets a token see what stands to its right, and the mask hides it from
+those that count positions or carry a state. The tokenizer's pad token is not needed, and may be an eos that the text holds."""
+
+
+class CausalLM:
+    """A causal language model in this process; an :class:`~pytest_pot.engines.base.Engine`.
+
+    Sequences are padded on the right: that is safe for absolute, rotary and ALiBi positions and for recurrent models, and
+    position j of a prompt is at the same index however long its neighbours are.
+    """
+
+    def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
+        """``model`` is in evaluation mode and stays so while the engine is used; :meth:`ready` sees to that."""
+        self._model = model
+        self._role = role
+        self._config = config
+        self._accepts = frozenset(inspect.signature(model.forward).parameters)
+        first = next(model.parameters(), None)
+        self._device = torch.device("cpu") if first is None else first.device
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    @classmethod
+    @contextmanager
+    def ready(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[CausalLM]:
+        """An engine for ``model``; when the context ends, model, random state and gradient mode are as they were."""
+        if not isinstance(model, nn.Module):
+            raise PotError(
+                f"the {role} is {type(model).__name__}, not a model: give a torch.nn.Module whose forward returns logits "
+                "[batch, length, vocab], such as a transformers causal LM"
+            )
+        with prepared(model, config) as running:
+            engine = cls(running, role, config)
+            with rng_untouched(engine._device), torch.inference_mode():
+                yield engine
+
+    @property
+    def label(self) -> str:
+        precision = str(self._dtype).removeprefix("torch.")
+        return f"{precision}{' with autocast' if self._config.use_amp else ''} on {self._device}"
+
+    @property
+    def max_positions(self) -> int | None:
+        config: Any = getattr(self._model, "config", None)
+        if hasattr(config, "get_text_config"):
+            config = config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
+        logits, targets = self._position_logits(batch)
+        return self._reduce(logits, targets, select=k, first=logits.shape[-1] if k is None else None)
+
+    def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        logits, targets = self._position_logits(batch)
+        if isinstance(ids, int):
+            return self._reduce(logits, targets, select=None, first=min(ids, logits.shape[-1]))
+        highest = int(ids.max(initial=0))
+        if highest >= logits.shape[-1]:
+            raise PotError(
+                f"the {self._role}'s vocabulary has {logits.shape[-1]} tokens, but the other model's likeliest tokens include "
+                f"id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
+            )
+        return self._reduce(logits, targets, select=ids, first=None)
+
+    def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
+        for context in contexts:
+            self._check_ids(context)
+        with self._autocast():
+            return [
+                sample_continuation(self._model, self._next_token_logits, list(context), n_tokens, seed, self._device)
+                for context in contexts
+            ]
+
+    def _reduce(self, logits: Tensor, targets: Tensor, *, select: int | Ints | None, first: int | None) -> TopK:
+        eps = max(torch.finfo(self._dtype).eps, torch.finfo(logits.dtype).eps)
+        temperature = self._config.temperature
+        with self._memory_errors():
+            return reduce_logits(logits, targets, select=select, first=first, temperature=temperature, eps=eps)
+
+    def _position_logits(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+        """The logits that predict each position of ``batch``, [positions, vocab], and the tokens to predict, [positions]."""
+        for tokens in batch:
+            self._check_ids(tokens.ids)
+        with self._memory_errors():
+            gather = self._plainly if self._config.every_position else self._padded
+            logits = gather(batch)
+        targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=logits.device)
+        self._check_ids(targets.tolist(), logits.shape[-1])
+        return logits, targets
+
+    def _plainly(self, batch: Sequence[Tokens]) -> Tensor:
+        """The yardstick: each prompt alone, logits at every position, of which those that predict the continuation."""
+        rows = []
+        for tokens in batch:
+            ids = torch.tensor([tokens.ids], device=self._device)
+            logits = self._forward(ids, torch.ones_like(ids))
+            rows.append(logits[0, tokens.prompt_len - 1 : len(tokens.ids) - 1])
+        return torch.cat(rows)
+
+    def _padded(self, batch: Sequence[Tokens]) -> Tensor:
+        """All prompts in one forward, padded on the right, with logits only at the columns that some prompt needs."""
+        length = max(len(tokens.ids) for tokens in batch)
+        ids = torch.tensor([[*t.ids, *[_PAD_ID] * (length - len(t.ids))] for t in batch], device=self._device)
+        mask = torch.tensor([[1] * len(t.ids) + [0] * (length - len(t.ids)) for t in batch], device=self._device)
+        start = min(t.prompt_len - 1 for t in batch)
+        stop = max(len(t.ids) - 1 for t in batch)
+        logits = self._forward(ids, mask, torch.arange(start, stop, device=self._device))
+        offset = start if logits.shape[1] == stop - start else 0
+        row = [i for i, t in enumerate(batch) for _ in range(t.n_positions)]
+        column = [c - offset for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)]
+        return logits[torch.tensor(row, device=logits.device), torch.tensor(column, device=logits.device)]
+
+    def _forward(self, ids: Tensor, mask: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Logits [batch, length, vocab]; where the model can, only those at ``columns`` of the length."""
+        optional = {"attention_mask": mask, "use_cache": False}
+        if columns is not None:
+            optional["logits_to_keep"] = columns
+        with self._autocast():
+            output = self._model(ids, **{name: value for name, value in optional.items() if name in self._accepts})
+        logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
+        lengths = {ids.shape[1], ids.shape[1] if columns is None else len(columns)}
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(logits, Tensor) or logits.ndim != 3 or len(logits) != len(ids) or logits.shape[1] not in lengths:
+            raise PotError(
+                f"the {self._role}'s forward returned {shape} for token ids of shape {tuple(ids.shape)}; expected logits "
+                "[batch, length, vocab], or an object with .logits"
+            )
+        return logits
+
+    def _next_token_logits(self, ids: Tensor) -> Tensor:
+        """Logits [batch, vocab] of the token after ``ids`` [batch, length]."""
+        return self._forward(ids, torch.ones_like(ids))[:, -1]
+
+    def _autocast(self) -> torch.autocast:
+        kind = self._device.type
+        return torch.autocast(kind, enabled=self._config.use_amp)
+
+    def _check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
+        """Raise unless all ``ids`` are in the vocabulary; on CUDA an id outside it would poison the whole process."""
+        if size is None:
+            lookup = getattr(self._model, "get_input_embeddings", None)
+            embedding = lookup() if lookup is not None else None
+            size = getattr(embedding, "num_embeddings", None)
+        if size is not None and max(ids) >= size:
+            raise PotError(
+                f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: this tokenizer "
+                "is not this model's"
+            )
+
+    @contextmanager
+    def _memory_errors(self) -> Iterator[None]:
+        """Turn what torch raises when memory runs out, on any device, into :class:`OutOfMemory`."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {str(error).splitlines()[0]}") from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))

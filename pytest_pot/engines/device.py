@@ -1,0 +1,80 @@
+"""Where a model runs and in which precision, and the promise that it is handed back as it came."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from pytest_pot.config import ScoringConfig
+from pytest_pot.errors import PotError
+
+__all__ = ["choose_device", "choose_dtype", "prepared", "rng_untouched"]
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``wanted``, or for ``"auto"`` the first of CUDA, MPS and CPU that this machine has.
+
+    Raises:
+        PotError: the machine, or this build of torch, has no such device.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(wanted)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise PotError(f"the device {wanted!r} cannot be used here: {reason}. Use 'auto' or 'cpu'") from error
+    return device
+
+
+def choose_dtype(wanted: str, own: torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """``wanted``, or for ``"auto"`` the model's ``own`` dtype (None: leave it), half precision upcast on a CPU.
+
+    A CPU without half-precision arithmetic is over 100 times slower in it than in float32, and one that has it rounds
+    otherwise than the next: upcast, scores are the same on every machine.
+    """
+    if wanted != "auto":
+        dtype: torch.dtype = getattr(torch, wanted)
+        return dtype
+    return torch.float32 if device.type == "cpu" and own in _HALF else own
+
+
+@contextmanager
+def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
+    """``model`` in evaluation mode, on the device and in the dtype that ``config`` asks for; afterwards as it was.
+
+    Another device or dtype is given to a copy, never to the model itself. With ``device="auto"`` it stays where it is.
+    """
+    parameters = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
+    here = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    own = parameters[0].dtype if parameters and all(p.dtype == parameters[0].dtype for p in parameters) else None
+    device = here if config.device == "auto" else choose_device(config.device)
+    dtype = choose_dtype(config.dtype, own, device)
+    moves = device.type != here.type or (device.index is not None and device.index != here.index)
+    if moves or (dtype is not None and dtype != own):
+        model = copy.deepcopy(model).to(device=device, dtype=dtype)
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield model
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def rng_untouched(*devices: torch.device) -> Iterator[None]:
+    """torch's random state, on the CPU and on any CUDA device among ``devices``, is afterwards what it was."""
+    cuda = [device for device in devices if device.type == "cuda"]
+    with torch.random.fork_rng(devices=cuda):
+        yield

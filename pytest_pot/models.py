@@ -1,0 +1,99 @@
+"""The models of a test session: loaded by spec through the hook, once, and remembered with their tokenizers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pot.engines.base import LoadedModel
+from pytest_pot.errors import PotError
+from pytest_pot.settings import option_config, option_path
+
+__all__ = ["ModelStore", "load_by_spec"]
+
+
+class ModelStore:
+    """Loads models for gates and fixtures.
+
+    Of the models that markers name, one is kept in each role: tests that follow each other with the same reference share
+    it, and a suite over twenty candidates does not end with twenty models in memory.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._latest: dict[str, tuple[str, LoadedModel]] = {}
+        self._from_options: dict[str, LoadedModel] = {}
+        self._tokenizer: Any = None
+
+    def load(self, spec: str, role: str) -> LoadedModel:
+        """The model that ``spec`` names; from memory where it is the last one loaded in that role.
+
+        Raises:
+            PotError: nothing can be loaded by that name.
+        """
+        held = self._latest.get(role)
+        if held is not None and held[0] == spec:
+            return held[1]
+        self._latest.pop(role, None)  # before loading: two models in one role need not fit into memory
+        loaded = LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
+        self._latest[role] = spec, loaded
+        return loaded
+
+    def from_options(self, role: str) -> LoadedModel | None:
+        """The model that ``--pot-reference`` or ``--pot-candidate`` (or the ini key) names; None where neither does."""
+        spec = option_path(self._config, role)
+        if spec is None:
+            return None
+        if role not in self._from_options:
+            self._from_options[role] = LoadedModel.of(
+                self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config)
+            )
+        return self._from_options[role]
+
+    def is_from_options(self, role: str, model: Any) -> bool:
+        """Whether ``model`` is the one that :meth:`from_options` loaded in that role."""
+        held = self._from_options.get(role)
+        return held is not None and held.model is model
+
+    def resolve(self, value: Any, role: str) -> LoadedModel:
+        """What a fixture returned as a model: a spec, (model, tokenizer), or a model."""
+        if isinstance(value, str | Path):
+            return self.load(str(value), role)
+        loaded = LoadedModel.of(value)
+        if loaded.tokenizer is None:
+            for known in self._from_options.values():
+                if known.model is loaded.model:
+                    return known
+        return loaded
+
+    def tokenizer(self) -> Any | None:
+        """The one that ``--pot-tokenizer`` or the ini key names; None where neither does."""
+        spec = option_path(self._config, "tokenizer")
+        if spec is not None and self._tokenizer is None:
+            from pytest_pot.engines.loading import load_tokenizer
+
+            self._tokenizer = load_tokenizer(spec)
+        return self._tokenizer
+
+    def tokenizer_of(self, loaded: LoadedModel) -> Any | None:
+        """The tokenizer that came with a model, or that lies where the model says it was loaded from."""
+        if loaded.tokenizer is not None:
+            return loaded.tokenizer
+        home = getattr(loaded.model, "name_or_path", None)
+        if not home or not Path(home).is_dir():
+            return None
+        from pytest_pot.engines.loading import load_tokenizer
+
+        try:
+            return load_tokenizer(home)
+        except PotError:
+            return None
+
+
+def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
+    """pytest-pot's own implementation of the hook ``pytest_pot_load_model``."""
+    from pytest_pot.engines.loading import load_model
+
+    return load_model(spec, role, option_config(config)[1])

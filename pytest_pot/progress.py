@@ -1,0 +1,50 @@
+"""A progress line on a terminal, for gates that take more than a few seconds; nothing anywhere else."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+__all__ = ["ProgressLine"]
+
+_QUIET_S = 3.0
+_REDRAW_S = 0.3
+
+
+class ProgressLine:
+    """Draws ``pot: 12/32 prompts`` over and over in one line, past pytest's capture, and wipes it when it ends."""
+
+    def __init__(self, config: pytest.Config, what: str) -> None:
+        self._what = what
+        self._started = self._drawn = time.monotonic()
+        self._width = 0
+        self._capture = config.pluginmanager.getplugin("capturemanager")
+        reporter = config.pluginmanager.getplugin("terminalreporter")
+        wanted = reporter is not None and reporter.isatty and reporter.verbosity >= 0 and not os.environ.get("CI")
+        self._reporter = reporter if wanted else None
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._started < _QUIET_S or now - self._drawn < _REDRAW_S:
+            return
+        self._drawn = now
+        left = (now - self._started) / done * (total - done)
+        self._write(f"pot: {self._what}: {done}/{total} prompts, {left:.0f} s left")
+
+    def close(self) -> None:
+        """Wipe the line, if one was drawn."""
+        if self._width:
+            self._write("")
+
+    def _write(self, text: str) -> None:
+        if self._reporter is None:
+            return
+        line = "\r" + text.ljust(self._width) + ("" if text else "\r")
+        self._width = len(text)
+        if self._capture is None:
+            self._reporter.write(line, flush=True)
+            return
+        with self._capture.global_and_fixture_disabled():
+            self._reporter.write(line, flush=True)

@@ -1,0 +1,191 @@
+"""Results -> what people and machines read: terminal lines, properties, JSON, Markdown. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest_pot
+from pytest_pot.gates import GateResult
+from pytest_pot.prompts import shorten
+from pytest_pot.verdict import IdentityLimits
+
+if TYPE_CHECKING:
+    from pytest_pot.scores import WorstPosition
+
+__all__ = ["explain", "json_report", "markdown_report", "properties", "rows_of", "summary_table"]
+
+Row = Mapping[str, Any]
+
+_COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt")
+_PREFIX = "pot_"
+
+
+def explain(result: GateResult, verbosity: int = 0) -> str:
+    """Why a gate failed: the score against its limit, the worst prompts and positions, a likely cause.
+
+    ``verbosity`` below 0 gives the first line alone; above 0, more prompts and positions and every metric.
+    """
+    from pytest_pot.diagnosis import likely_cause
+
+    headline = _headline(result)
+    if verbosity < 0:
+        return headline
+    report = result.report
+    n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
+    lines = [headline, f"  reference {result.names[0]}, candidate {result.names[1]}; {_conditions(result)}"]
+    if verbosity > 0:
+        lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
+    if not isinstance(result.settings.limits, IdentityLimits):
+        return "\n".join(lines)
+    lines += ["  worst prompts:", *_worst_prompts(result, n_prompts)]
+    lines += ["  worst positions (what was read ▸ the token that came):"]
+    for position in report.worst(n_positions):
+        lines += _position_lines(position)
+    cause = likely_cause(report)
+    if cause is not None:
+        lines.append(f"  likely cause: {cause}")
+    return "\n".join(lines)
+
+
+def _headline(result: GateResult) -> str:
+    report, limits, gate = result.report, result.settings.limits, result.settings.gate
+    score = f"{report.metric} {number(report.mean)}"
+    if not isinstance(limits, IdentityLimits):
+        return f"{gate}: {result.verdict}: {score} is not above {number(limits.min_score)}, so the models count as the same"
+    if report.mean > limits.max_score:
+        return f"{gate}: {result.verdict}: {score} > {number(limits.max_score)}{_times_over(report.mean, limits.max_score)}"
+    over = int((report.scores > limits.max_prompt_score).sum())
+    worst = int(report.scores.argmax())
+    return (
+        f"{gate}: {result.verdict}: prompt {worst} has {report.metric} {number(report.max)} > "
+        f"{number(limits.max_prompt_score)}, the limit for one prompt{_times_over(report.max, limits.max_prompt_score)}; "
+        f"{over} of {report.n_prompts} prompts {'is' if over == 1 else 'are'} above it, though the mean of "
+        f"{number(report.mean)} is within {number(limits.max_score)}"
+    )
+
+
+def _times_over(score: float, limit: float) -> str:
+    return f" ({score / limit:.3g} times the limit)" if limit > 0 else ""
+
+
+def _conditions(result: GateResult) -> str:
+    report, config = result.report, result.settings.config
+    cells = "whole vocabulary" if config.top_k is None else f"top {config.top_k}"
+    if config.top_k is not None:
+        cells += f" + tail of {report.tail_mass:.1%}" if config.tail == "bucket" else " renormalised"
+    label = report.labels[0] if report.labels[0] == report.labels[1] else f"{report.labels[0]} and {report.labels[1]}"
+    cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""
+    positions = f"{report.n_positions} positions"
+    return f"preset {result.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}"
+
+
+def _worst_prompts(result: GateResult, most: int) -> list[str]:
+    report = result.report
+    lines = []
+    for index in (-report.scores).argsort(kind="stable")[:most]:
+        prompt = report.prompts[index]
+        kind = f" ({prompt.kind})" if prompt.kind else ""
+        lines.append(f"    {number(report.scores[index]):>9}  prompt {index}{kind}: {shorten(prompt.text, 70)!r}")
+    return lines
+
+
+def _position_lines(worst: WorstPosition) -> list[str]:
+    place = f"prompt {worst.prompt_index}, position {worst.position}"
+    read = shorten(worst.context, 48, keep="end")
+    reference = f"reference {worst.reference_probability:.1%}"
+    candidate = f"candidate {worst.candidate_probability:.1%}"
+    first = (
+        f"first choices: {_token(worst.reference_choice)} {worst.reference_choice_probability:.1%}, "
+        f"{_token(worst.candidate_choice)} {worst.candidate_choice_probability:.1%}"
+    )
+    return [
+        f"    {number(worst.score):>9}  {place}: {read} ▸ {_token(worst.token)}",
+        f"               {reference}, {candidate}; {first}",
+    ]
+
+
+def _token(text: str) -> str:
+    return repr(shorten(text, 24)).replace("\\\\n", "\\n").replace("\\\\t", "\\t")
+
+
+def number(value: float) -> str:
+    """A score or a limit for people: three significant digits."""
+    return f"{float(value):.3g}"
+
+
+def properties(result: GateResult) -> list[tuple[str, Any]]:
+    """The result as flat properties of JSON types; they reach JUnit XML, and a controller from its workers, by themselves."""
+    report, settings = result.report, result.settings
+    limits = settings.limits
+    values: dict[str, Any] = {
+        "gate": settings.gate,
+        "reference": result.names[0],
+        "candidate": result.names[1],
+        "preset": settings.preset,
+        "metric": report.metric,
+        "score": report.mean,
+        "limit": result.limit,
+        "max_prompt_score": report.max,
+        "max_prompt_limit": limits.max_prompt_score if isinstance(limits, IdentityLimits) else None,
+        "verdict": str(result.verdict),
+        "passed": result.passed,
+        "prompts": report.n_prompts,
+        "positions": report.n_positions,
+        "truncated": report.n_truncated,
+        "tail_mass": report.tail_mass,
+        "ms_per_prompt": report.ms_per_prompt,
+        **report.metrics,
+    }
+    return [(_PREFIX + name, value) for name, value in values.items()]
+
+
+def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """The gates of one test, read back from its properties."""
+    rows: list[dict[str, Any]] = []
+    for name, value in user_properties:
+        if name == _PREFIX + "gate":
+            rows.append({"test": nodeid})
+        if rows and name.startswith(_PREFIX):
+            rows[-1][name.removeprefix(_PREFIX)] = value
+    return rows
+
+
+def summary_table(rows: Sequence[Row]) -> list[str]:
+    """One line per gate under a heading, the columns aligned."""
+    table = [list(_COLUMNS), *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(_COLUMNS))]
+    return ["  ".join(_pad(cell, widths[i], i) for i, cell in enumerate(line)).rstrip() for line in table]
+
+
+def _cells(row: Row) -> list[str]:
+    sign = ">" if row["gate"] == "pot_distinct" else "<="
+    return [
+        row["test"],
+        row["gate"].removeprefix(_PREFIX),
+        row["preset"],
+        row["metric"],
+        number(row["score"]),
+        f"{sign} {number(row['limit'])}",
+        row["verdict"] + ("" if row["passed"] else " (fail)"),
+        str(row["prompts"]),
+        f"{row['ms_per_prompt']:.0f}",
+    ]
+
+
+def _pad(cell: str, width: int, column: int) -> str:
+    return cell.rjust(width) if _COLUMNS[column] in ("score", "prompts", "ms/prompt") else cell.ljust(width)
+
+
+def json_report(rows: Sequence[Row]) -> str:
+    """All gates as one JSON document."""
+    document = {"pytest_pot": pytest_pot.__version__, "gates": [dict(row) for row in rows]}
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def markdown_report(rows: Sequence[Row]) -> str:
+    """All gates as one Markdown table, for a job summary or a pull request."""
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,54 @@
+"""The session's results: gathered from test reports where they end up, shown as one table, written to a file if asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pot import report as text
+from pytest_pot.settings import option
+
+__all__ = ["SessionResults"]
+
+
+class SessionResults:
+    """A plugin for the process that prints: the only one, or the controller of many workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._written: Path | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            rows = text.rows_of(report.nodeid, report.user_properties)
+            if rows:
+                self._rows[report.nodeid] = rows  # the last run of a test that was run again
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        target = option(self._config, "report")
+        if target is None:
+            return
+        path = self._config.invocation_params.dir / target
+        write = text.json_report if path.suffix == ".json" else text.markdown_report
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(write(self._all_rows()), encoding="utf-8")
+        self._written = path
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        rows = self._all_rows()
+        if not rows and self._written is None:
+            return
+        if terminalreporter.verbosity < 0 and self._written is None:
+            return
+        terminalreporter.section("pot")
+        for line in text.summary_table(rows) if rows else ["no gate ran"]:
+            terminalreporter.write_line(line)
+        if self._written is not None:
+            terminalreporter.write_line(f"written to {self._written}")
+
+    def _all_rows(self) -> list[dict[str, Any]]:
+        return [row for rows in self._rows.values() for row in rows]

@@ -1,0 +1,207 @@
+"""Marker + option + ini -> one frozen :class:`Settings`. Every usage error is found here, while tests are collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
+from pytest_pot.errors import InvalidArgument, PotError
+from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
+
+__all__ = ["MARKERS", "OPTIONS", "Settings", "check_options", "gates_of", "option", "option_config", "option_path"]
+
+OPTIONS: Mapping[str, str] = {
+    "reference": "the trusted model: a directory or hub id, a .gguf file, or package.module:factory",
+    "candidate": "the model under test, named in the same ways",
+    "tokenizer": "the tokenizer for both models (default: the reference's own)",
+    "prompts": "JSON Lines file of prompts (default: the built-in suite)",
+    "preset": f"how models are compared: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
+    "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
+    "device": "where models run: auto, cpu, cuda, cuda:N, mps (default: auto)",
+    "dtype": f"precision of the models: {', '.join(DTYPES)} (default: auto)",
+    "report": "write the gates' results to this file, JSON or Markdown by its ending (.json, .md)",
+}
+"""Every option ``--pot-NAME``, which is also the ini key ``pot_NAME``, with its help."""
+
+_COMMON = ("preset", "metric", "tolerance", "reference", "candidate", "prompts")
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What a gate's marker takes, and how its arguments become limits."""
+
+    limit_names: tuple[str, ...]
+    limits: Callable[..., IdentityLimits | DistinctLimit]
+    summary: str
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return (*_COMMON[:2], *self.limit_names, *_COMMON[2:])
+
+
+MARKERS: Mapping[str, _Marker] = {
+    "pot_identity": _Marker(
+        ("max_score", "max_prompt_score"), identity_limits, "fail unless the candidate is the SAME model as its reference"
+    ),
+    "pot_distinct": _Marker(("min_score",), distinct_limit, "fail unless the candidate is DIFFERENT from its reference"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that one gate was asked to do."""
+
+    gate: str
+    """The marker's name."""
+    preset: str
+    config: ScoringConfig
+    limits: IdentityLimits | DistinctLimit
+    reference: str | None
+    """A spec from the marker; None leaves it to the fixture ``pot_reference``."""
+    candidate: str | None
+    prompts: Path | Sequence[Prompt] | None
+    """A file or prompts from the marker; None leaves it to the fixture ``pot_prompts``."""
+
+
+def option(config: pytest.Config, name: str) -> str | None:
+    """``--pot-NAME`` or, where it is not given, the ini key ``pot_NAME``; None where neither is."""
+    given: str | None = config.getoption(f"pot_{name}")
+    return given if given is not None else (config.getini(f"pot_{name}") or None)
+
+
+def option_path(config: pytest.Config, name: str) -> str | None:
+    """:func:`option`, where it is a path made absolute: from the folder pytest was called in, or from the ini file's."""
+    value = option(config, name)
+    if value is None:
+        return None
+    from_ini = config.getoption(f"pot_{name}") is None
+    ini_folder = config.inipath.parent if config.inipath else config.rootpath
+    return _existing(value, [ini_folder] if from_ini else [config.invocation_params.dir, config.rootpath])
+
+
+def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
+    """The preset's name, and the configuration that the options alone ask for."""
+    preset = option(config, "preset") or DEFAULT_PRESET
+    return preset, ScoringConfig.preset(preset, **_overrides(config))
+
+
+def check_options(config: pytest.Config) -> None:
+    """Raise ``pytest.UsageError`` where an option or an ini key has a value that is none of its choices."""
+    checks: dict[str, Callable[[str, object], None]] = {
+        "preset": lambda name, value: one_of(name, value, tuple(PRESETS)),
+        "metric": lambda name, value: one_of(name, value, METRICS),
+        "device": check_device,
+        "dtype": lambda name, value: one_of(name, value, DTYPES),
+        "report": _check_report,
+    }
+    for name, check in checks.items():
+        value = option(config, name)
+        source = f"--pot-{name}" if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
+        if value is not None:
+            try:
+                check(source, value)
+            except InvalidArgument as error:
+                raise pytest.UsageError(str(error)) from None
+    prompts = option_path(config, "prompts")
+    if prompts is not None and not Path(prompts).is_file():
+        raise pytest.UsageError(f"the prompts file {prompts} does not exist")
+
+
+def gates_of(item: pytest.Item) -> list[Settings]:
+    """The settings of every gate on ``item``, in the order of its decorators, the topmost first.
+
+    Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect; on one node the
+    same marker may stand several times.
+
+    Raises:
+        InvalidArgument: an argument has no meaning; the message names the marker and the choices.
+    """
+    gates: list[Settings] = []
+    for name, marker in MARKERS.items():
+        nearest: pytest.Item | pytest.Collector | None = None
+        for node, mark in item.iter_markers_with_node(name):
+            nearest = nearest or node  # type: ignore[assignment]
+            if node is nearest:
+                gates.append(_settings(item, mark, marker))
+    return gates
+
+
+def _settings(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
+    try:
+        return _parse(item, mark, marker)
+    except PotError as error:
+        raise InvalidArgument(f"{mark.name}: {error}") from error
+
+
+def _parse(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
+    if mark.args:
+        raise InvalidArgument(f"takes keyword arguments only, not {mark.args[0]!r}; they are {', '.join(marker.arguments)}")
+    for name in mark.kwargs:
+        if name not in marker.arguments:
+            raise InvalidArgument(f"unknown argument {name!r}; the arguments are {', '.join(marker.arguments)}")
+    given = {name: value for name, value in mark.kwargs.items() if value is not None}
+    preset = given.get("preset", option(item.config, "preset") or DEFAULT_PRESET)
+    overrides = _overrides(item.config)
+    if "metric" in given:
+        overrides["metric"] = given["metric"]
+    config = ScoringConfig.preset(preset, **overrides)
+    limits = {name: given[name] for name in (*marker.limit_names, "tolerance") if name in given}
+    bases = [item.path.parent, item.config.rootpath]
+    return Settings(
+        gate=mark.name,
+        preset=preset,
+        config=config,
+        limits=marker.limits(config.metric, **limits),
+        reference=_spec("reference", given.get("reference"), bases),
+        candidate=_spec("candidate", given.get("candidate"), bases),
+        prompts=_prompts(given.get("prompts"), bases),
+    )
+
+
+def _overrides(config: pytest.Config) -> dict[str, Any]:
+    values = {name: option(config, name) for name in ("metric", "device", "dtype")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _spec(name: str, value: object, bases: Sequence[Path]) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | Path) or not str(value):
+        raise InvalidArgument(
+            f"{name}={value!r} must name a model: a directory or hub id, a .gguf file, or package.module:factory; a model "
+            f"that is already in memory comes from the fixture pot_{name}"
+        )
+    return _existing(str(value), bases)
+
+
+def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | None:
+    if value is None:
+        return None
+    if isinstance(value, list | tuple):
+        return tuple(as_prompts(value))
+    if not isinstance(value, str | Path):
+        raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file or a list of prompts")
+    path = Path(_existing(str(value), bases))
+    if not path.is_file():
+        raise InvalidArgument(f"prompts={str(value)!r}: no such file beside the test or in {bases[-1]}")
+    return path
+
+
+def _existing(value: str, bases: Sequence[Path]) -> str:
+    """``value`` as a path below the first of ``bases`` that has it, else as it is: it may be no path at all."""
+    for base in bases:
+        path = base / value
+        if path.exists():
+            return str(path)
+    return value
+
+
+def _check_report(name: str, value: object) -> None:
+    if not str(value).endswith((".json", ".md")):
+        raise InvalidArgument(f"{name}={value!r} must end in .json or .md")

@@ -1,0 +1,117 @@
+"""Verdicts: limits, the named tolerances, and what a suite's scores say about them. Pure Python, no arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+from pytest_pot.config import one_of
+from pytest_pot.errors import InvalidArgument
+
+__all__ = [
+    "DEFAULT_TOLERANCE",
+    "TOLERANCES",
+    "TOLERANCE_METRIC",
+    "IdentityLimits",
+    "Verdict",
+    "distinct_limit",
+    "identity_limits",
+]
+
+
+class Verdict(StrEnum):
+    """What the evidence says of a candidate."""
+
+    SAME = "SAME"
+    DIFFERENT = "DIFFERENT"
+    UNDECIDED = "UNDECIDED"
+
+
+TOLERANCE_METRIC = "tv"
+TOLERANCES: Mapping[str, float] = MappingProxyType({"identical": 0.0, "numeric": 1e-4, "half": 0.01, "int8": 0.08, "int4": 0.3})
+"""Limits by name, on the metric ``tv``: same weights and kernels; same weights in another batch shape, kernel or library
+version; rounded to bf16 or fp16; eight-bit weights; four-bit weights."""
+
+DEFAULT_TOLERANCE = "half"
+PROMPT_FACTOR = 10.0
+"""How far above the suite's limit a single prompt may be unless the user says: a mean alone hides one broken prompt."""
+
+
+@dataclass(frozen=True)
+class IdentityLimits:
+    """SAME is a mean score of at most ``max_score``, and no prompt's score above ``max_prompt_score``."""
+
+    max_score: float
+    max_prompt_score: float
+
+    def verdict(self, mean: float, worst_prompt: float) -> Verdict:
+        """The verdict on a suite scored whole, from its mean and its worst prompt's score."""
+        same = mean <= self.max_score and worst_prompt <= self.max_prompt_score
+        return Verdict.SAME if same else Verdict.DIFFERENT
+
+
+@dataclass(frozen=True)
+class DistinctLimit:
+    """DIFFERENT is a mean score above ``min_score``."""
+
+    min_score: float
+
+    def verdict(self, mean: float, worst_prompt: float) -> Verdict:  # noqa: ARG002 - the same question as above
+        """The verdict on a suite scored whole; one broken prompt does not make a model distinct."""
+        return Verdict.DIFFERENT if mean > self.min_score else Verdict.SAME
+
+
+def identity_limits(
+    metric: str,
+    max_score: float | None = None,
+    max_prompt_score: float | None = None,
+    tolerance: str | None = None,
+) -> IdentityLimits:
+    """The limits that the arguments of ``pot_identity`` mean; with none given, the tolerance ``half``.
+
+    Raises:
+        InvalidArgument: a limit that is not a number of at least 0, two limits at once, an unknown tolerance, or a
+            tolerance with a metric that it was not measured for.
+    """
+    _check_limits(max_score=max_score, max_prompt_score=max_prompt_score)
+    if max_score is None and max_prompt_score is not None and tolerance is None:
+        # No prompt above the limit means that their mean is not above it either.
+        return IdentityLimits(max_prompt_score, max_prompt_score)
+    limit = _limit("max_score", max_score, tolerance, metric)
+    return IdentityLimits(limit, PROMPT_FACTOR * limit if max_prompt_score is None else max_prompt_score)
+
+
+def distinct_limit(metric: str, min_score: float | None = None, tolerance: str | None = None) -> DistinctLimit:
+    """The limit that the arguments of ``pot_distinct`` mean; with none given, the tolerance ``half``.
+
+    Raises:
+        InvalidArgument: as :func:`identity_limits`.
+    """
+    _check_limits(min_score=min_score)
+    return DistinctLimit(_limit("min_score", min_score, tolerance, metric))
+
+
+def _limit(name: str, number: float | None, tolerance: str | None, metric: str) -> float:
+    if number is not None:
+        if tolerance is not None:
+            raise InvalidArgument(f"{name}={number!r} and tolerance={tolerance!r} are two limits; give one")
+        return float(number)
+    if tolerance is not None:
+        one_of("tolerance", tolerance, tuple(TOLERANCES))
+    if metric != TOLERANCE_METRIC:
+        given = f"tolerance={tolerance!r}" if tolerance is not None else f"the default tolerance {DEFAULT_TOLERANCE!r}"
+        raise InvalidArgument(
+            f"{given} is a limit on {TOLERANCE_METRIC!r}; with metric={metric!r} give the limit as a number: {name}=..."
+        )
+    return TOLERANCES[DEFAULT_TOLERANCE if tolerance is None else tolerance]
+
+
+def _check_limits(**limits: float | None) -> None:
+    for name, value in limits.items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise InvalidArgument(f"{name}={value!r} must be a finite number of at least 0")
