@@ -87,27 +87,32 @@ def _worst_prompts(result: GateResult, most: int) -> list[str]:
     for index in (-report.scores).argsort(kind="stable")[:most]:
         prompt = report.prompts[index]
         kind = f" ({prompt.kind})" if prompt.kind else ""
-        lines.append(f"    {number(report.scores[index]):>9}  prompt {index}{kind}: {shorten(prompt.text, 70)!r}")
+        lines.append(f"    {number(report.scores[index]):>9}  prompt {index}{kind}: {_quoted(prompt.text, 70)}")
     return lines
 
 
 def _position_lines(worst: WorstPosition) -> list[str]:
     place = f"prompt {worst.prompt_index}, position {worst.position}"
     read = shorten(worst.context, 48, keep="end")
-    reference = f"reference {worst.reference_probability:.1%}"
-    candidate = f"candidate {worst.candidate_probability:.1%}"
+    reference = f"reference {_share(worst.reference_probability)}"
+    candidate = f"candidate {_share(worst.candidate_probability)}"
     first = (
-        f"first choices: {_token(worst.reference_choice)} {worst.reference_choice_probability:.1%}, "
-        f"{_token(worst.candidate_choice)} {worst.candidate_choice_probability:.1%}"
+        f"first choices: {_quoted(worst.reference_choice)} {_share(worst.reference_choice_probability)}, "
+        f"{_quoted(worst.candidate_choice)} {_share(worst.candidate_choice_probability)}"
     )
+    token = _quoted(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")  # a part of a character
     return [
-        f"    {number(worst.score):>9}  {place}: {read} ▸ {_token(worst.token)}",
+        f"    {number(worst.score):>9}  {place}: {read} ▸ {token}",
         f"               {reference}, {candidate}; {first}",
     ]
 
 
-def _token(text: str) -> str:
-    return repr(shorten(text, 24)).replace("\\\\n", "\\n").replace("\\\\t", "\\t")
+def _quoted(text: str, width: int = 24) -> str:
+    return f"'{shorten(text, width)}'"
+
+
+def _share(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"
 
 
 def number(value: float) -> str:

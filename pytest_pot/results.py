@@ -44,7 +44,7 @@ class SessionResults:
             return
         if terminalreporter.verbosity < 0 and self._written is None:
             return
-        terminalreporter.section("pot")
+        terminalreporter.write_sep("=", "pot")
         for line in text.summary_table(rows) if rows else ["no gate ran"]:
             terminalreporter.write_line(line)
         if self._written is not None:

@@ -182,7 +182,8 @@ class CausalLM:
                 raise
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-            raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {str(error).splitlines()[0]}") from error
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

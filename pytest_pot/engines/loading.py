@@ -41,7 +41,8 @@ def load_model(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     """
     path = Path(spec)
     if _FACTORY.fullmatch(spec) and not path.exists():
-        return LoadedModel.of(_call_factory(spec, role))
+        with _quietly():
+            return LoadedModel.of(_call_factory(spec, role))
     if path.is_file() and path.suffix != ".gguf":
         raise PotError(f"the {role} {spec!r} is a file that is no model. {_FORMS}")
     with _quietly(), rng_untouched():
