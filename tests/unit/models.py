@@ -1,0 +1,85 @@
+"""Tiny models of many architectures, random but not flat: their weights are scaled up so that distributions have a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    MixtralConfig,
+    OPTConfig,
+    PhiConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+VOCAB = 97
+ATTENTION = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+HEADS = {"head_dim": 8}
+
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "gpt2": lambda: GPT2Config(
+        n_layer=2, n_embd=32, n_head=4, vocab_size=VOCAB, n_positions=128, bos_token_id=1, eos_token_id=2
+    ),
+    "opt": lambda: OPTConfig(
+        vocab_size=VOCAB, hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=128
+    ),
+    "bloom": lambda: BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=2, n_head=4),
+    "llama": lambda: LlamaConfig(**ATTENTION),
+    "qwen3": lambda: Qwen3Config(**ATTENTION, **HEADS),
+    "gemma3": lambda: Gemma3TextConfig(
+        **ATTENTION, **HEADS, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "gemma2-softcap": lambda: Gemma2Config(
+        **ATTENTION, **HEADS, query_pre_attn_scalar=8, final_logit_softcapping=5.0, attn_logit_softcapping=3.0, sliding_window=8
+    ),
+    "phi": lambda: PhiConfig(**ATTENTION),
+    "mamba": lambda: MambaConfig(vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, state_size=8),
+    "mixtral": lambda: MixtralConfig(**ATTENTION, num_local_experts=4, num_experts_per_tok=2),
+}
+
+
+def tiny(name: str = "gpt2", seed: int = 0, scale: float = 4.0, **overrides: object) -> PreTrainedModel:
+    """A random model of the architecture ``name``, its matrices ``scale`` times as large as initialised."""
+    config = CONFIGS[name]()
+    for field, value in overrides.items():
+        setattr(config, field, value)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.mul_(scale)
+    return model
+
+
+def changed(model: PreTrainedModel, amount: float = 0.1, seed: int = 1) -> PreTrainedModel:
+    """A copy of ``model`` with noise of ``amount`` standard deviations on every matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    copy = type(model)(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            if parameter.ndim >= 2:
+                parameter.add_(amount * parameter.std() * torch.randn(parameter.shape, generator=generator))
+    return copy

@@ -1,0 +1,65 @@
+"""The plainest possible float64 implementation of the metrics, from a model's own full logits. Slow, and easy to check."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pytest_pot.tokens import Tokens
+
+
+def log_softmax(logits: list[float]) -> list[float]:
+    peak = max(logits)
+    log_sum = peak + math.log(sum(math.exp(x - peak) for x in logits))
+    return [x - log_sum for x in logits]
+
+
+def full_log_probs(model: torch.nn.Module, tokens: Tokens, temperature: float = 1.0) -> list[list[float]]:
+    """For each position, the log-probabilities of the whole vocabulary; one prompt, no padding, every logit."""
+    with torch.no_grad():
+        output = model(torch.tensor([tokens.ids]))
+    logits = output.logits if hasattr(output, "logits") else output
+    places = range(tokens.prompt_len - 1, len(tokens.ids) - 1)
+    return [log_softmax([x / temperature for x in logits[0, place].double().tolist()]) for place in places]
+
+
+def cells(log_p: list[float], log_q: list[float], k: int | None) -> tuple[list[float], list[float]]:
+    """Both distributions over the reference's k likeliest ids and, where there are others, all others as one."""
+    p, q = [math.exp(x) for x in log_p], [math.exp(x) for x in log_q]
+    if k is None or k >= len(p):
+        return p, q
+    ids = sorted(range(len(p)), key=lambda i: -p[i])
+    head, tail = ids[:k], ids[k:]
+    return [p[i] for i in head] + [sum(p[i] for i in tail)], [q[i] for i in head] + [sum(q[i] for i in tail)]
+
+
+def renormalised_cells(log_p: list[float], log_q: list[float], k: int) -> tuple[list[float], list[float]]:
+    ids = sorted(range(len(log_p)), key=lambda i: -log_p[i])[:k]
+    p, q = [math.exp(log_p[i]) for i in ids], [math.exp(log_q[i]) for i in ids]
+    return [x / sum(p) for x in p], [x / sum(q) for x in q]
+
+
+def tv(p: list[float], q: list[float]) -> float:
+    return sum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def jsd(p: list[float], q: list[float]) -> float:
+    m = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    return (kl(p, m) + kl(q, m)) / 2 / math.log(2)
+
+
+def metrics(p: list[float], q: list[float]) -> dict[str, float]:
+    return {"tv": tv(p, q), "jsd": jsd(p, q), "kl": kl(p, q), "kl_reverse": kl(q, p)}
+
+
+def top1_flip(log_p: list[float], log_q: list[float]) -> float:
+    return float(log_p.index(max(log_p)) != log_q.index(max(log_q)))
+
+
+def delta_ce(log_p: list[float], log_q: list[float], target: int) -> float:
+    return abs(log_p[target] - log_q[target])

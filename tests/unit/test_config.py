@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from pytest_pot import PRESETS, PotError, ScoringConfig
+
+
+def test_the_presets_are_those_of_the_documentation():
+    shown = {
+        name: (config.top_k, config.tail, config.batch_size, config.positions_per_prompt, config.max_length)
+        for name, config in PRESETS.items()
+    }
+    assert shown == {
+        "balanced": (100, "bucket", 4, 32, 256),
+        "accurate": (None, "bucket", 2, 64, 512),
+        "fastest": (50, "renormalise", 8, 16, 256),
+        "single": (50, "bucket", 1, 32, 256),
+        "original": (None, "bucket", 1, 32, 1024),
+    }
+    assert [name for name, config in PRESETS.items() if config.every_position] == ["original"]
+    assert ScoringConfig() == ScoringConfig.preset() == PRESETS["balanced"]
+
+
+def test_any_field_of_a_preset_can_be_overridden():
+    config = ScoringConfig.preset("accurate", top_k=7, batch_size="auto", metric="kl")
+    assert (config.top_k, config.batch_size, config.metric, config.max_length) == (7, "auto", "kl", 512)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("top_k", 0, "a whole number of at least 1 or None"),
+        ("top_k", True, "a whole number"),
+        ("tail", "drop", "'bucket', 'renormalise'"),
+        ("batch_size", 2.5, "a whole number of at least 1 or 'auto'"),
+        ("batch_size", "all", "'auto'"),
+        ("positions_per_prompt", -1, "at least 1"),
+        ("max_length", None, "at least 1"),
+        ("temperature", 0, "a finite number above 0"),
+        ("temperature", float("nan"), "a finite number above 0"),
+        ("temperature", "hot", "a finite number above 0"),
+        ("metric", "ppl", "'tv', 'jsd', 'kl', 'kl_reverse', 'delta_ce', 'top1_flip'"),
+        ("device", "gpu", "'cuda'"),
+        ("dtype", "int8", "'auto', 'float32', 'float16', 'bfloat16', 'float64'"),
+        ("use_amp", "yes", "True or False"),
+    ],
+)
+def test_invalid_values_name_the_field_and_what_is_allowed(field, value, allowed):
+    with pytest.raises(ValueError, match=field) as caught:
+        ScoringConfig(**{field: value})
+    assert isinstance(caught.value, PotError)
+    assert f"{field}={value!r}" in str(caught.value)
+    assert allowed in str(caught.value)
+
+
+def test_unknown_presets_and_fields_are_named_with_the_choices():
+    with pytest.raises(ValueError, match="preset='quick' is not one of 'balanced', 'accurate', 'fastest'"):
+        ScoringConfig.preset("quick")
+    with pytest.raises(ValueError, match="'topk' is not a field of ScoringConfig; the fields are top_k, tail"):
+        ScoringConfig.preset("balanced", topk=3)
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ScoringConfig().top_k = 5
+    with pytest.raises(TypeError):
+        PRESETS["mine"] = ScoringConfig()

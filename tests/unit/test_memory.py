@@ -1,0 +1,67 @@
+"""When memory runs out the batch is halved; the errors are raised by a model that refuses large batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+
+from .models import changed, tiny
+
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+class Limited(torch.nn.Module):
+    """Runs out of memory above ``most`` sequences at once."""
+
+    def __init__(self, model, most, error):
+        super().__init__()
+        self.model, self.most, self.error, self.sizes = model, most, error, []
+
+    def forward(self, ids, attention_mask=None):
+        self.sizes.append(len(ids))
+        if len(ids) > self.most:
+            raise self.error
+        return self.model(ids, attention_mask=attention_mask)
+
+
+ERRORS = [RuntimeError(CPU_MESSAGE), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_the_batch_is_halved_until_it_fits(prompts, tokenizer, error):
+    model, other = tiny(), changed(tiny())
+    limited = Limited(other, 2, error)
+    report = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, limited, prompts, tokenizer)
+    assert limited.sizes == [8, 4, 2, 2, 2, 2]
+    assert report.batch_size == 2
+    expected = TeacherForcedScorer(ScoringConfig(batch_size=2)).score_batch(model, other, prompts, tokenizer)
+    np.testing.assert_allclose(report.scores, expected.scores, atol=1e-6)
+
+
+def test_a_model_stays_at_distance_zero_from_itself_when_only_one_side_runs_out(prompts, tokenizer):
+    model = tiny()
+    limited = Limited(model, 3, MemoryError())
+    report = TeacherForcedScorer(ScoringConfig(batch_size="auto")).score_batch(model, limited, prompts, tokenizer)
+    assert report.metrics["kl"] == 0
+    assert report.batch_size <= 3
+
+
+def test_one_prompt_that_does_not_fit_is_an_error_with_the_sizes(prompts, tokenizer):
+    limited = Limited(tiny(), 0, RuntimeError(CPU_MESSAGE))
+    with pytest.raises(PotError) as caught:
+        TeacherForcedScorer(ScoringConfig(batch_size=2)).score_batch(limited, tiny(), prompts, tokenizer)
+    longest = max(len(tokenizer(p.text + p.continuation)["input_ids"]) for p in prompts)
+    message = str(caught.value)
+    assert message.startswith(f"out of memory with a single prompt: prompt 4 has {longest} tokens and 1 positions")
+    assert "(max_length=256, top_k=100)" in message
+    assert "the reference ran out of memory on cpu" in message
+    assert "Lower max_length or positions_per_prompt" in message
+
+
+def test_other_errors_of_a_model_are_its_own(prompts, tokenizer):
+    broken = Limited(tiny(), 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        TeacherForcedScorer().score_batch(tiny(), broken, prompts, tokenizer)

@@ -1,0 +1,86 @@
+"""The report: the averages it states, the positions it blames, and its JSON form."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+
+from .models import changed, tiny
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return tiny(), changed(tiny())
+
+
+@pytest.fixture(scope="module")
+def report(pair, prompts, tokenizer):
+    return TeacherForcedScorer(ScoringConfig(metric="kl")).score_batch(*pair, prompts, tokenizer)
+
+
+def test_a_prompt_counts_once_however_many_positions_it_has(report, prompts):
+    by_hand = [values.sum() / len(values) for values in report.positions]
+    assert report.scores.dtype == np.float64
+    np.testing.assert_allclose(report.scores, by_hand, rtol=1e-12)
+    assert report.mean == pytest.approx(sum(by_hand) / len(prompts), rel=1e-12)
+    assert report.max == max(by_hand)
+    assert report.mean != pytest.approx(np.concatenate(report.positions).mean(), rel=1e-3)
+    assert report.metrics["kl"] == report.mean
+    assert report.metrics["tv"] == pytest.approx(np.mean([v.mean() for v in report.divergences["tv"]]))
+
+
+def test_positions_are_in_the_order_of_the_prompts(report, prompts, tokenizer):
+    assert [len(values) for values in report.positions] == [
+        min(32, len(tokenizer(prompt.continuation)["input_ids"])) for prompt in prompts
+    ]
+    assert report.n_positions == sum(len(values) for values in report.positions)
+
+
+def test_the_worst_positions_are_named_with_their_words(report, pair, prompts, tokenizer):
+    worst = report.worst(5)
+    flat = sorted(np.concatenate(report.positions), reverse=True)
+    assert [position.score for position in worst] == flat[:5]
+    for position in worst:
+        prompt = prompts[position.prompt_index]
+        ids = tokenizer(prompt.text + prompt.continuation)["input_ids"]
+        at = len(tokenizer(prompt.text)["input_ids"]) + position.position
+        assert position.token == tokenizer.decode([ids[at]])
+        assert position.context == tokenizer.decode(ids[max(0, at - 12) : at])
+        with torch.no_grad():
+            p, q = (model(torch.tensor([ids[:at]])).logits[0, -1].softmax(-1) for model in pair)
+        assert position.reference_probability == pytest.approx(p[ids[at]].item(), rel=1e-4)
+        assert position.candidate_probability == pytest.approx(q[ids[at]].item(), rel=1e-4)
+        assert position.reference_choice == tokenizer.decode([int(p.argmax())])
+        assert position.candidate_choice == tokenizer.decode([int(q.argmax())])
+        assert position.candidate_choice_probability == pytest.approx(q.max().item(), rel=1e-4)
+
+
+def test_asking_for_more_than_there_are_gives_all(report):
+    assert len(report.worst(10_000)) == report.n_positions
+
+
+def test_the_dictionary_is_plain_json(report):
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert document["scores"] == report.scores.tolist()
+    assert document["mean"] == report.mean
+    assert document["config"]["metric"] == "kl"
+    assert [len(values) for values in document["positions"]] == [len(values) for values in report.positions]
+    assert document["ms_per_prompt"] == pytest.approx(1000 * report.elapsed_s / 8)
+    assert document["prompts"][3]["text"].startswith("One line ends here.</s>")
+
+
+def test_identical_prompts_have_identical_scores(pair, tokenizer):
+    report = TeacherForcedScorer().score_batch(*pair, [Prompt("ab", "cde")] * 5, tokenizer)
+    assert np.ptp(report.scores) < 1e-6  # one batch of four and one of one: they round differently
+
+
+def test_progress_is_reported_after_every_batch(pair, prompts, tokenizer):
+    seen = []
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=3), progress=lambda done, total: seen.append((done, total)))
+    scorer.score_batch(*pair, prompts, tokenizer)
+    assert seen == [(3, 8), (6, 8), (8, 8)]
