@@ -1,0 +1,26 @@
+"""Models that are made in Python, not named in a marker: override the fixtures of the same name.
+
+Whatever your project builds a model with (a merge, a quantiser, an engine's converter), return its result here. All of
+pot_reference, pot_candidate, pot_tokenizer and pot_prompts can be overridden, in a conftest.py or in a test file.
+"""
+
+import pytest
+import smollm2
+
+from pytest_pot import Prompt
+
+
+# With params, every marked test below this folder runs once for each candidate.
+@pytest.fixture(scope="session", params=["identical", "bf16"])
+def pot_candidate(request):
+    make = getattr(smollm2, request.param)
+    return make()  # a model, (model, tokenizer), or a name as in a marker
+
+
+@pytest.fixture(scope="session")
+def pot_prompts():
+    return [
+        Prompt("Ladies and gentlemen,", " welcome aboard. Please fasten your seat belts and put your bags under the seat."),
+        Prompt("SELECT name, salary\nFROM employees\n", "WHERE department = 'Sales'\nORDER BY salary DESC\nLIMIT 10;"),
+        Prompt("La Tour Eiffel se trouve", " à Paris, la capitale de la France, et attire des millions de visiteurs par an."),
+    ]

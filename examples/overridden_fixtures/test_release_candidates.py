@@ -1,0 +1,15 @@
+"""One empty test gates every candidate that the conftest.py beside it makes."""
+
+import pytest
+
+
+@pytest.mark.pot_identity
+def test_release_candidate():
+    pass
+
+
+# A class or a module (pytestmark) can carry the marker as well; the nearest one counts.
+@pytest.mark.pot_identity(preset="single", max_prompt_score=0.05)
+class TestEveryPromptOnItsOwn:
+    def test_no_prompt_is_far_off(self, pot_result):
+        assert pot_result.report.n_truncated == 0

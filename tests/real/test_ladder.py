@@ -1,0 +1,91 @@
+"""Discrimination, on a real trained model: the order and the size of known changes.
+
+The figures to meet are those that the design was made with: 24 prompts, 32 positions each drawn from the model, exact
+metrics. The prompts here are others, so a factor of 1.5 is allowed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.diagnosis import likely_cause
+from pytest_pot.prompts import builtin_prompts
+
+MEASURED = {
+    "bf16": {"kl": 7.6e-5, "jsd": 2.7e-5, "tv": 4.4e-3, "delta_ce": 8.2e-3},
+    "int8": {"kl": 5.2e-3, "jsd": 1.9e-3, "tv": 3.6e-2, "delta_ce": 6.6e-2},
+    "noise": {"kl": 7.1e-3, "jsd": 2.6e-3, "tv": 4.1e-2, "delta_ce": 7.6e-2},
+    "pruned": {"kl": 1.0e-2, "jsd": 3.7e-3, "tv": 4.9e-2, "delta_ce": 8.9e-2},
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(reference):
+    """24 prompts with the continuations that the reference draws for them."""
+    model, tokenizer = reference
+    bare = [Prompt(prompt.text, kind=prompt.kind) for prompt in builtin_prompts()[:24]]
+    report = TeacherForcedScorer(ScoringConfig.preset("accurate", positions_per_prompt=32)).score_batch(
+        model, model, bare, tokenizer
+    )
+    assert report.metrics == dict.fromkeys(report.metrics, 0.0)
+    return [Prompt(p.text, tokenizer.decode(list(t.targets)), p.kind) for p, t in zip(bare, report.tokens, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def ladder(zoo, reference, drawn):
+    """Every candidate's report, exact."""
+    model, tokenizer = reference
+    scorer = TeacherForcedScorer(ScoringConfig.preset("accurate", positions_per_prompt=32, batch_size=8))
+    return {name: scorer.score_batch(model, getattr(zoo, name)()[0], drawn, tokenizer) for name in (*MEASURED, "foreign")}
+
+
+def test_the_candidates_are_in_the_known_order(ladder):
+    for metric in ("tv", "jsd", "kl", "kl_reverse", "delta_ce"):
+        score = {name: report.metrics[metric] for name, report in ladder.items()}
+        assert score["bf16"] < score["int8"] < min(score["noise"], score["pruned"])
+        assert max(score["noise"], score["pruned"]) < score["foreign"]
+    assert ladder["bf16"].metrics["top1_flip"] < 0.02 < ladder["int8"].metrics["top1_flip"]
+    assert ladder["foreign"].metrics["tv"] > 0.5
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_the_figures_are_within_a_factor_of_1_5_of_those_known(ladder, name):
+    for metric, known in MEASURED[name].items():
+        assert known / 1.5 <= ladder[name].metrics[metric] <= known * 1.5, metric
+
+
+def test_the_bucketed_figures_are_bounds_near_the_exact_ones(zoo, reference, drawn, ladder):
+    model, tokenizer = reference
+    report = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, zoo.int8()[0], drawn, tokenizer)
+    for metric in ("tv", "jsd", "kl", "kl_reverse"):
+        found, exact = np.concatenate(report.divergences[metric]), np.concatenate(ladder["int8"].divergences[metric])
+        assert (found <= exact + 1e-5).all()
+        assert 0.7 * exact.mean() < found.mean() <= exact.mean()
+    assert 0.02 < report.tail_mass < 0.2
+
+
+def test_another_batch_shape_is_noise_far_below_the_smallest_change(zoo, reference, drawn):
+    model, tokenizer = reference
+    candidate = zoo.bf16()[0]
+    alone, together = (
+        TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=size)).score_batch(model, candidate, drawn[:8], tokenizer)
+        for size in (1, 8)
+    )
+    np.testing.assert_allclose(alone.scores, together.scores, atol=1e-5)
+    assert alone.scores.min() > 1e-3
+
+
+def test_likely_causes_of_real_damage(zoo, reference, ladder):
+    model, tokenizer = reference
+    short = []
+    for prompt in builtin_prompts()[:16]:
+        text = prompt.text + prompt.continuation
+        end = max(text.find(" ", 4), 4)
+        short.append(Prompt(text[:end], text[end:]))
+    rope = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, zoo.wrong_rope()[0], short, tokenizer)
+    assert "grows with the position" in likely_cause(rope)
+    for name in ("bf16", "int8", "noise", "pruned"):
+        assert "all prompts and positions alike" in likely_cause(ladder[name])
+    assert "little in common" in likely_cause(ladder["foreign"])
