@@ -93,8 +93,7 @@ class ScoringConfig:
         Raises:
             InvalidArgument: an unknown preset or field, or a value that a field does not take.
         """
-        if name not in PRESETS:
-            raise InvalidArgument(f"preset={name!r} is not one of {', '.join(map(repr, PRESETS))}")
+        one_of("preset", name, tuple(PRESETS))
         known = [field.name for field in fields(cls)]
         for field in overrides:
             if field not in known:

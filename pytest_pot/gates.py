@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt
 from pytest_pot.settings import Settings
-from pytest_pot.verdict import DistinctLimit, IdentityLimits, Verdict
+from pytest_pot.verdict import DistinctLimit, Verdict
 
 if TYPE_CHECKING:
     from pytest_pot.scores import ScoreReport
@@ -47,8 +47,7 @@ class GateResult:
     @property
     def limit(self) -> float:
         """The limit on the suite's score."""
-        limits = self.settings.limits
-        return limits.max_score if isinstance(limits, IdentityLimits) else limits.min_score
+        return self.settings.limits.score
 
 
 @dataclass
@@ -71,7 +70,7 @@ class PotResult:
     @property
     def _first(self) -> GateResult:
         if not self.gates:
-            raise PotError("this test has no gate, so there is no result: mark it, for example with @pytest.mark.pot_identity")
+            raise PotError("there is no result yet: a gate runs after all fixtures are set up, just before the test's body")
         return self.gates[0]
 
 

@@ -11,7 +11,7 @@ from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import PotError
 from pytest_pot.settings import option_config, option_path
 
-__all__ = ["ModelStore", "load_by_spec"]
+__all__ = ["STORE", "ModelStore", "load_by_spec", "no_tokenizer"]
 
 
 class ModelStore:
@@ -26,6 +26,7 @@ class ModelStore:
         self._latest: dict[str, tuple[str, LoadedModel]] = {}
         self._from_options: dict[str, LoadedModel] = {}
         self._tokenizer: Any = None
+        self._at_home: tuple[str, Any] | None = None
 
     def load(self, spec: str, role: str) -> LoadedModel:
         """The model that ``spec`` names; from memory where it is the last one loaded in that role.
@@ -84,12 +85,18 @@ class ModelStore:
         home = getattr(loaded.model, "name_or_path", None)
         if not home or not Path(home).is_dir():
             return None
-        from pytest_pot.engines.loading import load_tokenizer
+        if self._at_home is None or self._at_home[0] != home:
+            from pytest_pot.engines.loading import load_tokenizer
 
-        try:
-            return load_tokenizer(home)
-        except PotError:
-            return None
+            try:
+                self._at_home = home, load_tokenizer(home)
+            except PotError:
+                return None
+        return self._at_home[1]
+
+
+STORE = pytest.StashKey[ModelStore]()
+"""Where a session's :class:`ModelStore` is kept in ``config.stash``."""
 
 
 def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
@@ -97,3 +104,12 @@ def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
     from pytest_pot.engines.loading import load_model
 
     return load_model(spec, role, option_config(config)[1])
+
+
+def no_tokenizer() -> PotError:
+    """The error of a reference that no tokenizer comes with."""
+    return PotError(
+        "the reference comes without a tokenizer. Name one with the option --pot-tokenizer; in the ini file, "
+        "pot_tokenizer = ...; override the fixture pot_tokenizer in a conftest.py; or let pot_reference return "
+        "(model, tokenizer)"
+    )

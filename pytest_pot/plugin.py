@@ -6,15 +6,15 @@ torch or transformers is imported where a gate runs.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pot import hookspec, settings
 from pytest_pot.errors import InvalidArgument, PotError
-from pytest_pot.models import ModelStore, load_by_spec
+from pytest_pot.models import STORE, ModelStore, load_by_spec, no_tokenizer
 from pytest_pot.prompts import builtin_prompts, load_prompts
 from pytest_pot.results import SessionResults
 from pytest_pot.settings import MARKERS, OPTIONS, Settings
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_pot.prompts import Prompt
     from pytest_pot.scorer import TeacherForcedScorer
 
-_STORE = pytest.StashKey[ModelStore]()
 _GATES = pytest.StashKey[list[Settings]]()
 _INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
 _RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
@@ -48,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, marker in MARKERS.items():
         signature = ", ".join(f"{argument}=None" for argument in marker.arguments)
         config.addinivalue_line("markers", f"{name}({signature}): {marker.summary}")
-    config.stash[_STORE] = ModelStore(config)
+    config.stash[STORE] = ModelStore(config)
     settings.check_options(config)
     if not hasattr(config, "workerinput"):  # under xdist, results are shown and written where all of them arrive
         config.pluginmanager.register(SessionResults(config), "pot-results")
@@ -63,23 +62,31 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 # -- collection --------------------------------------------------------------------------------------------------------
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: object) -> Generator[None, object, object]:
     """Let a marked test use the fixtures of its gate, before pytest works out which fixtures parametrise it.
 
-    An overridden ``pot_candidate`` with params then runs the test once per candidate.
+    An overridden ``pot_candidate`` with params then runs the test once per candidate. The collector carries the request
+    only while this one test is made: the function may be shared with a class that has no marker.
     """
-    own = [mark for mark in _marks_on(obj) if mark.name in MARKERS]
-    inherited = [mark for marker in MARKERS for mark in collector.iter_markers(marker)]
-    if not callable(obj) or isinstance(obj, type) or not (own or inherited):
-        return
-    needed = {fixture for mark in own or inherited for fixture in _fixtures_for(mark.kwargs)}
-    asked = {argument for mark in _marks_on(obj) if mark.name == "usefixtures" for argument in mark.args}
-    if needed - asked:
-        try:
-            pytest.mark.usefixtures(*sorted(needed - asked))(obj)
-        except AttributeError:  # an object that takes no marks; the gate's own fixture asks for the rest
-            return
+    needed: set[str] = set()
+    if isinstance(collector, pytest.Module | pytest.Class) and _is_test_function(collector, name, obj):
+        for marker in MARKERS:
+            here = [(None, mark) for mark in _marks_on(obj) if mark.name == marker]
+            nearest = settings.nearest([*here, *collector.iter_markers_with_node(marker)])
+            needed.update(fixture for mark in nearest for fixture in _fixtures_for(mark.kwargs))
+    if not needed:
+        return (yield)
+    asked = pytest.mark.usefixtures(*sorted(needed)).mark
+    collector.own_markers.append(asked)
+    try:
+        return (yield)
+    finally:
+        collector.own_markers.remove(asked)
+
+
+def _is_test_function(collector: pytest.Module | pytest.Class, name: str, obj: object) -> bool:
+    return not isinstance(obj, type) and collector.istestfunction(obj, name)
 
 
 def _marks_on(obj: object) -> list[pytest.Mark]:
@@ -93,28 +100,59 @@ def _fixtures_for(arguments: Mapping[str, Any]) -> list[str]:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    errors = []
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    errors: dict[pytest.Item, str] = {}
     for item in items:
         try:
-            gates = settings.gates_of(item)
+            _attach_gates(item)
         except InvalidArgument as error:
-            errors.append(f"{item.nodeid}: {error}")
-            continue
-        if gates:
-            item.stash[_GATES] = gates
-            # Asked for like any fixture, so that what goes wrong in it is an ERROR at set-up, not a verdict.
-            names = getattr(item, "fixturenames", None)
-            if names is None:
-                errors.append(f"{item.nodeid}: {gates[0].gate} works on test functions only, not on {type(item).__name__}")
-            elif "_pot_inputs" not in names:
-                # A new list: the one there is shared by all items made from the same function.
-                item.fixturenames = [*names, "_pot_inputs"]  # type: ignore[attr-defined]
-    if errors:
-        raise pytest.UsageError(*errors)
+            errors[item] = f"{item.nodeid}: {error}"
+    if not errors:
+        return
+    if not hasattr(config, "workerinput"):
+        raise pytest.UsageError(*errors.values())
+    # To the controller, a worker that stops here has crashed. A failed collection travels to it, and is told once.
+    for item, message in errors.items():
+        config.hook.pytest_collectreport(report=pytest.CollectReport(item.nodeid, "failed", message, None))
+    items[:] = [item for item in items if item not in errors]
+
+
+def _attach_gates(item: pytest.Item) -> None:
+    gates = settings.gates_of(item)
+    if not gates:
+        return
+    item.stash[_GATES] = gates
+    names = getattr(item, "fixturenames", None)
+    if names is None:
+        raise InvalidArgument(f"{gates[0].gate} works on test functions only, not on {type(item).__name__}")
+    if "_pot_inputs" not in names:
+        # Asked for like any fixture, so that what goes wrong in it is an ERROR at set-up, not a verdict. A new list: the
+        # one there is shared by all items made from the same function.
+        item.fixturenames = [*names, "_pot_inputs"]  # type: ignore[attr-defined]
 
 
 # -- the gate ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Put the gates of a test whose set-up fails on record too: a report of passing gates alone would mislead."""
+    gates = item.stash.get(_GATES, [])
+    _forget_results(item)
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as error:
+        if gates:
+            from pytest_pot import report
+
+            for gate in gates:
+                item.user_properties.extend(report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
+        raise
+
+
+def _forget_results(item: pytest.Item) -> None:
+    """Plugins that rerun a test run the same item again."""
+    item.user_properties[:] = [entry for entry in item.user_properties if not entry[0].startswith("pot_")]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -127,77 +165,49 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     from pytest_pot.gates import run_gate
     from pytest_pot.progress import ProgressLine
 
-    # Plugins that rerun a test call this again for the same item.
-    item.user_properties[:] = [entry for entry in item.user_properties if not entry[0].startswith("pot_")]
+    _forget_results(item)
     found = item.stash[_RESULT].gates
     found.clear()
     inputs_of_gates = item.stash[_INPUTS]
     for gate, inputs in zip(gates, inputs_of_gates, strict=True):
-        line = ProgressLine(item.config, item.name)
         try:
-            result = run_gate(gate, inputs, line)
+            with ProgressLine(item.config, item.name) as line:
+                result = run_gate(gate, inputs, line)
         except PotError as error:
-            pytest.fail(f"{gate.gate}: {error}", pytrace=False)
-        finally:
-            line.close()
+            item.user_properties.extend(report.error_properties(gate, inputs.names, str(error)))
+            raise _failure(f"{gate.gate}: {error}") from None
         found.append(result)
         item.user_properties.extend(report.properties(result))
-        item.config.hook.pytest_pot_gate(item=item, result=result)
+        item.ihook.pytest_pot_gate(item=item, result=result)
         if not result.passed:
-            pytest.fail(report.explain(result, item.config.get_verbosity()), pytrace=False)
+            raise _failure(report.explain(result, item.config.get_verbosity()))
+
+
+def _failure(message: str) -> BaseException:
+    """A failure that prints its message and nothing else; raised ``from None``, lest pytest print the chain."""
+    return pytest.fail.Exception(message, pytrace=False)
+
+
+@contextmanager
+def _failures_told() -> Iterator[None]:
+    try:
+        yield
+    except PotError as error:
+        raise _failure(str(error)) from None
 
 
 @pytest.fixture
 def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
     """Resolves what the gates of this test compare, at set-up."""
     from pytest_pot.gates import PotResult
+    from pytest_pot.inputs import resolve
 
     item = request.node
     item.stash[_RESULT] = PotResult()
-    try:
-        item.stash[_INPUTS] = [_resolve(request, gate) for gate in item.stash[_GATES]]
-    except PotError as error:
-        pytest.fail(str(error), pytrace=False)
+    with _failures_told():
+        item.stash[_INPUTS] = [resolve(request, gate) for gate in item.stash[_GATES]]
     yield
     item.stash[_INPUTS] = []  # models are not to outlive the test with its item
-
-
-def _resolve(request: pytest.FixtureRequest, gate: Settings) -> GateInputs:
-    from pytest_pot.gates import GateInputs
-
-    store = request.config.stash[_STORE]
-    sources = {
-        role: getattr(gate, role) or request.getfixturevalue(f"pot_{role}")  # a marker's spec, or what the fixture returned
-        for role in ("reference", "candidate")
-    }
-    reference, candidate = (store.resolve(source, role) for role, source in sources.items())
-    tokenizer = store.tokenizer()
-    if tokenizer is None and gate.reference is not None:
-        tokenizer = reference.tokenizer
-    if tokenizer is None:
-        tokenizer = request.getfixturevalue("pot_tokenizer")
-    if isinstance(gate.prompts, Path):
-        prompts: Sequence[str | Prompt] = load_prompts(gate.prompts)
-    else:
-        prompts = gate.prompts if gate.prompts is not None else request.getfixturevalue("pot_prompts")
-    return GateInputs(
-        reference=reference.model,
-        candidate=candidate.model,
-        tokenizer=tokenizer,
-        candidate_tokenizer=candidate.tokenizer if tokenizer is reference.tokenizer else None,
-        prompts=prompts,
-        names=(_name(request.config, "reference", sources), _name(request.config, "candidate", sources)),
-    )
-
-
-def _name(config: pytest.Config, role: str, sources: Mapping[str, Any]) -> str:
-    """What people call a model: its spec, or the fixture that it came from."""
-    source = sources[role]
-    if isinstance(source, str | Path):
-        return str(source)
-    if config.stash[_STORE].is_from_options(role, source):
-        return str(settings.option(config, role))
-    return f"{type(source).__name__} from the fixture pot_{role}"
 
 
 # -- fixtures ----------------------------------------------------------------------------------------------------------
@@ -219,10 +229,8 @@ def pot_candidate(request: pytest.FixtureRequest) -> Any:
 
 
 def _model_from_options(config: pytest.Config, role: str) -> Any:
-    try:
-        loaded = config.stash[_STORE].from_options(role)
-    except PotError as error:
-        pytest.fail(str(error), pytrace=False)
+    with _failures_told():
+        loaded = config.stash[STORE].from_options(role)
     if loaded is None:
         pytest.fail(
             f"no {role} model is configured. Name one in the marker, {role}=...; with the option --pot-{role}; in the ini "
@@ -234,21 +242,17 @@ def _model_from_options(config: pytest.Config, role: str) -> Any:
 
 @pytest.fixture(scope="session")
 def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
-    """The tokenizer for both models: --pot-tokenizer, or else the reference's own."""
-    store = request.config.stash[_STORE]
-    try:
+    """The tokenizer for both models: --pot-tokenizer, or else the reference's own.
+
+    Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both.
+    """
+    store = request.config.stash[STORE]
+    with _failures_told():
         tokenizer = store.tokenizer()
         if tokenizer is None:
             tokenizer = store.tokenizer_of(store.resolve(request.getfixturevalue("pot_reference"), "reference"))
-    except PotError as error:
-        pytest.fail(str(error), pytrace=False)
-    if tokenizer is None:
-        pytest.fail(
-            "the reference comes without a tokenizer. Name one with the option --pot-tokenizer; in the ini file, "
-            "pot_tokenizer = ...; override the fixture pot_tokenizer in a conftest.py; or let pot_reference return "
-            "(model, tokenizer)",
-            pytrace=False,
-        )
+        if tokenizer is None:
+            raise no_tokenizer()
     return tokenizer
 
 
@@ -256,13 +260,11 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
 def pot_prompts(request: pytest.FixtureRequest) -> Sequence[str | Prompt]:
     """The prompts to compare models on: --pot-prompts, else the hook pytest_pot_prompts, else the built-in suite."""
     path = settings.option_path(request.config, "prompts")
-    try:
-        if path is not None:
+    if path is not None:
+        with _failures_told():
             return load_prompts(path)
-        given = [prompts for prompts in request.config.hook.pytest_pot_prompts(config=request.config) if prompts is not None]
-        return [prompt for prompts in given for prompt in prompts] if given else builtin_prompts()
-    except PotError as error:
-        pytest.fail(str(error), pytrace=False)
+    given = [prompts for prompts in request.config.hook.pytest_pot_prompts(config=request.config) if prompts is not None]
+    return [prompt for prompts in given for prompt in prompts] if given else builtin_prompts()
 
 
 @pytest.fixture

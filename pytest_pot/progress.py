@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
+from typing import Self
 
 import pytest
 
@@ -33,7 +35,10 @@ class ProgressLine:
         left = (now - self._started) / done * (total - done)
         self._write(f"pot: {self._what}: {done}/{total} prompts, {left:.0f} s left")
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Wipe the line, if one was drawn."""
         if self._width:
             self._write("")
@@ -42,9 +47,8 @@ class ProgressLine:
         if self._reporter is None:
             return
         line = "\r" + text.ljust(self._width) + ("" if text else "\r")
+        with self._capture.global_and_fixture_disabled() if self._capture else nullcontext():
+            if not self._width:
+                self._reporter.ensure_newline()  # what pytest wrote on this line is not ours to wipe
+            self._reporter.write(line, flush=True)
         self._width = len(text)
-        if self._capture is None:
-            self._reporter.write(line, flush=True)
-            return
-        with self._capture.global_and_fixture_disabled():
-            self._reporter.write(line, flush=True)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest_pot
 from pytest_pot.gates import GateResult
 from pytest_pot.prompts import shorten
+from pytest_pot.settings import Settings
 from pytest_pot.verdict import IdentityLimits
 
 if TYPE_CHECKING:
     from pytest_pot.scores import WorstPosition
 
-__all__ = ["explain", "json_report", "markdown_report", "properties", "rows_of", "summary_table"]
+__all__ = ["error_properties", "explain", "json_report", "markdown_report", "properties", "rows_of", "summary_table"]
 
 Row = Mapping[str, Any]
 
@@ -122,27 +123,42 @@ def number(value: float) -> str:
 
 def properties(result: GateResult) -> list[tuple[str, Any]]:
     """The result as flat properties of JSON types; they reach JUnit XML, and a controller from its workers, by themselves."""
-    report, settings = result.report, result.settings
-    limits = settings.limits
-    values: dict[str, Any] = {
+    report, limits = result.report, result.settings.limits
+    return _prefixed(
+        {
+            **_asked(result.settings, result.names),
+            "score": report.mean,
+            "max_prompt_score": report.max,
+            "max_prompt_limit": limits.max_prompt_score if isinstance(limits, IdentityLimits) else None,
+            "verdict": str(result.verdict),
+            "passed": result.passed,
+            "prompts": report.n_prompts,
+            "positions": report.n_positions,
+            "truncated": report.n_truncated,
+            "tail_mass": report.tail_mass,
+            "ms_per_prompt": report.ms_per_prompt,
+            **report.metrics,
+        }
+    )
+
+
+def error_properties(settings: Settings, names: tuple[str | None, str | None], message: str) -> list[tuple[str, Any]]:
+    """What :func:`properties` says of a gate that came to no verdict."""
+    return _prefixed({**_asked(settings, names), "verdict": "ERROR", "passed": False, "error": message})
+
+
+def _asked(settings: Settings, names: tuple[str | None, str | None]) -> dict[str, Any]:
+    return {
         "gate": settings.gate,
-        "reference": result.names[0],
-        "candidate": result.names[1],
+        "reference": names[0],
+        "candidate": names[1],
         "preset": settings.preset,
-        "metric": report.metric,
-        "score": report.mean,
-        "limit": result.limit,
-        "max_prompt_score": report.max,
-        "max_prompt_limit": limits.max_prompt_score if isinstance(limits, IdentityLimits) else None,
-        "verdict": str(result.verdict),
-        "passed": result.passed,
-        "prompts": report.n_prompts,
-        "positions": report.n_positions,
-        "truncated": report.n_truncated,
-        "tail_mass": report.tail_mass,
-        "ms_per_prompt": report.ms_per_prompt,
-        **report.metrics,
+        "metric": settings.config.metric,
+        "limit": settings.limits.score,
     }
+
+
+def _prefixed(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(_PREFIX + name, value) for name, value in values.items()]
 
 
@@ -166,16 +182,17 @@ def summary_table(rows: Sequence[Row]) -> list[str]:
 
 def _cells(row: Row) -> list[str]:
     sign = ">" if row["gate"] == "pot_distinct" else "<="
+    decided = "score" in row
     return [
         row["test"],
         row["gate"].removeprefix(_PREFIX),
         row["preset"],
         row["metric"],
-        number(row["score"]),
+        number(row["score"]) if decided else "-",
         f"{sign} {number(row['limit'])}",
         row["verdict"] + ("" if row["passed"] else " (fail)"),
-        str(row["prompts"]),
-        f"{row['ms_per_prompt']:.0f}",
+        str(row["prompts"]) if decided else "-",
+        f"{row['ms_per_prompt']:.0f}" if decided else "-",
     ]
 
 

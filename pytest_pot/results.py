@@ -22,15 +22,16 @@ class SessionResults:
         self._written: Path | None = None
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call":
+        if report.when == "call" or report.failed:
             rows = text.rows_of(report.nodeid, report.user_properties)
             if rows:
                 self._rows[report.nodeid] = rows  # the last run of a test that was run again
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
         target = option(self._config, "report")
-        if target is None:
+        ran = exitstatus not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
+        if target is None or self._config.option.collectonly or not ran:
             return
         path = self._config.invocation_params.dir / target
         write = text.json_report if path.suffix == ".json" else text.markdown_report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
 
-__all__ = ["MARKERS", "OPTIONS", "Settings", "check_options", "gates_of", "option", "option_config", "option_path"]
+__all__ = ["MARKERS", "OPTIONS", "Settings", "check_options", "gates_of", "nearest", "option", "option_config", "option_path"]
 
 OPTIONS: Mapping[str, str] = {
     "reference": "the trusted model: a directory or hub id, a .gguf file, or package.module:factory",
@@ -108,28 +108,34 @@ def check_options(config: pytest.Config) -> None:
                 check(source, value)
             except InvalidArgument as error:
                 raise pytest.UsageError(str(error)) from None
+    for name in OPTIONS:
+        if config.getoption(f"pot_{name}") == "":  # --pot-candidate=$CANDIDATE with the variable not set
+            raise pytest.UsageError(f"--pot-{name} is empty: give it a value, or leave it out to use the ini key pot_{name}")
     prompts = option_path(config, "prompts")
     if prompts is not None and not Path(prompts).is_file():
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")
 
 
 def gates_of(item: pytest.Item) -> list[Settings]:
-    """The settings of every gate on ``item``, in the order of its decorators, the topmost first.
+    """The settings of every gate on ``item``: first those of ``pot_identity``, then those of ``pot_distinct``.
 
-    Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect; on one node the
-    same marker may stand several times.
+    Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect. On one node the
+    same marker may stand several times; the topmost decorator comes first.
 
     Raises:
         InvalidArgument: an argument has no meaning; the message names the marker and the choices.
     """
-    gates: list[Settings] = []
-    for name, marker in MARKERS.items():
-        nearest: pytest.Item | pytest.Collector | None = None
-        for node, mark in item.iter_markers_with_node(name):
-            nearest = nearest or node  # type: ignore[assignment]
-            if node is nearest:
-                gates.append(_settings(item, mark, marker))
-    return gates
+    return [
+        _settings(item, mark, marker)
+        for name, marker in MARKERS.items()
+        for mark in reversed(nearest(item.iter_markers_with_node(name)))
+    ]
+
+
+def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
+    """Of marks with the nodes that bear them, the closest node first: those of the first node."""
+    found = list(marks)
+    return [mark for node, mark in found if node is found[0][0]]
 
 
 def _settings(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:

@@ -47,6 +47,11 @@ class IdentityLimits:
     max_score: float
     max_prompt_score: float
 
+    @property
+    def score(self) -> float:
+        """The limit on the suite's score."""
+        return self.max_score
+
     def verdict(self, mean: float, worst_prompt: float) -> Verdict:
         """The verdict on a suite scored whole, from its mean and its worst prompt's score."""
         same = mean <= self.max_score and worst_prompt <= self.max_prompt_score
@@ -58,6 +63,11 @@ class DistinctLimit:
     """DIFFERENT is a mean score above ``min_score``."""
 
     min_score: float
+
+    @property
+    def score(self) -> float:
+        """The limit on the suite's score."""
+        return self.min_score
 
     def verdict(self, mean: float, worst_prompt: float) -> Verdict:  # noqa: ARG002 - the same question as above
         """The verdict on a suite scored whole; one broken prompt does not make a model distinct."""

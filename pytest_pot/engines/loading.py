@@ -141,7 +141,7 @@ def _loading_errors(what: str, forms: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PotError(f"cannot load {what}: {reason[:400]}. {forms}") from error
+        raise PotError(f"cannot load {what}: {reason[:400].rstrip('.')}. {forms}") from error
 
 
 @contextmanager

@@ -1,0 +1,170 @@
+"""Tiny models on disk, and a project around them for pytester to run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+import pytest_pot
+
+VOCAB = 280
+PROMPTS = [
+    {"text": "The old mill by the river", "continuation": " stood empty all winter.", "kind": "prose"},
+    {"text": "x = 1", "continuation": "; y = x + 1", "kind": "code"},
+    {"text": "Who is there?", "continuation": " Nobody, said the wind."},
+]
+_CORPUS = ["The river ran past the old mill.", "Who is there in the winter wind?", "Nobody said that the mill stood empty."]
+_OTHER_CORPUS = ["zebra quartz zebra quartz", "jumping quickly over lazy foxes", "vexing daft jumbled zebras"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders of models that all but ``other_tokenizer`` read the same tokens."""
+
+    reference: Path
+    copy: Path
+    perturbed: Path
+    """Score far above 0.01."""
+    nan: Path
+    other_tokenizer: Path
+    """The reference's weights beside a tokenizer that merges other pairs."""
+    small: Path
+    """A vocabulary that lacks the last ids."""
+    padded: Path
+    """The reference's weights, and eight rows more than its tokenizer has ids."""
+    tokenizer: PreTrainedTokenizerFast
+
+
+@pytest.fixture(scope="session", autouse=True)
+def everything_imported() -> None:
+    """Runs in this process forget what they import, and torch cannot be imported twice: have it all here beforehand."""
+    torch.set_num_threads(1)  # tiny models gain nothing from more, and where cores are shared lose much
+    for module in pkgutil.walk_packages(pytest_pot.__path__, "pytest_pot."):
+        importlib.import_module(module.name)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, everything_imported: None) -> Models:
+    home = tmp_path_factory.mktemp("models")
+    tokenizer, other = _tokenizer(_CORPUS), _tokenizer(_OTHER_CORPUS)
+
+    def save(name: str, change: Callable[[GPT2LMHeadModel], object] | None = None, with_tokenizer=tokenizer, **sizes) -> Path:
+        model = _model(**sizes)
+        if change is not None:
+            with torch.no_grad():
+                change(model)
+        model.save_pretrained(home / name)
+        with_tokenizer.save_pretrained(home / name)
+        return home / name
+
+    def perturb(model: GPT2LMHeadModel) -> None:
+        generator = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+
+    return Models(
+        reference=save("reference"),
+        copy=save("copy"),
+        perturbed=save("perturbed", perturb),
+        nan=save("nan", lambda model: model.transformer.ln_f.bias.fill_(torch.nan)),
+        other_tokenizer=save("other_tokenizer", with_tokenizer=other),
+        small=save("small", vocab_size=200),
+        padded=save("padded", vocab_size=VOCAB + 8),
+        tokenizer=tokenizer,
+    )
+
+
+def _tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(corpus, trainer)
+    assert backend.get_vocab_size() == VOCAB
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
+    """Two layers whose distributions are not flat; rows of padding, if any, are all but impossible tokens."""
+    config = GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(config)
+        generator = torch.Generator().manual_seed(0)
+        for name, parameter in sorted(model.named_parameters()):
+            if name.endswith("wte.weight"):
+                rows = torch.randn(VOCAB, 32, generator=generator) * 0.4
+                parameter[:VOCAB] = rows[:vocab_size]
+                parameter[VOCAB:] = 0.0
+                parameter[VOCAB:, 0] = -100.0
+            elif parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        # One coordinate of what the head reads is 1 at every position: it sets the logit of the padding rows to -100.
+        model.transformer.ln_f.weight[0] = 0.0
+        model.transformer.ln_f.bias[0] = 1.0
+    return model.eval()
+
+
+class Project:
+    """A folder with ``pytest.ini``, ``prompts.jsonl`` and tests, run by pytest in this process."""
+
+    def __init__(self, pytester: pytest.Pytester, tiny: Models) -> None:
+        self.pytester = pytester
+        self.tiny = tiny
+        self.path = pytester.path
+        self.ini(pot_reference=tiny.reference, pot_candidate=tiny.copy, pot_prompts="prompts.jsonl")
+        self.prompts("prompts.jsonl", *PROMPTS)
+
+    def ini(self, **values: object) -> None:
+        """Write ``pytest.ini`` anew, with these keys alone."""
+        lines = ["[pytest]", *(f"{name} = {value}" for name, value in values.items())]
+        (self.path / "pytest.ini").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def prompts(self, name: str, *prompts: object) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts), encoding="utf-8")
+        return path
+
+    def write(self, **files: str) -> None:
+        """Write Python files, in which ``{reference}``, ``{copy}`` and so on stand for the models' folders, quoted."""
+        for name, text in files.items():
+            for model in ("reference", "copy", "perturbed", "nan", "other_tokenizer", "small", "padded"):
+                text = text.replace("{" + model + "}", repr(str(getattr(self.tiny, model))))
+            self.pytester.makepyfile(**{name: text})
+
+    def run(self, *arguments: object) -> pytest.RunResult:
+        return self.pytester.runpytest_inprocess(*arguments)
+
+    def run_tests(self, text: str, *arguments: object) -> pytest.RunResult:
+        self.write(test_it=text)
+        return self.run(*arguments)
+
+    def run_apart(self, *arguments: object) -> pytest.RunResult:
+        """In another process, whose torch has one thread."""
+        return self.pytester.runpytest_subprocess(*arguments)
+
+    def gates(self, *arguments: object) -> list[dict]:
+        """The gates of a run of the tests that are there, as ``--pot-report`` writes them."""
+        self.run(*arguments, "--pot-report=gates.json")
+        return json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("CI", raising=False)
+    # Plugins that may happen to be here, and take a second to import.
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio -p no:cacheprovider")
+    return Project(pytester, tiny)

@@ -1,0 +1,323 @@
+"""Every row of the table of bad input in the design: what the user is told, word by word, and never a pass."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .conftest import Project
+
+MARKED = """
+import pytest
+
+@pytest.mark.pot_identity
+def test_it():
+    pass
+"""
+FORMS = (
+    "A model is named by a directory or hub id with safetensors weights, a .gguf file, or package.module:factory, a callable "
+    "that returns the model or (model, tokenizer)."
+)
+
+
+def section(result: pytest.RunResult, title: str = "_ test_it _") -> list[str]:
+    """The lines under a failure's or an error's heading."""
+    lines = result.outlines
+    [start] = [index for index, line in enumerate(lines) if title in line and line.startswith("_")]
+    rest = lines[start + 1 :]
+    end = next(index for index, line in enumerate(rest) if line.startswith(("=====", "-----", "_____")))
+    return rest[:end]
+
+
+@pytest.mark.parametrize(
+    ("role", "configured"), [("reference", "candidate"), ("candidate", "reference")], ids=["no reference", "no candidate"]
+)
+def test_no_model_is_configured(project: Project, role: str, configured: str) -> None:
+    project.ini(**{f"pot_{configured}": project.tiny.copy, "pot_prompts": "prompts.jsonl"})
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(errors=1)
+    assert section(result, "_ ERROR at setup of test_it _") == [
+        f"no {role} model is configured. Name one in the marker, {role}=...; with the option --pot-{role}; in the ini "
+        f"file, pot_{role} = ...; or override the fixture pot_{role} in a conftest.py"
+    ]
+
+
+def test_the_fixture_returns_no_prompts(project: Project) -> None:
+    project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return []\n")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    assert section(result) == [
+        "pot_identity: there are no prompts to score; give at least one, or none at all to use the built-in suite"
+    ]
+
+
+def test_a_prompts_file_without_prompts(project: Project) -> None:
+    path = project.prompts("prompts.jsonl")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(errors=1)
+    assert section(result, "_ ERROR at setup of test_it _") == [f"the prompts file {path} holds no prompt"]
+
+
+def test_a_prompts_file_with_a_line_that_is_no_json(project: Project) -> None:
+    path = project.path / "prompts.jsonl"
+    path.write_text('"fine"\n{"text": \n', encoding="utf-8")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(errors=1)
+    assert section(result, "_ ERROR at setup of test_it _") == [
+        f"{path}, line 2: not JSON (Expecting value: line 1 column 10 (char 9)); each line is one JSON object or string"
+    ]
+
+
+def test_a_prompt_with_an_empty_continuation(project: Project) -> None:
+    project.prompts("prompts.jsonl", {"text": "x = 1", "continuation": "; y"}, {"text": "Who is there?", "continuation": ""})
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    assert section(result) == [
+        "pot_identity: prompt 1 ('Who is there?') has the continuation '', which comes to no token: there is no position to "
+        "score. Give it a text, or None to let the reference continue the prompt"
+    ]
+
+
+def test_an_empty_prompt(project: Project) -> None:
+    project.prompts("prompts.jsonl", {"text": "", "continuation": "x"})
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    assert section(result) == [
+        "pot_identity: prompt 0 ('') comes to no token with this tokenizer, so nothing predicts the first token of its "
+        "continuation: give it a text"
+    ]
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize("gate", ["identity", "distinct"])
+@pytest.mark.parametrize("preset", ["balanced", "original"])
+def test_nan(project: Project, role: str, gate: str, preset: str) -> None:
+    """Neither gate passes; a NaN is no evidence of anything."""
+    result = project.run_tests(
+        f"""
+        import pytest
+
+        @pytest.mark.pot_{gate}({role}={{nan}}, preset={preset!r})
+        def test_it():
+            pass
+        """
+    )
+    result.assert_outcomes(failed=1)
+    # The batch holds all three prompts; the plain road takes one at a time, the longest first.
+    tokens = [len(project.tiny.tokenizer(text)["input_ids"]) for text in (" stood empty all winter.", "; y = x + 1")]
+    tokens.append(len(project.tiny.tokenizer(" Nobody, said the wind.")["input_ids"]))
+    n = sum(tokens) if preset == "balanced" else tokens[0]
+    assert section(result) == [
+        f"pot_{gate}: the {role}'s log-probabilities are NaN at prompt 0 ('The old mill by the river'), position 0, and at {n} "
+        f"of the {n} positions of its batch. Such a model has no score; look for an overflow (float16?) or for weights that "
+        "are not finite"
+    ]
+
+
+def test_nan_at_later_positions_only(project: Project) -> None:
+    """The prompt that is long enough to meet the broken position is named, not the one before it."""
+    project.write(
+        broken="""
+        import torch
+        from transformers import GPT2LMHeadModel
+
+        def model():
+            model = GPT2LMHeadModel.from_pretrained({reference})
+            with torch.no_grad():
+                model.transformer.wpe.weight[26] = torch.nan
+            return model
+        """
+    )
+    project.prompts(
+        "prompts.jsonl",
+        {"text": "x = 1", "continuation": "; y"},
+        {"text": "a long one: " + "n" * 10, "continuation": "n" * 20},
+    )
+    project.ini(pot_reference=project.tiny.reference, pot_candidate="broken:model", pot_prompts="prompts.jsonl", pythonpath=".")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    [line] = section(result)
+    pattern = (
+        r"pot_identity: the candidate's log-probabilities are NaN at prompt 1 \('a long one: nnnnnnnnnn'\), position (\d+), "
+        r"and at (\d+) of the 23 positions of its batch\. Such a model has no score; look for an overflow \(float16\?\) or for "
+        r"weights that are not finite"
+    )
+    assert re.fullmatch(pattern, line), line
+
+
+def test_tokenizers_that_disagree(project: Project) -> None:
+    result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.other_tokenizer}")
+    result.assert_outcomes(failed=1)
+    ours = project.tiny.tokenizer("The old mill by the river")["input_ids"]
+    from transformers import PreTrainedTokenizerFast
+
+    theirs = PreTrainedTokenizerFast.from_pretrained(project.tiny.other_tokenizer)("The old mill by the river")["input_ids"]
+    assert ours != theirs
+    assert section(result) == [
+        "pot_identity: the tokenizers of reference and candidate disagree on the text of prompt 0 ('The old mill by the "
+        "river'):",
+        f"  reference: {ours}",
+        f"  candidate: {theirs}",
+        "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the one to use with "
+        "--pot-tokenizer or the pot_tokenizer fixture.",
+    ]
+
+
+def test_tokenizers_that_disagree_and_one_that_is_chosen_for_both(project: Project) -> None:
+    """The way out that the message names."""
+    options = [f"--pot-candidate={project.tiny.other_tokenizer}", f"--pot-tokenizer={project.tiny.reference}"]
+    project.run_tests(MARKED, *options).assert_outcomes(passed=1)
+
+
+def test_a_vocabulary_that_lacks_an_id_of_a_prompt(project: Project) -> None:
+    result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.small}")
+    result.assert_outcomes(failed=1)
+    highest = max(project.tiny.tokenizer(" stood empty all winter.The old mill by the river")["input_ids"])
+    assert section(result) == [
+        f"pot_identity: the tokenizer gives id {highest}, but the candidate's vocabulary has only 200 tokens: this tokenizer "
+        "is not this model's"
+    ]
+
+
+def test_a_vocabulary_that_lacks_an_id_that_the_reference_finds_likely(project: Project) -> None:
+    """All ids of the prompt are in both vocabularies; those compared are not."""
+    project.prompts("prompts.jsonl", {"text": "x=1", "continuation": ";;"})
+    assert max(project.tiny.tokenizer("x=1;;")["input_ids"]) < 200
+    result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.small}")
+    result.assert_outcomes(failed=1)
+    [line] = section(result)
+    pattern = (
+        r"pot_identity: the candidate's vocabulary has 200 tokens, but the other model's likeliest tokens include id 2\d\d\. "
+        r"Vocabularies may differ in padding only: every id that is used must exist in both"
+    )
+    assert re.fullmatch(pattern, line), line
+
+
+@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest", "single", "original"])
+def test_padded_vocabularies_are_fine_either_way(project: Project, preset: str) -> None:
+    result = project.run_tests(
+        f"""
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={{padded}}, preset={preset!r}, max_score=1e-6)
+        def test_candidate():
+            pass
+
+        @pytest.mark.pot_identity(reference={{padded}}, candidate={{reference}}, preset={preset!r}, max_score=1e-6)
+        def test_reference():
+            pass
+
+        @pytest.mark.pot_identity(reference={{padded}}, candidate={{perturbed}}, preset={preset!r})
+        def test_still_told_apart():
+            pass
+        """
+    )
+    result.assert_outcomes(passed=2, failed=1)
+
+
+def test_a_prompt_longer_than_the_limit_is_cut_and_counted(project: Project) -> None:
+    project.prompts("prompts.jsonl", {"text": "x" * 400, "continuation": " end"}, {"text": "x = 1", "continuation": "; y"})
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_it():
+            pass
+
+        @pytest.mark.pot_identity
+        def test_counted(pot_result):
+            tokens = pot_result.report.tokens
+            assert pot_result.report.n_truncated == 1
+            assert [tokens[0].truncated, tokens[1].truncated] == [True, False]
+            assert len(tokens[0].ids) == 128
+        """
+    )
+    result = project.run("--pot-report=gates.json")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.re_match_lines([r"  reference .*; preset balanced, 2 prompts, 1 cut on the left, \d+ positions, top 100 .*"])
+    assert [gate["truncated"] for gate in project.gates()] == [1, 1]
+
+
+def test_a_continuation_is_never_cut_to_fit(project: Project) -> None:
+    """64 positions are asked for, and the sampled continuation is as long, whatever the prompt's length."""
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(preset="accurate", prompts=["x" * 400])
+        def test_it(pot_result):
+            assert [len(values) for values in pot_result.report.positions] == [64]
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_spec_that_names_nothing(project: Project) -> None:
+    result = project.run_tests(MARKED, "--pot-candidate=./nowhere")
+    result.assert_outcomes(errors=1)
+    [line] = section(result, "_ ERROR at setup of test_it _")
+    assert line.startswith("cannot load the candidate './nowhere': ")
+    assert line.endswith(f". {FORMS}")
+
+
+def test_a_folder_without_a_model(project: Project) -> None:
+    """The reason comes from transformers, as a sentence with its own full stop."""
+    folder = project.path / "empty"
+    folder.mkdir()
+    result = project.run_tests(MARKED, "--pot-candidate=empty")
+    result.assert_outcomes(errors=1)
+    line = section(result, "_ ERROR at setup of test_it _")[-1]
+    assert line.startswith(f"cannot load the candidate {str(folder)!r}: ")
+    assert line.endswith(f". {FORMS}")
+    assert ".. " not in line
+
+
+def test_a_factory_that_does_not_exist(project: Project) -> None:
+    result = project.run_tests(MARKED, "--pot-candidate=no_such_module:model")
+    result.assert_outcomes(errors=1)
+    assert section(result, "_ ERROR at setup of test_it _") == [
+        "cannot find the candidate factory 'no_such_module:model': No module named 'no_such_module'. It is imported as Python "
+        "would from the tests; pythonpath = . in pytest's ini file makes modules in the root folder importable"
+    ]
+
+
+@pytest.mark.parametrize("by", ["option", "marker"])
+def test_a_file_that_is_no_model(project: Project, by: str) -> None:
+    path = project.path / "notes.txt"
+    path.write_text("weights", encoding="utf-8")
+    if by == "option":
+        result = project.run_tests(MARKED, "--pot-candidate=notes.txt")
+    else:
+        result = project.run_tests(MARKED.replace("pot_identity", "pot_identity(candidate='notes.txt')"))
+    result.assert_outcomes(errors=1)
+    assert section(result, "_ ERROR at setup of test_it _") == [
+        f"the candidate {str(path)!r} is a file that is no model. {FORMS}"
+    ]
+
+
+def test_a_fixture_that_returns_no_model(project: Project) -> None:
+    project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_candidate():\n    return 42\n")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    assert section(result) == [
+        "pot_identity: the candidate is int, not a model: give a torch.nn.Module whose forward returns logits [batch, length, "
+        "vocab], such as a transformers causal LM"
+    ]
+
+
+def test_pickled_weights_are_not_loaded(project: Project) -> None:
+    """A checkpoint in torch's own format would run code when it is read."""
+    import shutil
+
+    import torch
+
+    folder = project.path / "pickled"
+    shutil.copytree(project.tiny.copy, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    result = project.run_tests(MARKED, "--pot-candidate=pickled")
+    result.assert_outcomes(errors=1)
+    [line] = section(result, "_ ERROR at setup of test_it _")
+    assert line.startswith(f"cannot load the candidate {str(folder)!r}: ")

@@ -1,0 +1,442 @@
+"""The fixtures, as they come and overridden in a conftest.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Project
+
+MARKED = """
+import pytest
+
+@pytest.mark.pot_identity
+def test_it(pot_result):
+    print("score", pot_result.report.mean)
+"""
+
+
+@pytest.mark.parametrize("scope", ["session", "module", "function"])
+@pytest.mark.parametrize(
+    "value",
+    ["{reference}", "Model.from_pretrained({reference})", "(Model.from_pretrained({reference}), tokenizer)"],
+    ids=["spec", "model", "pair"],
+)
+def test_pot_reference_returns_a_spec_a_model_or_a_pair(project: Project, value: str, scope: str) -> None:
+    project.ini(pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
+    project.write(
+        conftest=f"""
+        import pytest
+        from transformers import AutoTokenizer
+        from transformers import GPT2LMHeadModel as Model
+
+        tokenizer = AutoTokenizer.from_pretrained({{reference}})
+
+        @pytest.fixture(scope={scope!r})
+        def pot_reference():
+            return {value}
+        """
+    )
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"pot_identity: DIFFERENT: tv 0\.649 > 0\.01 \(64\.9 times the limit\)$"])
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("{perturbed}", "{perturbed}"),
+        ("GPT2LMHeadModel.from_pretrained({perturbed})", "GPT2LMHeadModel from the fixture pot_candidate"),
+        ("(GPT2LMHeadModel.from_pretrained({perturbed}), None)", "GPT2LMHeadModel from the fixture pot_candidate"),
+    ],
+    ids=["spec", "model", "pair"],
+)
+def test_a_message_calls_a_model_by_its_spec_or_its_class(project: Project, value: str, name: str) -> None:
+    project.write(
+        conftest=f"""
+        import pytest
+        from transformers import GPT2LMHeadModel
+
+        @pytest.fixture(scope="session")
+        def pot_candidate():
+            return {value}
+        """
+    )
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(failed=1)
+    tiny = project.tiny
+    name = name.replace("{perturbed}", str(tiny.perturbed))
+    [line] = [line for line in result.outlines if line.startswith("  reference ")]
+    assert line.startswith(f"  reference {tiny.reference}, candidate {name}; preset balanced, 3 prompts, ")
+
+
+def test_a_parametrised_candidate_multiplies_the_tests(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(params=[{copy}, {perturbed}], ids=["copy", "perturbed"])
+        def pot_candidate(request):
+            return request.param
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_it():
+            pass
+
+        @pytest.mark.pot_identity
+        class TestClass:
+            def test_method(self):
+                pass
+
+        @pytest.mark.pot_identity(candidate={copy})
+        def test_own_candidate():
+            pass
+
+        def test_unmarked():
+            pass
+        """,
+        "-rA",
+    )
+    result.assert_outcomes(passed=4, failed=2)
+    passed = sorted(line.split()[1] for line in result.outlines if line.startswith("PASSED"))
+    failed = sorted(line.split()[1] for line in result.outlines if line.startswith("FAILED"))
+    assert passed == [
+        "test_it.py::TestClass::test_method[copy]",
+        "test_it.py::test_it[copy]",
+        "test_it.py::test_own_candidate",
+        "test_it.py::test_unmarked",
+    ]
+    assert failed == ["test_it.py::TestClass::test_method[perturbed]", "test_it.py::test_it[perturbed]"]
+
+
+def test_a_parametrised_candidate_reaches_a_marker_on_the_module(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        pytestmark = pytest.mark.pot_distinct
+
+        def test_it():
+            pass
+        """,
+        conftest="""
+        import pytest
+
+        @pytest.fixture(params=[{copy}, {perturbed}])
+        def pot_candidate(request):
+            return request.param
+        """,
+    )
+    project.run().assert_outcomes(passed=1, failed=1)
+
+
+def test_a_parametrised_candidate_of_an_inherited_marker(project: Project) -> None:
+    """The test's own marker needs no fixture; that of its class does."""
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(params=[{perturbed}, {nan}])
+        def pot_candidate(request):
+            return request.param
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_distinct
+        class TestClass:
+            @pytest.mark.pot_identity(reference={reference}, candidate={copy}, prompts="prompts.jsonl")
+            def test_it(self):
+                pass
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_a_parametrised_candidate_of_a_marker_on_a_parameter(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(params=[{copy}, {perturbed}])
+        def pot_candidate(request):
+            return request.param
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("name", [pytest.param("marked", marks=pytest.mark.pot_identity)])
+        def test_it(name, pot_candidate):
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+
+
+def test_candidates_by_parametrize(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("pot_candidate", [{copy}, {perturbed}], ids=["copy", "perturbed"])
+        @pytest.mark.pot_identity
+        def test_it():
+            pass
+        """,
+        "-rf",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["FAILED *test_it*perturbed* - *"])
+
+
+def test_each_parametrised_reference_has_its_own_tokenizer(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(scope="session", params=[{reference}, {other_tokenizer}], ids=["ours", "theirs"])
+        def pot_reference(request):
+            return request.param
+
+        @pytest.fixture
+        def pot_candidate(pot_reference):
+            return pot_reference
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+        from transformers import AutoTokenizer
+
+        @pytest.mark.pot_identity(max_score=0)
+        def test_it(pot_result, pot_reference):
+            ids = AutoTokenizer.from_pretrained(pot_reference)("The old mill by the river")["input_ids"]
+            assert list(pot_result.report.tokens[0].ids[: len(ids)]) == ids
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_each_modules_own_reference_has_its_own_tokenizer(project: Project) -> None:
+    """The fixture pot_tokenizer of the session is asked by two modules, whose pot_reference is not the same."""
+    module = """
+        import pytest
+        from transformers import AutoTokenizer
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return {model}
+
+        @pytest.fixture(scope="session")
+        def pot_candidate():
+            return {model}
+
+        @pytest.mark.pot_identity(max_score=0)
+        def test_it(pot_result):
+            ids = AutoTokenizer.from_pretrained({model})("The old mill by the river")["input_ids"]
+            assert list(pot_result.report.tokens[0].ids[: len(ids)]) == ids
+        """
+    project.write(test_a=module.replace("{model}", "{reference}"), test_b=module.replace("{model}", "{other_tokenizer}"))
+    project.run().assert_outcomes(passed=2)
+
+
+def test_tokenizers_are_compared_also_for_a_reference_that_comes_as_a_bare_model(project: Project) -> None:
+    """Its tokenizer lies in the folder that it was loaded from."""
+    project.write(
+        conftest="""
+        import pytest
+        from transformers import GPT2LMHeadModel
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return GPT2LMHeadModel.from_pretrained({reference})
+        """
+    )
+    result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.other_tokenizer}")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*pot_identity: the tokenizers of reference and candidate disagree on the text of prompt 0 *"])
+
+
+def test_tokenizers_are_compared_also_after_another_reference_was_loaded(project: Project) -> None:
+    """The reference of the fixture is loaded a second time then, and its tokenizer is another object."""
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return {reference}
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_first():
+            pass
+
+        @pytest.mark.pot_identity(reference={copy})
+        def test_another_reference():
+            pass
+
+        @pytest.mark.pot_identity(candidate={other_tokenizer})
+        def test_third():
+            pass
+        """
+    )
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["*pot_identity: the tokenizers of reference and candidate disagree on the text of prompt 0 *"])
+
+
+def test_a_reference_without_tokenizer(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=280))
+        """
+    )
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(errors=1)
+    assert (
+        "the reference comes without a tokenizer. Name one with the option --pot-tokenizer; in the ini file, "
+        "pot_tokenizer = ...; override the fixture pot_tokenizer in a conftest.py; or let pot_reference return "
+        "(model, tokenizer)"
+    ) in result.outlines
+
+
+def test_pot_tokenizer_overridden(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+        from transformers import AutoTokenizer
+
+        @pytest.fixture(scope="session")
+        def pot_tokenizer():
+            return AutoTokenizer.from_pretrained({other_tokenizer})
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_it(pot_result, pot_tokenizer):
+            ids = pot_tokenizer("The old mill by the river")["input_ids"]
+            assert list(pot_result.report.tokens[0].ids[: len(ids)]) == ids
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_pot_prompts_overridden(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+        from pytest_pot import Prompt
+
+        @pytest.fixture
+        def pot_prompts():
+            return ["Who is there?", Prompt("x = 1", "; y")]
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_it(pot_result):
+            assert [prompt.text for prompt in pot_result.report.prompts] == ["Who is there?", "x = 1"]
+
+        @pytest.mark.pot_identity(prompts=["of the marker"])
+        def test_marker_first(pot_result):
+            assert [prompt.text for prompt in pot_result.report.prompts] == ["of the marker"]
+        """
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_fixtures_used_without_any_marker(project: Project) -> None:
+    """They load what the options name, and pot_scorer is set up by options and the default preset."""
+    result = project.run_tests(
+        """
+        from pytest_pot import ScoringConfig
+
+        def test_it(pot_scorer, pot_reference, pot_candidate, pot_prompts, pot_tokenizer):
+            assert pot_scorer.config == ScoringConfig.preset("balanced", metric="kl")
+            assert pot_scorer.score_batch(pot_reference, pot_candidate, pot_prompts, pot_tokenizer).mean == 0.0
+        """,
+        "--pot-metric=kl",
+    )
+    result.assert_outcomes(passed=1)
+    assert not any(line.strip("=") == " pot " for line in result.outlines)
+
+
+def test_pot_scorer_takes_the_markers_configuration(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+        from pytest_pot import ScoringConfig
+
+        @pytest.mark.pot_identity(preset="fastest", metric="jsd", max_score=0.1)
+        def test_it(pot_scorer):
+            assert pot_scorer.config == ScoringConfig.preset("fastest", metric="jsd", dtype="float32")
+        """,
+        "--pot-preset=single",
+        "--pot-dtype=float32",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_pot_result_in_the_body(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+        from pytest_pot import ScoreReport, Verdict
+
+        @pytest.mark.pot_identity(candidate={perturbed}, max_score=1)
+        def test_it(pot_result):
+            assert pot_result.verdict is Verdict.SAME
+            assert isinstance(pot_result.report, ScoreReport)
+            assert 0.5 < pot_result.report.mean < 1
+            assert len(pot_result.gates) == 1
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_pot_result_without_a_marker(project: Project) -> None:
+    result = project.run_tests("def test_it(pot_result):\n    pass\n")
+    result.assert_outcomes(errors=1)
+    assert "pot_result needs a gate: mark the test, for example with @pytest.mark.pot_identity" in result.outlines
+
+
+def test_pot_result_read_before_the_gate(project: Project) -> None:
+    """At set-up there is a gate and no result yet; the message does not say that a marker is missing."""
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.fixture
+        def early(pot_result):
+            return pot_result.verdict
+
+        @pytest.mark.pot_identity
+        def test_it(early):
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    assert "this test has no gate" not in result.stdout.str()

@@ -1,0 +1,176 @@
+"""What a gate does to its test: pass or FAILED in the call phase, and whether the body runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Project
+
+PHASES = """
+import pytest
+
+def pytest_runtest_logreport(report):
+    print(f"phase {report.nodeid.split('::')[-1]} {report.when} {report.outcome}")
+"""
+
+
+def test_a_pass_runs_the_body_and_a_miss_does_not(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_same():
+            print("body of same")
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_different():
+            print("body of different")
+        """,
+        "-s",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert "body of same" in result.stdout.str()
+    assert "body of different" not in result.stdout.str()
+
+
+def test_a_miss_fails_in_the_call_phase(project: Project) -> None:
+    project.write(conftest=PHASES)
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_identity():
+            pass
+
+        @pytest.mark.pot_distinct
+        def test_distinct():
+            pass
+
+        @pytest.mark.pot_identity(candidate={nan})
+        def test_no_verdict():
+            pass
+        """,
+        "-s",
+    )
+    result.assert_outcomes(failed=3)
+    for name in ("test_identity", "test_distinct", "test_no_verdict"):
+        result.stdout.fnmatch_lines(
+            [f"*phase {name} setup passed", f"*phase {name} call failed", f"*phase {name} teardown passed"]
+        )
+
+
+def test_distinct_passes_where_identity_fails(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_distinct(candidate={perturbed})
+        def test_different():
+            pass
+
+        @pytest.mark.pot_distinct(candidate={copy})
+        def test_same():
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert "pot_distinct: SAME: tv 0 is not above 0.01, so the models count as the same" in result.outlines
+
+
+def test_a_body_that_fails_is_the_bodys_own_failure(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_same():
+            assert 1 + 1 == 3
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E       assert (1 + 1) == 3", "test_it.py::test_same  identity  balanced  tv * SAME *"])
+
+
+@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest", "single", "original"])
+def test_a_copy_scores_exactly_zero(project: Project, preset: str) -> None:
+    """On the prompts given and on the built-in suite, most of which the model's 128 positions cut."""
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy)
+    project.write(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.pot_identity(preset={preset!r}, max_score=0, max_prompt_score=0)
+        def test_builtin():
+            pass
+
+        @pytest.mark.pot_identity(preset={preset!r}, metric="kl", max_score=0, prompts=["The old mill", "x = 1"])
+        def test_sampled():
+            pass
+        """
+    )
+    builtin, sampled = project.gates()
+    assert (builtin["score"], builtin["verdict"], builtin["passed"], builtin["prompts"]) == (0.0, "SAME", True, 32)
+    assert (sampled["score"], sampled["verdict"], sampled["passed"], sampled["prompts"]) == (0.0, "SAME", True, 2)
+    metrics = ("tv", "jsd", "kl", "kl_reverse", "delta_ce", "top1_flip")
+    assert [builtin[name] for name in metrics] == [0.0] * 6
+
+
+def test_exitfirst_stops_after_a_miss(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_different():
+            pass
+
+        def test_after():
+            pass
+        """,
+        "-x",
+    )
+    result.assert_outcomes(failed=1)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_one_prompt_over_its_own_limit_fails_though_the_mean_is_within(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed}, max_score=0.9, max_prompt_score=0.65)
+        def test_different():
+            pass
+        """
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [
+            r"pot_identity: DIFFERENT: prompt 1 has tv 0\.\d+ > 0\.65, the limit for one prompt \(1\.\d+ times the limit\); "
+            r"1 of 3 prompts is above it, though the mean of 0\.\d+ is within 0\.9$"
+        ]
+    )
+
+
+def test_a_unittest_method_has_its_gate(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import unittest
+        import pytest
+
+        class TestModel(unittest.TestCase):
+            @pytest.mark.pot_identity
+            def test_same(self):
+                print("body of same")
+
+            @pytest.mark.pot_identity(candidate={perturbed})
+            def test_different(self):
+                print("body of different")
+        """,
+        "-s",
+    )
+    result.assert_outcomes(passed=1, failed=1)
+    assert "body of same" in result.stdout.str()
+    assert "body of different" not in result.stdout.str()

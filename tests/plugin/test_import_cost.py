@@ -1,0 +1,65 @@
+"""torch takes seconds to import: no run that compares nothing pays for it."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from .conftest import Project
+
+HEAVY = ("torch", "transformers", "numpy")
+CONFTEST = f"""
+import sys
+
+def pytest_unconfigure(config):
+    print("heavy:", [name for name in {HEAVY!r} if name in sys.modules], "plugin:", "pytest_pot.plugin" in sys.modules)
+"""
+NOTHING = "heavy: [] plugin: True"
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--markers", "--fixtures", "--help"])
+def test_runs_that_run_no_test(project: Project, option: str) -> None:
+    project.write(conftest=CONFTEST, test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
+    result = project.run_apart(option, "-pno:rerunfailures", "-pno:xdist")
+    assert result.ret == 0
+    assert NOTHING in result.outlines
+
+
+def test_an_empty_project(project: Project) -> None:
+    project.ini()
+    project.write(conftest=CONFTEST)
+    result = project.run_apart("--collect-only")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert NOTHING in result.outlines
+
+
+def test_a_suite_that_uses_something_else(project: Project) -> None:
+    """With an option set, a usage error checked, and a marked test skipped or left out."""
+    project.write(
+        conftest=CONFTEST,
+        test_it="""
+        import pytest
+
+        def test_plain():
+            pass
+
+        @pytest.mark.skip
+        @pytest.mark.pot_identity(preset="accurate", prompts=["x"], max_score=0.1)
+        def test_skipped():
+            pass
+
+        @pytest.mark.pot_identity
+        def test_left_out():
+            pass
+        """,
+    )
+    result = project.run_apart("-k", "plain or skipped", "--pot-report=gates.json", "--junitxml=out.xml")
+    result.assert_outcomes(passed=1, skipped=1, deselected=1)
+    assert NOTHING in result.outlines
+
+
+def test_importing_the_package(pytester: pytest.Pytester) -> None:
+    code = f"import sys, pytest_pot; print(pytest_pot.PRESETS, [name for name in {HEAVY!r} if name in sys.modules])"
+    result = pytester.run(sys.executable, "-c", code)
+    assert result.outlines[-1].endswith(" []")

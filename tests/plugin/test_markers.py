@@ -1,0 +1,248 @@
+"""Where markers stand: on tests, classes, modules and parameters, and how several of them go together."""
+
+from __future__ import annotations
+
+from .conftest import Project
+
+
+def limits(gates: list[dict]) -> dict[str, list[float]]:
+    """The limits of each test's gates, by the test's name."""
+    found: dict[str, list[float]] = {}
+    for gate in gates:
+        found.setdefault(gate["test"].partition("::")[2], []).append(gate["limit"])
+    return found
+
+
+def test_the_nearest_marker_counts(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        pytestmark = pytest.mark.pot_identity(max_score=0.1)
+
+        def test_of_module():
+            pass
+
+        @pytest.mark.pot_identity(max_score=0.3)
+        def test_own():
+            pass
+
+        @pytest.mark.pot_identity(max_score=0.2)
+        class TestClass:
+            def test_of_class(self):
+                pass
+
+            @pytest.mark.pot_identity(max_score=0.3)
+            def test_own(self):
+                pass
+        """
+    )
+    assert limits(project.gates()) == {
+        "test_of_module": [0.1],
+        "test_own": [0.3],
+        "TestClass::test_of_class": [0.2],
+        "TestClass::test_own": [0.3],
+    }
+
+
+def test_another_marker_does_not_replace_that_of_the_class(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_distinct(candidate={perturbed}, min_score=0.2)
+        class TestClass:
+            @pytest.mark.pot_identity(max_score=0.3)
+            def test_both(self):
+                pass
+        """
+    )
+    gates = project.gates()
+    assert [(gate["gate"], gate["limit"], gate["verdict"]) for gate in gates] == [
+        ("pot_identity", 0.3, "SAME"),
+        ("pot_distinct", 0.2, "DIFFERENT"),
+    ]
+
+
+def test_markers_compose_and_the_first_miss_ends_the_test(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(max_score=0)
+        @pytest.mark.pot_distinct(candidate={perturbed})
+        def test_both_hold():
+            print("body ran")
+
+        @pytest.mark.pot_identity(max_score=0)
+        @pytest.mark.pot_distinct
+        def test_second_misses():
+            print("body of second")
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        @pytest.mark.pot_distinct
+        def test_both_miss():
+            pass
+        """,
+        "-s",
+    )
+    result.assert_outcomes(passed=1, failed=2)
+    assert "body ran" in result.stdout.str()
+    assert "body of second" not in result.stdout.str()
+    rows = [line.split()[:2] for line in result.outlines if line.startswith("test_it.py::")]
+    assert rows == [
+        ["test_it.py::test_both_hold", "identity"],
+        ["test_it.py::test_both_hold", "distinct"],
+        ["test_it.py::test_second_misses", "identity"],
+        ["test_it.py::test_second_misses", "distinct"],
+        ["test_it.py::test_both_miss", "identity"],
+    ]
+
+
+def test_one_marker_twice_is_two_gates_the_topmost_first(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(max_score=0.1)
+        @pytest.mark.pot_identity(max_score=0.2)
+        def test_it(pot_result):
+            assert [gate.limit for gate in pot_result.gates] == [0.1, 0.2]
+        """
+    )
+    assert limits(project.gates()) == {"test_it": [0.1, 0.2]}
+    project.run().assert_outcomes(passed=1)
+
+
+def test_marks_on_parameters(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.parametrize(
+            "name",
+            [
+                pytest.param("same", marks=pytest.mark.pot_identity(max_score=0)),
+                pytest.param("different", marks=pytest.mark.pot_identity(candidate={perturbed})),
+                pytest.param("distinct", marks=pytest.mark.pot_distinct(candidate={perturbed})),
+                "unmarked",
+            ],
+        )
+        def test_it(name):
+            print(f"body of {name}")
+        """,
+        "-s",
+    )
+    result.assert_outcomes(passed=3, failed=1)
+    printed = result.stdout.str()
+    assert [f"body of {name}" in printed for name in ("same", "different", "distinct", "unmarked")] == [True, False, True, True]
+    rows = [line.split()[0] for line in result.outlines if line.startswith("test_it.py::")]
+    assert rows == ["test_it.py::test_it[same]", "test_it.py::test_it[different]", "test_it.py::test_it[distinct]"]
+
+
+def test_a_class_without_marker_keeps_free_of_one_that_shares_its_tests(project: Project) -> None:
+    """Both classes have the same function: what the marker of one asks for is not for the other."""
+    project.ini()
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            raise RuntimeError("asked for")
+
+        pot_candidate = pot_reference
+        """
+    )
+    result = project.run_tests(
+        """
+        import pytest
+
+        class Shared:
+            def test_it(self):
+                pass
+
+        @pytest.mark.pot_identity
+        class TestMarked(Shared):
+            pass
+
+        class TestPlain(Shared):
+            pass
+        """,
+        "-rA",
+    )
+    result.assert_outcomes(passed=1, errors=1)
+    assert "PASSED test_it.py::TestPlain::test_it" in result.outlines
+
+
+def test_a_marked_module_may_hold_fixtures_and_helpers(project: Project) -> None:
+    """pytestmark is for the tests; no mark is put on anything else of the module."""
+    project.write(helper="def help_out():\n    pass\n")
+    result = project.run_tests(
+        """
+        import pytest
+        from helper import help_out
+
+        pytestmark = pytest.mark.pot_identity
+
+        @pytest.fixture
+        def number():
+            return 3
+
+        def test_it(number):
+            assert number == 3
+            assert not hasattr(help_out, "pytestmark")
+        """,
+        "-Werror",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_static_method_has_its_gate(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        class TestClass:
+            @staticmethod
+            @pytest.mark.pot_identity(candidate={perturbed})
+            def test_it():
+                pass
+        """
+    )
+    result.assert_outcomes(failed=1)
+
+
+def test_skip_leaves_models_alone(project: Project) -> None:
+    """A skipped test needs neither reference nor candidate."""
+    project.ini()
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.skip(reason="later")
+        @pytest.mark.pot_identity
+        def test_skipped():
+            pass
+
+        @pytest.mark.pot_identity
+        @pytest.mark.skipif(True, reason="later")
+        def test_skipped_if():
+            pass
+        """
+    )
+    result.assert_outcomes(skipped=2)
+    assert not any("pot" in line for line in result.outlines if not line.startswith(("plugins", "rootdir")))
+
+
+def test_the_markers_are_listed_with_their_arguments(project: Project) -> None:
+    result = project.run("--markers")
+    arguments = "tolerance=None, reference=None, candidate=None, prompts=None"
+    assert (
+        f"@pytest.mark.pot_identity(preset=None, metric=None, max_score=None, max_prompt_score=None, {arguments}): "
+        "fail unless the candidate is the SAME model as its reference"
+    ) in result.outlines
+    assert (
+        f"@pytest.mark.pot_distinct(preset=None, metric=None, min_score=None, {arguments}): "
+        "fail unless the candidate is DIFFERENT from its reference"
+    ) in result.outlines

@@ -1,0 +1,235 @@
+"""Options and ini keys: which of them counts, and from where a relative path is read."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import Project
+
+TWO = """
+import pytest
+
+@pytest.mark.pot_identity(preset="fastest", metric="jsd", max_score=0.5)
+def test_marker():
+    pass
+
+@pytest.mark.pot_identity(max_score=0.5)
+def test_open():
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("ini", "options", "expected"),
+    [
+        ({}, [], ("balanced", "tv")),
+        ({"pot_preset": "single", "pot_metric": "kl"}, [], ("single", "kl")),
+        (
+            {"pot_preset": "single", "pot_metric": "kl"},
+            ["--pot-preset=accurate", "--pot-metric=delta_ce"],
+            ("accurate", "delta_ce"),
+        ),
+        ({"pot_preset": "single"}, ["--pot-metric=delta_ce"], ("single", "delta_ce")),
+    ],
+    ids=["preset", "ini", "command line", "mixed"],
+)
+def test_marker_then_command_line_then_ini_then_preset(
+    project: Project, ini: dict[str, str], options: list[str], expected: tuple[str, str]
+) -> None:
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl", **ini)
+    project.write(test_it=TWO)
+    marker, left_open = project.gates(*options)
+    assert (marker["preset"], marker["metric"]) == ("fastest", "jsd")
+    assert (left_open["preset"], left_open["metric"]) == expected
+
+
+def test_models_of_marker_command_line_and_ini(project: Project) -> None:
+    tiny = project.tiny
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={padded}, max_score=1)
+        def test_marker():
+            pass
+
+        @pytest.mark.pot_identity(max_score=1)
+        def test_open():
+            pass
+        """
+    )
+    assert [gate["candidate"] for gate in project.gates()] == [str(tiny.padded), str(tiny.copy)]
+    gates = project.gates(f"--pot-candidate={tiny.perturbed}")
+    assert [gate["candidate"] for gate in gates] == [str(tiny.padded), str(tiny.perturbed)]
+    assert gates[1]["score"] > 0.5
+
+
+def test_an_ini_key_is_relative_to_the_ini_file(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project.path / "models").symlink_to(project.tiny.reference.parent)
+    project.ini(pot_reference="models/reference", pot_candidate="models/copy", pot_prompts="prompts.jsonl")
+    project.write(test_it=TWO)
+    (project.path / "sub").mkdir()
+    monkeypatch.chdir(project.path / "sub")
+    result = project.run("..")
+    result.assert_outcomes(passed=2)
+
+
+def test_a_command_line_path_is_relative_to_the_working_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.ini()
+    project.write(test_it=TWO)
+    folder = project.path / "sub"
+    folder.mkdir()
+    (folder / "models").symlink_to(project.tiny.reference.parent)
+    project.prompts("sub/few.jsonl", "Who is there?")
+    monkeypatch.chdir(folder)
+    gates = project.gates("..", "--pot-reference=models/reference", "--pot-candidate=models/copy", "--pot-prompts=few.jsonl")
+    assert [gate["prompts"] for gate in gates] == [1, 1]
+    assert (folder / "gates.json").is_file()
+
+
+def test_a_markers_path_is_relative_to_the_test(project: Project) -> None:
+    project.prompts("sub/few.jsonl", "Who is there?", "x = 1")
+    project.prompts("few.jsonl", "Nobody")
+    (project.path / "sub" / "models").symlink_to(project.tiny.reference.parent)
+    (project.path / "sub" / "test_it.py").write_text(
+        "import pytest\n\n"
+        "@pytest.mark.pot_identity(reference='models/reference', candidate='models/copy', prompts='few.jsonl')\n"
+        "def test_it():\n    pass\n",
+        encoding="utf-8",
+    )
+    assert [gate["prompts"] for gate in project.gates()] == [2]
+
+
+def test_the_prompts_of_a_file(project: Project) -> None:
+    project.prompts("few.jsonl", "Who is there?", {"text": "x = 1", "continuation": "; y", "kind": "code", "id": "c1"})
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_it(pot_result):
+            bare, full = pot_result.report.prompts
+            assert (bare.text, bare.continuation, bare.kind) == ("Who is there?", None, None)
+            assert (full.text, full.continuation, full.kind) == ("x = 1", "; y", "code")
+        """
+    )
+    project.run("--pot-prompts=few.jsonl").assert_outcomes(passed=1)
+
+
+def test_dtype_reaches_the_model(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_distinct(tolerance="identical")
+        def test_it():
+            pass
+        """,
+        "--pot-dtype=float64",
+        "--pot-device=cpu",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["  reference *, float64 on cpu"])
+
+
+def test_the_json_report(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity
+        @pytest.mark.pot_distinct(candidate={perturbed}, min_score=0.3)
+        def test_both():
+            pass
+
+        @pytest.mark.pot_identity(candidate={perturbed}, metric="kl", max_score=0.5)
+        def test_different():
+            pass
+        """
+    )
+    project.run("--pot-report=deep/er/gates.json").assert_outcomes(passed=1, failed=1)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    document = json.loads((project.path / "deep/er/gates.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    keys = ("test", "gate", "preset", "metric", "limit", "verdict", "passed", "prompts", "candidate")
+    tiny = project.tiny
+    assert [tuple(gate[key] for key in keys) for gate in document["gates"]] == [
+        ("test_it.py::test_both", "pot_identity", "balanced", "tv", 0.01, "SAME", True, 3, str(tiny.copy)),
+        ("test_it.py::test_both", "pot_distinct", "balanced", "tv", 0.3, "DIFFERENT", True, 3, str(tiny.perturbed)),
+        ("test_it.py::test_different", "pot_identity", "balanced", "kl", 0.5, "DIFFERENT", False, 3, str(tiny.perturbed)),
+    ]
+    last = document["gates"][-1]
+    assert last["score"] == last["kl"] > 0.5
+    assert last["max_prompt_score"] >= last["score"]
+
+
+def test_the_markdown_report(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("name", ["a|b"])
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_it(name):
+            pass
+        """
+    )
+    result = project.run("--pot-report=gates.md")
+    assert f"written to {project.path / 'gates.md'}" in result.outlines
+    lines = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == [
+        "| test | gate | preset | metric | score | limit | verdict | prompts | ms/prompt |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    cells = r"| test_it.py::test_it[a\|b] | identity | balanced | tv | 0.649 | <= 0.01 | DIFFERENT (fail) | 3 | "
+    assert lines[2].startswith(cells)
+    assert len(lines) == 3
+
+
+def test_a_gate_without_verdict_is_in_the_report(project: Project) -> None:
+    """A report that shows passing gates alone would be evidence of what was never found."""
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_same():
+            pass
+
+        @pytest.mark.pot_identity(candidate={nan})
+        def test_nan():
+            pass
+        """
+    )
+    assert {gate["test"]: gate["passed"] for gate in project.gates()} == {
+        "test_it.py::test_same": True,
+        "test_it.py::test_nan": False,
+    }
+
+
+def test_collecting_leaves_an_earlier_report_alone(project: Project) -> None:
+    project.write(test_it=TWO)
+    assert len(project.gates()) == 2
+    before = (project.path / "gates.json").read_text(encoding="utf-8")
+    project.run("--collect-only", "--pot-report=gates.json")
+    assert (project.path / "gates.json").read_text(encoding="utf-8") == before
+
+
+def test_the_report_of_a_run_without_gates(project: Project) -> None:
+    project.write(test_it="def test_it(): pass")
+    assert project.gates() == []
+
+
+def test_an_empty_option_is_no_folder(project: Project) -> None:
+    """As --pot-candidate=$CANDIDATE comes to, where the variable is not set."""
+    project.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
+    result = project.run("--pot-candidate=")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [
+        "ERROR: --pot-candidate is empty: give it a value, or leave it out to use the ini key pot_candidate",
+        "",
+    ]

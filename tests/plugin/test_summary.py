@@ -1,0 +1,143 @@
+"""What is printed of pot: one header line, one table, the failure's own text; and nothing where it is not used."""
+
+from __future__ import annotations
+
+import re
+
+from .conftest import Project
+
+FAILING = """
+import pytest
+
+@pytest.mark.pot_identity(candidate={perturbed})
+def test_it():
+    pass
+"""
+
+
+def headings(lines: list[str]) -> list[str]:
+    return [line.strip("= ") for line in lines if line.startswith("===")]
+
+
+def test_one_header_line_of_what_is_configured(project: Project) -> None:
+    result = project.run_tests("def test_it(): pass", "--pot-metric=kl", "--pot-report=gates.md")
+    tiny = project.tiny
+    assert [line for line in result.outlines if line.startswith("pot:")] == [
+        f"pot: reference {tiny.reference}, candidate {tiny.copy}, prompts prompts.jsonl, metric kl"
+    ]
+
+
+def test_nothing_at_all_where_it_is_not_used(project: Project) -> None:
+    project.ini()
+    for arguments in ([], ["-v"], ["-q"], ["-rA"]):
+        result = project.run_tests("def test_it(): pass", *arguments)
+        result.assert_outcomes(passed=1)
+        lines = [line for line in result.outlines if not line.startswith(("plugins:", "rootdir:"))]
+        assert not any(re.search(r"\bpot\b", line) for line in lines)
+        assert result.errlines == []
+
+
+def test_the_table(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(max_score=0)
+        def test_same():
+            pass
+
+        @pytest.mark.pot_distinct(candidate={perturbed}, preset="accurate", metric="jsd", min_score=0.123456)
+        def test_distinct():
+            pass
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_miss():
+            pass
+        """
+    )
+    start = result.outlines.index(next(line for line in result.outlines if line.strip("=") == " pot "))
+    heading, *rows = result.outlines[start + 1 : start + 5]
+    assert heading.split() == ["test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt"]
+    cells = [re.split(r" {2,}", row)[:8] for row in rows]
+    assert cells[0] == ["test_it.py::test_same", "identity", "balanced", "tv", "0", "<= 0", "SAME", "3"]
+    assert cells[1][:4] + cells[1][5:] == [
+        "test_it.py::test_distinct",
+        "distinct",
+        "accurate",
+        "jsd",
+        "> 0.123",
+        "DIFFERENT",
+        "3",
+    ]
+    assert cells[2] == ["test_it.py::test_miss", "identity", "balanced", "tv", "0.649", "<= 0.01", "DIFFERENT (fail)", "3"]
+    assert {row.index("3", row.index("  3")) for row in rows} == {heading.index("prompts") + len("prompts") - 1}
+    assert headings(result.outlines)[-3:-1] == ["pot", "short test summary info"]
+
+
+def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> None:
+    result = project.run_tests(FAILING)
+    lines = result.outlines
+    start = lines.index("pot_identity: DIFFERENT: tv 0.649 > 0.01 (64.9 times the limit)")
+    text = lines[start : lines.index(next(line for line in lines if line.strip("=") == " pot "))]
+    tiny = project.tiny
+    assert re.fullmatch(
+        rf"  reference {re.escape(str(tiny.reference))}, candidate {re.escape(str(tiny.perturbed))}; preset balanced, "
+        r"3 prompts, 41 positions, top 100 \+ tail of \d\.\d%, float32 on cpu",
+        text[1],
+    )
+    assert text[2] == "  worst prompts:"
+    prompts = [re.fullmatch(r" +(0\.\d+)  prompt (\d)( \(\w+\))?: '(.*)'", line).groups() for line in text[3:6]]
+    assert [entry[1:] for entry in prompts] == [
+        ("1", " (code)", "x = 1"),
+        ("2", None, "Who is there?"),
+        ("0", " (prose)", "The old mill by the river"),
+    ]
+    assert [float(entry[0]) for entry in prompts] == sorted((float(entry[0]) for entry in prompts), reverse=True)
+    assert text[6] == "  worst positions (what was read ▸ the token that came):"
+    for place, probabilities in (text[7:9], text[9:11], text[11:13]):
+        assert re.fullmatch(r" +0\.\d+  prompt [012], position \d+: .+ ▸ '.+'", place), place
+        pattern = r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; first choices: '.+' \d+(\.\d+)?%, '.+' \d+(\.\d+)?%"
+        assert re.fullmatch(pattern, probabilities), probabilities
+    assert len(text) == 13
+    # As a person would check it: the first of them is the position with the highest divergence of all.
+    assert text[7].split()[0] == max(line.split()[0] for line in (text[7], text[9], text[11]))
+
+
+def test_verbose_shows_more_and_quiet_one_line(project: Project) -> None:
+    project.write(test_it=FAILING)
+    headline = "pot_identity: DIFFERENT: tv 0.649 > 0.01 (64.9 times the limit)"
+    verbose = project.run("-v").outlines
+    assert headline in verbose
+    [metrics] = [line for line in verbose if line.startswith("  all metrics: ")]
+    assert re.findall(r"(\w+) [\d.]+", metrics) == ["tv", "jsd", "kl", "kl_reverse", "delta_ce", "top1_flip"]
+    assert sum("▸ '" in line for line in verbose) == 10
+    assert sum("▸ '" in line for line in project.run().outlines) == 3
+    quiet = project.run("-q").outlines
+    assert headline in quiet
+    assert not any(word in line for line in quiet for word in ("worst", "reference", "▸", "ms/prompt"))
+
+
+def test_a_cut_summary_still_starts_with_the_verdict(project: Project) -> None:
+    """The line that CI logs show is the first of the message."""
+    result = project.run_tests(FAILING, "-q")
+    result.stdout.fnmatch_lines(["FAILED test_it.py::test_it - Failed: pot_identity: DIFFERENT: tv 0.649 > 0.*"])
+
+
+def test_a_message_is_printed_once(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={nan})
+        def test_call():
+            pass
+
+        @pytest.mark.pot_identity(candidate="no_such_module:model")
+        def test_setup():
+            pass
+        """
+    )
+    text = result.stdout.str()
+    assert "During handling of the above exception" not in text
+    assert text.count("Such a model has no score") == 1
+    assert text.count("It is imported as Python would from the tests") == 1
