@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pytest_pot.prompts import builtin_prompts
 
@@ -73,12 +73,10 @@ def pruned() -> Pair:
 
 def wrong_rope() -> Pair:
     """The same weights with another base of the rotary position encoding: a slip that conversion scripts make."""
-    model, tokenizer = reference()
-    config = copy.deepcopy(model.config)
+    path = folder("smollm2-135m-instruct", convert)
+    config = AutoConfig.from_pretrained(path)
     config.rope_parameters = {**config.rope_parameters, "rope_theta": 10_000.0}
-    slipped = LlamaForCausalLM(config).eval()
-    slipped.load_state_dict(model.state_dict())
-    return slipped, tokenizer
+    return AutoModelForCausalLM.from_pretrained(path, config=config), AutoTokenizer.from_pretrained(path)
 
 
 def foreign() -> Pair:

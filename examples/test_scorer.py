@@ -16,7 +16,7 @@ def test_int8_is_a_smaller_change_than_pruning(pot_scorer, pot_reference, pot_to
         model, _ = candidate
         return pot_scorer.score_batch(pot_reference, model, GREETING, pot_tokenizer).mean
 
-    assert score(smollm2.bf16()) < score(smollm2.int8()) < score(smollm2.pruned())
+    assert 0 < score(smollm2.int8()) < score(smollm2.pruned())
 
 
 def test_a_prompt_without_a_continuation_is_continued_by_the_reference(pot_reference, pot_tokenizer):
