@@ -137,15 +137,14 @@ def _attach_gates(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the gates of a test whose set-up fails on record too: a report of passing gates alone would mislead."""
-    gates = item.stash.get(_GATES, [])
-    _forget_results(item)
     try:
         yield
     except (Exception, pytest.fail.Exception) as error:
-        if gates:
+        _forget_results(item)
+        if _GATES in item.stash:
             from pytest_pot import report
 
-            for gate in gates:
+            for gate in item.stash[_GATES]:
                 item.user_properties.extend(report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
         raise
 
