@@ -203,12 +203,27 @@ def test_a_gate_without_verdict_is_in_the_report(project: Project) -> None:
         @pytest.mark.pot_identity(candidate={nan})
         def test_nan():
             pass
+
+        @pytest.mark.pot_identity(candidate="nowhere/to/be/found")
+        def test_missing():
+            pass
+
+        @pytest.mark.skip
+        @pytest.mark.pot_identity(candidate={nan})
+        def test_skipped():
+            pass
         """
     )
-    assert {gate["test"]: gate["passed"] for gate in project.gates()} == {
-        "test_it.py::test_same": True,
-        "test_it.py::test_nan": False,
+    gates = {gate["test"].removeprefix("test_it.py::"): gate for gate in project.gates()}
+    assert {name: gate["passed"] for name, gate in gates.items()} == {
+        "test_same": True,
+        "test_nan": False,
+        "test_missing": False,
     }
+    for name, words in (("test_nan", "log-probabilities are NaN"), ("test_missing", "cannot load the candidate")):
+        assert gates[name]["verdict"] == "ERROR"
+        assert words in gates[name]["error"]
+        assert "score" not in gates[name]
 
 
 def test_collecting_leaves_an_earlier_report_alone(project: Project) -> None:

@@ -35,6 +35,16 @@ def test_plain_modules_score_like_the_model_they_wrap(prompts, tokenizer, wrap):
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
+def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(prompts, tokenizer):
+    def noisy(logits):
+        return logits + torch.randn_like(logits)
+
+    before = torch.get_rng_state()
+    report = TeacherForcedScorer().score_batch(Returning(tiny(), noisy), Returning(tiny(), noisy), prompts, tokenizer)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert report.mean > 0.1
+
+
 def test_only_the_columns_that_are_needed_go_through_the_head(prompts, tokenizer):
     model = tiny("llama")
     seen = []

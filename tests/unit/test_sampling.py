@@ -47,6 +47,17 @@ def test_a_prompt_is_continued_alike_wherever_it_stands(tokenizer):
     assert first != second
 
 
+def test_prompts_do_not_share_their_luck(tokenizer):
+    """With one stream for all, models that are unsure would continue every prompt with the same words."""
+
+    class Uniform(torch.nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, VOCAB)
+
+    first, second, third = drawn(Uniform(), ["one", "two", "three"], tokenizer)
+    assert len({first, second, third}) == 3
+
+
 def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer):
     model = tiny(scale=1.5)
     context = list(tokenizer("some text")["input_ids"])
