@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_pot.baseline import Baseline
     from pytest_pot.config import PRESETS, ScoringConfig
     from pytest_pot.errors import PotError
     from pytest_pot.prompts import Prompt
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
     from pytest_pot.scores import ScoreReport
     from pytest_pot.verdict import Verdict
 
-__all__ = ["PRESETS", "PotError", "Prompt", "ScoreReport", "ScoringConfig", "TeacherForcedScorer", "Verdict"]
+__all__ = ["PRESETS", "Baseline", "PotError", "Prompt", "ScoreReport", "ScoringConfig", "TeacherForcedScorer", "Verdict"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Baseline": "baseline",
     "PRESETS": "config",
     "PotError": "errors",
     "Prompt": "prompts",

@@ -1,8 +1,8 @@
-"""One pass of two engines over the same token ids: batches, the same cells for both, divergences per prompt."""
+"""Two engines over the same token ids: the same cells for both, and the divergences of each prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +10,12 @@ import numpy as np
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Floats, TopK
 from pytest_pot.divergence import position_divergences, renormalised
-from pytest_pot.engines.base import Engine, OutOfMemory
+from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt, shorten
 from pytest_pot.tokens import Tokens
 
-__all__ = ["Comparison", "Progress", "PromptResult"]
-
-_AUTO_BATCH = 16
-
-Progress = Callable[[int, int], None]
-"""Called with (prompts done, prompts in all)."""
+__all__ = ["Comparison", "PromptResult", "check_finite"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class PromptResult:
 
 
 class Comparison:
-    """Runs two engines over the same prompts in batches of like length."""
+    """Runs two engines over the same prompts, a batch at a time."""
 
     def __init__(
         self,
@@ -43,41 +38,16 @@ class Comparison:
         candidate: Engine,
         prompts: Sequence[Prompt],
         tokens: Sequence[Tokens],
-        progress: Progress | None = None,
     ) -> None:
         self._config = config
         self._reference = reference
         self._candidate = candidate
         self._prompts = prompts
         self._tokens = tokens
-        self._progress = progress
         self._shared_ids: int | None = None
-        self.batch_size: int = _AUTO_BATCH if config.batch_size == "auto" else config.batch_size
-        """Prompts per forward; halved whenever a batch does not fit into memory."""
 
-    def run(self) -> list[PromptResult]:
-        """Every prompt's result, in the prompts' order."""
-        # The longest first: neighbours are padded least, and if memory is short, it is known at once.
-        todo = sorted(range(len(self._tokens)), key=lambda index: -len(self._tokens[index].ids))
-        results: dict[int, PromptResult] = {}
-        while todo:
-            batch = todo[: self.batch_size]
-            try:
-                # Both models run the same batches, also after a halving: other shapes round differently, and a model must
-                # be at distance 0 from itself.
-                found = self._compare(batch)
-            except OutOfMemory as error:
-                if len(batch) == 1:
-                    raise self._does_not_fit(batch[0], error) from error
-                self.batch_size = len(batch) // 2
-                continue
-            results.update(zip(batch, found, strict=True))
-            todo = todo[len(batch) :]
-            if self._progress is not None:
-                self._progress(len(results), len(self._tokens))
-        return [results[index] for index in range(len(self._tokens))]
-
-    def _compare(self, batch: Sequence[int]) -> list[PromptResult]:
+    def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
+        """The results of the prompts of one batch. Both models run it in the same shape, also after a halving."""
         reference, candidate = self._distributions(batch)
         metrics = position_divergences(reference, candidate, self._config.tail)
         tail_mass = reference.tail_mass
@@ -120,25 +90,22 @@ class Comparison:
         return reference, candidate
 
     def _check_finite(self, top: TopK, role: str, batch: Sequence[int]) -> None:
-        finite = np.isfinite(top.targets) & np.isfinite(top.log_probs).all(axis=1)
-        if top.log_tail is not None:
-            finite &= np.isfinite(top.log_tail)
-        if finite.all():
-            return
-        row = int(np.argmin(finite))
-        index, position = [(i, j) for i in batch for j in range(self._tokens[i].n_positions)][row]
-        wrong = "NaN" if np.isnan(top.targets[row]) or np.isnan(top.log_probs[row]).any() else "infinite"
-        raise PotError(
-            f"the {role}'s log-probabilities are {wrong} at prompt {index} "
-            f"({shorten(self._prompts[index].text, 40)!r}), position {position}, and at {int((~finite).sum())} of the "
-            f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
-            "weights that are not finite"
-        )
+        check_finite(top, role, self._prompts, self._tokens, batch)
 
-    def _does_not_fit(self, index: int, error: OutOfMemory) -> PotError:
-        tokens = self._tokens[index]
-        return PotError(
-            f"out of memory with a single prompt: prompt {index} has {len(tokens.ids)} tokens and {tokens.n_positions} "
-            f"positions (max_length={self._config.max_length}, top_k={self._config.top_k}). {error}. Lower max_length or "
-            "positions_per_prompt, set a top_k, or use a smaller dtype or another device"
-        )
+
+def check_finite(top: TopK, role: str, prompts: Sequence[Prompt], tokens: Sequence[Tokens], batch: Sequence[int]) -> None:
+    """Raise :class:`PotError`, naming prompt and position, unless all log-probabilities of a batch are finite."""
+    finite = np.isfinite(top.targets) & np.isfinite(top.log_probs).all(axis=1)
+    if top.log_tail is not None:
+        finite &= np.isfinite(top.log_tail)
+    if finite.all():
+        return
+    row = int(np.argmin(finite))
+    index, position = [(i, j) for i in batch for j in range(tokens[i].n_positions)][row]
+    wrong = "NaN" if np.isnan(top.targets[row]) or np.isnan(top.log_probs[row]).any() else "infinite"
+    raise PotError(
+        f"the {role}'s log-probabilities are {wrong} at prompt {index} "
+        f"({shorten(prompts[index].text, 40)!r}), position {position}, and at {int((~finite).sum())} of the "
+        f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
+        "weights that are not finite"
+    )

@@ -9,12 +9,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Floats", "Ints", "TopK"]
+__all__ = ["Flags", "Floats", "Ints", "TopK"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
 
-_PER_POSITION = ("targets", "top_ids", "top_log_probs", "margins", "rounding")
+_PER_POSITION = ("targets", "top_ids", "top_log_probs", "clear", "log_normalisers")
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class TopK:
     """[n]: the likeliest id of the whole vocabulary."""
     top_log_probs: Floats
     """[n]: its log-probability."""
-    margins: Floats
-    """[n]: how far, in nats, the likeliest id is above the second."""
-    rounding: Floats
-    """[n]: the rounding error, in nats, to be expected of ``margins``; it grows with the size of the logits."""
+    clear: Flags
+    """[n]: whether the likeliest id is ahead of the second by more than rounding error, which grows with the logits. A
+    first choice that is not clear cannot flip."""
+    log_normalisers: Floats
+    """[n]: what was subtracted from the logits to make ``log_probs``; 0 where an engine has no logits to show. A recording
+    keeps the logits, which are short numbers, and this, so as to lose nothing."""
     vocab_size: int
 
     def __len__(self) -> int:

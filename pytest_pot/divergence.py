@@ -86,7 +86,7 @@ def delta_ce(reference: TopK, candidate: TopK) -> Floats:
 def top1_flip(reference: TopK, candidate: TopK) -> Floats:
     """1 where the likeliest token differs and the reference's margin is above rounding error, else 0."""
     differs = reference.top_ids != candidate.top_ids
-    return np.asarray(differs & (reference.margins > reference.rounding), dtype=np.float64)
+    return np.asarray(differs & reference.clear, dtype=np.float64)
 
 
 _ON_CELLS: Mapping[str, Callable[[Cells], Floats]] = {"tv": tv, "jsd": jsd, "kl": kl, "kl_reverse": kl_reverse}
@@ -126,8 +126,8 @@ def renormalised(top: TopK) -> TopK:
         targets=top.targets - mass,
         top_ids=first if top.ids is None else top.ids[rows, first],
         top_log_probs=top.log_probs[rows, first] - mass,
-        margins=top.margins,
-        rounding=top.rounding,
+        clear=top.clear,
+        log_normalisers=top.log_normalisers,
         vocab_size=top.vocab_size,
     )
 

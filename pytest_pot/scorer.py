@@ -7,10 +7,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from pytest_pot.comparison import Comparison, Progress
+from pytest_pot.baseline import Baseline
+from pytest_pot.batches import Batches, Progress
+from pytest_pot.comparison import Comparison, PromptResult
 from pytest_pot.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
+from pytest_pot.recording import Recording, as_compared, check_fits, record, refuse_stale
 from pytest_pot.scores import ScoreReport
 from pytest_pot.tokens import Tokens, check_same_encoding, fit, tokenise
 
@@ -62,9 +66,89 @@ class TeacherForcedScorer:
             check_same_encoding(prompts, tokenizer, candidate_tokenizer)
         with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
             tokens = self._tokens(prompts, tokenizer, ref, cand)
-            comparison = Comparison(self.config, ref, cand, prompts, tokens, self._progress)
-            results = comparison.run()
-            labels = ref.label, cand.label
+            return self._compare(ref, cand, prompts, tokens, tokenizer, started)
+
+    def record(self, reference: Any, prompts: Iterable[str | Prompt], tokenizer: Any, *, name: str | None = None) -> Baseline:
+        """Run ``reference`` once and keep what it says, so that candidates can be scored without it.
+
+        Args:
+            reference, prompts, tokenizer: as for :meth:`score_batch`.
+            name: what the reference is called in the recording; its class by default. Where it is a folder or a ``.gguf``
+                file on this machine, the recording also carries the digests of the files.
+
+        Raises:
+            PotError: as :meth:`score_batch`.
+        """
+        prompts = as_prompts(prompts)
+        with self._engine(reference, "reference") as ref:
+            tokens = self._tokens(prompts, tokenizer, ref)
+            recorded = record(self.config, ref, prompts, tokens, self._progress)
+            label = ref.label
+        return Baseline(
+            config=self.config,
+            prompts=[as_compared(prompt, t, tokenizer) for prompt, t in zip(prompts, tokens, strict=True)],
+            tokens=tuple(tokens),
+            recorded=recorded.positions,
+            vocab_size=recorded.vocab_size,
+            batch_size=recorded.batch_size,
+            provenance=Provenance(
+                reference=type(reference).__name__ if name is None else name,
+                weights=_weights_digest(reference),
+                files=file_digests(name) if name is not None else {},
+                tokenizer=tokenizer_digests(tokenizer),
+                prompts=digest_of_prompts(prompts),
+                label=label,
+                libraries=libraries(),
+                machine=machine(),
+            ),
+        )
+
+    def score_baseline(
+        self,
+        baseline: Baseline,
+        candidate: Any,
+        tokenizer: Any,
+        *,
+        prompts: Iterable[str | Prompt] | None = None,
+    ) -> ScoreReport:
+        """Score ``candidate`` against a recorded reference; the same figures as against the reference itself.
+
+        Args:
+            baseline: from :meth:`record` or :meth:`Baseline.load`.
+            candidate: as for :meth:`score_batch`.
+            tokenizer: the candidate's, which must be the one that the recording was made with.
+            prompts: those that the recording is expected to hold; by default whatever it holds.
+
+        Raises:
+            PotError: the recording was made with another tokenizer, other prompts or a configuration that gives other
+                numbers, with a line for each thing that differs; or as :meth:`score_batch`.
+        """
+        started = time.perf_counter()
+        refuse_stale(baseline, self.config, tokenizer, None if prompts is None else as_prompts(prompts))
+        return self.score_fresh(baseline, candidate, tokenizer, started)
+
+    def score_fresh(self, baseline: Baseline, candidate: Any, tokenizer: Any, started: float | None = None) -> ScoreReport:
+        """:meth:`score_baseline` for a recording that is known to be of the same tokenizer, prompts and configuration."""
+        started = time.perf_counter() if started is None else started
+        with self._engine(candidate, "candidate") as cand:
+            check_fits(baseline, cand)
+            recording = Recording(baseline)
+            return self._compare(recording, cand, baseline.prompts, baseline.tokens, tokenizer, started, baseline)
+
+    def _compare(
+        self,
+        reference: Engine,
+        candidate: Engine,
+        prompts: Sequence[Prompt],
+        tokens: Sequence[Tokens],
+        tokenizer: Any,
+        started: float,
+        baseline: Baseline | None = None,
+    ) -> ScoreReport:
+        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress)
+        if baseline is not None and baseline.config.batch_size == self.config.batch_size:
+            batches.size = min(batches.size, baseline.batch_size)  # where memory ran out while recording
+        results = batches.run(Comparison(self.config, reference, candidate, prompts, tokens))
         return ScoreReport(
             config=self.config,
             prompts=tuple(prompts),
@@ -74,8 +158,8 @@ class TeacherForcedScorer:
             tail_masses=[result.tail_mass for result in results],
             decode=tokenizer.decode,
             elapsed_s=time.perf_counter() - started,
-            batch_size=comparison.batch_size,
-            labels=labels,
+            batch_size=batches.size,
+            labels=(reference.label, candidate.label),
         )
 
     def _engine(self, model: Any, role: str) -> AbstractContextManager[Engine]:
@@ -85,9 +169,13 @@ class TeacherForcedScorer:
 
         return CausalLM.ready(model, role, self.config)
 
-    def _tokens(self, prompts: Sequence[Prompt], tokenizer: Any, reference: Engine, candidate: Engine) -> list[Tokens]:
+    def _tokens(
+        self, prompts: Sequence[Prompt], tokenizer: Any, reference: Engine, candidate: Engine | None = None
+    ) -> list[Tokens]:
         """The ids of every prompt: encoded, continued where needed, cut to ``max_length`` or a model's own limit."""
-        limits = [self.config.max_length, reference.max_positions, candidate.max_positions]
+        limits = [self.config.max_length, reference.max_positions]
+        if candidate is not None:
+            limits.append(candidate.max_positions)
         max_length = min(limit for limit in limits if limit is not None)
         most = self.config.positions_per_prompt
         tokens = []
@@ -97,3 +185,11 @@ class TeacherForcedScorer:
                 [continuation] = reference.sample([kept], most, _SEED)
             tokens.append(fit(index, context, continuation[:most], max_length))
         return tokens
+
+
+def _weights_digest(reference: Any) -> str | None:
+    if isinstance(reference, Engine):
+        return None
+    from pytest_pot.engines.weights import weights_digest
+
+    return weights_digest(reference)

@@ -28,7 +28,7 @@ def reduce_logits(
         select: an int: the ``select`` likeliest ids at each position; an array [n, m]: those ids.
         first: m: the ids 0 .. m-1 at every position, in place of ``select``.
         temperature: divides the logits.
-        eps: the machine epsilon of the arithmetic that made the logits; scales ``TopK.rounding``.
+        eps: the machine epsilon of the arithmetic that made the logits; scales the rounding that ``TopK.clear`` allows for.
 
     The log-sum-exp is taken in float64 where the device has it: the sums of a divergence cancel, and float32 would leave
     1e-7 per cell in a figure that should be 1e-9.
@@ -38,27 +38,29 @@ def reduce_logits(
     for start in range(0, len(logits), rows):
         stop = start + rows
         chunk = logits[start:stop]
+        # Of the logits as they came: float64 would only be slower, and the order is the same.
+        wanted = select if isinstance(select, int) else 2
+        top = chunk.topk(min(max(wanted, 2), chunk.shape[-1]), dim=-1).indices
         if first is not None:
             ids = None
         elif isinstance(select, int):
-            ids = chunk.topk(min(select, chunk.shape[-1]), dim=-1).indices
+            ids = top[:, :select]
         else:
             assert select is not None
             ids = torch.from_numpy(select[start:stop]).to(chunk.device)
-        parts.append(_reduce_chunk(chunk, targets[start:stop], ids, first, temperature, eps))
+        parts.append(_reduce_chunk(chunk, targets[start:stop], top[:, :2], ids, first, temperature, eps))
     return TopK.concatenate(parts)
 
 
 def _reduce_chunk(
-    logits: Tensor, targets: Tensor, ids: Tensor | None, first: int | None, temperature: float, eps: float
+    logits: Tensor, targets: Tensor, top: Tensor, ids: Tensor | None, first: int | None, temperature: float, eps: float
 ) -> TopK:
+    """``top`` [n, 2]: the two likeliest ids."""
     vocab = logits.shape[-1]
-    # topk of the logits as they came: float64 would only make it slower, and the order is the same.
-    top = logits.topk(min(2, vocab), dim=-1)
     wide = logits.to(torch.float32 if logits.device.type == "mps" else torch.float64)
     if temperature != 1.0:
-        wide = wide / temperature
-    top_logits = wide.gather(-1, top.indices)
+        wide = wide * (1.0 / temperature)  # by the inverse: a recording must come to the same bits on any device
+    top_logits = wide.gather(-1, top)
     peak = top_logits[:, :1]
     exps = (wide - peak).exp_()
     log_sum = exps.sum(-1, keepdim=True).log_() + peak
@@ -69,16 +71,17 @@ def _reduce_chunk(
         # A tail that underflows is not an infinite log-probability: hold it at the least normal number.
         floor = torch.finfo(exps.dtype).tiny
         log_tail = _floats((rest.sum(-1, keepdim=True).clamp_min_(floor).log_() + peak - log_sum)[:, 0])
-    margins = top_logits[:, 0] - top_logits[:, -1] if vocab > 1 else torch.full_like(top_logits[:, 0], torch.inf)
+    lead = top_logits[:, 0] - top_logits[:, -1] if vocab > 1 else torch.full_like(top_logits[:, 0], torch.inf)
     return TopK(
         ids=None if ids is None else _ints(ids),
         log_probs=_floats(chosen - log_sum),
         log_tail=log_tail,
         targets=_floats((wide.gather(-1, targets[:, None]) - log_sum)[:, 0]),
-        top_ids=_ints(top.indices[:, 0]),
+        top_ids=_ints(top[:, 0]),
         top_log_probs=_floats((peak - log_sum)[:, 0]),
-        margins=_floats(margins),
-        rounding=_floats(peak[:, 0].abs() * (_ROUNDING_STEPS * eps)),
+        clear=(lead > peak[:, 0].abs() * (_ROUNDING_STEPS * eps)).cpu().numpy(),
+        # In float32 a log-probability is rounded once more, and cannot be made from the logit again.
+        log_normalisers=_floats(log_sum[:, 0] if wide.dtype == torch.float64 else torch.zeros_like(log_sum[:, 0])),
         vocab_size=vocab,
     )
 

@@ -24,7 +24,7 @@ class Made:
 def top(ids):
     n = len(ids)
     floats = np.zeros(n)
-    return TopK(None, np.zeros((n, 0)), None, floats, ids, floats, floats, floats, 10)
+    return TopK(None, np.zeros((n, 0)), None, floats, ids, floats, floats > 0, floats, 10)
 
 
 def noisy(level, generator):

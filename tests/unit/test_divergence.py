@@ -22,8 +22,8 @@ def top(log_probs: np.ndarray, tail: np.ndarray | None = None, **fields) -> TopK
         "targets": log_probs[:, 0],
         "top_ids": log_probs.argmax(axis=1),
         "top_log_probs": log_probs.max(axis=1),
-        "margins": np.ones(n),
-        "rounding": np.zeros(n),
+        "clear": np.ones(n, dtype=bool),
+        "log_normalisers": np.zeros(n),
     }
     return TopK(ids=None, log_probs=log_probs, log_tail=tail, vocab_size=m, **{**values, **fields})
 
@@ -129,7 +129,7 @@ def test_long_rows_are_chunked_without_a_seam():
 
 def test_a_flip_counts_only_where_the_reference_is_sure():
     p, q = log_normalised([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), log_normalised([[0.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
-    reference = top(p, margins=np.array([1.0, 1e-6, 1.0]), rounding=np.full(3, 1e-5))
+    reference = top(p, clear=np.array([True, False, True]))
     assert position_divergences(reference, top(q), "bucket")["top1_flip"].tolist() == [1.0, 0.0, 0.0]
 
 

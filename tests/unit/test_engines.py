@@ -100,8 +100,8 @@ class Uniform:
             targets=row,
             top_ids=np.zeros(n, dtype=np.int64),
             top_log_probs=row,
-            margins=np.zeros(n),
-            rounding=np.zeros(n),
+            clear=np.zeros(n, dtype=bool),
+            log_normalisers=np.zeros(n),
             vocab_size=97,
         )
 

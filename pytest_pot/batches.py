@@ -1,0 +1,72 @@
+"""Prompts in batches of like length, halved when memory runs out: one loop for scoring and for recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, Literal, TypeVar
+
+from pytest_pot.config import ScoringConfig
+from pytest_pot.engines.base import OutOfMemory
+from pytest_pot.errors import PotError
+from pytest_pot.tokens import Tokens
+
+__all__ = ["Batches", "Progress"]
+
+_AUTO_BATCH = 16
+
+Progress = Callable[[int, int], None]
+"""Called with (prompts done, prompts in all)."""
+
+Result = TypeVar("Result")
+
+
+class Batches(Generic[Result]):
+    """Does some work on every prompt, batch by batch.
+
+    Which prompts share a batch follows from their lengths and the batch size alone: other shapes round differently, and a
+    candidate that is compared with a recording must be at distance 0 from it where it is the same model.
+    """
+
+    def __init__(self, config: ScoringConfig, tokens: Sequence[Tokens], progress: Progress | None = None) -> None:
+        self._config = config
+        self._tokens = tokens
+        self._progress = progress
+        self.size: int = start_size(config.batch_size)
+        """Prompts per forward; halved whenever a batch does not fit into memory."""
+
+    def run(self, work: Callable[[Sequence[int]], list[Result]]) -> list[Result]:
+        """``work(prompt indices)``, which returns a result per prompt; all results in the prompts' order.
+
+        Raises:
+            PotError: one prompt alone does not fit into memory.
+        """
+        # The longest first: neighbours are padded least, and if memory is short, it is known at once.
+        todo = sorted(range(len(self._tokens)), key=lambda index: -len(self._tokens[index].ids))
+        results: dict[int, Result] = {}
+        while todo:
+            batch = todo[: self.size]
+            try:
+                found = work(batch)
+            except OutOfMemory as error:
+                if len(batch) == 1:
+                    raise self._does_not_fit(batch[0], error) from error
+                self.size = len(batch) // 2
+                continue
+            results.update(zip(batch, found, strict=True))
+            todo = todo[len(batch) :]
+            if self._progress is not None:
+                self._progress(len(results), len(self._tokens))
+        return [results[index] for index in range(len(self._tokens))]
+
+    def _does_not_fit(self, index: int, error: OutOfMemory) -> PotError:
+        tokens = self._tokens[index]
+        return PotError(
+            f"out of memory with a single prompt: prompt {index} has {len(tokens.ids)} tokens and {tokens.n_positions} "
+            f"positions (max_length={self._config.max_length}, top_k={self._config.top_k}). {error}. Lower max_length or "
+            "positions_per_prompt, set a top_k, or use a smaller dtype or another device"
+        )
+
+
+def start_size(batch_size: int | Literal["auto"]) -> int:
+    """Prompts in the first batch."""
+    return _AUTO_BATCH if batch_size == "auto" else batch_size

@@ -1,0 +1,168 @@
+"""Where a recording comes from, as digests that can be compared later: weights, tokenizer, prompts, configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pytest_pot.config import ScoringConfig
+from pytest_pot.prompts import Prompt
+
+__all__ = [
+    "COMPARED_FIELDS",
+    "Provenance",
+    "config_differences",
+    "digest",
+    "digest_of_prompts",
+    "file_digests",
+    "libraries",
+    "machine",
+    "mapping_differences",
+    "tokenizer_digests",
+]
+
+COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "temperature", "dtype", "use_amp")
+"""The fields of a :class:`ScoringConfig` that change what a recording holds. The others choose a metric, or how the same
+numbers are come by: they move a score by rounding error at most."""
+
+_LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
+
+_PROBE = (
+    "The quick brown fox, 3.14159 and 12,345 — “naïve” café; Zürich 東京 Москва\n\n\tdef f(x):\n        return x  # ok\r\n"
+    "  <s></s><|endoftext|><|im_start|> I'll don't WE'VE 🙂👩‍🚀 ﬁ ℌ\u00a0\u200b e\u0301 0000000 ==>!!! http://a.b/c?d=e_f&g"
+)
+"""A text that most ways of cutting a text treat differently: case, digits, spaces, several scripts, special tokens."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What was recorded, with what, where."""
+
+    reference: str
+    """The model as it was named: a spec, or the class of an object."""
+    weights: str | None
+    """SHA-256 over the names, types, shapes and bytes of the model's tensors; None where they cannot be read."""
+    files: Mapping[str, str]
+    """SHA-256 of the model's files by name, where it was loaded from a folder or a file."""
+    tokenizer: Mapping[str, str]
+    """See :func:`tokenizer_digests`."""
+    prompts: str
+    """SHA-256 over the prompts as they were given."""
+    label: str
+    """Precision and device that the reference ran with: ``"float32 on cpu"``."""
+    libraries: Mapping[str, str]
+    machine: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 over ``parts``, each with its length, so that no two lists of parts read alike."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(len(part).to_bytes(8, "little"))
+        hashed.update(part)
+    return hashed.hexdigest()
+
+
+def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
+    """SHA-256 over texts and continuations; a prompt's kind changes no number."""
+    return digest(_json([prompt.text, prompt.continuation]) for prompt in prompts)
+
+
+def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
+    """SHA-256 of what a tokenizer is made of, by part, each the same in any version of the libraries.
+
+    ``vocabulary``: every token and its id. ``added_tokens``: those that are cut out of a text before all else. ``merges``:
+    the rules of a byte-pair encoding in their order. ``encoding``: the ids of a fixed text, which depend on all the rest.
+    """
+    found: dict[str, str] = {}
+    vocabulary = getattr(tokenizer, "get_vocab", None)
+    if callable(vocabulary):
+        found["vocabulary"] = digest(_json(entry) for entry in sorted(vocabulary().items()))
+    added = getattr(tokenizer, "added_tokens_decoder", None)
+    if isinstance(added, Mapping):
+        found["added_tokens"] = digest(_json([index, *_added(token)]) for index, token in sorted(added.items()))
+    merges = _merges(tokenizer)
+    if merges is not None:
+        found["merges"] = digest(pair.encode() for pair in merges)
+    ids = [list(tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]) for special in (True, False)]
+    found["encoding"] = digest([_json(ids)])
+    return found
+
+
+def _added(token: Any) -> list[Any]:
+    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    return [str(token), *(getattr(token, name, None) for name in flags)]
+
+
+def _merges(tokenizer: Any) -> Iterator[str] | None:
+    """The merges of a byte-pair encoding as ``"left right"``; a library's own form of them has changed over time."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or type(backend.model).__name__ != "BPE":
+        return None
+    merges = json.loads(backend.to_str())["model"]["merges"]
+    return (pair if isinstance(pair, str) else " ".join(pair) for pair in merges)
+
+
+def file_digests(spec: str) -> dict[str, str]:
+    """SHA-256 by name of the files that a model is loaded from: a folder's weights and its configuration, or a GGUF file.
+
+    Empty where ``spec`` names no such thing on this machine.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        files = [path / "config.json", *path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
+    else:
+        files = [path] if path.suffix == ".gguf" else []
+    found = {}
+    for file in sorted(files):
+        if file.is_file():
+            with file.open("rb") as stream:
+                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what the numbers were made with."""
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """The kind of machine, without its name: ``"Linux x86_64"``."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def config_differences(recorded: ScoringConfig, now: ScoringConfig) -> list[str]:
+    """A line for each field that changes the numbers and differs."""
+    pairs = ((name, getattr(recorded, name), getattr(now, name)) for name in COMPARED_FIELDS)
+    return [f"config.{name}: {old!r} recorded, {new!r} now" for name, old, new in pairs if old != new]
+
+
+def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A line for each digest that differs, also where one side has none."""
+    names = [*recorded, *(name for name in now if name not in recorded)]
+    pairs = ((name, recorded.get(name), now.get(name)) for name in names)
+    return [f"{prefix}{name}: {_short(old)} recorded, {_short(new)} now" for name, old, new in pairs if old != new]
+
+
+def _short(sha256: str | None) -> str:
+    return "nothing" if sha256 is None else f"sha256 {sha256[:12]}…"
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
