@@ -1,0 +1,65 @@
+"""``python -m pytest_pot``: look into recordings, and compare two of them, without any model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from pytest_pot.errors import PotError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 when it has done what it was asked, 1 where the files do not allow it, with a line that says why."""
+    options = _parser().parse_args(arguments)
+    try:
+        lines: list[str] = options.run(options)
+    except PotError as error:
+        sys.stderr.write(f"pytest-pot: {error}\n")
+        return 1
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pytest_pot", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="print where a recording comes from and what it holds")
+    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.set_defaults(run=_inspect)
+    compare = commands.add_parser(
+        "compare", help="score recording B against recording A where their tokens match; every figure is a lower bound"
+    )
+    compare.add_argument("reference", type=Path, metavar="A")
+    compare.add_argument("candidate", type=Path, metavar="B")
+    compare.set_defaults(run=_compare)
+    for command in (inspect, compare):
+        command.add_argument("--json", action="store_true", help="as one JSON object")
+    return parser
+
+
+def _inspect(options: argparse.Namespace) -> list[str]:
+    from pytest_pot import inspection
+    from pytest_pot.baseline import Baseline
+
+    facts = inspection.facts(Baseline.load(options.file), options.file.stat().st_size)
+    return [json.dumps(facts, indent=2, ensure_ascii=False)] if options.json else inspection.lines(facts)
+
+
+def _compare(options: argparse.Namespace) -> list[str]:
+    from pytest_pot import inspection
+    from pytest_pot.baseline import Baseline
+    from pytest_pot.overlap import compare
+
+    reference, candidate = Baseline.load(options.reference), Baseline.load(options.candidate)
+    overlap = compare(reference, candidate)
+    if options.json:
+        return [json.dumps({**asdict(overlap), "n_prompts": overlap.n_prompts}, indent=2)]
+    return inspection.comparison_lines(reference, candidate, overlap)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
