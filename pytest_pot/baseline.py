@@ -21,15 +21,7 @@ from pytest_pot.prompts import Prompt
 from pytest_pot.provenance import Provenance
 from pytest_pot.tokens import Tokens
 
-__all__ = ["SUFFIX", "Baseline", "Recorded", "is_baseline"]
-
-SUFFIX = ".pot.safetensors"
-"""How the name of a recorded file ends."""
-
-
-def is_baseline(spec: object) -> bool:
-    """Whether ``spec`` names a recorded file."""
-    return isinstance(spec, str | Path) and str(spec).endswith(SUFFIX)
+__all__ = ["Baseline", "Recorded"]
 
 
 @dataclass(frozen=True, eq=False)

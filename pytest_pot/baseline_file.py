@@ -36,12 +36,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline import SUFFIX, Baseline, Recorded, is_baseline
+from pytest_pot.baseline import Baseline, Recorded
 from pytest_pot.baseline_checks import Malformed, check_baseline
 from pytest_pot.config import ScoringConfig
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.prompts import Prompt
 from pytest_pot.provenance import Provenance, digest
+from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.tokens import Tokens
 
 __all__ = ["FORMAT", "read", "to_bytes", "write"]

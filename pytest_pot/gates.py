@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.errors import PotError
-from pytest_pot.prompts import Prompt
+from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.settings import Settings
+from pytest_pot.tokens import check_same_encoding
 from pytest_pot.verdict import DistinctLimit, Verdict
 
 if TYPE_CHECKING:
+    from pytest_pot.baseline import Baseline
+    from pytest_pot.scorer import TeacherForcedScorer
     from pytest_pot.scores import ScoreReport
 
-__all__ = ["GateInputs", "GateResult", "PotResult", "run_gate"]
+__all__ = ["GateInputs", "GateResult", "PotResult", "Taken", "run_gate"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class GateInputs:
     """What one gate compares, resolved from marker, options and fixtures before the test's call phase."""
 
     reference: Any
+    """A live model; None where ``recording`` stands in for it."""
     candidate: Any
     tokenizer: Any
     candidate_tokenizer: Any
@@ -29,6 +34,17 @@ class GateInputs:
     prompts: Sequence[str | Prompt]
     names: tuple[str, str]
     """Reference and candidate, as people call them."""
+    recording: Callable[[TeacherForcedScorer], Taken] | None = None
+    """Gives the recorded reference, or raises :class:`PotError` where it cannot be used."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A recorded reference, known to be of the gate's tokenizer, prompts and configuration."""
+
+    baseline: Baseline
+    note: str
+    """How it came to be here: ``"recorded"``, ``"cached"``, or nothing where the reference has just been run."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +98,20 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
     """
     from pytest_pot.scorer import TeacherForcedScorer
 
-    report = TeacherForcedScorer(settings.config, progress=progress).score_batch(
-        inputs.reference,
-        inputs.candidate,
-        inputs.prompts,
-        inputs.tokenizer,
-        candidate_tokenizer=inputs.candidate_tokenizer,
-    )
+    scorer = TeacherForcedScorer(settings.config, progress=progress)
+    if inputs.recording is None:
+        report = scorer.score_batch(
+            inputs.reference,
+            inputs.candidate,
+            inputs.prompts,
+            inputs.tokenizer,
+            candidate_tokenizer=inputs.candidate_tokenizer,
+        )
+    else:
+        started = time.perf_counter()
+        if inputs.candidate_tokenizer is not None:
+            check_same_encoding(as_prompts(inputs.prompts), inputs.tokenizer, inputs.candidate_tokenizer)
+        taken = inputs.recording(scorer)
+        report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
     limits = settings.limits
     return GateResult(settings, inputs.names, report, limits.verdict(report.mean, report.max))

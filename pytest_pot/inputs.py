@@ -2,71 +2,205 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_pot import settings
+from pytest_pot.baseline import Baseline
+from pytest_pot.cached import GateCache
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.gates import GateInputs
-from pytest_pot.models import STORE, no_tokenizer
-from pytest_pot.prompts import Prompt, load_prompts
+from pytest_pot.errors import PotError
+from pytest_pot.gates import GateInputs, Taken
+from pytest_pot.models import STORE, ModelStore, is_overridden, no_model, no_tokenizer
+from pytest_pot.prompts import Prompt, as_prompts, load_prompts
+from pytest_pot.recording import refuse_stale
+from pytest_pot.recordings import RECORDINGS, Live
+from pytest_pot.report import RECORDED
 from pytest_pot.settings import Settings
+from pytest_pot.specs import SUFFIX, is_baseline
+
+if TYPE_CHECKING:
+    from pytest_pot.scorer import TeacherForcedScorer
 
 __all__ = ["resolve"]
 
-_FIXTURES = "pytest_pot.plugin"
+Recording = Callable[["TeacherForcedScorer"], Taken]
 
 
 def resolve(request: pytest.FixtureRequest, gate: Settings) -> GateInputs:
     """The models, the tokenizer and the prompts of one gate.
 
+    A recorded file is not read here: what is wrong with it is the test's failure, in its call phase.
+
     Raises:
         PotError: a model or its tokenizer cannot be loaded, the reference has no tokenizer, or prompts cannot be read.
     """
-    store = request.config.stash[STORE]
-    sources = {
-        role: getattr(gate, role) or request.getfixturevalue(f"pot_{role}")  # a marker's spec, or what the fixture returned
-        for role in ("reference", "candidate")
-    }
-    reference, candidate = (store.resolve(source, role) for role, source in sources.items())
-    # One tokenizer that the user chose for both models, or the reference's, which the candidate's must then agree with.
-    chosen = request.getfixturevalue("pot_tokenizer") if _is_overridden(request, "pot_tokenizer") else store.tokenizer()
-    tokenizer = store.tokenizer_of(reference) if chosen is None else chosen
-    if tokenizer is None:
-        raise no_tokenizer()
-    if isinstance(gate.prompts, Path):
-        prompts: Sequence[str | Prompt] = load_prompts(gate.prompts)
-    else:
-        prompts = gate.prompts if gate.prompts is not None else request.getfixturevalue("pot_prompts")
-    return GateInputs(
-        reference=reference.model,
-        candidate=candidate.model,
-        tokenizer=tokenizer,
-        candidate_tokenizer=candidate.tokenizer if chosen is None else None,
-        prompts=prompts,
-        names=(_name(request.config, "reference", sources), _name(request.config, "candidate", sources)),
-    )
+    return _Resolver(request, gate).inputs()
 
 
-def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
-    """Whether the suite has a fixture, or a parametrisation, of that name besides pytest-pot's own.
+class _Resolver:
+    def __init__(self, request: pytest.FixtureRequest, gate: Settings) -> None:
+        self._request = request
+        self._gate = gate
+        self._config = request.config
+        self._store: ModelStore = request.config.stash[STORE]
 
-    Asked because that one is of the session, and cannot ask for a ``pot_reference`` of a narrower scope. pytest has
-    no public way to look a fixture up without running it.
-    """
-    found = request._fixturemanager.getfixturedefs(name, request.node) or []
-    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
-    return name in parameters or any(getattr(fixture.func, "__module__", None) != _FIXTURES for fixture in found)
+    def inputs(self) -> GateInputs:
+        source = self._source("reference")
+        if source is None:
+            raise no_model("reference")
+        if isinstance(source, Baseline):
+            return self._recorded(source)
+        if is_baseline(source):
+            path = Path(source)
+            return self._recorded_anew(path) if settings.flag(self._config, "update") else self._recorded(path)
+        return self._live(source)
 
+    # -- the three kinds of reference ----------------------------------------------------------------------------------
 
-def _name(config: pytest.Config, role: str, sources: Mapping[str, Any]) -> str:
-    """What people call a model: its spec, or the fixture that it came from."""
-    source = sources[role]
-    if isinstance(source, str | Path):
-        return str(source)
-    if config.stash[STORE].is_from_options(role, source):
-        return str(settings.option(config, role))
-    return f"{type(LoadedModel.of(source).model).__name__} from the fixture pot_{role}"
+    def _recorded(self, source: Path | Baseline) -> GateInputs:
+        candidate = self._candidate()
+        chosen = self._chosen_tokenizer()
+        tokenizer = self._store.tokenizer_of(candidate) if chosen is None else chosen
+        if tokenizer is None:
+            raise no_tokenizer("candidate")
+        recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
+
+        def take(scorer: TeacherForcedScorer) -> Taken:
+            if isinstance(source, Path):
+                return Taken(recordings.read(source, item, scorer, tokenizer, prompts), "recorded")
+            refuse_stale(source, scorer.config, tokenizer, as_prompts(prompts))
+            return Taken(source, "recorded")
+
+        name = recordings.shown(source) if isinstance(source, Path) else self._name("reference", source)
+        return self._inputs(candidate, tokenizer, None, prompts, name, recording=take)
+
+    def _recorded_anew(self, path: Path) -> GateInputs:
+        source = self._live_source()
+        if source is None:
+            raise PotError(
+                f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
+                "ini key pot_reference, or let the fixture pot_reference return it"
+            )
+        reference = self._loaded(source, "reference")
+        candidate = self._candidate()
+        tokenizer, theirs = self._tokenizers(reference, candidate)
+        recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
+        live = Live(reference.model, self._name("reference", source), str(source) if isinstance(source, str | Path) else None)
+
+        def tell(line: str) -> None:
+            item.user_properties.append((RECORDED, line))
+
+        def take(scorer: TeacherForcedScorer) -> Taken:
+            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, tell), "recorded just now")
+
+        return self._inputs(candidate, tokenizer, theirs, prompts, recordings.shown(path), recording=take)
+
+    def _live(self, source: Any) -> GateInputs:
+        name, prompts, candidate = self._name("reference", source), self._prompts(), self._candidate()
+        cache = GateCache.of(self._config, self._gate.config, prompts, candidate.model)
+        key = None
+        if cache is not None and isinstance(source, str | Path):
+            chosen = self._chosen_tokenizer()
+            tokenizer = self._store.tokenizer_at(str(source)) if chosen is None else chosen
+            key = cache.key_by_files(str(source), tokenizer)
+            known = None if key is None else cache.known(key)
+            if known is not None:  # what the reference would say: it is not even loaded
+                theirs = candidate.tokenizer if chosen is None else None
+                return self._inputs(candidate, tokenizer, theirs, prompts, name, recording=known)
+        reference = self._loaded(source, "reference")
+        tokenizer, theirs = self._tokenizers(reference, candidate)
+        take = None
+        if cache is not None:
+            key = key or cache.key_by_content(reference.model, tokenizer)
+        if cache is not None and key is not None:
+            take = cache.known(key) or cache.to_be_kept(key, reference.model, tokenizer)
+        return self._inputs(candidate, tokenizer, theirs, prompts, name, reference=reference.model, recording=take)
+
+    # -- what marker, options and fixtures name ------------------------------------------------------------------------
+
+    def _source(self, role: str) -> Any:
+        """A marker's spec, what a fixture of the suite returns, or the option's spec; None where there is none of them."""
+        spec = getattr(self._gate, role)
+        if spec is not None:
+            return spec
+        if role == "reference" and self._gate.baseline is not None:
+            return self._gate.baseline
+        if role == "reference" and settings.option(self._config, "baseline") is not None:
+            return settings.option_path(self._config, "baseline")
+        return self._live_source(role)
+
+    def _live_source(self, role: str = "reference") -> Any:
+        if is_overridden(self._request.node, f"pot_{role}"):
+            return self._request.getfixturevalue(f"pot_{role}")
+        return settings.option_path(self._config, role)
+
+    def _candidate(self) -> LoadedModel:
+        source = self._source("candidate")
+        if source is None:
+            raise no_model("candidate")
+        return self._loaded(source, "candidate")
+
+    def _loaded(self, source: Any, role: str) -> LoadedModel:
+        if is_baseline(source):
+            raise PotError(f"the {role} {source} is a recording (*{SUFFIX}), and a model is needed here")
+        if getattr(self._gate, role) is None and source == settings.option_path(self._config, role):
+            loaded = self._store.from_options(role)
+            assert loaded is not None
+            return loaded
+        return self._store.resolve(source, role)
+
+    def _chosen_tokenizer(self) -> Any:
+        """The one tokenizer that the user chose for both models; None where each comes with its own.
+
+        The fixture of that name is of the session, and cannot ask for a ``pot_reference`` of a narrower scope: it is only
+        asked where the suite has one of its own.
+        """
+        if is_overridden(self._request.node, "pot_tokenizer"):
+            return self._request.getfixturevalue("pot_tokenizer")
+        return self._store.tokenizer()
+
+    def _tokenizers(self, reference: LoadedModel, candidate: LoadedModel) -> tuple[Any, Any]:
+        """The tokenizer for both models, and the candidate's own where that has to agree with it."""
+        chosen = self._chosen_tokenizer()
+        tokenizer = self._store.tokenizer_of(reference) if chosen is None else chosen
+        if tokenizer is None:
+            raise no_tokenizer()
+        return tokenizer, candidate.tokenizer if chosen is None else None
+
+    def _prompts(self) -> Sequence[str | Prompt]:
+        given = self._gate.prompts
+        if isinstance(given, Path):
+            return load_prompts(given)
+        found: Sequence[str | Prompt] = given if given is not None else self._request.getfixturevalue("pot_prompts")
+        return found
+
+    def _name(self, role: str, source: Any) -> str:
+        """What people call a model: its spec, or the fixture that it came from."""
+        if isinstance(source, str | Path):
+            written = settings.option(self._config, role)
+            return written if written is not None and str(source) == settings.option_path(self._config, role) else str(source)
+        return f"{type(LoadedModel.of(source).model).__name__} from the fixture pot_{role}"
+
+    def _inputs(
+        self,
+        candidate: LoadedModel,
+        tokenizer: Any,
+        candidate_tokenizer: Any,
+        prompts: Sequence[str | Prompt],
+        name: str,
+        reference: Any = None,
+        recording: Recording | None = None,
+    ) -> GateInputs:
+        return GateInputs(
+            reference=reference,
+            candidate=candidate.model,
+            tokenizer=tokenizer,
+            candidate_tokenizer=candidate_tokenizer,
+            prompts=prompts,
+            names=(name, self._name("candidate", self._source("candidate"))),
+            recording=recording,
+        )

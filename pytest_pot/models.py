@@ -10,8 +10,12 @@ import pytest
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import PotError
 from pytest_pot.settings import option_config, option_path
+from pytest_pot.specs import is_baseline
 
-__all__ = ["STORE", "ModelStore", "load_by_spec", "no_tokenizer"]
+__all__ = ["STORE", "ModelStore", "is_overridden", "load_by_spec", "no_model", "no_tokenizer"]
+
+
+_FIXTURES = "pytest_pot.plugin"
 
 
 class ModelStore:
@@ -47,6 +51,10 @@ class ModelStore:
         spec = option_path(self._config, role)
         if spec is None:
             return None
+        if role not in self._from_options and is_baseline(spec):
+            from pytest_pot.baseline import Baseline
+
+            self._from_options[role] = LoadedModel(Baseline.load(spec))
         if role not in self._from_options:
             self._from_options[role] = LoadedModel.of(
                 self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config)
@@ -78,6 +86,17 @@ class ModelStore:
             self._tokenizer = load_tokenizer(spec)
         return self._tokenizer
 
+    def tokenizer_at(self, spec: str) -> Any | None:
+        """The tokenizer that lies beside a model's files; None where there is none."""
+        if self._at_home is None or self._at_home[0] != spec:
+            from pytest_pot.engines.loading import load_tokenizer
+
+            try:
+                self._at_home = spec, load_tokenizer(spec)
+            except PotError:
+                return None
+        return self._at_home[1]
+
     def tokenizer_of(self, loaded: LoadedModel) -> Any | None:
         """The tokenizer that came with a model, or that lies where the model says it was loaded from."""
         if loaded.tokenizer is not None:
@@ -85,14 +104,7 @@ class ModelStore:
         home = getattr(loaded.model, "name_or_path", None)
         if not home or not Path(home).is_dir():
             return None
-        if self._at_home is None or self._at_home[0] != home:
-            from pytest_pot.engines.loading import load_tokenizer
-
-            try:
-                self._at_home = home, load_tokenizer(home)
-            except PotError:
-                return None
-        return self._at_home[1]
+        return self.tokenizer_at(home)
 
 
 STORE = pytest.StashKey[ModelStore]()
@@ -106,10 +118,28 @@ def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
     return load_model(spec, role, option_config(config)[1])
 
 
-def no_tokenizer() -> PotError:
-    """The error of a reference that no tokenizer comes with."""
+def is_overridden(node: pytest.Item | pytest.Collector, name: str) -> bool:
+    """Whether the suite has a fixture, or a parametrisation, of that name besides pytest-pot's own.
+
+    pytest has no public way to look a fixture up without running it.
+    """
+    found = node.session._fixturemanager.getfixturedefs(name, node) or []
+    parameters = getattr(getattr(node, "callspec", None), "params", {})
+    return name in parameters or any(getattr(fixture.func, "__module__", None) != _FIXTURES for fixture in found)
+
+
+def no_model(role: str) -> PotError:
+    """The error of a role that nothing names a model for."""
     return PotError(
-        "the reference comes without a tokenizer. Name one with the option --pot-tokenizer; in the ini file, "
-        "pot_tokenizer = ...; override the fixture pot_tokenizer in a conftest.py; or let pot_reference return "
+        f"no {role} model is configured. Name one in the marker, {role}=...; with the option --pot-{role}; in the ini "
+        f"file, pot_{role} = ...; or override the fixture pot_{role} in a conftest.py"
+    )
+
+
+def no_tokenizer(role: str = "reference") -> PotError:
+    """The error of a model that no tokenizer comes with: the reference, or the candidate where the reference is recorded."""
+    return PotError(
+        f"the {role} comes without a tokenizer. Name one with the option --pot-tokenizer; in the ini file, "
+        f"pot_tokenizer = ...; override the fixture pot_tokenizer in a conftest.py; or let pot_{role} return "
         "(model, tokenizer)"
     )

@@ -14,8 +14,10 @@ import pytest
 
 from pytest_pot import hookspec, settings
 from pytest_pot.errors import InvalidArgument, PotError
-from pytest_pot.models import STORE, ModelStore, load_by_spec, no_tokenizer
+from pytest_pot.leftovers import Leftovers
+from pytest_pot.models import STORE, ModelStore, is_overridden, load_by_spec, no_model, no_tokenizer
 from pytest_pot.prompts import builtin_prompts, load_prompts
+from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
 from pytest_pot.settings import MARKERS, OPTIONS, Settings
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _GATES = pytest.StashKey[list[Settings]]()
 _INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
+_LEFTOVERS = pytest.StashKey[Leftovers]()
 _RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
 
 
@@ -37,6 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, text in OPTIONS.items():
         group.addoption(f"--pot-{name}", dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
         parser.addini(f"pot_{name}", text, default="")
+    for name, text in settings.FLAGS.items():
+        group.addoption(f"--pot-{name}", dest=f"pot_{name}", action="store_true", default=None, help=text)
+        parser.addini(f"pot_{name}", text, type="bool", default=False)
+    for key, (kind, default, text) in settings.CACHE_KEYS.items():
+        parser.addini(key, text, type=kind, default=default)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -48,7 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
         signature = ", ".join(f"{argument}=None" for argument in marker.arguments)
         config.addinivalue_line("markers", f"{name}({signature}): {marker.summary}")
     config.stash[STORE] = ModelStore(config)
+    config.stash[RECORDINGS] = Recordings(config)
     settings.check_options(config)
+    config.stash[_LEFTOVERS] = Leftovers(config)
+    config.pluginmanager.register(config.stash[_LEFTOVERS], "pot-leftovers")
     if not hasattr(config, "workerinput"):  # under xdist, results are shown and written where all of them arrive
         config.pluginmanager.register(SessionResults(config), "pot-results")
 
@@ -56,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> str | None:
     given = {name: settings.option(config, name) for name in OPTIONS if name != "report"}
     parts = [f"{name} {value}" for name, value in given.items() if value is not None]
+    parts += [name for name in settings.FLAGS if settings.flag(config, name)]
     return f"pot: {', '.join(parts)}" if parts else None
 
 
@@ -75,6 +87,8 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
             here = [(None, mark) for mark in _marks_on(obj) if mark.name == marker]
             nearest = settings.nearest([*here, *collector.iter_markers_with_node(marker)])
             needed.update(fixture for mark in nearest for fixture in _fixtures_for(mark.kwargs))
+        if "pot_reference" in needed and not _wants_reference(collector, obj):
+            needed.remove("pot_reference")
     if not needed:
         return (yield)
     asked = pytest.mark.usefixtures(*sorted(needed)).mark
@@ -87,6 +101,17 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
 
 def _is_test_function(collector: pytest.Module | pytest.Class, name: str, obj: object) -> bool:
     return not isinstance(obj, type) and collector.istestfunction(obj, name)
+
+
+def _wants_reference(collector: pytest.Module | pytest.Class, obj: object) -> bool:
+    """Whether the suite has a say in ``pot_reference``. Where it has none, the fixture would only load the model, which a
+    recording may make unnecessary; the gate finds it by its name."""
+    config = collector.config
+    if settings.recorded_reference(config):
+        return False
+    marks = [*_marks_on(obj), *collector.iter_markers()]
+    parametrised = any("pot_reference" in str(mark.args[:1]) for mark in marks if mark.name == "parametrize")
+    return parametrised or is_overridden(collector, "pot_reference")
 
 
 def _marks_on(obj: object) -> list[pytest.Mark]:
@@ -122,6 +147,9 @@ def _attach_gates(item: pytest.Item) -> None:
     if not gates:
         return
     item.stash[_GATES] = gates
+    for gate in gates:
+        if gate.baseline is not None:
+            item.config.stash[_LEFTOVERS].name(gate.baseline)
     names = getattr(item, "fixturenames", None)
     if names is None:
         raise InvalidArgument(f"{gates[0].gate} works on test functions only, not on {type(item).__name__}")
@@ -214,7 +242,7 @@ def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
 
 @pytest.fixture(scope="session")
 def pot_reference(request: pytest.FixtureRequest) -> Any:
-    """The trusted model, named by --pot-reference or the ini key pot_reference.
+    """The trusted model, named by --pot-reference or the ini key pot_reference; a Baseline where that is a recorded file.
 
     Override it in a conftest.py to return a model, (model, tokenizer), or a spec.
     """
@@ -230,18 +258,14 @@ def pot_candidate(request: pytest.FixtureRequest) -> Any:
 def _model_from_options(config: pytest.Config, role: str) -> Any:
     with _failures_told():
         loaded = config.stash[STORE].from_options(role)
-    if loaded is None:
-        pytest.fail(
-            f"no {role} model is configured. Name one in the marker, {role}=...; with the option --pot-{role}; in the ini "
-            f"file, pot_{role} = ...; or override the fixture pot_{role} in a conftest.py",
-            pytrace=False,
-        )
+        if loaded is None:
+            raise no_model(role)
     return loaded.model
 
 
 @pytest.fixture(scope="session")
 def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
-    """The tokenizer for both models: --pot-tokenizer, or else the reference's own.
+    """The tokenizer for both models: --pot-tokenizer, or else the reference's own; the candidate's beside a recording.
 
     Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both.
     """
@@ -249,9 +273,10 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
     with _failures_told():
         tokenizer = store.tokenizer()
         if tokenizer is None:
-            tokenizer = store.tokenizer_of(store.resolve(request.getfixturevalue("pot_reference"), "reference"))
+            role = "candidate" if settings.recorded_reference(request.config) else "reference"
+            tokenizer = store.tokenizer_of(store.resolve(request.getfixturevalue(f"pot_{role}"), role))
         if tokenizer is None:
-            raise no_tokenizer()
+            raise no_tokenizer(role)
     return tokenizer
 
 

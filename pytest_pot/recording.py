@@ -16,11 +16,12 @@ from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Floats, Ints, TopK
 from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
+from pytest_pot.overlap import Overlap, compare
 from pytest_pot.prompts import Prompt, shorten
 from pytest_pot.provenance import config_differences, mapping_differences, tokenizer_digests
 from pytest_pot.tokens import Tokens, tokenise
 
-__all__ = ["Recording", "as_compared", "check_fits", "prompt_differences", "record", "refuse_stale", "stale_parts"]
+__all__ = ["Changes", "Pass", "Recording", "as_compared", "changes", "check_fits", "record", "refuse_stale", "stale_parts"]
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,49 @@ def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:
     return replace(prompt, continuation=tokenizer.decode(list(tokens.targets)))
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a new recording changes of an old one."""
+
+    things: list[str]
+    """A line for each part that the recordings do not share: configuration, tokenizer, prompts."""
+    overlap: Overlap | None
+    """How far the old one is from the new one; None where they share no position."""
+
+    def __str__(self) -> str:
+        if self.overlap is None:
+            told = "the old file has no position in common with it"
+        else:
+            told = f"tv of the old file against it {self.overlap.metrics['tv']:.3g}, {self.overlap.n_positions} positions"
+        return "; ".join([told, *self.things])
+
+
+def changes(old: Baseline, new: Baseline) -> Changes:
+    """What ``new`` changes of ``old``."""
+    things = config_differences(old.config, new.config)
+    things += mapping_differences("tokenizer.", old.provenance.tokenizer, new.provenance.tokenizer)
+    if old.provenance.prompts != new.provenance.prompts:
+        things += prompt_differences(old, new.prompts, None) or ["prompts: other continuations now"]
+    try:
+        return Changes(things, compare(new, old))
+    except PotError:
+        return Changes(things, None)
+
+
 class Recording:
     """A recorded reference in the place of a live one; an :class:`~pytest_pot.engines.base.Engine`."""
 
     max_positions = None
 
-    def __init__(self, baseline: Baseline) -> None:
+    def __init__(self, baseline: Baseline, note: str = "recorded") -> None:
+        """``note`` goes with the label: how the numbers came to be here."""
         self._baseline = baseline
+        self._note = note
         self._rows = dict(zip(baseline.tokens, pairwise(baseline.starts), strict=True))
 
     @property
     def label(self) -> str:
-        return f"{self._baseline.provenance.label}, recorded"
+        return ", ".join(filter(None, (self._baseline.provenance.label, self._note)))
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:  # noqa: ARG002 - a recording has the k it was made with
         return TopK.concatenate([self._baseline.top_k(*self._rows[tokens]) for tokens in batch])

@@ -15,12 +15,23 @@ from pytest_pot.verdict import IdentityLimits
 if TYPE_CHECKING:
     from pytest_pot.scores import WorstPosition
 
-__all__ = ["error_properties", "explain", "json_report", "markdown_report", "properties", "rows_of", "summary_table"]
+__all__ = [
+    "RECORDED",
+    "error_properties",
+    "explain",
+    "json_report",
+    "markdown_report",
+    "properties",
+    "rows_of",
+    "summary_table",
+]
 
 Row = Mapping[str, Any]
 
 _COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt")
 _PREFIX = "pot_"
+RECORDED = "pot_recorded"
+"""The property of a test whose gate has written a recorded reference: a line that says so."""
 
 
 def explain(result: GateResult, verbosity: int = 0) -> str:
@@ -168,7 +179,7 @@ def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dic
     for name, value in user_properties:
         if name == _PREFIX + "gate":
             rows.append({"test": nodeid})
-        if rows and name.startswith(_PREFIX):
+        if rows and name.startswith(_PREFIX) and name != RECORDED:
             rows[-1][name.removeprefix(_PREFIX)] = value
     return rows
 

@@ -20,8 +20,10 @@ class SessionResults:
         self._config = config
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self._written: Path | None = None
+        self._recorded: dict[str, None] = {}  # lines, in their order
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._recorded.update((str(line), None) for name, line in report.user_properties if name == text.RECORDED)
         if report.when == "call" or report.failed:
             rows = text.rows_of(report.nodeid, report.user_properties)
             if rows:
@@ -41,12 +43,14 @@ class SessionResults:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = self._all_rows()
-        if not rows and self._written is None:
+        if not rows and self._written is None and not self._recorded:
             return
-        if terminalreporter.verbosity < 0 and self._written is None:
+        if terminalreporter.verbosity < 0 and self._written is None and not self._recorded:
             return
         terminalreporter.write_sep("=", "pot")
         for line in text.summary_table(rows) if rows else ["no gate ran"]:
+            terminalreporter.write_line(line)
+        for line in self._recorded:
             terminalreporter.write_line(line)
         if self._written is not None:
             terminalreporter.write_line(f"written to {self._written}")

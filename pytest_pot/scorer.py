@@ -65,23 +65,32 @@ class TeacherForcedScorer:
         if candidate_tokenizer is not None:
             check_same_encoding(prompts, tokenizer, candidate_tokenizer)
         with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
-            tokens = self._tokens(prompts, tokenizer, ref, cand)
+            tokens = self._tokens(prompts, tokenizer, ref, cand.max_positions)
             return self._compare(ref, cand, prompts, tokens, tokenizer, started)
 
-    def record(self, reference: Any, prompts: Iterable[str | Prompt], tokenizer: Any, *, name: str | None = None) -> Baseline:
+    def record(
+        self,
+        reference: Any,
+        prompts: Iterable[str | Prompt],
+        tokenizer: Any,
+        *,
+        name: str | None = None,
+        max_length: int | None = None,
+    ) -> Baseline:
         """Run ``reference`` once and keep what it says, so that candidates can be scored without it.
 
         Args:
             reference, prompts, tokenizer: as for :meth:`score_batch`.
             name: what the reference is called in the recording; its class by default. Where it is a folder or a ``.gguf``
                 file on this machine, the recording also carries the digests of the files.
+            max_length: the longest sequence that the candidates to come take, where that is less than the configuration's.
 
         Raises:
             PotError: as :meth:`score_batch`.
         """
         prompts = as_prompts(prompts)
         with self._engine(reference, "reference") as ref:
-            tokens = self._tokens(prompts, tokenizer, ref)
+            tokens = self._tokens(prompts, tokenizer, ref, max_length)
             recorded = record(self.config, ref, prompts, tokens, self._progress)
             label = ref.label
         return Baseline(
@@ -125,14 +134,19 @@ class TeacherForcedScorer:
         """
         started = time.perf_counter()
         refuse_stale(baseline, self.config, tokenizer, None if prompts is None else as_prompts(prompts))
-        return self.score_fresh(baseline, candidate, tokenizer, started)
+        return self.score_fresh(baseline, candidate, tokenizer, started=started)
 
-    def score_fresh(self, baseline: Baseline, candidate: Any, tokenizer: Any, started: float | None = None) -> ScoreReport:
-        """:meth:`score_baseline` for a recording that is known to be of the same tokenizer, prompts and configuration."""
-        started = time.perf_counter() if started is None else started
+    def score_fresh(
+        self, baseline: Baseline, candidate: Any, tokenizer: Any, *, started: float, note: str = "recorded"
+    ) -> ScoreReport:
+        """:meth:`score_baseline` for a recording that is known to be of the same tokenizer, prompts and configuration.
+
+        ``started`` is the time, by ``time.perf_counter``, that the report's duration counts from, and ``note`` says in it
+        how the reference's numbers came to be here.
+        """
         with self._engine(candidate, "candidate") as cand:
             check_fits(baseline, cand)
-            recording = Recording(baseline)
+            recording = Recording(baseline, note)
             return self._compare(recording, cand, baseline.prompts, baseline.tokens, tokenizer, started, baseline)
 
     def _compare(
@@ -169,13 +183,12 @@ class TeacherForcedScorer:
 
         return CausalLM.ready(model, role, self.config)
 
-    def _tokens(
-        self, prompts: Sequence[Prompt], tokenizer: Any, reference: Engine, candidate: Engine | None = None
-    ) -> list[Tokens]:
-        """The ids of every prompt: encoded, continued where needed, cut to ``max_length`` or a model's own limit."""
-        limits = [self.config.max_length, reference.max_positions]
-        if candidate is not None:
-            limits.append(candidate.max_positions)
+    def _tokens(self, prompts: Sequence[Prompt], tokenizer: Any, reference: Engine, limit: int | None) -> list[Tokens]:
+        """The ids of every prompt: encoded, continued where needed, cut to ``max_length`` or a model's own limit.
+
+        ``limit`` is the candidate's.
+        """
+        limits = [self.config.max_length, reference.max_positions, limit]
         max_length = min(limit for limit in limits if limit is not None)
         most = self.config.positions_per_prompt
         tokens = []

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
 
-__all__ = ["MARKERS", "OPTIONS", "Settings", "check_options", "gates_of", "nearest", "option", "option_config", "option_path"]
+__all__ = [
+    "CACHE_KEYS",
+    "FLAGS",
+    "MARKERS",
+    "OPTIONS",
+    "Settings",
+    "cache_limit",
+    "check_options",
+    "flag",
+    "gates_of",
+    "nearest",
+    "option",
+    "option_config",
+    "option_path",
+    "recorded_reference",
+]
 
 OPTIONS: Mapping[str, str] = {
     "reference": "the trusted model: a directory or hub id, a .gguf file, or package.module:factory",
@@ -25,9 +42,21 @@ OPTIONS: Mapping[str, str] = {
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
     "device": "where models run: auto, cpu, cuda, cuda:N, mps (default: auto)",
     "dtype": f"precision of the models: {', '.join(DTYPES)} (default: auto)",
+    "baseline": f"a recorded reference, *{SUFFIX}, in place of running the reference; with --pot-update it is written",
     "report": "write the gates' results to this file, JSON or Markdown by its ending (.json, .md)",
 }
 """Every option ``--pot-NAME``, which is also the ini key ``pot_NAME``, with its help."""
+
+FLAGS: Mapping[str, str] = {
+    "update": "record references anew into the files that gates name; without it no such file is ever written",
+}
+"""Every option without a value, which is also a boolean ini key."""
+
+CACHE_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
+    "pot_cache": ("bool", True, "keep what a live reference said to a suite in pytest's cache, for later runs"),
+    "pot_cache_mb": ("string", "256", "how many megabytes of it are kept"),
+}
+"""The ini keys of the cache: type, default, help."""
 
 _COMMON = ("preset", "metric", "tolerance", "reference", "candidate", "prompts")
 
@@ -64,6 +93,8 @@ class Settings:
     limits: IdentityLimits | DistinctLimit
     reference: str | None
     """A spec from the marker; None leaves it to the fixture ``pot_reference``."""
+    baseline: Path | None
+    """The marker's recorded reference, which need not exist yet."""
     candidate: str | None
     prompts: Path | Sequence[Prompt] | None
     """A file or prompts from the marker; None leaves it to the fixture ``pot_prompts``."""
@@ -75,6 +106,22 @@ def option(config: pytest.Config, name: str) -> str | None:
     return given if given is not None else (config.getini(f"pot_{name}") or None)
 
 
+def flag(config: pytest.Config, name: str) -> bool:
+    """``--pot-NAME`` or the ini key ``pot_NAME``, without a value."""
+    return bool(config.getoption(f"pot_{name}") or config.getini(f"pot_{name}"))
+
+
+def recorded_reference(config: pytest.Config) -> bool:
+    """Whether the options name a recording to compare with, and no gate is to make one."""
+    recorded = option(config, "baseline") is not None or is_baseline(option(config, "reference"))
+    return recorded and not flag(config, "update")
+
+
+def cache_limit(config: pytest.Config) -> int:
+    """Bytes that the cache of references may take; 0 where it is off."""
+    return int(float(config.getini("pot_cache_mb")) * 1e6) if config.getini("pot_cache") else 0
+
+
 def option_path(config: pytest.Config, name: str) -> str | None:
     """:func:`option`, where it is a path made absolute: from the folder pytest was called in, or from the ini file's."""
     value = option(config, name)
@@ -82,7 +129,8 @@ def option_path(config: pytest.Config, name: str) -> str | None:
         return None
     from_ini = config.getoption(f"pot_{name}") is None
     ini_folder = config.inipath.parent if config.inipath else config.rootpath
-    return _existing(value, [ini_folder] if from_ini else [config.invocation_params.dir, config.rootpath])
+    bases = [ini_folder] if from_ini else [config.invocation_params.dir, config.rootpath]
+    return _placed(value, bases) if is_baseline(value) else _existing(value, bases)
 
 
 def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
@@ -98,6 +146,7 @@ def check_options(config: pytest.Config) -> None:
         "metric": lambda name, value: one_of(name, value, METRICS),
         "device": check_device,
         "dtype": lambda name, value: one_of(name, value, DTYPES),
+        "baseline": _check_baseline,
         "report": _check_report,
     }
     for name, check in checks.items():
@@ -111,6 +160,9 @@ def check_options(config: pytest.Config) -> None:
     for name in OPTIONS:
         if config.getoption(f"pot_{name}") == "":  # --pot-candidate=$CANDIDATE with the variable not set
             raise pytest.UsageError(f"--pot-{name} is empty: give it a value, or leave it out to use the ini key pot_{name}")
+    limit = config.getini("pot_cache_mb")
+    if not re.fullmatch(r"\d+(\.\d+)?", limit):
+        raise pytest.UsageError(f"pot_cache_mb={limit!r} is not a number of megabytes")
     prompts = option_path(config, "prompts")
     if prompts is not None and not Path(prompts).is_file():
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")
@@ -157,6 +209,7 @@ def _parse(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
     if "metric" in given:
         overrides["metric"] = given["metric"]
     config = ScoringConfig.preset(preset, **overrides)
+    reference = given.get("reference")
     limits = {name: given[name] for name in (*marker.limit_names, "tolerance") if name in given}
     bases = [item.path.parent, item.config.rootpath]
     return Settings(
@@ -164,8 +217,9 @@ def _parse(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
         preset=preset,
         config=config,
         limits=marker.limits(config.metric, **limits),
-        reference=_spec("reference", given.get("reference"), bases),
-        candidate=_spec("candidate", given.get("candidate"), bases),
+        reference=None if is_baseline(reference) else _spec("reference", reference, bases),
+        baseline=Path(_placed(str(reference), bases)) if is_baseline(reference) else None,
+        candidate=_candidate(given.get("candidate"), bases),
         prompts=_prompts(given.get("prompts"), bases),
     )
 
@@ -184,6 +238,15 @@ def _spec(name: str, value: object, bases: Sequence[Path]) -> str | None:
             f"that is already in memory comes from the fixture pot_{name}"
         )
     return _existing(str(value), bases)
+
+
+def _candidate(value: object, bases: Sequence[Path]) -> str | None:
+    if is_baseline(value):
+        raise InvalidArgument(
+            f"candidate={str(value)!r} is a recording, and a gate runs its candidate; python -m pytest_pot compare scores two "
+            "recordings against each other"
+        )
+    return _spec("candidate", value, bases)
 
 
 def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | None:
@@ -206,6 +269,17 @@ def _existing(value: str, bases: Sequence[Path]) -> str:
         if path.exists():
             return str(path)
     return value
+
+
+def _placed(value: str, bases: Sequence[Path]) -> str:
+    """:func:`_existing` for a file that may be yet to write: then it is below the first of ``bases``."""
+    found = Path(_existing(value, bases))
+    return str(found if found.is_absolute() or found.exists() else bases[0] / value)
+
+
+def _check_baseline(name: str, value: object) -> None:
+    if not is_baseline(value):
+        raise InvalidArgument(f"{name}={value!r} must end in {SUFFIX}")
 
 
 def _check_report(name: str, value: object) -> None:

@@ -20,7 +20,7 @@ from pytest_pot.engines.sampling import sample_continuation
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
 
-__all__ = ["CausalLM"]
+__all__ = ["CausalLM", "max_positions"]
 
 _PAD_ID = 0
 """Any id of the vocabulary will do: no causal model lets a token see what stands to its right, and the mask hides it from
@@ -65,11 +65,7 @@ class CausalLM:
 
     @property
     def max_positions(self) -> int | None:
-        config: Any = getattr(self._model, "config", None)
-        if hasattr(config, "get_text_config"):
-            config = config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
+        return max_positions(self._model)
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         logits, targets = self._position_logits(batch)
@@ -184,6 +180,15 @@ class CausalLM:
                 torch.cuda.empty_cache()
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error
+
+
+def max_positions(model: object) -> int | None:
+    """The longest sequence that a transformers model takes; None where it has no limit, or does not say."""
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import platform
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +15,7 @@ from torch import nn
 from pytest_pot.config import ScoringConfig
 from pytest_pot.errors import PotError
 
-__all__ = ["choose_device", "choose_dtype", "prepared", "rng_untouched"]
+__all__ = ["choose_device", "choose_dtype", "hardware", "prepared", "rng_untouched"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -46,6 +49,17 @@ def choose_dtype(wanted: str, own: torch.dtype | None, device: torch.device) -> 
         dtype: torch.dtype = getattr(torch, wanted)
         return dtype
     return torch.float32 if device.type == "cpu" and own in _HALF else own
+
+
+def hardware() -> list[str]:
+    """What decides, beside the libraries, how sums are rounded here: processor, accelerators, threads, precision."""
+    cpu = platform.processor()
+    with suppress(OSError):  # Linux names the processor there, and platform does not
+        models = re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        cpu = models[0] if models else cpu
+    cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    precision = torch.get_float32_matmul_precision()
+    return [cpu, torch.backends.cpu.get_cpu_capability(), *cuda, str(torch.get_num_threads()), precision]
 
 
 @contextmanager

@@ -1,0 +1,95 @@
+"""The cache of live references: what a reference said to a suite, kept between runs, so that it need not be run again.
+
+A record is found by the content of everything that it depends on: weights, tokenizer, prompts, configuration, libraries and
+machine. Whatever cannot be known from its content is not cached: a model of the user's own classes, whose code may change
+while its weights stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pytest_pot.baseline import Baseline
+from pytest_pot.config import ScoringConfig
+from pytest_pot.errors import PotError
+from pytest_pot.prompts import Prompt
+from pytest_pot.provenance import digest, digest_of_prompts, libraries, tokenizer_digests
+from pytest_pot.specs import SUFFIX
+
+__all__ = ["ReferenceCache", "cache_key", "is_cacheable"]
+
+
+class ReferenceCache:
+    """Records in a folder, the least recently used of which go when there are too many."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self._folder = folder
+        self._limit = limit_bytes
+
+    def get(self, key: str) -> Baseline | None:
+        """The record with that key; None where there is none, or none that can be read."""
+        path = self._path(key)
+        try:
+            found = Baseline.load(path)
+        except PotError:
+            return None  # not there, or damaged: it is made anew
+        with suppress(OSError):
+            os.utime(path)
+        return found
+
+    def put(self, key: str, record: Baseline) -> None:
+        """Keep ``record``, unless it is larger than the whole cache may be; a cache that cannot be written is no error."""
+        with suppress(PotError, OSError):
+            path = record.save(self._path(key))
+            self._shrink(keep=path)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key[:32]}{SUFFIX}"
+
+    def _shrink(self, keep: Path) -> None:
+        """Delete the records used longest ago until the rest is within the limit, and ``keep`` alone if it is not."""
+        files = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: (path == keep, path.stat().st_mtime))
+        total = sum(path.stat().st_size for path in files)
+        for path in files:
+            if total <= self._limit:
+                return
+            total -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+
+def is_cacheable(config: ScoringConfig) -> bool:
+    """Whether records of this configuration are kept: those of a whole vocabulary would be hundreds of megabytes, and the
+    yardstick, ``original``, caches nothing."""
+    return config.top_k is not None and not config.every_position
+
+
+def cache_key(
+    reference: Mapping[str, Any], tokenizer: Any, prompts: Sequence[Prompt], config: ScoringConfig, max_length: int
+) -> str:
+    """SHA-256 over all that the record of a reference depends on, to the last bit.
+
+    Args:
+        reference: what tells the reference by its content: digests of its files, or of its weights and configuration.
+        max_length: the longest sequence that both models take.
+    """
+    from pytest_pot.engines.device import hardware
+
+    # The metric alone is left out: a record serves all of them.
+    asked = {name: value for name, value in asdict(config).items() if name != "metric"}
+    parts = {
+        "reference": dict(reference),
+        "tokenizer": tokenizer_digests(tokenizer),
+        "prompts": digest_of_prompts(prompts),
+        "config": asked,
+        "max_length": max_length,
+        "libraries": libraries(),
+        "machine": [platform.platform(), *hardware()],
+    }
+    return digest([json.dumps(parts, sort_keys=True).encode()])

@@ -1,0 +1,168 @@
+"""The recorded files of a test session: read once, checked against what a gate asks, and written anew when told to."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pot import settings
+from pytest_pot.errors import PotError
+from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.specs import is_baseline
+
+# What a recording is made of needs numpy: imported where one is read or written.
+
+__all__ = ["RECORDINGS", "Live", "Recordings"]
+
+
+@dataclass(frozen=True)
+class Live:
+    """A reference in memory to record from."""
+
+    model: Any
+    name: str
+    """As the user wrote it."""
+    path: str | None
+    """Where its files are, if it has any here."""
+
+
+class Recordings:
+    """Reads and writes recorded files for the gates of one process."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._started = time.time()
+        self._loaded: dict[Path, tuple[tuple[int, int], Any]] = {}
+        self._written: dict[Path, Any] = {}
+        self._files: dict[str, dict[str, str]] = {}
+
+    def shown(self, path: Path) -> str:
+        """``path`` as people call it: from pytest's root on, where it is below it."""
+        root = self._config.rootpath
+        return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+    def read(self, path: Path, item: pytest.Item, scorer: Any, tokenizer: Any, prompts: Sequence[str | Prompt]) -> Any:
+        """The recording in ``path``, which must be of this tokenizer, these prompts and the scorer's configuration.
+
+        Raises:
+            PotError: it is missing, damaged, or of something else; the message says what differs and how to record it.
+        """
+        from pytest_pot.recording import stale_parts
+
+        if not path.is_file():
+            raise PotError(
+                f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item, path)}"
+            )
+        baseline = replace(self._load(path), source=self.shown(path))
+        differ = stale_parts(baseline, scorer.config, tokenizer, as_prompts(prompts))
+        differ += self._reference_differences(baseline, path)
+        if differ:
+            lines = "".join(f"\n  {line}" for line in differ)
+            raise PotError(
+                f"{self.shown(path)} was recorded with something else:{lines}\nIf that is meant, this records it anew:\n  "
+                f"{self._command(item, path)}"
+            )
+        return baseline
+
+    def _load(self, path: Path) -> Any:
+        from pytest_pot.baseline import Baseline
+
+        status = path.stat()
+        state = status.st_mtime_ns, status.st_size
+        held = self._loaded.get(path)
+        if held is None or held[0] != state:
+            held = self._loaded[path] = state, Baseline.load(path)
+        return held[1]
+
+    def _reference_differences(self, baseline: Any, path: Path) -> list[str]:
+        """What the reference's files have become since, where the options name it and it lies on this machine."""
+        from pytest_pot.provenance import file_digests, mapping_differences
+
+        name, place = settings.option(self._config, "reference"), settings.option_path(self._config, "reference")
+        if name is None or place is None or is_baseline(name) or not baseline.provenance.files:
+            return []
+        given = settings.option_path(self._config, "baseline")
+        if name != baseline.provenance.reference and (given is None or Path(given) != path):
+            return []  # a suite may have recordings of several models; the options name one of them
+        if place not in self._files:
+            self._files[place] = file_digests(place)
+        now = self._files[place]
+        return mapping_differences("reference file ", baseline.provenance.files, now) if now else []
+
+    def write(
+        self,
+        path: Path,
+        live: Live,
+        scorer: Any,
+        tokenizer: Any,
+        prompts: Sequence[str | Prompt],
+        tell: Callable[[str], None],
+    ) -> Any:
+        """Record ``live`` into ``path``, once for all gates of this process; ``tell`` gets a line of what was done.
+
+        Raises:
+            PotError: another gate of this run has recorded something else into the same file.
+        """
+        from pytest_pot.baseline import Baseline
+        from pytest_pot.recording import refuse_stale
+
+        prompts = as_prompts(prompts)
+        done = self._written.get(path)
+        if done is None:
+            made: Baseline = scorer.record(live.model, prompts, tokenizer, name=live.path or live.name)
+            done = replace(made, source=self.shown(path), provenance=replace(made.provenance, reference=live.name))
+            tell(self._replace(path, done))
+            self._written[path] = done
+        try:
+            refuse_stale(done, scorer.config, tokenizer, prompts)
+        except PotError as error:
+            raise PotError(f"two gates of this run record different things; give each a file of its own: {error}") from error
+        return done
+
+    def _replace(self, path: Path, new: Any) -> str:
+        """Write ``new`` where it is not what is there, and say what that changes."""
+        from pytest_pot.baseline import Baseline
+        from pytest_pot.baseline_file import to_bytes
+        from pytest_pot.recording import changes
+
+        content = to_bytes(new)
+        size = f"{new.n_prompts} prompts, {new.n_positions} positions, {len(content) / 1000:.0f} kB"
+        if not path.is_file():
+            new.save(path)
+            return f"recorded {self.shown(path)}: {size}"
+        if path.read_bytes() == content:
+            return f"unchanged {self.shown(path)}: {size}"
+        try:
+            old = Baseline.load(path)
+        except PotError:
+            new.save(path)
+            return f"replaced {self.shown(path)}, which was damaged: {size}"
+        if path.stat().st_mtime >= self._started and changes(old, new).things:
+            raise PotError(
+                f"two gates of this run record different things into {self.shown(path)}; give each a file of its own: "
+                + "; ".join(changes(old, new).things)
+            )
+        new.save(path)
+        return f"updated {self.shown(path)}: {size}; {changes(old, new)}"
+
+    def _command(self, item: pytest.Item, path: Path) -> str:
+        words = ["pytest", item.nodeid, "--pot-update"]
+        given = settings.option_path(self._config, "baseline")
+        if given is not None and Path(given) == path and self._config.getoption("pot_baseline") is not None:
+            words.append(f"--pot-baseline={settings.option(self._config, 'baseline')}")
+        name = settings.option(self._config, "reference")
+        if name is None or is_baseline(name):
+            words.append("--pot-reference=MODEL")
+        elif self._config.getoption("pot_reference") is not None:
+            words.append(f"--pot-reference={name}")
+        return shlex.join(words)
+
+
+RECORDINGS = pytest.StashKey[Recordings]()
+"""Where a session's :class:`Recordings` is kept in ``config.stash``."""
