@@ -10,7 +10,7 @@ import numpy as np
 from pytest_pot.baseline import Baseline
 from pytest_pot.overlap import Overlap
 from pytest_pot.prompts import shorten
-from pytest_pot.provenance import config_differences, mapping_differences
+from pytest_pot.provenance import config_differences, tokenizer_differences
 
 __all__ = ["comparison_lines", "facts", "lines"]
 
@@ -98,7 +98,7 @@ def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap)
     for index in worst:
         found.append(f"  {overlap.scores[index]:.3g}  prompt {index}: '{shorten(reference.prompts[index].text, 60)}'")
     differ = config_differences(reference.config, candidate.config)
-    differ += mapping_differences("tokenizer.", reference.provenance.tokenizer, candidate.provenance.tokenizer)
+    differ += tokenizer_differences(reference.provenance.tokenizer, candidate.provenance.tokenizer)
     if differ:
         found += ["they were not recorded alike (A's first):", *(f"  {_sides(line)}" for line in differ)]
     return found

@@ -24,6 +24,7 @@ __all__ = [
     "libraries",
     "machine",
     "mapping_differences",
+    "tokenizer_differences",
     "tokenizer_digests",
 ]
 
@@ -155,9 +156,16 @@ def config_differences(recorded: ScoringConfig, now: ScoringConfig) -> list[str]
 
 def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """A line for each digest that differs, also where one side has none."""
-    names = [*recorded, *(name for name in now if name not in recorded)]
+    names = sorted({*recorded, *now})
     pairs = ((name, recorded.get(name), now.get(name)) for name in names)
     return [f"{prefix}{name}: {_short(old)} recorded, {_short(new)} now" for name, old, new in pairs if old != new]
+
+
+def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """A line for each part of two tokenizers that differs; the encoding follows from the others, and counts by itself."""
+    lines = mapping_differences("tokenizer.", recorded, now)
+    causes = [line for line in lines if not line.startswith("tokenizer.encoding:")]
+    return causes or lines
 
 
 def _short(sha256: str | None) -> str:

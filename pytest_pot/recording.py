@@ -18,7 +18,7 @@ from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.overlap import Overlap, compare
 from pytest_pot.prompts import Prompt, shorten
-from pytest_pot.provenance import config_differences, mapping_differences, tokenizer_digests
+from pytest_pot.provenance import config_differences, tokenizer_differences, tokenizer_digests
 from pytest_pot.tokens import Tokens, tokenise
 
 __all__ = ["Changes", "Pass", "Recording", "as_compared", "changes", "check_fits", "record", "refuse_stale", "stale_parts"]
@@ -88,7 +88,7 @@ class Changes:
 def changes(old: Baseline, new: Baseline) -> Changes:
     """What ``new`` changes of ``old``."""
     things = config_differences(old.config, new.config)
-    things += mapping_differences("tokenizer.", old.provenance.tokenizer, new.provenance.tokenizer)
+    things += tokenizer_differences(old.provenance.tokenizer, new.provenance.tokenizer)
     if old.provenance.prompts != new.provenance.prompts:
         things += prompt_differences(old, new.prompts, None) or ["prompts: other continuations now"]
     try:
@@ -155,7 +155,7 @@ def refuse_stale(baseline: Baseline, config: ScoringConfig, tokenizer: Any, prom
 
 def stale_parts(baseline: Baseline, config: ScoringConfig, tokenizer: Any, prompts: Sequence[Prompt] | None) -> list[str]:
     """A line for each thing that ``baseline`` was recorded with and that is another one now."""
-    tokenizers = mapping_differences("tokenizer.", baseline.provenance.tokenizer, tokenizer_digests(tokenizer))
+    tokenizers = tokenizer_differences(baseline.provenance.tokenizer, tokenizer_digests(tokenizer))
     lines = config_differences(baseline.config, config) + tokenizers
     if prompts is not None:
         lines += prompt_differences(baseline, prompts, None if tokenizers else tokenizer)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +119,12 @@ class Recordings:
         if done is None:
             made: Baseline = scorer.record(live.model, prompts, tokenizer, name=live.path or live.name)
             done = replace(made, source=self.shown(path), provenance=replace(made.provenance, reference=live.name))
-            tell(self._replace(path, done))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with _alone_in(path.parent):
+                    tell(self._replace(path, done))
+            except OSError as error:
+                raise PotError(f"cannot write {self.shown(path)}: {error}") from error
             self._written[path] = done
         try:
             refuse_stale(done, scorer.config, tokenizer, prompts)
@@ -162,6 +169,23 @@ class Recordings:
         elif self._config.getoption("pot_reference") is not None:
             words.append(f"--pot-reference={name}")
         return shlex.join(words)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other workers out, between looking at a file and replacing it; where the system cannot, the last one wins."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 RECORDINGS = pytest.StashKey[Recordings]()

@@ -1,0 +1,281 @@
+"""Gates against recorded files: found, missing, stale, damaged; and nothing is written unless asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from .conftest import PROMPTS, Project
+
+GATED = """
+import pytest
+
+@pytest.mark.pot_identity(reference="ref.pot.safetensors", max_score=0)
+def test_it():
+    pass
+"""
+
+
+@pytest.fixture
+def recorded(project: Project) -> Project:
+    """With ``ref.pot.safetensors`` beside the test, and a reference of its own that can be changed."""
+    shutil.copytree(project.tiny.reference, project.path / "model")
+    project.ini(pot_reference="model", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    result = project.run_tests(GATED, "--pot-update")
+    result.assert_outcomes(passed=1)
+    assert (project.path / "ref.pot.safetensors").is_file()
+    return project
+
+
+def failure(project: Project, *arguments: object) -> list[str]:
+    """The message of the one test, which fails."""
+    result = project.run(*arguments)
+    result.assert_outcomes(failed=1)
+    start = next(i for i, line in enumerate(result.outlines) if line.startswith("pot_identity: "))
+    stop = next(i for i, line in enumerate(result.outlines) if i > start and line.startswith("==="))
+    return result.outlines[start:stop]
+
+
+def test_the_reference_is_not_loaded(recorded: Project) -> None:
+    shutil.rmtree(recorded.path / "model")
+    recorded.write(
+        conftest="""
+        def pytest_pot_load_model(spec, role):
+            print("loading the", role)
+        """
+    )
+    result = recorded.run("-s")
+    result.assert_outcomes(passed=1)
+    assert [line for line in result.outlines if "loading" in line] == ["test_it.py loading the candidate"]
+    result.stdout.re_match_lines([r"test_it\.py::test_it +identity +balanced +tv +0 +<= 0 +SAME +3 "])
+
+
+def test_the_same_scores_as_the_live_reference(recorded: Project) -> None:
+    recorded.ini(pot_reference="model", pot_candidate=recorded.tiny.perturbed, pot_prompts="prompts.jsonl")
+    [from_file] = recorded.gates()
+    recorded.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
+    [live] = recorded.gates()
+    assert from_file["score"] == live["score"] > 0.5
+    assert {name: from_file[name] for name in ("kl", "jsd", "delta_ce", "top1_flip", "tail_mass")} == {
+        name: live[name] for name in ("kl", "jsd", "delta_ce", "top1_flip", "tail_mass")
+    }
+    assert from_file["reference"] == "ref.pot.safetensors"
+
+
+def test_a_failure_says_that_the_reference_was_recorded(recorded: Project) -> None:
+    recorded.ini(pot_candidate=recorded.tiny.perturbed, pot_prompts="prompts.jsonl")
+    lines = failure(recorded)
+    candidate = recorded.tiny.perturbed
+    assert lines[1].startswith(f"  reference ref.pot.safetensors, candidate {candidate}; preset balanced, 3 prompts, ")
+    assert lines[1].endswith(", float32 on cpu, recorded and float32 on cpu")
+
+
+def test_missing(project: Project) -> None:
+    project.write(test_it=GATED)
+    assert failure(project) == [
+        "pot_identity: the recorded reference ref.pot.safetensors does not exist. This records it:",
+        "  pytest test_it.py::test_it --pot-update",
+    ]
+    assert not list(project.path.glob("**/*.pot.safetensors"))
+
+
+def test_missing_without_a_live_reference(project: Project) -> None:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.write(test_it=GATED.replace(", max_score=0", ""))
+    assert failure(project)[1] == "  pytest test_it.py::test_it --pot-update --pot-reference=MODEL"
+
+
+def test_missing_where_the_command_line_names_all(project: Project) -> None:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
+    options = "--pot-baseline=some/ref.pot.safetensors", f"--pot-reference={project.tiny.reference}"
+    lines = failure(project, *options)
+    assert lines == [
+        "pot_identity: the recorded reference some/ref.pot.safetensors does not exist. This records it:",
+        f"  pytest test_it.py::test_it --pot-update {options[0]} {options[1]}",
+    ]
+    project.run(*lines[1].split()[1:]).assert_outcomes(passed=1)
+    project.run(*options).assert_outcomes(passed=1)
+
+
+def test_pot_baseline_stands_in_for_pot_reference(recorded: Project) -> None:
+    recorded.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(max_score=0)
+        def test_open(): pass
+
+        @pytest.mark.pot_identity(reference={reference}, max_score=0)
+        def test_own_reference(): pass
+        """
+    )
+    for values in ({"pot_baseline": "ref.pot.safetensors"}, {"pot_reference": "ref.pot.safetensors"}):
+        recorded.ini(**{"pot_candidate": recorded.tiny.copy, "pot_prompts": "prompts.jsonl", **values})
+        assert [gate["reference"] for gate in recorded.gates()] == ["ref.pot.safetensors", str(recorded.tiny.reference)]
+
+
+def test_a_markers_file_is_beside_the_test_or_in_the_root(recorded: Project) -> None:
+    (recorded.path / "sub").mkdir()
+    shutil.move(recorded.path / "test_it.py", recorded.path / "sub" / "test_it.py")
+    recorded.run().assert_outcomes(passed=1)
+    shutil.move(recorded.path / "ref.pot.safetensors", recorded.path / "sub" / "ref.pot.safetensors")
+    recorded.run().assert_outcomes(passed=1)
+    (recorded.path / "sub" / "ref.pot.safetensors").unlink()
+    assert failure(recorded)[0] == (
+        "pot_identity: the recorded reference sub/ref.pot.safetensors does not exist. This records it:"
+    )
+
+
+def test_without_the_flag_nothing_is_written(recorded: Project) -> None:
+    path = recorded.path / "ref.pot.safetensors"
+    recorded.prompts("prompts.jsonl", *PROMPTS[:2])
+    before = path.read_bytes(), path.stat().st_mtime_ns, sorted(recorded.path.rglob("*.pot.safetensors"))
+    failure(recorded)
+    assert (path.read_bytes(), path.stat().st_mtime_ns, sorted(recorded.path.rglob("*.pot.safetensors"))) == before
+
+
+COMMAND = ["If that is meant, this records it anew:", "  pytest test_it.py::test_it --pot-update"]
+
+
+def stale(lines: list[str]) -> list[str]:
+    assert lines[0] == "pot_identity: ref.pot.safetensors was recorded with something else:"
+    assert lines[-2:] == COMMAND
+    return [line.strip() for line in lines[1:-2]]
+
+
+def test_one_weight_of_the_reference(recorded: Project) -> None:
+    model = GPT2LMHeadModel.from_pretrained(recorded.path / "model")
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.weight[3, 5] += 1e-4
+    model.save_pretrained(recorded.path / "model")
+    [line] = stale(failure(recorded))
+    assert line.startswith("reference file model.safetensors: sha256 ")
+
+
+def test_the_references_configuration(recorded: Project) -> None:
+    path = recorded.path / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "layer_norm_epsilon": 1e-4}), encoding="utf-8")
+    [line] = stale(failure(recorded))
+    assert line.startswith("reference file config.json: sha256 ")
+
+
+def test_one_prompt(recorded: Project) -> None:
+    recorded.prompts("prompts.jsonl", PROMPTS[0], {**PROMPTS[1], "text": "x = 2"}, PROMPTS[2])
+    assert stale(failure(recorded)) == ["prompt 1: 'x = 1' recorded, 'x = 2' now"]
+
+
+def test_one_tokenizer_entry(recorded: Project) -> None:
+    candidate = recorded.path / "candidate"
+    shutil.copytree(recorded.tiny.copy, candidate)
+    path = candidate / "tokenizer.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    vocab = parts["model"]["vocab"]
+    vocab["!"], vocab["~"] = vocab["~"], vocab["!"]
+    path.write_text(json.dumps(parts), encoding="utf-8")
+    recorded.ini(pot_candidate="candidate", pot_prompts="prompts.jsonl")
+    lines = failure(recorded)
+    assert lines[0] == "pot_identity: ref.pot.safetensors was recorded with something else:"
+    assert lines[1].startswith("  tokenizer.vocabulary: sha256 ")
+    assert lines[2] == COMMAND[0]
+
+
+def test_one_field_of_the_configuration(recorded: Project) -> None:
+    recorded.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
+    assert stale(failure(recorded)) == ["config.top_k: 100 recorded, 50 now"]
+
+
+def test_another_tokenizer_that_is_chosen_for_both(recorded: Project) -> None:
+    recorded.ini(pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl", pot_tokenizer=recorded.tiny.other_tokenizer)
+    lines = failure(recorded)
+    assert [line.split(":")[0].strip() for line in lines[1:-2]] == ["tokenizer.merges", "tokenizer.vocabulary"]
+
+
+def test_a_recording_of_another_model_is_not_checked_against_the_one_in_the_ini(recorded: Project) -> None:
+    recorded.ini(pot_reference=recorded.tiny.perturbed, pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
+    recorded.run().assert_outcomes(passed=1)
+
+
+def test_damaged(recorded: Project) -> None:
+    path = recorded.path / "ref.pot.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    [line] = failure(recorded)
+    assert line.startswith(f"pot_identity: the baseline {path} is damaged, or no recording of pytest-pot: ")
+
+
+@pytest.mark.parametrize("value", ["'ref.pot.safetensors'", "pytest_pot.Baseline.load('ref.pot.safetensors')"])
+def test_a_fixture_may_return_a_recording(recorded: Project, value: str) -> None:
+    recorded.ini(pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
+    recorded.write(
+        conftest=f"""
+        import pytest, pytest_pot
+
+        @pytest.fixture
+        def pot_reference():
+            return {value}
+        """,
+        test_it="import pytest\n\n@pytest.mark.pot_identity(max_score=0)\ndef test_it(): pass\n",
+    )
+    recorded.run().assert_outcomes(passed=1)
+    recorded.prompts("prompts.jsonl", *PROMPTS[:2])
+    assert any("prompts: 3 recorded, 2 now" in line for line in failure(recorded))
+
+
+def test_the_fixtures_beside_a_recording(recorded: Project) -> None:
+    recorded.ini(pot_reference="ref.pot.safetensors", pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
+    result = recorded.run_tests(
+        """
+        def test_it(pot_scorer, pot_reference, pot_candidate, pot_tokenizer, pot_prompts):
+            assert pot_scorer.score_baseline(pot_reference, pot_candidate, pot_tokenizer, prompts=pot_prompts).max == 0
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_candidate_cannot_be_a_recording(project: Project) -> None:
+    project.write(test_it=GATED.replace("reference=", "candidate="))
+    result = project.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: test_it.py::test_it: pot_identity: candidate='ref.pot.safetensors' is a recording, and a gate runs its "
+            "candidate; python -m pytest_pot compare scores two recordings against each other"
+        ]
+    )
+
+
+def test_a_baseline_must_be_called_one(project: Project) -> None:
+    result = project.run("--pot-baseline=x.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --pot-baseline='x.safetensors' must end in .pot.safetensors"])
+
+
+def test_the_file_is_read_once_for_many_tests(recorded: Project) -> None:
+    recorded.write(
+        test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"),
+        conftest="""
+        import pytest_pot.baseline_file as files
+
+        original = files.read
+
+        def read(path):
+            print("reading")
+            return original(path)
+
+        files.read = read
+        """,
+    )
+    result = recorded.run_apart("-s")
+    result.assert_outcomes(passed=2)
+    assert sum("reading" in line for line in result.outlines) == 1
+
+
+def test_results_carry_the_files_name(recorded: Project) -> None:
+    recorded.run("--junitxml=out.xml")
+    assert '<property name="pot_reference" value="ref.pot.safetensors"' in Path("out.xml").read_text(encoding="utf-8")

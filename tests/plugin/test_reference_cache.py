@@ -1,0 +1,294 @@
+"""The cache of live references: a second run skips the reference, and any change of it, of tokens or of settings does not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from .conftest import PROMPTS, Project
+
+GATED = """
+import pytest
+
+@pytest.mark.pot_identity(max_score=0)
+def test_it():
+    pass
+"""
+
+COUNTING = """
+import pytest
+from transformers import GPT2LMHeadModel
+from pytest_pot.engines import loading
+from pytest_pot.engines.causal_lm import CausalLM
+
+forwards, loads = [], []
+forward, load = CausalLM._forward, loading._load_weights
+
+def counted(self, *arguments):
+    forwards.append(self._role)
+    return forward(self, *arguments)
+
+def loaded(spec, role, config):
+    loads.append(role)
+    return load(spec, role, config)
+
+@pytest.fixture(autouse=True)
+def count(monkeypatch):
+    monkeypatch.setattr(CausalLM, "_forward", counted)
+    monkeypatch.setattr(loading, "_load_weights", loaded)
+
+def pytest_unconfigure():
+    print("loaded", *loads, "forwards", *forwards)
+"""
+
+
+@pytest.fixture
+def cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project with pytest's cache, and a reference of its own."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    shutil.copytree(project.tiny.reference, project.path / "model")
+    project.ini(pot_reference="model", pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
+    project.write(conftest=COUNTING, test_it=GATED)
+    return project
+
+
+def counts(project: Project, *arguments: object) -> tuple[dict[str, int], dict]:
+    """How often each role was loaded and run, and the gate's figures."""
+    result = project.run("-s", "--pot-report=gates.json", *arguments)
+    [line] = [line for line in result.outlines if line.startswith("loaded")]
+    loads, forwards = line.removeprefix("loaded").split("forwards")
+    [gate] = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
+    figures = {name: gate[name] for name in ("score", "max_prompt_score", "kl", "jsd", "delta_ce", "top1_flip", "tail_mass")}
+    return {
+        "loaded": loads.split().count("reference"),
+        "run": forwards.split().count("reference"),
+        "candidate": forwards.split().count("candidate"),
+    }, figures
+
+
+FIRST = {"loaded": 1, "run": 1, "candidate": 1}
+AGAIN = {"loaded": 0, "run": 0, "candidate": 1}
+
+
+def test_a_second_run_neither_loads_nor_runs_the_reference(cached: Project) -> None:
+    first, figures = counts(cached)
+    again, same = counts(cached)
+    assert (first, again) == (FIRST, AGAIN)
+    assert figures == same
+    assert figures["score"] > 0.5
+
+
+def test_the_figures_are_those_without_a_cache(cached: Project) -> None:
+    counts(cached)
+    _, with_cache = counts(cached)
+    cached.ini(pot_cache="false", pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl")
+    without, figures = counts(cached)
+    assert without == FIRST
+    assert figures == with_cache
+
+
+def test_an_identical_candidate_is_at_zero_from_a_cached_reference(cached: Project) -> None:
+    cached.ini(pot_reference="model", pot_candidate=cached.tiny.copy, pot_prompts="prompts.jsonl")
+    counts(cached)
+    again, figures = counts(cached)
+    assert again == AGAIN
+    assert set(figures.values()) == {0.0, figures["tail_mass"]}
+
+
+def change_a_weight(cached: Project) -> None:
+    model = GPT2LMHeadModel.from_pretrained(cached.path / "model")
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight[0, 0] += 1e-3
+    model.save_pretrained(cached.path / "model")
+
+
+def change_the_configuration(cached: Project) -> None:
+    path = cached.path / "model" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "layer_norm_epsilon": 1e-4}), encoding="utf-8")
+
+
+def change_a_prompt(cached: Project) -> None:
+    cached.prompts("prompts.jsonl", PROMPTS[0], PROMPTS[1], {**PROMPTS[2], "continuation": " Nobody, said the rain."})
+
+
+def change_the_preset(cached: Project) -> None:
+    cached.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
+
+
+def change_the_dtype(cached: Project) -> None:
+    cached.ini(pot_dtype="float64", pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl")
+
+
+@pytest.mark.parametrize(
+    "change", [change_a_weight, change_the_configuration, change_a_prompt, change_the_preset, change_the_dtype]
+)
+def test_a_change_makes_it_run_again(cached: Project, change) -> None:
+    counts(cached)
+    change(cached)
+    after, _ = counts(cached)
+    assert (after["loaded"], after["run"]) in {(1, 1), (1, 3)}  # one batch, or three of one prompt
+    again, _ = counts(cached)
+    assert (again["loaded"], again["run"]) == (0, 0)
+
+
+def test_another_metric_is_served_by_the_same_record(cached: Project) -> None:
+    _, figures = counts(cached)
+    cached.write(test_it=GATED.replace("max_score=0", 'max_score=0, metric="kl"'))
+    again, by_kl = counts(cached)
+    assert again == AGAIN
+    assert by_kl["score"] == figures["kl"]
+
+
+def test_another_number_of_threads_rounds_otherwise(cached: Project) -> None:
+    counts(cached)
+    cached.write(conftest=COUNTING + "\nimport torch\n\ntorch.set_num_threads(2)\n")
+    try:
+        after, _ = counts(cached)
+    finally:
+        torch.set_num_threads(1)
+    assert after == FIRST
+
+
+def test_cache_clear(cached: Project) -> None:
+    counts(cached)
+    after, _ = counts(cached, "--cache-clear")
+    assert after == FIRST
+
+
+def test_turned_off(cached: Project) -> None:
+    cached.ini(pot_cache="false", pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl")
+    counts(cached)
+    assert counts(cached)[0] == FIRST
+    assert not list(cached.path.rglob("*.pot.safetensors"))
+
+
+def test_without_pytests_cache(cached: Project) -> None:
+    counts(cached, "-p", "no:cacheprovider")
+    assert counts(cached, "-p", "no:cacheprovider")[0] == FIRST
+
+
+def test_a_whole_vocabulary_is_not_kept(cached: Project) -> None:
+    cached.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="original"'))
+    counts(cached)
+    again, _ = counts(cached)
+    assert again["run"] == 3
+    assert not list(cached.path.rglob("*.pot.safetensors"))
+
+
+def test_a_limit_on_its_size(cached: Project) -> None:
+    def ini(megabytes: object) -> None:
+        cached.ini(
+            pot_cache_mb=megabytes, pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl"
+        )
+
+    def kept() -> int:
+        return len(list(cached.path.rglob(".pytest_cache/**/*.pot.safetensors")))
+
+    ini(1)
+    counts(cached)
+    [record] = cached.path.rglob(".pytest_cache/**/*.pot.safetensors")
+    size = record.stat().st_size / 1e6
+    ini(1.5 * size)
+    change_a_prompt(cached)
+    counts(cached)  # the older record goes
+    assert kept() == 1
+    assert counts(cached)[0] == AGAIN
+    ini(0.5 * size)
+    change_the_preset(cached)
+    counts(cached)
+    assert counts(cached)[0]["run"] > 0
+    assert kept() == 0
+
+
+def test_a_size_that_is_none(cached: Project) -> None:
+    cached.ini(pot_cache_mb="many")
+    result = cached.run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: pot_cache_mb='many' is not a number of megabytes"])
+
+
+def test_a_damaged_record_is_made_anew(cached: Project) -> None:
+    _, figures = counts(cached)
+    [record] = cached.path.rglob(".pytest_cache/**/*.pot.safetensors")
+    record.write_bytes(record.read_bytes()[:-7])
+    again, same = counts(cached)
+    assert again == FIRST
+    assert same == figures
+    assert counts(cached)[0] == AGAIN
+
+
+def test_a_hook_that_may_make_anything_of_the_files(cached: Project) -> None:
+    """What it makes is cached by its weights, after it was loaded."""
+    hook = """
+        def pytest_pot_load_model(spec, role):
+            if role == "reference":
+                loads.append(role)
+                return GPT2LMHeadModel.from_pretrained(spec)
+        """
+    cached.ini(
+        pot_reference="model",
+        pot_candidate=cached.tiny.perturbed,
+        pot_prompts="prompts.jsonl",
+        pot_tokenizer=cached.tiny.reference,
+    )
+    cached.write(conftest=COUNTING + "\n" + "\n".join(line[8:] for line in hook.splitlines()))
+    assert counts(cached)[0] == FIRST
+    assert counts(cached)[0] == {"loaded": 1, "run": 0, "candidate": 1}
+
+
+FIXTURE = """
+@pytest.fixture
+def pot_reference():
+    model = GPT2LMHeadModel.from_pretrained("model")
+    {change}
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.transformer.register_forward_hook(lambda module, inputs, output: None)",
+        "original = model.forward; model.forward = lambda *a, **k: original(*a, **k)",
+        "model.__class__ = type('Mine', (GPT2LMHeadModel,), dict(__module__='mine'))",
+    ],
+    ids=["hook", "forward", "class"],
+)
+def test_a_model_whose_code_may_change_is_always_run(cached: Project, change: str) -> None:
+    cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
+    cached.write(conftest=COUNTING + FIXTURE.format(change=change))
+    counts(cached)
+    assert counts(cached)[0]["run"] == 1
+
+
+def test_a_model_of_a_fixture_is_known_by_its_weights(cached: Project) -> None:
+    cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
+    cached.write(conftest=COUNTING + FIXTURE.format(change=""))
+    _, figures = counts(cached)
+    again, same = counts(cached)
+    assert again["run"] == 0
+    assert same == figures
+    change = "model.transformer.h[0].ln_1.weight.data[0] += 0.5"
+    cached.write(conftest=COUNTING + FIXTURE.format(change=change))
+    after, other = counts(cached)
+    assert after["run"] == 1
+    assert other["score"] != figures["score"]
+
+
+def test_a_failing_gate_says_that_the_reference_is_cached(cached: Project) -> None:
+    counts(cached)
+    result = cached.run()
+    [line] = [line for line in result.outlines if line.startswith("  reference model, candidate ")]
+    assert line.endswith(", float32 on cpu, cached and float32 on cpu")
+
+
+def test_two_workers_share_it(cached: Project) -> None:
+    cached.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
+    cached.run_apart("-n", "2").assert_outcomes(failed=2)
+    cached.run_apart("-n", "2").assert_outcomes(failed=2)
+    assert len(list(cached.path.rglob(".pytest_cache/**/*.pot.safetensors"))) == 1

@@ -1,0 +1,219 @@
+"""``--pot-update``: what is written, what is said of it, and that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pytest_pot import Baseline
+
+from .conftest import PROMPTS, Project
+
+GATED = """
+import pytest
+
+@pytest.mark.pot_identity(reference="ref.pot.safetensors", max_score=0)
+def test_it():
+    pass
+"""
+FILE = "ref.pot.safetensors"
+
+
+def told(result: pytest.RunResult) -> list[str]:
+    return [line for line in result.outlines if FILE in line and not line.startswith(("FAILED", "pot:", "  reference"))]
+
+
+def test_recorded_then_unchanged_then_updated(project: Project) -> None:
+    result = project.run_tests(GATED, "--pot-update")
+    result.assert_outcomes(passed=1)
+    path = project.path / FILE
+    positions = Baseline.load(path).n_positions
+    size = f"{path.stat().st_size / 1000:.0f} kB"
+    assert told(result) == [f"recorded {FILE}: 3 prompts, {positions} positions, {size}"]
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    assert told(project.run("--pot-update")) == [f"unchanged {FILE}: 3 prompts, {positions} positions, {size}"]
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+    project.ini(pot_reference=project.tiny.perturbed, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
+    result = project.run("--pot-update")
+    result.assert_outcomes(passed=1)
+    [line] = told(result)
+    assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv of the old file against it 0.")
+    assert line.endswith(f", {positions} positions")
+    assert Baseline.load(path).provenance.reference == str(project.tiny.perturbed)
+    project.run().assert_outcomes(passed=1)
+
+
+def test_what_an_update_changes_is_told(project: Project) -> None:
+    project.run_tests(GATED, "--pot-update")
+    project.prompts("prompts.jsonl", PROMPTS[0], {**PROMPTS[1], "text": "x = 2"}, PROMPTS[2])
+    project.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
+    [line] = told(project.run("--pot-update"))
+    assert line.endswith("positions; config.top_k: 100 recorded, 50 now; prompt 1: 'x = 1' recorded, 'x = 2' now")
+
+
+def test_a_damaged_file_is_replaced(project: Project) -> None:
+    (project.path / FILE).write_bytes(b"something else")
+    [line] = told(project.run_tests(GATED, "--pot-update"))
+    assert line.startswith(f"replaced {FILE}, which was damaged: 3 prompts, ")
+    project.run().assert_outcomes(passed=1)
+
+
+def test_an_update_still_gates(project: Project) -> None:
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
+    result = project.run_tests(GATED, "--pot-update")
+    result.assert_outcomes(failed=1)
+    assert len(told(result)) >= 1
+    assert (project.path / FILE).is_file()
+
+
+def test_one_run_of_the_reference_for_many_tests(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest_pot.scorer as scorer
+
+        original = scorer.TeacherForcedScorer.record
+
+        def record(*arguments, **named):
+            print("recording")
+            return original(*arguments, **named)
+
+        scorer.TeacherForcedScorer.record = record
+        """,
+        test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"),
+    )
+    result = project.run_apart("-s", "--pot-update")
+    result.assert_outcomes(passed=2)
+    assert sum("recording" in line for line in result.outlines) == 1
+    assert len(told(result)) == 1
+
+
+def test_two_gates_that_record_different_things_into_one_file(project: Project) -> None:
+    project.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too").replace("max_score=0", 'preset="single"'))
+    result = project.run("--pot-update")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "pot_identity: two gates of this run record different things; give each a file of its own: ref.pot.safetensors was "
+            "recorded with something else:",
+            "  config.top_k: 100 recorded, 50 now",
+        ]
+    )
+
+
+def test_no_model_to_record_from(project: Project) -> None:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    result = project.run_tests(GATED, "--pot-update")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "--pot-update has no model to record ref.pot.safetensors from. Name the live reference with --pot-reference or the "
+            "ini key pot_reference, or let the fixture pot_reference return it"
+        ]
+    )
+
+
+def test_a_fixtures_model_can_be_recorded(project: Project) -> None:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.write(
+        conftest="""
+        import pytest
+        from transformers import AutoTokenizer, GPT2LMHeadModel
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            print("making the reference")
+            return GPT2LMHeadModel.from_pretrained({reference}), AutoTokenizer.from_pretrained({reference})
+        """
+    )
+    project.run_tests(GATED, "--pot-update").assert_outcomes(passed=1)
+    assert Baseline.load(project.path / FILE).provenance.reference == "GPT2LMHeadModel from the fixture pot_reference"
+    result = project.run("-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*making the reference*")
+
+
+def test_a_live_reference_in_the_marker_is_nothing_to_record(project: Project) -> None:
+    project.write(test_it=GATED.replace('"ref.pot.safetensors"', "{reference}"))
+    result = project.run("--pot-update")
+    result.assert_outcomes(passed=1)
+    assert not list(project.path.rglob("*.pot.safetensors"))
+
+
+def test_the_header_says_so(project: Project) -> None:
+    result = project.run_tests(GATED, "--pot-update", "--pot-baseline=x.pot.safetensors")
+    [line] = [line for line in result.outlines if line.startswith("pot: ")]
+    assert line.endswith(", baseline x.pot.safetensors, update")
+
+
+def test_many_workers_write_one_valid_file(project: Project) -> None:
+    project.write(test_it=GATED + "".join("\n\n" + GATED.replace("test_it", f"test_{i}") for i in range(7)))
+    result = project.run_apart("-n", "4", "--pot-update")
+    result.assert_outcomes(passed=8)
+    assert len(told(result)) >= 1
+    baseline = Baseline.load(project.path / FILE)
+    assert baseline.n_prompts == 3
+    assert sorted(path.name for path in project.path.iterdir() if "pot.safetensors" in path.name) == [FILE]
+    project.run().assert_outcomes(passed=8)
+
+
+def test_workers_that_record_different_things_into_one_file(project: Project) -> None:
+    project.write(test_one=GATED, test_two=GATED.replace("max_score=0", 'preset="single"'))
+    result = project.run_apart("-n", "2", "--dist=loadfile", "--pot-update")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*two gates of this run record different things*"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(project: Project) -> None:
+    """The process that replaces the file is killed 50 times, most often while it does so."""
+    writer = """
+import sys
+from pathlib import Path
+from pytest_pot import Baseline
+old, new = (Baseline.load(path) for path in sys.argv[1:3])
+print("ready", flush=True)
+while True:
+    for baseline in (new, old):
+        baseline.save(sys.argv[3])
+"""
+    contents = []
+    for name, model in (("old", project.tiny.reference), ("new", project.tiny.perturbed)):
+        project.ini(pot_reference=model, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+        project.run_tests(GATED.replace("ref.pot", f"{name}.pot"), "--pot-update")
+        contents.append((project.path / f"{name}.pot.safetensors").read_bytes())
+    assert contents[0] != contents[1]
+    target = project.path / "target" / FILE
+    target.parent.mkdir()
+    shutil.copy(project.path / "old.pot.safetensors", target)
+    draw, seen = random.Random(0), set()
+    for _ in range(50):
+        arguments = ["old.pot.safetensors", "new.pot.safetensors", str(target)]
+        with subprocess.Popen([sys.executable, "-c", writer, *arguments], stdout=subprocess.PIPE, cwd=project.path) as process:
+            process.stdout.readline()
+            time.sleep(draw.uniform(0, 0.02))
+            process.send_signal(signal.SIGKILL)
+        found = target.read_bytes()
+        assert found in contents
+        seen.add(contents.index(found))
+    assert seen == {0, 1}
+    Baseline.load(target)
+
+
+def test_what_a_killed_writer_left_is_swept_up_later(project: Project) -> None:
+    project.run_tests(GATED, "--pot-update")
+    left, at_work = (project.path / f".{FILE}.{pid}-abcd.tmp" for pid in (1, 2))
+    for path in (left, at_work):
+        path.write_bytes(b"half a file")
+    os.utime(left, (time.time() - 3600, time.time() - 3600))
+    project.ini(pot_reference=project.tiny.perturbed, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.run("--pot-update")
+    assert not left.exists()
+    assert at_work.exists()

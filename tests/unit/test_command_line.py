@@ -1,0 +1,86 @@
+"""``python -m pytest_pot``: what it prints of recordings, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from pytest_pot import ScoringConfig, TeacherForcedScorer
+from pytest_pot.__main__ import main
+
+from .models import changed, tiny
+
+
+@pytest.fixture(scope="module")
+def files(prompts, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recorded")
+    made = {"a": (tiny(), 10), "b": (changed(tiny()), 20), "other": (tiny(), 10)}
+    for name, (model, top_k) in made.items():
+        some = prompts if name != "other" else [prompts[3]]
+        scorer = TeacherForcedScorer(ScoringConfig(top_k=top_k))
+        scorer.record(model, some, tokenizer, name=f"model {name}").save(folder / f"{name}.pot.safetensors")
+    return folder
+
+
+def test_inspect(files, capsys):
+    path = files / "a.pot.safetensors"
+    assert main(["inspect", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line[2:].split("  ")[0].strip(): line[2:].split("  ", 1)[1].strip() for line in lines[1:]}
+    assert lines[0] == str(path)
+    assert told["reference"] == "model a, float32 on cpu"
+    assert told["holds"] == "8 prompts (0 cut on the left), 100 positions, 10 ids and the tail at each, of 97"
+    size = path.stat().st_size
+    assert told["size"] == f"{size:,} bytes, {size / 100:.1f} a position"
+    assert told["entropy"].startswith("at least ")
+    assert len(told["weights"]) == len(told["tokenizer vocabulary"]) == 64
+
+
+def test_inspect_as_json(files, capsys, tokenizer):
+    assert main(["inspect", "--json", str(files / "a.pot.safetensors")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["n_positions"] == 100
+    assert facts["types"] == {"ids": "uint16", "values": "float32"}
+    assert 0 < facts["entropy"] < 4.6  # ln 97
+    assert 0 < facts["tail_mass"] < 1
+    assert facts["libraries"]["torch"]
+
+
+def test_compare(files, capsys):
+    assert main(["compare", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
+    out = capsys.readouterr().out
+    assert f"reference  {files}/a.pot.safetensors: model a, float32 on cpu, top_k=10\n" in out
+    assert "8 of 8 prompts and 100 of 100 positions have the same tokens in both\n" in out
+    assert "lower bounds: not seen id by id were " in out
+    assert "they were not recorded alike (A's first):\n  config.top_k: 10 | 20\n" in out
+    assert main(["compare", "--json", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["n_prompts"] == 8
+    assert 0 < found["metrics"]["tv"] < 0.5
+    assert f"tv          {found['metrics']['tv']:.6g}\n" in out
+
+
+def test_files_that_do_not_allow_it(files, capsys, tmp_path):
+    assert main(["inspect", str(tmp_path / "x.pot.safetensors")]) == 1
+    assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
+    (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
+    assert main(["compare", str(files / "a.pot.safetensors"), str(tmp_path / "x.pot.safetensors")]) == 1
+    assert "is damaged, or no recording of pytest-pot" in capsys.readouterr().err
+
+
+def test_as_a_module_without_torch(files):
+    script = (
+        "import runpy, sys; sys.argv = ['pytest_pot', 'compare', sys.argv[1], sys.argv[1]]\n"
+        "try: runpy.run_module('pytest_pot', run_name='__main__')\n"
+        "except SystemExit as end: print('exit', end.code, [m for m in ('torch', 'pytest') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(files / "a.pot.safetensors")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "exit 0 []"
+    done = subprocess.run([sys.executable, "-m", "pytest_pot"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "COMMAND" in done.stderr
