@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -88,13 +88,13 @@ def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     vocabulary = getattr(tokenizer, "get_vocab", None)
     if callable(vocabulary):
-        found["vocabulary"] = digest(_json(entry) for entry in sorted(vocabulary().items()))
+        found["vocabulary"] = digest([_json(sorted(vocabulary().items()))])
     added = getattr(tokenizer, "added_tokens_decoder", None)
     if isinstance(added, Mapping):
-        found["added_tokens"] = digest(_json([index, *_added(token)]) for index, token in sorted(added.items()))
+        found["added_tokens"] = digest([_json([[index, *_added(token)] for index, token in sorted(added.items())])])
     merges = _merges(tokenizer)
     if merges is not None:
-        found["merges"] = digest(pair.encode() for pair in merges)
+        found["merges"] = digest([_json(merges)])
     ids = [list(tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]) for special in (True, False)]
     found["encoding"] = digest([_json(ids)])
     return found
@@ -105,13 +105,13 @@ def _added(token: Any) -> list[Any]:
     return [str(token), *(getattr(token, name, None) for name in flags)]
 
 
-def _merges(tokenizer: Any) -> Iterator[str] | None:
+def _merges(tokenizer: Any) -> list[str] | None:
     """The merges of a byte-pair encoding as ``"left right"``; a library's own form of them has changed over time."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or type(backend.model).__name__ != "BPE":
         return None
     merges = json.loads(backend.to_str())["model"]["merges"]
-    return (pair if isinstance(pair, str) else " ".join(pair) for pair in merges)
+    return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
 
 
 def file_digests(spec: str) -> dict[str, str]:
