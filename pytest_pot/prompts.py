@@ -17,8 +17,10 @@ _FIRST = 32
 """The prompts that come before the first long one; the presets' ``max_length`` would cut those."""
 _KINDS = 8
 """The kinds that are stored, in turns; after each round of them beyond the first prompts comes one of kind ``"long"``."""
-_PASSAGES = {"multilingual": (2, 2, 2)}
-"""How many passages stand before the last one of a long prompt, in turns; fewer where a passage has many tokens."""
+_PASSAGES = (4, 5, 7)
+"""How many passages stand before the last one of a long prompt, in turns."""
+_PASSAGES_MULTILINGUAL = (2,)
+"""The same where a passage has up to 800 tokens, as tokenizers made for English split other scripts."""
 _FIELDS = ("text", "continuation", "kind", "id")
 
 
@@ -93,8 +95,8 @@ def _long(stored: list[Prompt], index: int) -> Prompt:
     kind = stored[index % _KINDS].kind or ""
     passages = [(prompt.text, prompt.continuation or "") for prompt in stored if prompt.kind == kind]
     last = passages.pop(index // _KINDS)
-    count = _PASSAGES.get(kind, (4, 5, 7))[index % 3]
-    text, continuation = compose(passages[-count:], last, form=index)
+    counts = _PASSAGES_MULTILINGUAL if kind == "multilingual" else _PASSAGES
+    text, continuation = compose(passages[-counts[index % len(counts)] :], last, form=index)
     return Prompt(text, continuation, "long")
 
 
