@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from pytest_pot.composition import compose
 from pytest_pot.errors import InvalidArgument, PotError
 
 __all__ = ["Prompt", "as_prompts", "builtin_prompts", "load_prompts", "shorten"]
 
-_BUILTIN_SIZE = 32
+_FIRST = 32
+"""The prompts that come before the first long one; the presets' ``max_length`` would cut those."""
+_KINDS = 8
+"""The kinds that are stored, in turns; after each round of them beyond the first prompts comes one of kind ``"long"``."""
+_PASSAGES = (4, 5, 7)
+"""How many passages stand before the last one of a long prompt, in turns."""
+_PASSAGES_MULTILINGUAL = (2,)
+"""The same where a passage has up to 800 tokens, as tokenizers made for English split other scripts."""
 _FIELDS = ("text", "continuation", "kind", "id")
 
 
@@ -55,10 +63,41 @@ def as_prompts(prompts: Iterable[str | Prompt]) -> list[Prompt]:
     return taken
 
 
-def builtin_prompts() -> list[Prompt]:
-    """The first 32 prompts of the suite that comes with pytest-pot, balanced over its kinds."""
+def builtin_prompts(n: int | None = 32) -> list[Prompt]:
+    """The first ``n`` prompts of the suite that comes with pytest-pot; None is all 257 of them.
+
+    The order is for good: eight kinds take turns, and from the 33rd prompt on a ninth, ``"long"``, with contexts of 512 to
+    2,000 tokens composed from the prompts before. So every 32 in a row are balanced over the kinds. Every continuation has
+    at least 64 tokens.
+
+    Raises:
+        InvalidArgument: the suite does not have ``n`` prompts, or ``n`` is less than 1.
+    """
     text = resources.files("pytest_pot").joinpath("data/prompts.jsonl").read_text(encoding="utf-8")
-    return _parse(text, "the built-in suite")[:_BUILTIN_SIZE]
+    suite = _with_long_ones(_parse(text, "the built-in suite"))
+    if n is None:
+        return suite
+    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= len(suite):
+        raise InvalidArgument(f"builtin_prompts({n!r}): ask for 1 to {len(suite)} prompts, or None for all of them")
+    return suite[:n]
+
+
+def _with_long_ones(stored: list[Prompt]) -> list[Prompt]:
+    suite = stored[:_FIRST]
+    for index, end in enumerate(range(_FIRST + _KINDS, len(stored) + 1, _KINDS)):
+        suite += stored[end - _KINDS : end]
+        suite.append(_long(stored[:end], index))
+    return suite
+
+
+def _long(stored: list[Prompt], index: int) -> Prompt:
+    """From ``stored``, what came before in the suite: later prompts may be added and change nothing."""
+    kind = stored[index % _KINDS].kind or ""
+    passages = [(prompt.text, prompt.continuation or "") for prompt in stored if prompt.kind == kind]
+    last = passages.pop(index // _KINDS)
+    counts = _PASSAGES_MULTILINGUAL if kind == "multilingual" else _PASSAGES
+    text, continuation = compose(passages[-counts[index % len(counts)] :], last, form=index)
+    return Prompt(text, continuation, "long")
 
 
 def load_prompts(path: str | Path) -> list[Prompt]:

@@ -98,6 +98,18 @@ class ScoreReport:
         return {name: float(self.prompt_scores(name).mean()) for name in self.divergences}
 
     @property
+    def kinds(self) -> dict[str, float]:
+        """The gated metric by kind of prompt: the mean over the prompts of each kind; prompts without one are left out.
+
+        The kinds are in the order of their first prompts.
+        """
+        scores: dict[str, list[float]] = {}
+        for prompt, score in zip(self.prompts, self.scores.tolist(), strict=True):
+            if prompt.kind is not None:
+                scores.setdefault(prompt.kind, []).append(score)
+        return {kind: float(np.mean(values)) for kind, values in scores.items()}
+
+    @property
     def tail_mass(self) -> float:
         """The reference's probability outside the top-k, averaged like a score; what the cells do not see one by one."""
         return float(np.mean([values.mean() for values in self.tail_masses]))
@@ -156,6 +168,7 @@ class ScoreReport:
             "mean": self.mean,
             "max": self.max,
             "metrics": self.metrics,
+            "kinds": self.kinds,
             "tail_mass": self.tail_mass,
             "n_prompts": self.n_prompts,
             "n_positions": self.n_positions,

@@ -1,30 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 
 import pytest
 
-from pytest_pot import PRESETS, PotError, Prompt
-from pytest_pot.prompts import as_prompts, builtin_prompts, load_prompts, shorten
-
-
-def test_the_builtin_suite_is_large_enough_and_balanced():
-    prompts = builtin_prompts()
-    assert len(prompts) == 32
-    assert len({prompt.text for prompt in prompts}) == 32
-    kinds = Counter(prompt.kind for prompt in prompts)
-    assert set(kinds) == {"fact", "reasoning", "code", "dialogue", "narrative", "multilingual"}
-    assert min(kinds.values()) >= 4
-    assert all(not prompt.text[-1].isspace() for prompt in prompts)
-
-
-def test_builtin_continuations_are_long_enough_for_every_preset():
-    longest = max(config.positions_per_prompt for config in PRESETS.values())
-    for prompt in builtin_prompts():
-        # A token is at most a word and its space in any tokenizer, or in Chinese about two characters.
-        at_least = len(prompt.continuation) / 2 if prompt.text[0] > "\u2e80" else len(prompt.continuation.split())
-        assert at_least >= longest or len(prompt.continuation) >= 450, prompt.text
+from pytest_pot import PotError, Prompt
+from pytest_pot.prompts import as_prompts, load_prompts, shorten
 
 
 def test_a_file_of_prompts_is_read_line_by_line(tmp_path):

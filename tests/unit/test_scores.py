@@ -34,6 +34,20 @@ def test_a_prompt_counts_once_however_many_positions_it_has(report, prompts):
     assert report.metrics["tv"] == pytest.approx(np.mean([v.mean() for v in report.divergences["tv"]]))
 
 
+def test_kinds_are_averaged_over_their_own_prompts(pair, prompts, tokenizer):
+    names = ["code", None, "fact", "code", None, "code", "", "fact"]
+    kinds = [Prompt(prompt.text, prompt.continuation, kind) for prompt, kind in zip(prompts, names, strict=True)]
+    report = TeacherForcedScorer(ScoringConfig(metric="kl")).score_batch(*pair, kinds, tokenizer)
+    first, _, third, fourth, _, sixth, seventh, eighth = report.scores
+    assert list(report.kinds) == ["code", "fact", ""]
+    assert report.kinds == pytest.approx({"code": (first + fourth + sixth) / 3, "fact": (third + eighth) / 2, "": seventh})
+    assert json.loads(json.dumps(report.to_dict()))["kinds"] == report.kinds
+
+
+def test_without_kinds_there_are_no_scores_by_kind(report):
+    assert report.kinds == {}
+
+
 def test_positions_are_in_the_order_of_the_prompts(report, prompts, tokenizer):
     assert [len(values) for values in report.positions] == [
         min(32, len(tokenizer(prompt.continuation)["input_ids"])) for prompt in prompts

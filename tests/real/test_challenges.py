@@ -1,0 +1,15 @@
+"""Challenges in tokens of a real tokenizer."""
+
+from __future__ import annotations
+
+from pytest_pot import PRESETS
+from pytest_pot.challenges import challenge_prompts
+from pytest_pot.tokens import tokenise
+
+
+def test_every_preset_finds_its_positions_and_cuts_nothing(reference):
+    encoded = tokenise(reference[1], challenge_prompts("tokens", 800))
+    positions = max(config.positions_per_prompt for config in PRESETS.values())
+    assert min(len(rest) for _, rest in encoded) >= positions
+    for config in PRESETS.values():
+        assert max(len(text) for text, _ in encoded) <= config.max_length - config.positions_per_prompt

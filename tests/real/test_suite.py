@@ -1,0 +1,34 @@
+"""The built-in suite in tokens of a real tokenizer, one of those with many tokens for what is not English."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_pot import PRESETS
+from pytest_pot.prompts import builtin_prompts
+from pytest_pot.tokens import tokenise
+
+
+@pytest.fixture(scope="module")
+def lengths(reference):
+    """(kind, tokens of the text, tokens of the continuation), prompt by prompt."""
+    suite = builtin_prompts(None)
+    return [(p.kind, len(text), len(rest)) for p, (text, rest) in zip(suite, tokenise(reference[1], suite), strict=True)]
+
+
+def test_every_preset_finds_its_positions(lengths):
+    assert min(rest for _, _, rest in lengths) >= max(config.positions_per_prompt for config in PRESETS.values())
+
+
+def test_long_contexts_have_512_to_2000_tokens(lengths):
+    contexts = [text for kind, text, _ in lengths if kind == "long"]
+    assert len(contexts) >= 16
+    assert min(contexts) >= 512
+    assert max(contexts) <= 2000
+    assert max(contexts) - min(contexts) > 1000
+
+
+def test_no_preset_cuts_the_other_texts(lengths):
+    for config in PRESETS.values():
+        room = config.max_length - config.positions_per_prompt
+        assert max(text for kind, text, _ in lengths if kind != "long") <= room
