@@ -32,6 +32,9 @@ possible; a larger share would save one or two of them and cost dozens once ther
 _REST = sum(1.0 / place for place in range(1, len(_FRACTIONS)))
 _SHARES = (_BOLD, *((1.0 - _BOLD) / place / _REST for place in range(1, len(_FRACTIONS))))
 
+_LARGEST_PAYOFF = 10**300
+"""What is paid beyond it, the bettors go without: a float holds no more."""
+
 _BISECTIONS = 40
 
 
@@ -39,33 +42,30 @@ class Capital:
     """The wealth of all bettors together; 1 at the start."""
 
     def __init__(self) -> None:
-        self._won = [0.0] * len(_FRACTIONS)
-        """Per bettor, the logarithm of what each unit of the share has become; -inf once all is lost."""
-
-    @property
-    def log(self) -> float:
-        """The natural logarithm of the wealth."""
-        held = [math.log(share) + won for share, won in zip(_SHARES, self._won, strict=True)]
-        most = max(held)
-        return most + math.log(sum(math.exp(one - most) for one in held))
-
-    @property
-    def best(self) -> float:
-        """The logarithm of what the luckiest bettor's unit has become: how fast wealth grows once the others are poor."""
-        return max(self._won)
+        self.log = 0.0
+        """Natural logarithm of the wealth."""
+        self._held = list(_SHARES)
+        """What part of the wealth is each bettor's."""
 
     @property
     def stake(self) -> float:
-        """The part of the whole wealth, 0..1, that is staked on the next value: the bettors' parts, weighted by wealth."""
-        most = max(self._won)
-        held = [share * math.exp(won - most) for share, won in zip(_SHARES, self._won, strict=True)]
-        return min(1.0, sum(f * one for f, one in zip(_FRACTIONS, held, strict=True)) / sum(held))
+        """The part of the whole wealth, 0..1, that is staked on the next value."""
+        return min(1.0, math.fsum(fraction * one for fraction, one in zip(_FRACTIONS, self._held, strict=True)))
+
+    @property
+    def best(self) -> float:
+        """The logarithm of what the luckiest bettor made of one unit: the wealth, had that bettor been known from the start."""
+        return self.log + math.log(max(one / share for one, share in zip(self._held, _SHARES, strict=True)))
 
     def settle(self, payoff: float) -> None:
         """Settle the bets on a ticket that cost 1 and pays ``payoff`` >= 0."""
-        for place, fraction in enumerate(_FRACTIONS):
-            factor = (1.0 - fraction) + fraction * payoff
-            self._won[place] += math.log(factor) if factor > 0.0 else -math.inf
+        held = [one * (1.0 - fraction + fraction * payoff) for one, fraction in zip(self._held, _FRACTIONS, strict=True)]
+        wealth = sum(held)
+        if wealth > 0.0:
+            self.log += math.log(wealth)
+            self._held = [one / wealth for one in held]
+        else:  # the boldest lost all, and next to it the others had too little for a float
+            self.log = -math.inf
 
 
 class MeanTest:
@@ -91,8 +91,8 @@ class MeanTest:
     @property
     def stake(self) -> float:
         """λ of the next bet, in 1 / the values' unit: between 0 and 1 / the mean expected; inf where that mean is 0."""
-        mean = self._expected()
-        return self._capital.stake / float(mean) if mean > 0 else math.inf
+        mean = float(self._expected())
+        return self._capital.stake / mean if mean > 0.0 else math.inf
 
     @property
     def log_wealth(self) -> float:
@@ -114,7 +114,7 @@ class MeanTest:
         """Settle the bet on ``value`` >= 0, the next one drawn."""
         mean = self._expected()
         if mean > 0:
-            self._capital.settle(float(value / mean))
+            self._capital.settle(float(value / mean) if value < mean * _LARGEST_PAYOFF else float(_LARGEST_PAYOFF))
         self._total += value
         self.n += 1
         bound = self._limit * (self.n if self._pool is None else self._pool)
@@ -134,7 +134,8 @@ def mean_interval(values: Sequence[float], bound: float, alpha: float, pool: int
 
     The interval is that of the hedged capital (Waudby-Smith and Ramdas, theorem 3): a mean is out once the bet that it is
     larger, or the bet that it is smaller, has ever been worth 2/α. With probability of at least 1 − α, no interval computed
-    along the way, at any number of values, misses the mean of the source or pool. Each end is rounded outwards.
+    along the way, at any number of values, misses the mean of the source or pool. Each end is rounded outwards;
+    where no mean is left, which happens as rarely as a miss, both are the same.
     """
     if pool is not None and len(values) == pool:
         mean = math.fsum(values) / pool

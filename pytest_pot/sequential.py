@@ -194,9 +194,9 @@ class SequentialTest:
         self._different.observe(Fraction(score))
         self._mean.observe(Fraction(self.clip) - Fraction(min(score, self.clip)))
         self._outliers.observe(Fraction(score <= self.clip))
-        self._steps.append(Step(score, stakes, self._wealth()))
-        for place, test in enumerate(self._tests):
-            self._refuted[place] |= test.log_wealth >= math.log(self.threshold)
+        wealth = self._wealth()
+        self._steps.append(Step(score, stakes, wealth))
+        self._refuted = [known or one >= self.threshold for known, one in zip(self._refuted, wealth, strict=True)]
         if self._verdict is Verdict.UNDECIDED:
             self._verdict = self._reached()
             if self._verdict is not Verdict.UNDECIDED:
