@@ -9,8 +9,9 @@ Which f? Waudby-Smith and Ramdas, "Estimating means of bounded random variables 
 of mean and variance. Here the wealth is divided at the start among bettors who each stake a constant part, and is the sum of
 what they have (their "diversified" bettor; Cover's universal portfolio, 1991, over a grid). Whatever the best constant part
 turns out to be, the sum falls behind it by no more than that bettor's share at the start: no parameters to tune, no estimate to
-go wrong, and the wealth is monotone in v, so that an interval is found by bisection. Simulated, it needs as many prompts as
-their bet where scores are regular, and a fifth fewer where one prompt in a hundred is an outlier.
+go wrong, and the wealth is monotone in v, so that an interval is found by bisection. Simulated, it needs fewer prompts than
+their bets where scores are regular, and where one prompt in a hundred is an outlier, more than their bets capped low and fewer
+than those capped high (tests/benchmarks/results/sequential_errors.md).
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class SequentialTest:
         # What is large when scores are small: how far below the clip a score is, and whether it is not above it.
         self._mean = MeanTest(clip - theta, pool, inclusive=True)
         self._outliers = MeanTest(1 - _least_share(max_outliers, pool), pool)
-        self._refuted = [False, self.limit == 0, False]
+        self._refuted = [False, False, False]
         self._verdict = Verdict.UNDECIDED
         self._decided_after: int | None = None
         self._steps: list[Step] = []

@@ -145,10 +145,14 @@ def test_wealth_too_large_for_a_float_is_infinite():
     assert not tiny.certain
 
 
-def test_a_value_of_zero_ruins_no_one_but_the_boldest():
-    assert observed([0.0] * 50, 1.0).wealth > 0
-    ruined = observed([1e300] * 3 + [0.0] * 2 + [1e300] * 3, 1.0)
-    assert ruined.wealth >= 0  # and not NaN
+def test_wealth_that_is_lost_for_good_is_zero_and_not_an_error():
+    capital = Capital()
+    for _ in range(8000):
+        capital.settle(1e6)  # until all but the boldest have too little, next to it, for a float
+    capital.settle(0.0)
+    assert capital.log == -math.inf
+    capital.settle(1e6)
+    assert capital.log == -math.inf
 
 
 def test_growth_is_that_of_the_best_bet():
@@ -183,6 +187,15 @@ def _largest(drawn: list[float], limit: float, pool: int | None) -> float:
 
 def test_the_interval_of_a_whole_pool_is_its_mean():
     assert mean_interval([0.1] * 10, 1.0, 0.05, pool=10) == (0.1, 0.1)
+
+
+def test_the_interval_knows_what_the_rest_of_a_pool_cannot_make_up_for():
+    low, high = mean_interval([1.0], 1.0, 0.05, pool=4)
+    assert low == pytest.approx(0.25)
+    assert high == 1.0
+    low, high = mean_interval([0.0], 1.0, 0.05, pool=4)
+    assert low == 0.0
+    assert high == pytest.approx(0.75)
 
 
 def test_an_interval_gets_narrower_and_never_wider():

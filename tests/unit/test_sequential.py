@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
 import random
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from pytest_pot import PotError, Verdict, betting
 from pytest_pot.sequential import Decision, SequentialTest
+
+RECORDED = Path(__file__).parents[1] / "benchmarks" / "data" / "smollm2_tv.json"
 
 scores = st.floats(0, 1, allow_nan=False)
 
@@ -126,6 +130,26 @@ def test_scores_far_below_the_limit_are_the_same_after_less_than_a_hundred(pool)
         assert decision.n_used <= 96
 
 
+@pytest.mark.parametrize(
+    ("name", "limit", "verdict", "most"),
+    [
+        ("pruned 20 %", 0.08, Verdict.DIFFERENT, 8),
+        ("int4", 0.08, Verdict.DIFFERENT, 8),
+        ("foreign", 0.08, Verdict.DIFFERENT, 8),
+        ("bf16", 0.01, Verdict.SAME, 96),
+        ("identical", 0.01, Verdict.SAME, 96),
+        ("identical", 0.0, Verdict.SAME, 96),
+    ],
+)
+@pytest.mark.parametrize("pool", [None, 256])
+def test_recorded_scores_of_real_candidates_are_decided_quickly_in_any_order(name, limit, verdict, most, pool):
+    scores = 8 * json.loads(RECORDED.read_text())[name]
+    for seed in range(25):
+        decision = one_by_one(random.Random(seed).sample(scores, len(scores)), limit, pool=pool)
+        assert decision.verdict is verdict
+        assert decision.n_used <= most
+
+
 def test_one_outlier_delays_sameness_and_does_not_rule_it_out():
     drawn = regular(0.0044)
     drawn[10] = 0.5
@@ -185,6 +209,14 @@ def test_a_verdict_stays_whatever_comes_after_it():
     assert decision.wealth.different < 20  # it was above
 
 
+def test_what_was_once_refuted_stays_refuted():
+    """The clipped mean is shown to be low by the fiftieth prompt, and the wealth lost again while outliers are ruled out."""
+    decision = one_by_one([0.0] * 50 + [0.5] * 5 + [0.0] * 45, 0.1)
+    assert decision.verdict is Verdict.SAME
+    assert decision.n_used == 61
+    assert decision.steps[49].wealth.mean > 20 > decision.wealth.mean
+
+
 def test_where_both_claims_are_true_the_first_one_shown_is_the_verdict():
     """A huge score in a hundred: the mean is above the limit, the clipped mean below it."""
     assert one_by_one([0.0] * 99 + [50.0], 0.1, pool=100).verdict is Verdict.SAME
@@ -236,6 +268,24 @@ def test_fewer_than_a_share_of_a_pool_is_a_whole_number(share, pool, allowed):
         assert decision.verdict is Verdict.SAME  # nothing is above the clip
         drawn = [1.2] * n + [0.0] * (pool - n)
         assert decided(drawn, 1.0, score_clip=1.1, max_outliers=share, pool=pool).verdict is verdict
+
+
+def test_of_a_pool_scored_whole_nothing_inferred_on_the_way_counts():
+    """Sixty prompts without an outlier refute, wrongly, that there are five in the pool; and five there are."""
+    drawn = [0.1005] * 60 + [0.1501] * 5 + [0.0915] * 35
+    decision = decided(drawn, 0.1, score_clip=0.15, pool=100)
+    assert decision.steps[59].wealth.outliers > 20
+    assert decision.n_outliers == 5
+    assert decision.wealth.mean == math.inf
+    assert decision.verdict is Verdict.UNDECIDED
+
+
+def test_of_a_pool_scored_whole_a_mean_above_the_limit_is_different_though_the_clipped_one_is_not():
+    drawn = [0.7, *[0.03125] * 8, 0.0625]
+    decision = decided(drawn, 0.1, score_clip=0.5, max_outliers=0.25, pool=10, confidence=1 - 1e-9)
+    assert decision.decided_after == 10
+    assert decision.wealth == (math.inf,) * 3
+    assert decision.verdict is Verdict.DIFFERENT
 
 
 def test_what_a_pools_rest_cannot_make_up_for_is_decided_at_once():
