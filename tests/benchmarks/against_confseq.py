@@ -1,0 +1,167 @@
+"""The sequential test against the package confseq, by the authors of the method; written to results/against_confseq.md.
+
+A one-off: confseq is no dependency. Its build needs Boost's headers, CMake and a pybind11 newer than the one it asks for, and
+it runs on numpy 1 only. In an environment of its own:
+
+    pip install "setuptools<70" wheel scikit-build "cmake<4" ninja "pybind11<3" "numpy<2" "scipy<1.16" matplotlib multiprocess
+    BOOST_ROOT=/usr pip install --no-build-isolation confseq==0.0.11
+    PYTHONPATH=. python tests/benchmarks/against_confseq.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+try:
+    from confseq import betting as theirs
+except ImportError as error:
+    raise SystemExit(f"skipped: the package confseq is not here ({error}); see the head of this file") from None
+
+from pytest_pot import betting as ours
+from pytest_pot.sequential import SequentialTest
+
+HERE = Path(__file__).parent
+REAL = json.loads((HERE / "data" / "smollm2_tv.json").read_text())
+TOLERANCE = 1e-6
+BREAKS = 1000
+POOL = 256
+
+Array = np.ndarray
+
+
+def wealth(x: Array, m: float, pool: int | None, sign: int) -> Array:
+    """confseq's wealth after each of x, all in 0..1, with our bets: "the mean is above m" for sign 1, "below m" for -1."""
+
+    def bet(fraction: float) -> Callable[[Array, float], Array]:
+        def stakes(x: Array, m: float) -> Array:
+            before = np.concatenate([[0.0], np.cumsum(x)[:-1]])
+            mean = np.full(len(x), m) if pool is None else (pool * m - before) / (pool - np.arange(len(x)))
+            return fraction / (mean if sign > 0 else 1.0 - mean)
+
+        return stakes
+
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return theirs.diversified_betting_mart(
+            x,
+            m,
+            [bet(fraction) for fraction in ours._FRACTIONS],
+            lambdas_weights=ours._SHARES,
+            N=pool,
+            theta=1 if sign > 0 else 0,
+            trunc_scale=1,
+        )
+
+
+def wealth_error(scores: Array, limit: float, clip: float, pool: int | None) -> float:
+    """The largest relative difference between our wealths and theirs, over three tests and all steps not certain."""
+    test = SequentialTest(limit, score_clip=clip, pool=pool)
+    test.update(scores)
+    found = np.array([step.wealth for step in test.decision().steps])
+    share = 0.05 if pool is None else np.ceil(0.05 * pool) / pool
+    expected = np.stack(
+        [
+            wealth(scores, limit, pool, 1),
+            wealth(np.minimum(scores, clip) / clip, limit / clip, pool, -1),
+            wealth((scores > clip).astype(float), share, pool, -1),
+        ],
+        axis=1,
+    )
+    usual = np.isfinite(found) & np.isfinite(expected) & (expected > 0)
+    assert usual.mean() > 0.3
+    return float(np.max(np.abs(found[usual] / expected[usual] - 1.0)))
+
+
+def interval_errors(x: Array, pool: int | None) -> tuple[float, float]:
+    """Our interval's ends against those of their wealth, by bisection; and against those of their grid of 1,000 means."""
+
+    def ever(m: float, sign: int) -> float:
+        return float(wealth(x, m, pool, sign).max())
+
+    def bisect(refuted: Callable[[float], bool], inside: float, outside: float) -> float:
+        for _ in range(40):
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if refuted(middle) else (middle, outside)
+        return inside
+
+    mean = float(np.mean(x))
+    low = bisect(lambda m: ever(m, 1) >= 40, mean, 0.0)
+    high = bisect(lambda m: ever(m, -1) >= 40, mean, 1.0)
+    found = ours.mean_interval(x.tolist(), 1.0, 0.05, pool)
+
+    def hedged(x: Array, m: float) -> Array:
+        return np.maximum(wealth(x, m, pool, 1), wealth(x, m, pool, -1)) / 2
+
+    grid_low, grid_high = theirs.cs_from_martingale(x, hedged, breaks=BREAKS, alpha=0.05, N=pool, running_intersection=True)
+    exact = max(abs(found[0] - low), abs(found[1] - high))
+    return exact, max(abs(found[0] - grid_low[-1]), abs(found[1] - grid_high[-1]))
+
+
+HEAD = """\
+# Against confseq 0.0.11
+
+Written by `tests/benchmarks/against_confseq.py`. confseq's `diversified_betting_mart` is given the bets of pytest-pot; scores
+are in 0..1, as it needs, 200 of them, from a source or from a pool of {pool}. The wealth is that of all three tests after each
+score. The interval is of the mean clipped at 10 limits, in units of the clip: against a bisection of confseq's own wealth, and
+against its `cs_from_martingale`, which tries {breaks} means and takes one step more on either side.
+
+| scores, limit | drawn from | wealth, relative | interval | interval on the grid |
+| --- | --- | --- | --- | --- |
+"""
+
+OTHER = """
+The largest difference is {largest:.1e}. That on the grid is the grid's: at most two of its steps. Where what was drawn from a
+pool refutes a mean for certain, pytest-pot says so at that draw and confseq at the next; these steps are left out.
+
+## Not the same quantity: confseq's own bets
+
+`hedged_cs` with its defaults (predictable plug-in bets of at most half the largest) and the interval of pytest-pot, for the
+clipped mean in units of the limit, scores from a source:
+
+| scores, limit | prompts | pytest-pot | hedged_cs |
+| --- | --- | --- | --- |
+"""
+
+
+def main() -> None:
+    generator = np.random.default_rng(0)
+    bf16, int8 = np.array(REAL["bf16"]), np.array(REAL["int8"])
+    broken = np.where(generator.random(200) < 0.03, 0.5, generator.choice(bf16, 200))
+    cases = {
+        "bf16, limit 0.01": (generator.choice(bf16, 200), 0.01),
+        "bf16 with 3 % outliers, limit 0.01": (broken, 0.01),
+        "int8, limit 0.01": (generator.choice(int8, 200), 0.01),
+        "int8, limit 0.035": (generator.choice(int8, 200), 0.035),
+        "uniform, limit 0.09": (generator.uniform(0.0, 0.2, 200), 0.09),
+    }
+    lines = HEAD.format(pool=POOL, breaks=BREAKS).splitlines()
+    largest = 0.0
+    for name, (scores, limit) in cases.items():
+        clip = 10 * limit
+        for pool in (None, POOL):
+            by_wealth = wealth_error(scores, limit, clip, pool)
+            by_ends, on_grid = interval_errors(np.minimum(scores, clip) / clip, pool)
+            source = "a source" if pool is None else "a pool"
+            lines.append(f"| {name} | {source} | {by_wealth:.1e} | {by_ends:.1e} | {on_grid:.1e} |")
+            largest = max(largest, by_wealth, by_ends)
+            assert on_grid <= 2.0 / BREAKS + 1e-9, on_grid
+    lines += OTHER.format(largest=largest).splitlines()
+    for name, (scores, limit) in cases.items():
+        x = np.minimum(scores, 10 * limit) / (10 * limit)
+        low, high = theirs.hedged_cs(x, alpha=0.05, breaks=BREAKS)
+        for n in (10, 60, 200):
+            mine = ours.mean_interval(x[:n].tolist(), 1.0, 0.05)
+            lines.append(
+                f"| {name} | {n} | {10 * mine[0]:.3f} .. {10 * mine[1]:.3f} | {10 * low[n - 1]:.3f} .. {10 * high[n - 1]:.3f} |"
+            )
+    (HERE / "results" / "against_confseq.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    if largest > TOLERANCE:
+        raise SystemExit(f"a difference of {largest:.1e} is above {TOLERANCE:.0e}")
+
+
+if __name__ == "__main__":
+    main()
