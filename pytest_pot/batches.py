@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Literal, TypeVar
 
 from pytest_pot.config import ScoringConfig
@@ -27,21 +27,35 @@ class Batches(Generic[Result]):
     candidate that is compared with a recording must be at distance 0 from it where it is the same model.
     """
 
-    def __init__(self, config: ScoringConfig, tokens: Sequence[Tokens], progress: Progress | None = None) -> None:
+    def __init__(
+        self, config: ScoringConfig, tokens: Sequence[Tokens] | Mapping[int, Tokens], progress: Progress | None = None
+    ) -> None:
+        """``tokens`` by prompt index; a mapping may be filled by the work itself, where an order is given to :meth:`run`."""
         self._config = config
         self._tokens = tokens
         self._progress = progress
         self.size: int = start_size(config.batch_size)
         """Prompts per forward; halved whenever a batch does not fit into memory."""
 
-    def run(self, work: Callable[[Sequence[int]], list[Result]]) -> list[Result]:
-        """``work(prompt indices)``, which returns a result per prompt; all results in the prompts' order.
+    def run(
+        self,
+        work: Callable[[Sequence[int]], list[Result]],
+        order: Sequence[int] | None = None,
+        enough: Callable[[list[Result]], bool] | None = None,
+    ) -> dict[int, Result]:
+        """``work(prompt indices)``, which returns a result per prompt; the results by prompt index, in the prompts' order.
+
+        Args:
+            order: the order to take prompts in, where it is not to be by length.
+            enough: called with each batch's results; true ends the run there.
 
         Raises:
             PotError: one prompt alone does not fit into memory.
         """
-        # The longest first: neighbours are padded least, and if memory is short, it is known at once.
-        todo = sorted(range(len(self._tokens)), key=lambda index: -len(self._tokens[index].ids))
+        if order is None:
+            # The longest first: neighbours are padded least, and if memory is short, it is known at once.
+            order = sorted(range(len(self._tokens)), key=lambda index: -len(self._tokens[index].ids))
+        todo, total = list(order), len(order)
         results: dict[int, Result] = {}
         while todo:
             batch = todo[: self.size]
@@ -55,8 +69,10 @@ class Batches(Generic[Result]):
             results.update(zip(batch, found, strict=True))
             todo = todo[len(batch) :]
             if self._progress is not None:
-                self._progress(len(results), len(self._tokens))
-        return [results[index] for index in range(len(self._tokens))]
+                self._progress(len(results), total)
+            if enough is not None and enough(found):
+                break
+        return {index: results[index] for index in sorted(results)}
 
     def _does_not_fit(self, index: int, error: OutOfMemory) -> PotError:
         tokens = self._tokens[index]

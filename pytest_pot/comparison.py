@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class Comparison:
         reference: Engine,
         candidate: Engine,
         prompts: Sequence[Prompt],
-        tokens: Sequence[Tokens],
+        tokens: Sequence[Tokens] | Mapping[int, Tokens],
     ) -> None:
         self._config = config
         self._reference = reference
@@ -93,7 +93,13 @@ class Comparison:
         check_finite(top, role, self._prompts, self._tokens, batch)
 
 
-def check_finite(top: TopK, role: str, prompts: Sequence[Prompt], tokens: Sequence[Tokens], batch: Sequence[int]) -> None:
+def check_finite(
+    top: TopK,
+    role: str,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[Tokens] | Mapping[int, Tokens],
+    batch: Sequence[int],
+) -> None:
     """Raise :class:`PotError`, naming prompt and position, unless all log-probabilities of a batch are finite."""
     finite = np.isfinite(top.targets) & np.isfinite(top.log_probs).all(axis=1)
     if top.log_tail is not None:

@@ -34,7 +34,7 @@ def likely_cause(report: ScoreReport) -> str | None:
     divergence = [np.asarray(values) for values in report.divergences["tv"]]
     if report.n_positions < _MIN_POSITIONS:
         return None
-    return _shifted(report) or _few_prompts(divergence) or _trend(report, divergence) or _everywhere(divergence)
+    return _shifted(report) or _few_prompts(report, divergence) or _trend(report, divergence) or _everywhere(divergence)
 
 
 def _shifted(report: ScoreReport) -> str | None:
@@ -53,14 +53,14 @@ def _agreement(first: list[Ints], second: list[Ints]) -> float:
     return float(np.mean(np.concatenate(first) == np.concatenate(second)))
 
 
-def _few_prompts(divergence: list[Floats]) -> str | None:
+def _few_prompts(report: ScoreReport, divergence: list[Floats]) -> str | None:
     """Most of the divergence is in a tenth of the prompts."""
     scores = np.array([values.mean() for values in divergence])
     few = max(1, len(scores) // 10)
     worst = np.argsort(-scores, kind="stable")[:few]
     if len(scores) < _MIN_PROMPTS or scores[worst].sum() < 0.5 * scores.sum() or np.median(scores) > 0.25 * scores.mean():
         return None
-    names = ", ".join(str(index) for index in sorted(worst.tolist()))
+    names = ", ".join(str(report.indices[index]) for index in sorted(worst.tolist()))
     share = scores[worst].sum() / scores.sum()
     which = f"prompt {names} alone holds" if few == 1 else f"prompts {names} alone hold"
     return f"{which} {share:.0%} of the divergence: look at what they have in common, and the rest have not"

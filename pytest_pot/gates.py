@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_pot.baseline import Baseline
     from pytest_pot.scorer import TeacherForcedScorer
     from pytest_pot.scores import ScoreReport
+    from pytest_pot.sequential import Decision
 
 __all__ = ["GateInputs", "GateResult", "PotResult", "Taken", "run_gate"]
 
@@ -36,6 +37,8 @@ class GateInputs:
     """Reference and candidate, as people call them."""
     recording: Callable[[TeacherForcedScorer], Taken] | None = None
     """Gives the recorded reference, or raises :class:`PotError` where it cannot be used."""
+    endless: bool = False
+    """The prompts are drawn at random from more than could ever be scored, in an order that is random already."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,10 @@ class GateResult:
     names: tuple[str, str]
     report: ScoreReport
     verdict: Verdict
+    decision: Decision | None = None
+    """With a confidence: how the verdict was reached, score by score."""
+    pool: int | None = None
+    """How many prompts there were to draw from; None where there is no end of them."""
 
     @property
     def passed(self) -> bool:
@@ -84,6 +91,11 @@ class PotResult:
         return self._first.report
 
     @property
+    def decision(self) -> Decision | None:
+        """The first gate's :class:`~pytest_pot.sequential.Decision`; None without a confidence."""
+        return self._first.decision
+
+    @property
     def _first(self) -> GateResult:
         if not self.gates:
             raise PotError("there is no result yet: a gate runs after all fixtures are set up, just before the test's body")
@@ -99,6 +111,8 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
     from pytest_pot.scorer import TeacherForcedScorer
 
     scorer = TeacherForcedScorer(settings.config, progress=progress)
+    if settings.confidence is not None:
+        return _decided(settings, inputs, scorer)
     if inputs.recording is None:
         report = scorer.score_batch(
             inputs.reference,
@@ -115,3 +129,28 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
         report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
     limits = settings.limits
     return GateResult(settings, inputs.names, report, limits.verdict(report.mean, report.max))
+
+
+def _decided(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer) -> GateResult:
+    """The gate's result with a confidence: prompts are scored until the verdict is safe."""
+    prompts = as_prompts(inputs.prompts)
+    pool = None if inputs.endless else len(prompts)
+    test = settings.sequential_test(pool)
+    reference = inputs.reference if inputs.recording is None else inputs.recording(scorer).baseline
+    if inputs.recording is not None and settings.limits.score == 0:
+        # A recording was made in batches by length, and drawn in another order the same model would round otherwise: what
+        # asks for 0 is scored whole, in the batches that were recorded.
+        report = scorer.score_baseline(reference, inputs.candidate, inputs.tokenizer)
+        test = settings.sequential_test(len(prompts))
+        test.update(report.scores.tolist())
+        return GateResult(settings, inputs.names, report, test.verdict, test.decision(), len(prompts))
+    report, decision = scorer.decide(
+        reference,
+        inputs.candidate,
+        prompts,
+        inputs.tokenizer,
+        test,
+        candidate_tokenizer=inputs.candidate_tokenizer,
+        seed=None if inputs.endless else 0,
+    )
+    return GateResult(settings, inputs.names, report, decision.verdict, decision, pool)

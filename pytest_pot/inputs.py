@@ -11,11 +11,12 @@ import pytest
 from pytest_pot import settings
 from pytest_pot.baseline import Baseline
 from pytest_pot.cached import GateCache
+from pytest_pot.challenges import challenge_prompts
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import PotError
 from pytest_pot.gates import GateInputs, Taken
 from pytest_pot.models import STORE, ModelStore, is_overridden, no_model, no_tokenizer
-from pytest_pot.prompts import Prompt, as_prompts, load_prompts
+from pytest_pot.prompts import Prompt, as_prompts, builtin_prompts, load_prompts
 from pytest_pot.recording import refuse_stale
 from pytest_pot.recordings import RECORDINGS, Live
 from pytest_pot.report import RECORDED
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from pytest_pot.scorer import TeacherForcedScorer
 
 __all__ = ["resolve"]
+
+_DRAWN = 32
+_DRAWN_AT_MOST = 256
+"""Prompts drawn by a key: for a suite that is scored whole, and until a verdict is safe."""
 
 Recording = Callable[["TeacherForcedScorer"], Taken]
 
@@ -117,7 +122,9 @@ class _Resolver:
         if cache is not None:
             key = key or cache.key_by_content(reference.model, tokenizer)
         if cache is not None and key is not None:
-            take = cache.known(key) or cache.to_be_kept(key, reference.model, tokenizer)
+            take = cache.known(key)
+            if take is None and self._gate.confidence is None:  # else the reference is run no further than need be
+                take = cache.to_be_kept(key, reference.model, tokenizer)
         return self._inputs(candidate, tokenizer, theirs, prompts, name, reference=reference.model, recording=take)
 
     # -- what marker, options and fixtures name ------------------------------------------------------------------------
@@ -175,8 +182,23 @@ class _Resolver:
         given = self._gate.prompts
         if isinstance(given, Path):
             return load_prompts(given)
-        found: Sequence[str | Prompt] = given if given is not None else self._request.getfixturevalue("pot_prompts")
+        if given is not None:
+            return given
+        sequential = self._gate.confidence is not None
+        if self._gate.key is not None:
+            return challenge_prompts(self._gate.key, _DRAWN_AT_MOST if sequential else _DRAWN)
+        if sequential and not self._has_prompts():
+            return builtin_prompts(None)  # more to draw from than what is scored whole by default
+        found: Sequence[str | Prompt] = self._request.getfixturevalue("pot_prompts")
         return found
+
+    def _has_prompts(self) -> bool:
+        """Whether the suite or its user names prompts, in place of the built-in ones."""
+        return (
+            is_overridden(self._request.node, "pot_prompts")
+            or settings.option(self._config, "prompts") is not None
+            or bool(self._config.hook.pytest_pot_prompts.get_hookimpls())
+        )
 
     def _name(self, role: str, source: Any) -> str:
         """What people call a model: its spec, or the fixture that it came from."""
@@ -203,4 +225,5 @@ class _Resolver:
             prompts=prompts,
             names=(name, self._name("candidate", self._source("candidate"))),
             recording=recording,
+            endless=self._gate.key is not None and self._gate.prompts is None,
         )

@@ -65,8 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    given = {name: settings.option(config, name) for name in OPTIONS if name != "report"}
+    given = {name: settings.option(config, name) for name in OPTIONS if name not in ("report", "key")}
     parts = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if settings.option(config, "key") is not None:
+        parts.append("key given")  # it is a secret, and logs are read by many
     parts += [name for name in settings.FLAGS if settings.flag(config, name)]
     return f"pot: {', '.join(parts)}" if parts else None
 

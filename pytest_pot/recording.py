@@ -57,7 +57,7 @@ def record(
         return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
 
     batches: Batches[Recorded] = Batches(config, tokens, progress)
-    positions = Recorded.concatenate(batches.run(work))
+    positions = Recorded.concatenate(list(batches.run(work).values()))
     return Pass(positions, vocab_size, batches.size)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest_pot
+from pytest_pot import evidence
+from pytest_pot.evidence import number, times_over
 from pytest_pot.gates import GateResult
 from pytest_pot.prompts import shorten
 from pytest_pot.settings import Settings
@@ -47,6 +49,8 @@ def explain(result: GateResult, verbosity: int = 0) -> str:
     report = result.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
     lines = [headline, f"  reference {result.names[0]}, candidate {result.names[1]}; {_conditions(result)}"]
+    if result.decision is not None:
+        lines += evidence.lines(result, result.decision)
     if verbosity > 0:
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
     if not isinstance(result.settings.limits, IdentityLimits):
@@ -63,23 +67,21 @@ def explain(result: GateResult, verbosity: int = 0) -> str:
 
 def _headline(result: GateResult) -> str:
     report, limits, gate = result.report, result.settings.limits, result.settings.gate
+    if result.decision is not None:
+        return evidence.headline(result, result.decision)
     score = f"{report.metric} {number(report.mean)}"
     if not isinstance(limits, IdentityLimits):
         return f"{gate}: {result.verdict}: {score} is not above {number(limits.min_score)}, so the models count as the same"
     if report.mean > limits.max_score:
-        return f"{gate}: {result.verdict}: {score} > {number(limits.max_score)}{_times_over(report.mean, limits.max_score)}"
+        return f"{gate}: {result.verdict}: {score} > {number(limits.max_score)}{times_over(report.mean, limits.max_score)}"
     over = int((report.scores > limits.max_prompt_score).sum())
-    worst = int(report.scores.argmax())
+    worst = report.indices[int(report.scores.argmax())]
     return (
         f"{gate}: {result.verdict}: prompt {worst} has {report.metric} {number(report.max)} > "
-        f"{number(limits.max_prompt_score)}, the limit for one prompt{_times_over(report.max, limits.max_prompt_score)}; "
+        f"{number(limits.max_prompt_score)}, the limit for one prompt{times_over(report.max, limits.max_prompt_score)}; "
         f"{over} of {report.n_prompts} prompts {'is' if over == 1 else 'are'} above it, though the mean of "
         f"{number(report.mean)} is within {number(limits.max_score)}"
     )
-
-
-def _times_over(score: float, limit: float) -> str:
-    return f" ({score / limit:.3g} times the limit)" if limit > 0 else ""
 
 
 def _conditions(result: GateResult) -> str:
@@ -99,7 +101,7 @@ def _worst_prompts(result: GateResult, most: int) -> list[str]:
     for index in (-report.scores).argsort(kind="stable")[:most]:
         prompt = report.prompts[index]
         kind = f" ({prompt.kind})" if prompt.kind else ""
-        lines.append(f"    {number(report.scores[index]):>9}  prompt {index}{kind}: {_quoted(prompt.text, 70)}")
+        lines.append(f"    {number(report.scores[index]):>9}  prompt {report.indices[index]}{kind}: {_quoted(prompt.text, 70)}")
     return lines
 
 
@@ -127,11 +129,6 @@ def _share(probability: float) -> str:
     return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"
 
 
-def number(value: float) -> str:
-    """A score or a limit for people: three significant digits."""
-    return f"{float(value):.3g}"
-
-
 def properties(result: GateResult) -> list[tuple[str, Any]]:
     """The result as flat properties of JSON types; they reach JUnit XML, and a controller from its workers, by themselves."""
     report, limits = result.report, result.settings.limits
@@ -147,6 +144,7 @@ def properties(result: GateResult) -> list[tuple[str, Any]]:
             "positions": report.n_positions,
             "truncated": report.n_truncated,
             "tail_mass": report.tail_mass,
+            **({} if result.decision is None else evidence.properties(result, result.decision)),
             "ms_per_prompt": report.ms_per_prompt,
             **report.metrics,
         }
@@ -201,10 +199,14 @@ def _cells(row: Row) -> list[str]:
         row["metric"],
         number(row["score"]) if decided else "-",
         f"{sign} {number(row['limit'])}",
-        row["verdict"] + ("" if row["passed"] else " (fail)"),
-        str(row["prompts"]) if decided else "-",
+        row["verdict"] + (f" {row['confidence']:.3g}" if "confidence" in row else "") + ("" if row["passed"] else " (fail)"),
+        _prompts_cell(row) if decided else "-",
         f"{row['ms_per_prompt']:.0f}" if decided else "-",
     ]
+
+
+def _prompts_cell(row: Row) -> str:
+    return f"{row['prompts']} of {row['pool']}" if row.get("pool") else str(row["prompts"])
 
 
 def _pad(cell: str, width: int, column: int) -> str:

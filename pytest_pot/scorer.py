@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from pytest_pot.baseline import Baseline
 from pytest_pot.batches import Batches, Progress
 from pytest_pot.comparison import Comparison, PromptResult
-from pytest_pot.config import ScoringConfig
+from pytest_pot.config import METRICS, ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
 from pytest_pot.recording import Recording, as_compared, check_fits, record, refuse_stale
 from pytest_pot.scores import ScoreReport
+from pytest_pot.sequential import Decision, SequentialTest
 from pytest_pot.tokens import Tokens, check_same_encoding, fit, tokenise
+from pytest_pot.verdict import Verdict
 
 __all__ = ["TeacherForcedScorer"]
 
@@ -66,7 +69,63 @@ class TeacherForcedScorer:
             check_same_encoding(prompts, tokenizer, candidate_tokenizer)
         with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
             tokens = self._tokens(prompts, tokenizer, ref, cand.max_positions)
-            return self._compare(ref, cand, prompts, tokens, tokenizer, started)
+            return self._whole(ref, cand, prompts, tokens, tokenizer, started)
+
+    def decide(
+        self,
+        reference: Any,
+        candidate: Any,
+        prompts: Iterable[str | Prompt],
+        tokenizer: Any,
+        test: SequentialTest,
+        *,
+        candidate_tokenizer: Any = None,
+        seed: int | None = 0,
+    ) -> tuple[ScoreReport, Decision]:
+        """Score prompts in random order until ``test`` has reached a verdict, or there are no more.
+
+        Args:
+            reference: as for :meth:`score_batch`, or a :class:`Baseline` of these prompts, this tokenizer and this
+                configuration.
+            test: takes the prompts' scores; its ``pool`` is the number of prompts, or None where these are a sample
+                already, drawn at random from more.
+            seed: of the order; None takes the prompts as they come, which is right for such a sample only.
+
+        Returns:
+            the report on the prompts that were scored, and what their scores are evidence of. A verdict inside a batch
+            ends the run after that batch.
+
+        Raises:
+            PotError: as :meth:`score_batch` and :meth:`score_baseline`.
+        """
+        started = time.perf_counter()
+        prompts = as_prompts(prompts)
+        if candidate_tokenizer is not None:
+            check_same_encoding(prompts, tokenizer, candidate_tokenizer)
+        order = list(range(len(prompts)))
+        if seed is not None:
+            random.Random(seed).shuffle(order)
+        encoded = tokenise(tokenizer, prompts)
+        if isinstance(reference, Baseline):
+            refuse_stale(reference, self.config, tokenizer, prompts)
+            with self._engine(candidate, "candidate") as cand:
+                check_fits(reference, cand)
+                report = self._drawn(
+                    Recording(reference), cand, prompts, order, test, lambda index: reference.tokens[index], tokenizer, started
+                )
+        else:
+            with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
+                report = self._drawn(
+                    ref,
+                    cand,
+                    prompts,
+                    order,
+                    test,
+                    lambda index: self._fitted(index, *encoded[index], ref, cand.max_positions),
+                    tokenizer,
+                    started,
+                )
+        return report, test.decision()
 
     def record(
         self,
@@ -147,9 +206,9 @@ class TeacherForcedScorer:
         with self._engine(candidate, "candidate") as cand:
             check_fits(baseline, cand)
             recording = Recording(baseline, note)
-            return self._compare(recording, cand, baseline.prompts, baseline.tokens, tokenizer, started, baseline)
+            return self._whole(recording, cand, baseline.prompts, baseline.tokens, tokenizer, started, baseline)
 
-    def _compare(
+    def _whole(
         self,
         reference: Engine,
         candidate: Engine,
@@ -159,21 +218,65 @@ class TeacherForcedScorer:
         started: float,
         baseline: Baseline | None = None,
     ) -> ScoreReport:
+        """The report on all ``prompts``."""
         batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress)
         if baseline is not None and baseline.config.batch_size == self.config.batch_size:
             batches.size = min(batches.size, baseline.batch_size)  # where memory ran out while recording
-        results = batches.run(Comparison(self.config, reference, candidate, prompts, tokens))
+        found = batches.run(Comparison(self.config, reference, candidate, prompts, tokens))
+        labels = reference.label, candidate.label
+        return self._report(found, prompts, tokens, labels, tokenizer, batches.size, started)
+
+    def _drawn(
+        self,
+        reference: Engine,
+        candidate: Engine,
+        prompts: Sequence[Prompt],
+        order: Sequence[int],
+        test: SequentialTest,
+        encode: Callable[[int], Tokens],
+        tokenizer: Any,
+        started: float,
+    ) -> ScoreReport:
+        """The report on the first of ``prompts`` in ``order`` that decide ``test``; only these are encoded."""
+        tokens: dict[int, Tokens] = {}
+        compare = Comparison(self.config, reference, candidate, prompts, tokens)
+
+        def work(batch: Sequence[int]) -> list[PromptResult]:
+            tokens.update({index: encode(index) for index in batch if index not in tokens})
+            return compare(batch)
+
+        def enough(found: list[PromptResult]) -> bool:
+            scores = [float(result.divergences[self.config.metric].mean()) for result in found]
+            return test.update(scores) is not Verdict.UNDECIDED
+
+        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress)
+        results = batches.run(work, order, enough)
+        labels = reference.label, candidate.label
+        return self._report(results, prompts, tokens, labels, tokenizer, batches.size, started)
+
+    def _report(
+        self,
+        found: Mapping[int, PromptResult],
+        prompts: Sequence[Prompt],
+        tokens: Sequence[Tokens] | Mapping[int, Tokens],
+        labels: tuple[str, str],
+        tokenizer: Any,
+        batch_size: int,
+        started: float,
+    ) -> ScoreReport:
+        results = list(found.values())
         return ScoreReport(
             config=self.config,
-            prompts=tuple(prompts),
-            tokens=tuple(tokens),
-            divergences={name: [result.divergences[name] for result in results] for name in results[0].divergences},
+            prompts=tuple(prompts[index] for index in found),
+            indices=tuple(found),
+            tokens=tuple(tokens[index] for index in found),
+            divergences={name: [result.divergences[name] for result in results] for name in METRICS},
             distributions=([result.reference for result in results], [result.candidate for result in results]),
             tail_masses=[result.tail_mass for result in results],
             decode=tokenizer.decode,
             elapsed_s=time.perf_counter() - started,
-            batch_size=batches.size,
-            labels=(reference.label, candidate.label),
+            batch_size=batch_size,
+            labels=labels,
         )
 
     def _engine(self, model: Any, role: str) -> AbstractContextManager[Engine]:
@@ -188,16 +291,19 @@ class TeacherForcedScorer:
 
         ``limit`` is the candidate's.
         """
+        encoded = enumerate(tokenise(tokenizer, prompts))
+        return [self._fitted(index, *parts, reference, limit) for index, parts in encoded]
+
+    def _fitted(
+        self, index: int, context: list[int], continuation: list[int] | None, reference: Engine, limit: int | None
+    ) -> Tokens:
         limits = [self.config.max_length, reference.max_positions, limit]
         max_length = min(limit for limit in limits if limit is not None)
         most = self.config.positions_per_prompt
-        tokens = []
-        for index, (context, continuation) in enumerate(tokenise(tokenizer, prompts)):
-            if continuation is None:
-                kept = fit(index, context, [0] * most, max_length).ids[:-most]
-                [continuation] = reference.sample([kept], most, _SEED)
-            tokens.append(fit(index, context, continuation[:most], max_length))
-        return tokens
+        if continuation is None:
+            kept = fit(index, context, [0] * most, max_length).ids[:-most]
+            [continuation] = reference.sample([kept], most, _SEED)
+        return fit(index, context, continuation[:most], max_length)
 
 
 def _weights_digest(reference: Any) -> str | None:

@@ -23,6 +23,7 @@ class WorstPosition:
     """One position: what was read, what came, and what each model made of it."""
 
     prompt_index: int
+    """In the list of prompts that was given."""
     position: int
     """Counted from the continuation's first token, 0."""
     score: float
@@ -49,6 +50,9 @@ class ScoreReport:
 
     config: ScoringConfig
     prompts: Sequence[Prompt]
+    """Those that were scored: all, unless a verdict was reached before."""
+    indices: Sequence[int]
+    """Where each of them stands in the list that was given."""
     tokens: Sequence[Tokens]
     """The ids that both models read, prompt by prompt; also those that the reference drew for a prompt without a
     continuation."""
@@ -147,7 +151,7 @@ class ScoreReport:
         at = tokens.prompt_len + position
         reference, candidate = (models[prompt] for models in self.distributions)
         return WorstPosition(
-            prompt_index=prompt,
+            prompt_index=self.indices[prompt],
             position=position,
             score=float(self.positions[prompt][position]),
             context=self.decode(list(tokens.ids[max(0, at - _CONTEXT_TOKENS) : at])),
@@ -183,13 +187,14 @@ class ScoreReport:
             "positions": [values.tolist() for values in self.positions],
             "prompts": [
                 {
+                    "index": index,
                     "text": prompt.text,
                     "kind": prompt.kind,
                     "prompt_tokens": tokens.prompt_len,
                     "continuation": list(tokens.targets),
                     "truncated": tokens.truncated,
                 }
-                for prompt, tokens in zip(self.prompts, self.tokens, strict=True)
+                for index, prompt, tokens in zip(self.indices, self.prompts, self.tokens, strict=True)
             ],
             "worst": [asdict(position) for position in self.worst(5)],
         }

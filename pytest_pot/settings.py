@@ -13,6 +13,7 @@ import pytest
 from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.sequential import DEFAULT_MAX_OUTLIERS, SequentialTest
 from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
 
@@ -38,6 +39,7 @@ OPTIONS: Mapping[str, str] = {
     "candidate": "the model under test, named in the same ways",
     "tokenizer": "the tokenizer for both models (default: the reference's own)",
     "prompts": "JSON Lines file of prompts (default: the built-in suite)",
+    "key": "draw prompts by this secret, which no candidate can have been fitted to, in place of a file",
     "preset": f"how models are compared: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
     "device": "where models run: auto, cpu, cuda, cuda:N, mps (default: auto)",
@@ -58,7 +60,7 @@ CACHE_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
 }
 """The ini keys of the cache: type, default, help."""
 
-_COMMON = ("preset", "metric", "tolerance", "reference", "candidate", "prompts")
+_COMMON = ("preset", "metric", "tolerance", "confidence", "max_outliers", "reference", "candidate", "prompts", "key")
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,25 @@ class Settings:
     limits: IdentityLimits | DistinctLimit
     reference: str | None
     """A spec from the marker; None leaves it to the fixture ``pot_reference``."""
+    confidence: float | None
+    """Decide as soon as it is safe to, at this confidence; None scores the suite whole."""
+    max_outliers: float
+    """With ``confidence``: the share of prompts above the limit for one prompt that SAME claims not to be reached."""
     baseline: Path | None
     """The marker's recorded reference, which need not exist yet."""
     candidate: str | None
     prompts: Path | Sequence[Prompt] | None
-    """A file or prompts from the marker; None leaves it to the fixture ``pot_prompts``."""
+    """A file or prompts from the marker; None leaves it to the key or the fixture ``pot_prompts``."""
+    key: str | None
+    """Draws the prompts, where the marker names none."""
+
+    def sequential_test(self, pool: int | None) -> SequentialTest:
+        """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
+        assert self.confidence is not None
+        clip = self.limits.max_prompt_score if isinstance(self.limits, IdentityLimits) and self.limits.score > 0 else None
+        return SequentialTest(
+            self.limits.score, confidence=self.confidence, score_clip=clip, max_outliers=self.max_outliers, pool=pool
+        )
 
 
 def option(config: pytest.Config, name: str) -> str | None:
@@ -210,18 +226,34 @@ def _parse(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
         overrides["metric"] = given["metric"]
     config = ScoringConfig.preset(preset, **overrides)
     reference = given.get("reference")
-    limits = {name: given[name] for name in (*marker.limit_names, "tolerance") if name in given}
+    asked = {name: given[name] for name in (*marker.limit_names, "tolerance") if name in given}
+    if "max_outliers" in given and "confidence" not in given:
+        raise InvalidArgument("max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95")
+    if "prompts" in given and "key" in given:
+        raise InvalidArgument("prompts and key both name the prompts; give one")
     bases = [item.path.parent, item.config.rootpath]
-    return Settings(
+    settings = Settings(
         gate=mark.name,
         preset=preset,
         config=config,
-        limits=marker.limits(config.metric, **limits),
+        limits=marker.limits(config.metric, **asked),
         reference=None if is_baseline(reference) else _spec("reference", reference, bases),
         baseline=Path(_placed(str(reference), bases)) if is_baseline(reference) else None,
         candidate=_candidate(given.get("candidate"), bases),
         prompts=_prompts(given.get("prompts"), bases),
+        key=_key(given.get("key")) if "key" in given or "prompts" in given else option(item.config, "key"),
+        confidence=given.get("confidence"),
+        max_outliers=given.get("max_outliers", DEFAULT_MAX_OUTLIERS),
     )
+    if settings.confidence is not None:
+        limits = settings.limits
+        if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
+            raise InvalidArgument(
+                f"with a confidence, max_prompt_score={limits.max_prompt_score!r} must be above the limit on the mean, "
+                f"{limits.max_score!r}: it clips the scores"
+            )
+        settings.sequential_test(None)  # what has no meaning is an error now, not when it runs
+    return settings
 
 
 def _overrides(config: pytest.Config) -> dict[str, Any]:
@@ -260,6 +292,12 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
     if not path.is_file():
         raise InvalidArgument(f"prompts={str(value)!r}: no such file beside the test or in {bases[-1]}")
     return path
+
+
+def _key(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise InvalidArgument(f"key={value!r} must be a string that is not empty")
+    return value
 
 
 def _existing(value: str, bases: Sequence[Path]) -> str:

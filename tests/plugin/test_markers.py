@@ -237,7 +237,7 @@ def test_skip_leaves_models_alone(project: Project) -> None:
 
 def test_the_markers_are_listed_with_their_arguments(project: Project) -> None:
     result = project.run("--markers")
-    arguments = "tolerance=None, reference=None, candidate=None, prompts=None"
+    arguments = "tolerance=None, confidence=None, max_outliers=None, reference=None, candidate=None, prompts=None, key=None"
     assert (
         f"@pytest.mark.pot_identity(preset=None, metric=None, max_score=None, max_prompt_score=None, {arguments}): "
         "fail unless the candidate is the SAME model as its reference"

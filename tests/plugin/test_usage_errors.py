@@ -11,8 +11,10 @@ METRICS = "'tv', 'jsd', 'kl', 'kl_reverse', 'delta_ce', 'top1_flip'"
 TOLERANCES = "'identical', 'numeric', 'half', 'int8', 'int4'"
 DTYPES = "'auto', 'float32', 'float16', 'bfloat16', 'float64'"
 DEVICES = "'auto', 'cpu', 'cuda', 'cuda:N', 'mps' or another torch device"
-IDENTITY = "preset, metric, max_score, max_prompt_score, tolerance, reference, candidate, prompts"
-DISTINCT = "preset, metric, min_score, tolerance, reference, candidate, prompts"
+IDENTITY = (
+    "preset, metric, max_score, max_prompt_score, tolerance, confidence, max_outliers, reference, candidate, prompts, key"
+)
+DISTINCT = "preset, metric, min_score, tolerance, confidence, max_outliers, reference, candidate, prompts, key"
 MODEL = (
     "must name a model: a directory or hub id, a .gguf file, or package.module:factory; a model that is already in memory "
     "comes from the fixture"

@@ -17,6 +17,7 @@ class Made:
         self.divergences = {"tv": divergence}
         self.tokens = [Tokens(tuple(range(4 + len(values))), 4) for values in divergence]
         self.n_positions = sum(len(values) for values in divergence)
+        self.indices = range(len(divergence))
         zeros = [np.zeros(len(values), dtype=np.int64) for values in divergence]
         self.distributions = [[top(ids) for ids in given or zeros] for given in (reference_ids, candidate_ids)]
 

@@ -1,0 +1,169 @@
+"""``confidence=``: a verdict on as many prompts as the evidence needs, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import Project
+
+GATED = """
+import pytest
+
+@pytest.mark.pot_{gate}({arguments})
+def test_it(pot_result):
+    print("used", pot_result.report.n_prompts, pot_result.decision.verdict)
+"""
+
+
+@pytest.fixture
+def pool(project: Project) -> Project:
+    """With 120 prompts."""
+    texts = [{"text": f"The old mill number {i}", "continuation": f" stood by the river {i}."} for i in range(120)]
+    project.prompts("prompts.jsonl", *texts)
+    return project
+
+
+def run(project: Project, gate: str, arguments: str, candidate: object, *options: object) -> pytest.RunResult:
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=candidate, pot_prompts="prompts.jsonl")
+    return project.run_tests(GATED.format(gate=gate, arguments=arguments), *options)
+
+
+def test_same(pool: Project) -> None:
+    result = run(pool, "identity", "confidence=0.95", pool.tiny.copy, "-s")
+    result.assert_outcomes(passed=1)
+    used = int(next(line for line in result.outlines if "used" in line).split()[-2])
+    assert 30 < used < 70
+    result.stdout.re_match_lines([rf"test_it\.py::test_it +identity +balanced +tv +0 +<= 0\.01 +SAME 0\.95 +{used} of 120 "])
+
+
+def test_different_after_one_batch(pool: Project) -> None:
+    result = run(pool, "identity", "confidence=0.95", pool.tiny.perturbed)
+    result.assert_outcomes(failed=1)
+    lines = [line for line in result.outlines if line]
+    [head] = [line for line in lines if line.startswith("pot_identity: ")]
+    assert head.startswith("pot_identity: DIFFERENT at 95% confidence after 4 of 120 prompts: tv 0.")
+    assert head.endswith(" times the limit)")
+    result.stdout.re_match_lines(
+        [
+            r"  claimed: the mean score is above 0\.01",
+            r"  evidence \(wealth, 20 decides\): DIFFERENT \S+; SAME \S+ for the mean, \S+ for the outliers",
+            r"  mean of the clipped score, wherever one stops: \S+ to \S+ at 95%",
+            r"  worst prompts:",
+        ]
+    )
+
+
+def test_distinct(pool: Project) -> None:
+    run(pool, "distinct", "confidence=0.99", pool.tiny.perturbed).assert_outcomes(passed=1)
+    result = run(pool, "distinct", "confidence=0.99", pool.tiny.copy)
+    result.assert_outcomes(failed=1)
+    [head] = [line for line in result.outlines if line.startswith("pot_distinct: ")]
+    assert head.startswith("pot_distinct: SAME at 99% confidence after ")
+    assert head.endswith(
+        ": tv 0, so that the models count as the same: the mean of the score, clipped at 0.1, is at most 0.01, and fewer than "
+        "5% of the prompts score above 0.1"
+    )
+
+
+def test_undecided_fails_both_and_says_how_many_more_would_decide(pool: Project) -> None:
+    """Prompts drawn by a key have no end, so that 256 of them may be too few."""
+    [gate] = _gate(pool, "identity", 'key="k", confidence=0.95, max_score=0.6')
+    near = gate["tv"]
+    for kind, name in (("identity", "max_score"), ("distinct", "min_score")):
+        result = run(pool, kind, f'key="k", confidence=0.95, {name}={near * 1.001}', pool.tiny.perturbed)
+        result.assert_outcomes(failed=1)
+        [head] = [line for line in result.outlines if line.startswith(f"pot_{kind}: ")]
+        assert head.startswith(f"pot_{kind}: UNDECIDED at 95% confidence after 256 prompts: tv 0.")
+        assert "more prompts would decide" in head or "the evidence does not grow" in head
+
+
+def _gate(project: Project, gate: str, arguments: str) -> list[dict]:
+    run(project, gate, arguments, project.tiny.perturbed, "--pot-report=out.json")
+    return json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
+
+
+def test_figures_in_the_report(pool: Project) -> None:
+    [gate] = _gate(pool, "identity", "confidence=0.95")
+    assert (gate["confidence"], gate["pool"], gate["prompts"], gate["verdict"]) == (0.95, 120, 4, "DIFFERENT")
+    assert gate["decided_after"] <= 4
+    assert float(gate["wealth_different"]) >= 20  # "inf" where the rest of the pool could not undo it
+    low, high = gate["interval"]
+    assert low <= min(gate["score"], 0.1) <= high
+
+
+def test_the_limit_for_one_prompt_is_the_clip(pool: Project) -> None:
+    result = run(pool, "distinct", "confidence=0.95", pool.tiny.copy)
+    assert any("clipped at 0.1" in line for line in result.outlines)
+    [gate] = _gate(pool, "identity", "confidence=0.95, max_score=0.5, max_prompt_score=0.55, max_outliers=0.1")
+    assert gate["interval"][1] <= 0.55
+
+
+def test_a_recording_serves_it(pool: Project) -> None:
+    arguments = 'reference="x.pot.safetensors", confidence=0.95'
+    run(pool, "identity", arguments, pool.tiny.copy, "--pot-update").assert_outcomes(passed=1)
+    run(pool, "identity", arguments, pool.tiny.copy).assert_outcomes(passed=1)
+    run(pool, "identity", arguments, pool.tiny.perturbed).assert_outcomes(failed=1)
+    run(pool, "identity", arguments + ", max_score=0", pool.tiny.copy).assert_outcomes(passed=1)
+
+
+def test_the_built_in_suite_is_the_pool_where_no_prompts_are_named(project: Project) -> None:
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.perturbed)
+    project.run_tests(GATED.format(gate="identity", arguments="confidence=0.95"), "--pot-report=out.json")
+    [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
+    assert gate["pool"] >= 256
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("confidence=1", "confidence=1 must be a number above 0.5 and below 1"),
+        ("confidence='high'", "confidence='high' must be a number above 0.5 and below 1"),
+        ("max_outliers=0.1", "max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95"),
+        ("confidence=0.95, max_outliers=2", "max_outliers=2 must be a number above 0 and below 1"),
+        (
+            "confidence=0.95, max_prompt_score=0.01",
+            "with a confidence, max_prompt_score=0.01 must be above the limit on the mean, 0.01: it clips the scores",
+        ),
+        ("key='', confidence=0.95", "key='' must be a string that is not empty"),
+        ("key='k', prompts=['Hello']", "prompts and key both name the prompts; give one"),
+    ],
+)
+def test_usage_errors(project: Project, arguments: str, told: str) -> None:
+    result = project.run_tests(f"import pytest\n\n@pytest.mark.pot_identity({arguments})\ndef test_it(): pass\n")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: test_it.py::test_it: pot_identity: {told}" in result.errlines
+
+
+def test_prompts_drawn_by_a_key(project: Project) -> None:
+    text = """
+        import pytest
+
+        @pytest.mark.pot_identity(key="{key}")
+        def test_marker(pot_result):
+            print("first", pot_result.report.prompts[0].text[:40].encode(), pot_result.report.n_prompts)
+
+        @pytest.mark.pot_identity
+        def test_open(pot_result):
+            print("first", pot_result.report.prompts[0].text[:40].encode(), pot_result.report.n_prompts)
+
+        @pytest.mark.pot_identity(prompts="prompts.jsonl")
+        def test_named(pot_result):
+            print("first", pot_result.report.prompts[0].text[:40].encode(), pot_result.report.n_prompts)
+        """
+
+    def first(key: str, *options: str) -> list[str]:
+        result = project.run_tests(text.replace("{key}", key), "-s", *options)
+        result.assert_outcomes(passed=3)
+        assert "secret" not in result.stdout.str()
+        return [line[line.index("first") :] for line in result.outlines if "first" in line]
+
+    marker, from_file, named = first("a")
+    assert marker.endswith(" 32")
+    assert from_file == named
+    again, by_option, named_still = first("a", "--pot-key=secret")
+    assert again == marker
+    assert by_option not in (marker, named)
+    assert named_still == named
+    assert first("b")[0] != marker
