@@ -27,7 +27,7 @@ class GateInputs:
     """What one gate compares, resolved from marker, options and fixtures before the test's call phase."""
 
     reference: Any
-    """A live model; None where ``recording`` stands in for it."""
+    """A live model, which is going to be run; None where what it says is recorded."""
     candidate: Any
     tokenizer: Any
     candidate_tokenizer: Any
@@ -60,6 +60,8 @@ class GateResult:
     verdict: Verdict
     decision: Decision | None = None
     """With a confidence: how the verdict was reached, score by score."""
+    noise_floor: float | None = None
+    """How far the same model is from itself, run another way; None where that could not be measured."""
     pool: int | None = None
     """How many prompts there were to draw from; None where there is no end of them."""
 
@@ -111,8 +113,9 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
     from pytest_pot.scorer import TeacherForcedScorer
 
     scorer = TeacherForcedScorer(settings.config, progress=progress)
+    floor = _floor(settings, inputs, scorer)
     if settings.confidence is not None:
-        return _decided(settings, inputs, scorer)
+        return _decided(settings, inputs, scorer, floor)
     if inputs.recording is None:
         report = scorer.score_batch(
             inputs.reference,
@@ -128,10 +131,27 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
         taken = inputs.recording(scorer)
         report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
     limits = settings.limits
-    return GateResult(settings, inputs.names, report, limits.verdict(report.mean, report.max))
+    return GateResult(settings, inputs.names, report, limits.verdict(report.mean, report.max), noise_floor=floor)
 
 
-def _decided(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer) -> GateResult:
+def _floor(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer) -> float | None:
+    """The noise floor, of the reference, or of the candidate where no reference is run.
+
+    Raises:
+        PotError: the limit is below it, and not 0.
+    """
+    model, role = (inputs.candidate, "candidate") if inputs.reference is None else (inputs.reference, "reference")
+    floor = scorer.noise_floor(model, inputs.prompts, inputs.tokenizer, role=role)
+    if floor is not None and 0 < settings.limits.score < floor:
+        raise PotError(
+            f"the limit {settings.limits.score:.3g} on {settings.config.metric} is below the noise floor {floor:.3g}: that far "
+            f"is the {role} from itself when it is run in another batch shape. Raise the limit above it; or ask for 0, which "
+            "the same weights reach where both models run in the very same way"
+        )
+    return floor
+
+
+def _decided(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer, floor: float | None) -> GateResult:
     """The gate's result with a confidence: prompts are scored until the verdict is safe."""
     prompts = as_prompts(inputs.prompts)
     pool = None if inputs.endless else len(prompts)
@@ -143,7 +163,7 @@ def _decided(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer
         report = scorer.score_baseline(reference, inputs.candidate, inputs.tokenizer)
         test = settings.sequential_test(len(prompts))
         test.update(report.scores.tolist())
-        return GateResult(settings, inputs.names, report, test.verdict, test.decision(), len(prompts))
+        return GateResult(settings, inputs.names, report, test.verdict, test.decision(), floor, len(prompts))
     report, decision = scorer.decide(
         reference,
         inputs.candidate,
@@ -153,4 +173,4 @@ def _decided(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer
         candidate_tokenizer=inputs.candidate_tokenizer,
         seed=None if inputs.endless else 0,
     )
-    return GateResult(settings, inputs.names, report, decision.verdict, decision, pool)
+    return GateResult(settings, inputs.names, report, decision.verdict, decision, floor, pool)

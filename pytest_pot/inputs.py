@@ -122,8 +122,10 @@ class _Resolver:
         if cache is not None:
             key = key or cache.key_by_content(reference.model, tokenizer)
         if cache is not None and key is not None:
-            take = cache.known(key)
-            if take is None and self._gate.confidence is None:  # else the reference is run no further than need be
+            known = cache.known(key)
+            if known is not None:
+                return self._inputs(candidate, tokenizer, theirs, prompts, name, recording=known)
+            if self._gate.confidence is None:  # else the reference is run no further than need be
                 take = cache.to_be_kept(key, reference.model, tokenizer)
         return self._inputs(candidate, tokenizer, theirs, prompts, name, reference=reference.model, recording=take)
 

@@ -52,6 +52,8 @@ def explain(result: GateResult, verbosity: int = 0) -> str:
     if result.decision is not None:
         lines += evidence.lines(result, result.decision)
     if verbosity > 0:
+        if report.kinds:
+            lines.append("  by kind: " + ", ".join(f"{kind} {number(value)}" for kind, value in report.kinds.items()))
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
     if not isinstance(result.settings.limits, IdentityLimits):
         return "\n".join(lines)
@@ -92,7 +94,8 @@ def _conditions(result: GateResult) -> str:
     label = report.labels[0] if report.labels[0] == report.labels[1] else f"{report.labels[0]} and {report.labels[1]}"
     cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""
     positions = f"{report.n_positions} positions"
-    return f"preset {result.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}"
+    floor = "" if result.noise_floor is None else f", noise floor {number(result.noise_floor)}"
+    return f"preset {result.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}{floor}"
 
 
 def _worst_prompts(result: GateResult, most: int) -> list[str]:
@@ -144,6 +147,8 @@ def properties(result: GateResult) -> list[tuple[str, Any]]:
             "positions": report.n_positions,
             "truncated": report.n_truncated,
             "tail_mass": report.tail_mass,
+            "noise_floor": result.noise_floor,
+            "kinds": report.kinds,
             **({} if result.decision is None else evidence.properties(result, result.decision)),
             "ms_per_prompt": report.ms_per_prompt,
             **report.metrics,

@@ -13,6 +13,7 @@ from pytest_pot.batches import Batches, Progress
 from pytest_pot.comparison import Comparison, PromptResult
 from pytest_pot.config import METRICS, ScoringConfig
 from pytest_pot.engines.base import Engine
+from pytest_pot.noise import noise_floor
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
 from pytest_pot.recording import Recording, as_compared, check_fits, record, refuse_stale
@@ -22,6 +23,9 @@ from pytest_pot.tokens import Tokens, check_same_encoding, fit, tokenise
 from pytest_pot.verdict import Verdict
 
 __all__ = ["TeacherForcedScorer"]
+
+_PROBED = 8
+"""Prompts of which two are looked for that can show the noise floor."""
 
 _SEED = 0
 """Of the continuations that a reference draws; fixed, so that a bare prompt means the same tokens every time."""
@@ -207,6 +211,21 @@ class TeacherForcedScorer:
             check_fits(baseline, cand)
             recording = Recording(baseline, note)
             return self._whole(recording, cand, baseline.prompts, baseline.tokens, tokenizer, started, baseline)
+
+    def noise_floor(
+        self, model: Any, prompts: Iterable[str | Prompt], tokenizer: Any, *, role: str = "reference"
+    ) -> float | None:
+        """How far ``model`` is from itself when it is run in another batch shape, in the gated metric.
+
+        Measured on the beginning of two of the prompts, which takes about as long as one of them. None where that is not
+        possible: fewer than two prompts, or of one token only.
+
+        Raises:
+            PotError: as :meth:`score_batch`.
+        """
+        parts = tokenise(tokenizer, as_prompts(prompts)[:_PROBED])
+        with self._engine(model, role) as engine:
+            return noise_floor(self.config, engine, [context + (continuation or []) for context, continuation in parts])
 
     def _whole(
         self,

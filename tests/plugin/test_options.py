@@ -131,7 +131,7 @@ def test_dtype_reaches_the_model(project: Project) -> None:
         "--pot-device=cpu",
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["  reference *, float64 on cpu"])
+    result.stdout.fnmatch_lines(["  reference *, float64 on cpu, noise floor *"])
 
 
 def test_the_json_report(project: Project) -> None:

@@ -72,7 +72,7 @@ def test_a_failure_says_that_the_reference_was_recorded(recorded: Project) -> No
     lines = failure(recorded)
     candidate = recorded.tiny.perturbed
     assert lines[1].startswith(f"  reference ref.pot.safetensors, candidate {candidate}; preset balanced, 3 prompts, ")
-    assert lines[1].endswith(", float32 on cpu, recorded and float32 on cpu")
+    assert ", float32 on cpu, recorded and float32 on cpu, noise floor " in lines[1]
 
 
 def test_missing(project: Project) -> None:

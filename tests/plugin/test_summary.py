@@ -82,7 +82,7 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
     tiny = project.tiny
     assert re.fullmatch(
         rf"  reference {re.escape(str(tiny.reference))}, candidate {re.escape(str(tiny.perturbed))}; preset balanced, "
-        r"3 prompts, 41 positions, top 100 \+ tail of \d\.\d%, float32 on cpu",
+        r"3 prompts, 41 positions, top 100 \+ tail of \d\.\d%, float32 on cpu, noise floor \S+",
         text[1],
     )
     assert text[2] == "  worst prompts:"

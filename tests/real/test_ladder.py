@@ -77,6 +77,13 @@ def test_another_batch_shape_is_noise_far_below_the_smallest_change(zoo, referen
     assert alone.scores.min() > 1e-3
 
 
+def test_the_noise_floor_is_above_zero_and_far_below_the_smallest_change(reference, drawn, ladder):
+    model, tokenizer = reference
+    floor = TeacherForcedScorer().noise_floor(model, drawn, tokenizer)
+    assert 1e-9 < floor < 2e-5
+    assert floor < ladder["bf16"].mean / 100
+
+
 def test_likely_causes_of_real_damage(zoo, reference, ladder):
     model, tokenizer = reference
     short = []

@@ -1,0 +1,61 @@
+"""The noise floor: how far a model is from itself when it is run another way, in a batch with others and alone.
+
+Sums are taken in another order then, and rounded otherwise. A limit below that cannot tell a changed model from an unchanged
+one; only 0 can, where both models run in the very same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pytest_pot.config import ScoringConfig
+from pytest_pot.distributions import Ints, TopK
+from pytest_pot.divergence import position_divergences
+from pytest_pot.engines.base import Engine, OutOfMemory
+from pytest_pot.tokens import Tokens
+
+__all__ = ["noise_floor"]
+
+_LENGTHS = (40, 27)
+"""Tokens of the two texts: short, to be cheap, and different, so that one is padded beside the other."""
+_POSITIONS = 8
+
+
+def noise_floor(config: ScoringConfig, engine: Engine, texts: Sequence[Sequence[int]]) -> float | None:
+    """The gated metric between two runs of ``engine``: two texts in one batch, and each alone.
+
+    Args:
+        texts: token ids; the first two of at least two tokens are read, as far as is needed.
+
+    Returns:
+        the mean over both texts' last positions; None where there are not two such texts, or no memory for them.
+    """
+    probes = _probes(texts, engine.max_positions)
+    if len(probes) < len(_LENGTHS):
+        return None
+    try:
+        together = engine.top_k(probes, config.top_k)
+        ids = together.log_probs.shape[1] if together.ids is None else together.ids
+        alone = TopK.concatenate([_alone(engine, probes, i, ids) for i in range(len(probes))])
+    except OutOfMemory:
+        return None
+    found = position_divergences(together, alone, config.tail)[config.metric]
+    return float(found.mean()) if np.isfinite(found).all() else None
+
+
+def _alone(engine: Engine, probes: Sequence[Tokens], index: int, ids: int | Ints) -> TopK:
+    if isinstance(ids, int):
+        return engine.at([probes[index]], ids)
+    start = sum(tokens.n_positions for tokens in probes[:index])
+    return engine.at([probes[index]], ids[start : start + probes[index].n_positions])
+
+
+def _probes(texts: Sequence[Sequence[int]], limit: int | None) -> list[Tokens]:
+    long_enough = [ids for ids in texts if len(ids) > 1]
+    probes = []
+    for ids, length in zip(long_enough, _LENGTHS, strict=False):
+        kept = tuple(ids[: min(length, limit or length)])
+        probes.append(Tokens(kept, max(1, len(kept) - _POSITIONS)))
+    return probes

@@ -1,0 +1,73 @@
+"""The noise floor beside every score, and limits below it refused."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from .conftest import Project
+
+# A reference whose logits depend on how many prompts are in its batch, by a little.
+NOISY = """
+import pytest
+from transformers import AutoTokenizer, GPT2LMHeadModel
+
+@pytest.fixture(scope="session")
+def pot_reference():
+    model = GPT2LMHeadModel.from_pretrained({reference})
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output * (1 + 0.001 * len(output)))
+    return model, AutoTokenizer.from_pretrained({reference})
+
+@pytest.fixture(scope="session")
+def pot_candidate(pot_reference):
+    return pot_reference
+"""
+TEST = """
+import pytest
+
+@pytest.mark.pot_{gate}({limit})
+def test_it():
+    pass
+"""
+
+
+def run(project: Project, gate: str, limit: str, *options: str) -> pytest.RunResult:
+    project.write(conftest=NOISY)
+    return project.run_tests(TEST.format(gate=gate, limit=limit), *options)
+
+
+@pytest.mark.parametrize(("gate", "limit"), [("identity", "max_score=1e-5"), ("distinct", "min_score=1e-5")])
+def test_a_limit_below_it(project: Project, gate: str, limit: str) -> None:
+    result = run(project, gate, limit)
+    result.assert_outcomes(failed=1)
+    [line] = [line for line in result.outlines if line.startswith(f"pot_{gate}: ")]
+    head, floor, rest = re.split(r"(0\.000\d+)", line)
+    assert head == f"pot_{gate}: the limit 1e-05 on tv is below the noise floor "
+    assert float(floor) > 1e-5
+    assert rest == (
+        ": that far is the reference from itself when it is run in another batch shape. Raise the limit above it; or ask for "
+        "0, which the same weights reach where both models run in the very same way"
+    )
+
+
+def test_a_limit_above_it_and_a_limit_of_zero(project: Project) -> None:
+    run(project, "identity", "max_score=0.01").assert_outcomes(passed=1)
+    run(project, "identity", "max_score=0").assert_outcomes(passed=1)
+
+
+def test_it_is_reported(project: Project) -> None:
+    run(project, "identity", "", "--pot-report=out.json")
+    [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
+    assert 1e-5 < gate["noise_floor"] < 1e-2
+    result = run(project, "distinct", "")
+    result.assert_outcomes(failed=1)
+    assert any(", noise floor 0.000" in line for line in result.outlines)
+
+
+def test_of_the_candidate_where_the_reference_is_recorded(project: Project) -> None:
+    run(project, "identity", 'reference="x.pot.safetensors"', "--pot-update").assert_outcomes(passed=1)
+    result = run(project, "identity", 'reference="x.pot.safetensors", max_score=1e-5')
+    result.assert_outcomes(failed=1)
+    assert any("that far is the candidate from itself" in line for line in result.outlines)
