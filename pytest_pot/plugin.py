@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pot import hookspec, settings
+from pytest_pot.attached import LEFTOVERS, attach, gates_on, late_marker
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.leftovers import Leftovers
 from pytest_pot.models import STORE, ModelStore, is_overridden, load_by_spec, no_model, no_tokenizer
 from pytest_pot.prompts import builtin_prompts, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
-from pytest_pot.settings import MARKERS, OPTIONS, Settings
+from pytest_pot.settings import MARKERS, OPTIONS
 
 if TYPE_CHECKING:
     from pytest_pot.gates import GateInputs, PotResult
     from pytest_pot.prompts import Prompt
     from pytest_pot.scorer import TeacherForcedScorer
 
-_GATES = pytest.StashKey[list[Settings]]()
 _INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
-_LEFTOVERS = pytest.StashKey[Leftovers]()
 _RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
 
 
@@ -58,8 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STORE] = ModelStore(config)
     config.stash[RECORDINGS] = Recordings(config)
     settings.check_options(config)
-    config.stash[_LEFTOVERS] = Leftovers(config)
-    config.pluginmanager.register(config.stash[_LEFTOVERS], "pot-leftovers")
+    config.stash[LEFTOVERS] = Leftovers(config)
+    config.pluginmanager.register(config.stash[LEFTOVERS], "pot-leftovers")
     if not hasattr(config, "workerinput"):  # under xdist, results are shown and written where all of them arrive
         config.pluginmanager.register(SessionResults(config), "pot-results")
 
@@ -124,12 +123,19 @@ def _fixtures_for(arguments: Mapping[str, Any]) -> list[str]:
     return [f"pot_{name}" for name in ("reference", "candidate", "prompts") if arguments.get(name) is None]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Attach the gates before and after all that others do here: they may select by what is wrong, and may add markers."""
+    _attach_gates(config, items)
+    yield
+    _attach_gates(config, items)
+
+
+def _attach_gates(config: pytest.Config, items: list[pytest.Item]) -> None:
     errors: dict[pytest.Item, str] = {}
     for item in items:
         try:
-            _attach_gates(item)
+            attach(item)
         except InvalidArgument as error:
             errors[item] = f"{item.nodeid}: {error}"
     if not errors:
@@ -142,23 +148,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in errors]
 
 
-def _attach_gates(item: pytest.Item) -> None:
-    gates = settings.gates_of(item)
-    if not gates:
-        return
-    item.stash[_GATES] = gates
-    for gate in gates:
-        if gate.baseline is not None:
-            item.config.stash[_LEFTOVERS].name(gate.baseline)
-    names = getattr(item, "fixturenames", None)
-    if names is None:
-        raise InvalidArgument(f"{gates[0].gate} works on test functions only, not on {type(item).__name__}")
-    if "_pot_inputs" not in names:
-        # Asked for like any fixture, so that what goes wrong in it is an ERROR at set-up, not a verdict. A new list: the
-        # one there is shared by all items made from the same function.
-        item.fixturenames = [*names, "_pot_inputs"]  # type: ignore[attr-defined]
-
-
 # -- the gate ----------------------------------------------------------------------------------------------------------
 
 
@@ -169,10 +158,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         yield
     except (Exception, pytest.fail.Exception) as error:
         _forget_results(item)
-        if _GATES in item.stash:
+        if gates_on(item):
             from pytest_pot import report
 
-            for gate in item.stash[_GATES]:
+            for gate in gates_on(item):
                 item.user_properties.extend(report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
         raise
 
@@ -185,8 +174,9 @@ def _forget_results(item: pytest.Item) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Run the gates of ``item`` before its body: a miss is a failure of the test itself, and the body does not run."""
-    gates = item.stash.get(_GATES, None)
-    if gates is None:
+    _refuse_late_markers(item)
+    gates = gates_on(item)
+    if not gates:
         return
     from pytest_pot import report
     from pytest_pot.gates import run_gate
@@ -208,6 +198,19 @@ def pytest_runtest_call(item: pytest.Item) -> None:
         item.ihook.pytest_pot_gate(item=item, result=result)
         if not result.passed:
             raise _failure(report.explain(result, item.config.get_verbosity()))
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_runtest_call")
+def pytest_after_the_body(item: pytest.Item) -> None:
+    """The body may have added a marker as well: last in line, this runs once the body has passed."""
+    _refuse_late_markers(item)
+
+
+def _refuse_late_markers(item: pytest.Item) -> None:
+    """Never a pass on missing evidence: a marker whose gate was not attached is a failure."""
+    message = late_marker(item)
+    if message is not None:
+        raise _failure(message)
 
 
 def _failure(message: str) -> BaseException:
@@ -232,7 +235,7 @@ def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
     item = request.node
     item.stash[_RESULT] = PotResult()
     with _failures_told():
-        item.stash[_INPUTS] = [resolve(request, gate) for gate in item.stash[_GATES]]
+        item.stash[_INPUTS] = [resolve(request, gate) for gate in gates_on(item)]
     yield
     item.stash[_INPUTS] = []  # models are not to outlive the test with its item
 
@@ -296,14 +299,14 @@ def pot_scorer(request: pytest.FixtureRequest) -> TeacherForcedScorer:
     """A scorer set up like this test's marker, or, without one, by the options and the default preset."""
     from pytest_pot.scorer import TeacherForcedScorer
 
-    gates = request.node.stash.get(_GATES, None)
+    gates = gates_on(request.node)
     return TeacherForcedScorer(gates[0].config if gates else settings.option_config(request.config)[1])
 
 
 @pytest.fixture
 def pot_result(request: pytest.FixtureRequest) -> PotResult:
     """What this test's gates found: ``.verdict``, ``.report`` and, gate by gate, ``.gates``."""
-    if _GATES not in request.node.stash:
+    if not gates_on(request.node):
         pytest.fail("pot_result needs a gate: mark the test, for example with @pytest.mark.pot_identity", pytrace=False)
     request.getfixturevalue("_pot_inputs")
     result: PotResult = request.node.stash[_RESULT]

@@ -25,6 +25,7 @@ __all__ = [
     "cache_limit",
     "check_options",
     "flag",
+    "gate_marks",
     "gates_of",
     "nearest",
     "option",
@@ -168,20 +169,22 @@ def check_options(config: pytest.Config) -> None:
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")
 
 
-def gates_of(item: pytest.Item) -> list[Settings]:
-    """The settings of every gate on ``item``: first those of ``pot_identity``, then those of ``pot_distinct``.
+def gate_marks(item: pytest.Item) -> list[pytest.Mark]:
+    """The marks on ``item`` that ask for a gate: first those of ``pot_identity``, then those of ``pot_distinct``.
 
     Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect. On one node the
     same marker may stand several times; the topmost decorator comes first.
+    """
+    return [mark for name in MARKERS for mark in reversed(nearest(item.iter_markers_with_node(name)))]
+
+
+def gates_of(item: pytest.Item, marks: Iterable[pytest.Mark]) -> list[Settings]:
+    """The settings of the gates that ``marks`` on ``item`` ask for.
 
     Raises:
         InvalidArgument: an argument has no meaning; the message names the marker and the choices.
     """
-    return [
-        _settings(item, mark, marker)
-        for name, marker in MARKERS.items()
-        for mark in reversed(nearest(item.iter_markers_with_node(name)))
-    ]
+    return [_settings(item, mark, MARKERS[mark.name]) for mark in marks]
 
 
 def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
