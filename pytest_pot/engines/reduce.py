@@ -18,7 +18,8 @@ _SUMMING_STEPS = 16
 moved SmolLM2's by up to 15. Sums are kept in float32 or better, also by models in half precision."""
 
 _STORING_STEPS = 2
-"""The same of what is stored between sums, in the model's own precision: the logit, and what it is computed from."""
+"""The same of what is stored between sums, in the model's own precision: the logit, and what it is computed from.
+Of SmolLM2 in bf16, one first choice in 512 changed with the batch's shape; it was ahead by 1.6 of these."""
 
 
 def reduce_logits(
