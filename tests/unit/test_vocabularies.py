@@ -162,3 +162,56 @@ def test_tokens_outside_a_models_vocabulary_are_an_error(prompts, role):
     models[role] = tiny(vocab_size=60)
     with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 60 tokens"):
         TeacherForcedScorer().score_batch(models["reference"], models["candidate"], prompts, make_tokenizer())
+
+
+class Plain(torch.nn.Module):
+    """A module that does not say which of its embeddings reads the tokens; its head is as wide as the tokenizer needs."""
+
+    def __init__(self, n_ids=VOCAB, n_positions=128, transposed=False):
+        super().__init__()
+        self.ids, self.positions = torch.nn.Embedding(n_ids, 8), torch.nn.Embedding(n_positions, 8)
+        self.types = torch.nn.Embedding(2, 8)
+        self.head = torch.nn.Linear(8, VOCAB)
+        self.transposed = transposed
+
+    def forward(self, ids):
+        places = torch.arange(ids.shape[1])
+        read = self.ids(input=ids.T).transpose(0, 1) if self.transposed else self.ids(ids)
+        return self.head(read + self.positions(places) + self.types(torch.zeros_like(ids)))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_tokens_outside_a_plain_modules_vocabulary_are_an_error(prompts, tokenizer, role, transposed, bare):
+    models = {"reference": tiny(), "candidate": Plain()}
+    models[role] = Plain(n_ids=50, transposed=transposed)
+    with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 50 tokens: this"):
+        TeacherForcedScorer().score_batch(*models.values(), ["The zoo"] if bare else prompts, tokenizer)
+    assert not any(module._forward_pre_hooks for module in models[role].modules())
+
+
+def test_a_plain_module_whose_vocabulary_is_large_enough_is_scored(prompts, tokenizer):
+    """Its other embeddings have fewer rows than there are ids."""
+    model = Plain(n_positions=64)
+    assert TeacherForcedScorer().score_batch(model, model, prompts, tokenizer).mean == 0
+
+
+def test_positions_that_a_plain_module_lacks_are_an_error(prompts, tokenizer):
+    with pytest.raises(PotError, match=r"the candidate looks up row \d+ of an embedding that has 20, .* Lower max_length"):
+        TeacherForcedScorer().score_batch(tiny(), Plain(n_positions=20), prompts, tokenizer)
+
+
+def test_lookups_of_another_kind_are_an_error_too(prompts, tokenizer):
+    class Table(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.zeros(50, VOCAB))
+
+        def forward(self, ids):
+            return torch.nn.functional.embedding(ids, self.table)
+
+    with pytest.raises(
+        PotError, match=r"the candidate has no row for what it looks up \(index out of range in self\): it read"
+    ):
+        TeacherForcedScorer().score_batch(tiny(), Table(), prompts, tokenizer)
