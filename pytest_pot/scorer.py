@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from pytest_pot.baseline import Baseline
-from pytest_pot.batches import Batches, Progress
+from pytest_pot.batches import Batches, Progress, does_not_fit
 from pytest_pot.comparison import Comparison, PromptResult
 from pytest_pot.config import ScoringConfig
-from pytest_pot.engines.base import Engine
+from pytest_pot.engines.base import Engine, OutOfMemory
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
 from pytest_pot.recording import Recording, as_compared, check_fits, record, refuse_stale
@@ -195,7 +195,10 @@ class TeacherForcedScorer:
         for index, (context, continuation) in enumerate(tokenise(tokenizer, prompts)):
             if continuation is None:
                 kept = fit(index, context, [0] * most, max_length).ids[:-most]
-                [continuation] = reference.sample([kept], most, _SEED)
+                try:
+                    [continuation] = reference.sample([kept], most, _SEED)
+                except OutOfMemory as error:
+                    raise does_not_fit(self.config, index, len(kept) + most, most, error) from error
             tokens.append(fit(index, context, continuation[:most], max_length))
         return tokens
 

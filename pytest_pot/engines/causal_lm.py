@@ -90,7 +90,7 @@ class CausalLM:
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         for context in contexts:
             self._check_ids(context)
-        with self._autocast():
+        with self._autocast(), self._memory_errors():
             return [
                 sample_continuation(self._model, self._next_token_logits, list(context), n_tokens, seed, self._device)
                 for context in contexts
