@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Floats, TopK
-from pytest_pot.divergence import position_divergences, renormalised
+from pytest_pot.divergence import position_divergences
 from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt, shorten
@@ -50,9 +50,6 @@ class Comparison:
         reference, candidate = self._distributions(batch)
         metrics = position_divergences(reference, candidate, self._config.tail)
         tail_mass = reference.tail_mass
-        if self._config.tail == "renormalise":
-            # What is shown of a position is what was compared.
-            reference, candidate = renormalised(reference), renormalised(candidate)
         results, start = [], 0
         for index in batch:
             stop = start + self._tokens[index].n_positions
