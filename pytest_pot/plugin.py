@@ -16,7 +16,7 @@ from pytest_pot import hookspec, settings
 from pytest_pot.attached import LEFTOVERS, attach, gates_on, late_marker
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.leftovers import Leftovers
-from pytest_pot.models import STORE, ModelStore, is_overridden, load_by_spec, no_model, no_tokenizer
+from pytest_pot.models import STORE, ModelStore, is_overridden, load_by_spec, nearest_fixture, no_model, no_tokenizer
 from pytest_pot.prompts import builtin_prompts, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pytest_pot.scorer import TeacherForcedScorer
 
 _INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
+_TOKENIZER_OF = pytest.StashKey[tuple[str, object]]()
+"""The role and the fixture that the session's pot_tokenizer was made from."""
 _RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
 
 
@@ -156,6 +158,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the gates of a test whose set-up fails on record too: a report of passing gates alone would mislead."""
     try:
         yield
+        _refuse_the_tokenizer_of_others(item)
     except (Exception, pytest.fail.Exception) as error:
         _forget_results(item)
         if gates_on(item):
@@ -164,6 +167,17 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             for gate in gates_on(item):
                 item.user_properties.extend(report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
         raise
+
+
+def _refuse_the_tokenizer_of_others(item: pytest.Item) -> None:
+    """pot_tokenizer is made once, from the pot_reference that the first test which asks for it sees."""
+    role, fixture = item.config.stash.get(_TOKENIZER_OF, ("", None))
+    asks = "pot_tokenizer" in getattr(item, "fixturenames", ()) and not is_overridden(item, "pot_tokenizer")
+    if asks and role and nearest_fixture(item, f"pot_{role}") is not fixture:
+        raise _failure(
+            f"pot_tokenizer is made once in a session, and this one comes with another pot_{role} than this test's. Override "
+            f"pot_tokenizer where pot_{role} is overridden, or name one tokenizer for all with --pot-tokenizer"
+        )
 
 
 def _forget_results(item: pytest.Item) -> None:
@@ -270,7 +284,8 @@ def _model_from_options(config: pytest.Config, role: str) -> Any:
 def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
     """The tokenizer for both models: --pot-tokenizer, or else the reference's own; the candidate's beside a recording.
 
-    Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both.
+    Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both. It is
+    made once in a session: where pot_reference is overridden for a part of a suite, override pot_tokenizer beside it.
     """
     store = request.config.stash[STORE]
     with _failures_told():
@@ -278,6 +293,7 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
         if tokenizer is None:
             role = "candidate" if settings.recorded_reference(request.config) else "reference"
             tokenizer = store.tokenizer_of(store.resolve(request.getfixturevalue(f"pot_{role}"), role))
+            request.config.stash[_TOKENIZER_OF] = role, nearest_fixture(request._pyfuncitem, f"pot_{role}")
         if tokenizer is None:
             raise no_tokenizer(role)
     return tokenizer

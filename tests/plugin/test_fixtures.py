@@ -341,6 +341,48 @@ def test_pot_tokenizer_overridden(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
+def references_of_two_folders(project: Project, *, with_tokenizer: bool) -> None:
+    for folder, model in (("a", "{reference}"), ("b", "{other_tokenizer}")):
+        (project.path / folder).mkdir()
+        conftest = f"""
+        import pytest
+        from transformers import AutoTokenizer
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return {model}
+        """
+        if with_tokenizer:
+            conftest += f"""
+        @pytest.fixture(scope="session")
+        def pot_tokenizer():
+            return AutoTokenizer.from_pretrained({model})
+        """
+        test = f"""
+        from transformers import AutoTokenizer
+
+        def test_it(pot_tokenizer):
+            assert pot_tokenizer.get_vocab() == AutoTokenizer.from_pretrained({model}).get_vocab()
+        """
+        project.write(**{f"{folder}/conftest": conftest, f"{folder}/test_{folder}": test})
+
+
+def test_pot_tokenizer_of_another_folders_reference_is_refused(project: Project) -> None:
+    references_of_two_folders(project, with_tokenizer=False)
+    result = project.run("a", "b")
+    result.assert_outcomes(passed=1, errors=1)
+    assert (
+        "pot_tokenizer is made once in a session, and this one comes with another pot_reference than this test's. Override "
+        "pot_tokenizer where pot_reference is overridden, or name one tokenizer for all with --pot-tokenizer"
+    ) in result.outlines
+    project.run("b").assert_outcomes(passed=1)
+
+
+def test_pot_tokenizer_overridden_beside_each_reference(project: Project) -> None:
+    references_of_two_folders(project, with_tokenizer=True)
+    project.run("a", "b").assert_outcomes(passed=2)
+
+
 def test_pot_prompts_overridden(project: Project) -> None:
     project.write(
         conftest="""
