@@ -85,7 +85,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     needed: set[str] = set()
     if isinstance(collector, pytest.Module | pytest.Class) and _is_test_function(collector, name, obj):
         for marker in MARKERS:
-            here = [(None, mark) for mark in _marks_on(obj) if mark.name == marker]
+            here = [(None, mark) for mark in settings.marks_on(obj) if mark.name == marker]
             nearest = settings.nearest([*here, *collector.iter_markers_with_node(marker)])
             needed.update(fixture for mark in nearest for fixture in _fixtures_for(mark.kwargs))
         if "pot_reference" in needed and not _wants_reference(collector, obj):
@@ -110,14 +110,9 @@ def _wants_reference(collector: pytest.Module | pytest.Class, obj: object) -> bo
     config = collector.config
     if settings.recorded_reference(config):
         return False
-    marks = [*_marks_on(obj), *collector.iter_markers()]
+    marks = [*settings.marks_on(obj), *collector.iter_markers()]
     parametrised = any("pot_reference" in str(mark.args[:1]) for mark in marks if mark.name == "parametrize")
     return parametrised or is_overridden(collector, "pot_reference")
-
-
-def _marks_on(obj: object) -> list[pytest.Mark]:
-    marks = getattr(obj, "pytestmark", [])
-    return [mark for mark in marks if isinstance(mark, pytest.Mark)] if isinstance(marks, list) else []
 
 
 def _fixtures_for(arguments: Mapping[str, Any]) -> list[str]:

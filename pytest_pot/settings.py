@@ -27,6 +27,7 @@ __all__ = [
     "flag",
     "gate_marks",
     "gates_of",
+    "marks_on",
     "nearest",
     "option",
     "option_config",
@@ -188,9 +189,40 @@ def gates_of(item: pytest.Item, marks: Iterable[pytest.Mark]) -> list[Settings]:
 
 
 def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
-    """Of marks with the nodes that bear them, the closest node first: those of the first node."""
+    """Of marks with the nodes that bear them, the closest node first: those of the first node.
+
+    On one node, a class's own marks are nearer than those of its bases, and a parameter's nearer than its function's.
+    """
     found = list(marks)
-    return [mark for node, mark in found if node is found[0][0]]
+    here = [mark for node, mark in found if node is found[0][0]]
+    layers = [{id(mark) for mark in layer} for layer in _layers(found[0][0])] if found else []
+    inherited = {mark for layer in layers for mark in layer}
+    closest: set[int] = next((layer for layer in layers if any(id(mark) in layer for mark in here)), set())
+    kept = {id(mark): mark for mark in here if id(mark) in closest or id(mark) not in inherited}
+    return list(kept.values())
+
+
+def _layers(node: object) -> list[list[pytest.Mark]]:
+    """The marks that came to ``node`` from its own definition and from behind that, the nearest first.
+
+    pytest keeps them in one list; marks that a program has added are in none of these.
+    """
+    if isinstance(node, pytest.Class):
+        return [_marks(vars(cls).get("pytestmark")) for cls in node.obj.__mro__]
+    callspec = getattr(node, "callspec", None)
+    return [] if callspec is None else [_marks(callspec.marks), marks_on(getattr(node, "obj", None))]
+
+
+def marks_on(function: object) -> list[pytest.Mark]:
+    """The marks on a function."""
+    return _marks(getattr(function, "pytestmark", None))
+
+
+def _marks(found: object) -> list[pytest.Mark]:
+    """What stands in a ``pytestmark`` as marks; a decorator stands for its mark."""
+    several = found if isinstance(found, list | tuple) else [found]
+    marks = [getattr(one, "mark", one) for one in several]
+    return [mark for mark in marks if isinstance(mark, pytest.Mark)]
 
 
 def _settings(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
