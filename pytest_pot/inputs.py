@@ -21,6 +21,7 @@ from pytest_pot.recordings import RECORDINGS, Live
 from pytest_pot.report import RECORDED
 from pytest_pot.settings import Settings
 from pytest_pot.specs import SUFFIX, is_baseline
+from pytest_pot.told import tell
 
 if TYPE_CHECKING:
     from pytest_pot.scorer import TeacherForcedScorer
@@ -91,11 +92,11 @@ class _Resolver:
         recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
         live = Live(reference.model, self._name("reference", source), str(source) if isinstance(source, str | Path) else None)
 
-        def tell(line: str) -> None:
-            item.user_properties.append((RECORDED, line))
+        def told(line: str) -> None:
+            tell(item, [(RECORDED, line)])
 
         def take(scorer: TeacherForcedScorer) -> Taken:
-            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, tell), "recorded just now")
+            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, told), "recorded just now")
 
         return self._inputs(candidate, tokenizer, theirs, prompts, recordings.shown(path), recording=take)
 

@@ -21,6 +21,7 @@ from pytest_pot.prompts import builtin_prompts, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
 from pytest_pot.settings import MARKERS, OPTIONS
+from pytest_pot.told import forget, tell
 
 if TYPE_CHECKING:
     from pytest_pot.gates import GateInputs, PotResult
@@ -155,12 +156,12 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         yield
         _refuse_the_tokenizer_of_others(item)
     except (Exception, pytest.fail.Exception) as error:
-        _forget_results(item)
+        forget(item)
         if gates_on(item):
             from pytest_pot import report
 
             for gate in gates_on(item):
-                item.user_properties.extend(report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
+                tell(item, report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
         raise
 
 
@@ -175,11 +176,6 @@ def _refuse_the_tokenizer_of_others(item: pytest.Item) -> None:
         )
 
 
-def _forget_results(item: pytest.Item) -> None:
-    """Plugins that rerun a test run the same item again."""
-    item.user_properties[:] = [entry for entry in item.user_properties if not entry[0].startswith("pot_")]
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Run the gates of ``item`` before its body: a miss is a failure of the test itself, and the body does not run."""
@@ -191,7 +187,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
     from pytest_pot.gates import run_gate
     from pytest_pot.progress import ProgressLine
 
-    _forget_results(item)
+    forget(item)
     found = item.stash[_RESULT].gates
     found.clear()
     inputs_of_gates = item.stash[_INPUTS]
@@ -200,10 +196,10 @@ def pytest_runtest_call(item: pytest.Item) -> None:
             with ProgressLine(item.config, item.name) as line:
                 result = run_gate(gate, inputs, line)
         except PotError as error:
-            item.user_properties.extend(report.error_properties(gate, inputs.names, str(error)))
+            tell(item, report.error_properties(gate, inputs.names, str(error)))
             raise _failure(f"{gate.gate}: {error}") from None
         found.append(result)
-        item.user_properties.extend(report.properties(result))
+        tell(item, report.properties(result))
         item.ihook.pytest_pot_gate(item=item, result=result)
         if not result.passed:
             raise _failure(report.explain(result, item.config.get_verbosity()))
