@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +13,10 @@ from pytest_pot import settings
 from pytest_pot.baseline import Baseline
 from pytest_pot.cached import GateCache
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.errors import PotError
+from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.gates import GateInputs, Taken
-from pytest_pot.models import STORE, ModelStore, is_overridden, no_model, no_tokenizer
-from pytest_pot.prompts import Prompt, as_prompts, load_prompts
+from pytest_pot.models import STORE, ModelStore, is_overridden, named_by_fixture, no_model, no_tokenizer
+from pytest_pot.prompts import Prompt, as_prompts, listed, load_prompts, shorten
 from pytest_pot.recording import refuse_stale
 from pytest_pot.recordings import RECORDINGS, Live
 from pytest_pot.report import RECORDED
@@ -102,7 +103,7 @@ class _Resolver:
 
     def _live(self, source: Any) -> GateInputs:
         name, prompts, candidate = self._name("reference", source), self._prompts(), self._candidate()
-        cache = GateCache.of(self._config, self._gate.config, prompts, candidate.model)
+        cache = GateCache.of(self._config, self._gate.config, prompts, candidate.model) if prompts else None
         key = None
         if cache is not None and isinstance(source, str | Path):
             chosen = self._chosen_tokenizer()
@@ -136,7 +137,7 @@ class _Resolver:
 
     def _live_source(self, role: str = "reference") -> Any:
         if is_overridden(self._request.node, f"pot_{role}"):
-            return self._request.getfixturevalue(f"pot_{role}")
+            return self._from_fixture(f"pot_{role}")
         return settings.option_path(self._config, role)
 
     def _candidate(self) -> LoadedModel:
@@ -176,8 +177,21 @@ class _Resolver:
         given = self._gate.prompts
         if isinstance(given, Path):
             return load_prompts(given)
-        found: Sequence[str | Prompt] = given if given is not None else self._request.getfixturevalue("pot_prompts")
-        return found
+        found = given if given is not None else self._from_fixture("pot_prompts")
+        if isinstance(found, str):
+            if not os.path.isfile(found):
+                raise PotError(
+                    f"the fixture pot_prompts returned {shorten(found, 200)!r}: that is no list of prompts, and there is no "
+                    f"such file beside the fixture or in {self._config.rootpath}"
+                )
+            return load_prompts(found)
+        try:
+            return listed(found)
+        except InvalidArgument as error:
+            raise PotError(f"the fixture pot_prompts: {error}") from error
+
+    def _from_fixture(self, name: str) -> Any:
+        return named_by_fixture(self._request.node, name, self._request.getfixturevalue(name))
 
     def _name(self, role: str, source: Any) -> str:
         """What people call a model: its spec, or the fixture that it came from."""

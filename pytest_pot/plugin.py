@@ -16,8 +16,17 @@ from pytest_pot import hookspec, settings
 from pytest_pot.attached import LEFTOVERS, attach, gates_on, late_marker
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.leftovers import Leftovers
-from pytest_pot.models import STORE, ModelStore, is_overridden, load_by_spec, nearest_fixture, no_model, no_tokenizer
-from pytest_pot.prompts import builtin_prompts, load_prompts
+from pytest_pot.models import (
+    STORE,
+    ModelStore,
+    is_overridden,
+    load_by_spec,
+    named_by_fixture,
+    nearest_fixture,
+    no_model,
+    no_tokenizer,
+)
+from pytest_pot.prompts import builtin_prompts, listed, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
 from pytest_pot.settings import MARKERS, OPTIONS
@@ -283,8 +292,10 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
         tokenizer = store.tokenizer()
         if tokenizer is None:
             role = "candidate" if settings.recorded_reference(request.config) else "reference"
-            tokenizer = store.tokenizer_of(store.resolve(request.getfixturevalue(f"pot_{role}"), role))
-            request.config.stash[_TOKENIZER_OF] = role, nearest_fixture(request._pyfuncitem, f"pot_{role}")
+            name, item = f"pot_{role}", request._pyfuncitem
+            model = named_by_fixture(item, name, request.getfixturevalue(name))
+            tokenizer = store.tokenizer_of(store.resolve(model, role))
+            request.config.stash[_TOKENIZER_OF] = role, nearest_fixture(item, name)
         if tokenizer is None:
             raise no_tokenizer(role)
     return tokenizer
@@ -298,7 +309,11 @@ def pot_prompts(request: pytest.FixtureRequest) -> Sequence[str | Prompt]:
         with _failures_told():
             return load_prompts(path)
     given = [prompts for prompts in request.config.hook.pytest_pot_prompts(config=request.config) if prompts is not None]
-    return [prompt for prompts in given for prompt in prompts] if given else builtin_prompts()
+    with _failures_told():
+        try:
+            return [prompt for prompts in given for prompt in listed(prompts)] if given else builtin_prompts()
+        except InvalidArgument as error:
+            raise PotError(f"the hook pytest_pot_prompts: {error}") from error
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 
 from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
 from pytest_pot.errors import InvalidArgument, PotError
-from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.prompts import Prompt, as_prompts, shorten
 from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
 
@@ -24,6 +25,7 @@ __all__ = [
     "Settings",
     "cache_limit",
     "check_options",
+    "fixture_path",
     "flag",
     "gate_marks",
     "gates_of",
@@ -288,12 +290,12 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
     if value is None:
         return None
     if isinstance(value, list | tuple):
-        return tuple(as_prompts(value))
+        return tuple(as_prompts(value, or_builtin=True))
     if not isinstance(value, str | Path):
         raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file or a list of prompts")
     path = Path(_existing(str(value), bases))
-    if not path.is_file():
-        raise InvalidArgument(f"prompts={str(value)!r}: no such file beside the test or in {bases[-1]}")
+    if not os.path.isfile(path):
+        raise InvalidArgument(f"prompts={shorten(str(value), 200)!r}: no such file beside the test or in {bases[-1]}")
     return path
 
 
@@ -301,9 +303,15 @@ def _existing(value: str, bases: Sequence[Path]) -> str:
     """``value`` as a path below the first of ``bases`` that has it, else as it is: it may be no path at all."""
     for base in bases:
         path = base / value
-        if path.exists():
+        if os.path.exists(path):  # not Path.exists, which raises for what is too long to be a name
             return str(path)
     return value
+
+
+def fixture_path(value: str | Path, folder: Path, config: pytest.Config) -> str:
+    """What a fixture that is written in ``folder`` returned for a name, resolved like one in a marker beside it."""
+    bases = [folder, config.rootpath]
+    return _placed(str(value), bases) if is_baseline(value) else _existing(str(value), bases)
 
 
 def _placed(value: str, bases: Sequence[Path]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 
 from .conftest import Project
@@ -339,6 +342,49 @@ def test_pot_tokenizer_overridden(project: Project) -> None:
         """
     )
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("scope", ["session", "function"])
+@pytest.mark.parametrize("place", ["sub", "."], ids=["beside the fixture", "in the root"])
+def test_a_relative_name_from_a_fixture_is_one_as_in_a_marker(project: Project, place: str, scope: str) -> None:
+    """Also for pot_tokenizer, which is made from pot_reference; and from whichever folder pytest is called."""
+    folder = project.path / place
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(project.tiny.reference, folder / "models" / "ours")
+    shutil.copytree(project.tiny.perturbed, folder / "models" / "theirs")
+    project.prompts(f"{place}/data/other.jsonl", "Who is there?")
+    project.ini()
+    project.write(
+        **{
+            "sub/conftest": f"""
+            from pathlib import Path
+            import pytest
+
+            @pytest.fixture(scope={scope!r})
+            def pot_reference():
+                return "models/ours"
+
+            @pytest.fixture(scope={scope!r})
+            def pot_candidate():
+                return Path("models/theirs")
+
+            @pytest.fixture(scope={scope!r})
+            def pot_prompts():
+                return Path("data/other.jsonl")
+            """,
+            "sub/below/test_it": """
+            import pytest
+
+            @pytest.mark.pot_identity(max_score=1)
+            def test_it(pot_result, TOKENIZER):
+                assert [prompt.text for prompt in pot_result.report.prompts] == ["Who is there?"]
+                assert pot_result.report.mean > 0.5
+            """.replace("TOKENIZER", "pot_tokenizer" if scope == "session" else "request"),
+        }
+    )
+    project.pytester.mkdir("elsewhere")
+    os.chdir(project.path / "elsewhere")
+    project.run(project.path, f"--rootdir={project.path}").assert_outcomes(passed=1)
 
 
 def references_of_two_folders(project: Project, *, with_tokenizer: bool) -> None:
