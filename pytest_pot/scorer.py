@@ -25,7 +25,9 @@ _SEED = 0
 
 
 class TeacherForcedScorer:
-    """Compares two causal language models by teacher forcing: both read the same tokens, nothing is generated.
+    """Compares two causal language models by teacher forcing: both read the same tokens, and the candidate generates none.
+
+    The reference draws the continuations of prompts that come without one, and nothing else.
 
     Args:
         config: what is compared; the preset ``balanced`` by default.
