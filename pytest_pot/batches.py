@@ -10,7 +10,7 @@ from pytest_pot.engines.base import OutOfMemory
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
 
-__all__ = ["Batches", "Progress"]
+__all__ = ["Batches", "Progress", "does_not_fit"]
 
 _AUTO_BATCH = 16
 
@@ -63,7 +63,8 @@ class Batches(Generic[Result]):
                 found = work(batch)
             except OutOfMemory as error:
                 if len(batch) == 1:
-                    raise self._does_not_fit(batch[0], error) from error
+                    tokens = self._tokens[batch[0]]
+                    raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
                 self.size = len(batch) // 2
                 continue
             results.update(zip(batch, found, strict=True))
@@ -74,13 +75,14 @@ class Batches(Generic[Result]):
                 break
         return {index: results[index] for index in sorted(results)}
 
-    def _does_not_fit(self, index: int, error: OutOfMemory) -> PotError:
-        tokens = self._tokens[index]
-        return PotError(
-            f"out of memory with a single prompt: prompt {index} has {len(tokens.ids)} tokens and {tokens.n_positions} "
-            f"positions (max_length={self._config.max_length}, top_k={self._config.top_k}). {error}. Lower max_length or "
-            "positions_per_prompt, set a top_k, or use a smaller dtype or another device"
-        )
+
+def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: int, error: OutOfMemory) -> PotError:
+    """The error of one prompt, ``length`` tokens with its continuation, that alone is too much."""
+    return PotError(
+        f"out of memory with a single prompt: prompt {index} has {length} tokens and {n_positions} positions "
+        f"(max_length={config.max_length}, top_k={config.top_k}). {error}. Lower max_length or positions_per_prompt, set a "
+        "top_k, or use a smaller dtype or another device"
+    )
 
 
 def start_size(batch_size: int | Literal["auto"]) -> int:

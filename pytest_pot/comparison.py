@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Floats, TopK
-from pytest_pot.divergence import position_divergences, renormalised
+from pytest_pot.divergence import position_divergences
 from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt, shorten
@@ -44,16 +44,12 @@ class Comparison:
         self._candidate = candidate
         self._prompts = prompts
         self._tokens = tokens
-        self._shared_ids: int | None = None
 
     def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
         """The results of the prompts of one batch. Both models run it in the same shape, also after a halving."""
         reference, candidate = self._distributions(batch)
         metrics = position_divergences(reference, candidate, self._config.tail)
         tail_mass = reference.tail_mass
-        if self._config.tail == "renormalise":
-            # What is shown of a position is what was compared.
-            reference, candidate = renormalised(reference), renormalised(candidate)
         results, start = [], 0
         for index in batch:
             stop = start + self._tokens[index].n_positions
@@ -69,24 +65,24 @@ class Comparison:
         return results
 
     def _distributions(self, batch: Sequence[int]) -> tuple[TopK, TopK]:
-        """Both models' distributions over the same cells."""
+        """Both models' distributions over the same cells.
+
+        Where a whole vocabulary is compared and the other model's has another size, the cells are the ids that both have,
+        and the tail is those that only one of them has: the other has nothing there.
+        """
         tokens = [self._tokens[index] for index in batch]
-        if self._shared_ids is None:
-            reference = self._reference.top_k(tokens, self._config.top_k)
-            self._check_finite(reference, "reference", batch)
-            compared = reference.log_probs.shape[1]
-            candidate = self._candidate.at(tokens, compared if reference.ids is None else reference.ids)
-            smaller = min(reference.vocab_size, candidate.vocab_size)
-            if reference.vocab_size == candidate.vocab_size or compared < smaller:
-                self._check_finite(candidate, "candidate", batch)
-                return reference, candidate
-            # All of a vocabulary is compared, and the other model's has another size. The ids that only one of them has
-            # are impossible for the other; merged with the last id that both have, they are a cell that both can fill.
-            self._shared_ids = smaller - 1
-        reference = self._reference.at(tokens, self._shared_ids)
+        reference = self._reference.top_k(tokens, self._config.top_k)
         self._check_finite(reference, "reference", batch)
-        candidate = self._candidate.at(tokens, self._shared_ids)
+        if reference.log_tail is None:
+            reference = reference.in_order()
+        candidate = self._candidate.at(tokens, reference.vocab_size if reference.ids is None else reference.ids)
         self._check_finite(candidate, "candidate", batch)
+        if reference.log_tail is None:
+            reference = reference.first(candidate.vocab_size)
+        if reference.log_tail is None and candidate.log_tail is not None:
+            reference = reference.with_empty_tail()
+        if candidate.log_tail is None and reference.log_tail is not None:
+            candidate = candidate.with_empty_tail()
         return reference, candidate
 
     def _check_finite(self, top: TopK, role: str, batch: Sequence[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +14,11 @@ __all__ = ["Flags", "Floats", "Ints", "TopK"]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
+
+_NOTHING = -750.0
+"""The log-probability of a cell that a model has no id in. Finite, so that a divergence is: ``exp`` of it is exactly 0, which
+makes ``tv`` and ``jsd`` exact, ``kl`` and ``kl_reverse`` too where it is the side that their weights come from. On the other
+side the exact figure would be infinite, and is about 750 nats times the mass that the first model has there."""
 
 _PER_POSITION = ("targets", "top_ids", "top_log_probs", "clear", "log_normalisers")
 
@@ -65,6 +70,30 @@ class TopK:
         """Targets and first choices only, in arrays of their own: what is worth keeping once the cells are compared."""
         kept = {name: getattr(self, name).copy() for name in _PER_POSITION}
         return TopK(ids=None, log_probs=np.empty((len(self), 0)), log_tail=None, vocab_size=self.vocab_size, **kept)
+
+    def in_order(self) -> TopK:
+        """The whole vocabulary, which the cells are, in the order of the ids, so that ``ids`` is None."""
+        assert self.log_tail is None
+        if self.ids is None:
+            return self
+        order = np.argsort(self.ids, axis=1)
+        return replace(self, ids=None, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
+
+    def first(self, m: int) -> TopK:
+        """Of the whole vocabulary in order, the ids 0 .. m-1, and all others as the tail."""
+        assert self.log_tail is None
+        assert self.ids is None
+        if m >= self.vocab_size:
+            return self
+        rest = self.log_probs[:, m:]
+        peak = rest.max(axis=1, keepdims=True)
+        log_tail = np.log(np.exp(rest - peak).sum(axis=1)) + peak[:, 0]
+        return replace(self, log_probs=self.log_probs[:, :m], log_tail=log_tail)
+
+    def with_empty_tail(self) -> TopK:
+        """The whole vocabulary, and a tail that no id is in: beside a model that has ids there."""
+        assert self.log_tail is None
+        return replace(self, log_tail=np.full(len(self), _NOTHING))
 
     @property
     def tail_mass(self) -> Floats:

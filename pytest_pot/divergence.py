@@ -79,7 +79,12 @@ def jsd(cells: Cells) -> Floats:
 
 
 def delta_ce(reference: TopK, candidate: TopK) -> Floats:
-    """``|ln p(y) − ln q(y)|``, y the continuation's token: the change of its cross-entropy, nats."""
+    """``|ln p(y) − ln q(y)|``, y the continuation's token: the change of its cross-entropy, nats.
+
+    With a renormalised tail, both logarithms are relative to the mass of the top-k: ``|ln p(y)/p(S) − ln q(y)/q(S)|``. For a
+    token outside S these are no probabilities, and may be above 0; the figure still says by how much the token's odds
+    against S as a whole changed.
+    """
     return np.abs(reference.targets - candidate.targets)
 
 

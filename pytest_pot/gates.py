@@ -113,6 +113,7 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
     from pytest_pot.scorer import TeacherForcedScorer
 
     scorer = TeacherForcedScorer(settings.config, progress=progress)
+    prompts = as_prompts(inputs.prompts, or_builtin=True)
     floor = _floor(settings, inputs, scorer)
     if settings.confidence is not None:
         return _decided(settings, inputs, scorer, floor)
@@ -120,14 +121,14 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
         report = scorer.score_batch(
             inputs.reference,
             inputs.candidate,
-            inputs.prompts,
+            prompts,
             inputs.tokenizer,
             candidate_tokenizer=inputs.candidate_tokenizer,
         )
     else:
         started = time.perf_counter()
         if inputs.candidate_tokenizer is not None:
-            check_same_encoding(as_prompts(inputs.prompts), inputs.tokenizer, inputs.candidate_tokenizer)
+            check_same_encoding(prompts, inputs.tokenizer, inputs.candidate_tokenizer)
         taken = inputs.recording(scorer)
         report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
     limits = settings.limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,16 @@ from pytest_pot.baseline import Baseline
 from pytest_pot.cached import GateCache
 from pytest_pot.challenges import challenge_prompts
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.errors import PotError
+from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.gates import GateInputs, Taken
-from pytest_pot.models import STORE, ModelStore, is_overridden, no_model, no_tokenizer
-from pytest_pot.prompts import Prompt, as_prompts, builtin_prompts, load_prompts
+from pytest_pot.models import STORE, ModelStore, is_overridden, named_by_fixture, no_model, no_tokenizer
+from pytest_pot.prompts import Prompt, as_prompts, builtin_prompts, listed, load_prompts, shorten
 from pytest_pot.recording import refuse_stale
 from pytest_pot.recordings import RECORDINGS, Live
 from pytest_pot.report import RECORDED
 from pytest_pot.settings import Settings
 from pytest_pot.specs import SUFFIX, is_baseline
+from pytest_pot.told import tell
 
 if TYPE_CHECKING:
     from pytest_pot.scorer import TeacherForcedScorer
@@ -96,17 +98,17 @@ class _Resolver:
         recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
         live = Live(reference.model, self._name("reference", source), str(source) if isinstance(source, str | Path) else None)
 
-        def tell(line: str) -> None:
-            item.user_properties.append((RECORDED, line))
+        def told(line: str) -> None:
+            tell(item, [(RECORDED, line)])
 
         def take(scorer: TeacherForcedScorer) -> Taken:
-            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, tell), "recorded just now")
+            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, told), "recorded just now")
 
         return self._inputs(candidate, tokenizer, theirs, prompts, recordings.shown(path), recording=take)
 
     def _live(self, source: Any) -> GateInputs:
         name, prompts, candidate = self._name("reference", source), self._prompts(), self._candidate()
-        cache = GateCache.of(self._config, self._gate.config, prompts, candidate.model)
+        cache = GateCache.of(self._config, self._gate.config, prompts, candidate.model) if prompts else None
         key = None
         if cache is not None and isinstance(source, str | Path):
             chosen = self._chosen_tokenizer()
@@ -144,7 +146,7 @@ class _Resolver:
 
     def _live_source(self, role: str = "reference") -> Any:
         if is_overridden(self._request.node, f"pot_{role}"):
-            return self._request.getfixturevalue(f"pot_{role}")
+            return self._from_fixture(f"pot_{role}")
         return settings.option_path(self._config, role)
 
     def _candidate(self) -> LoadedModel:
@@ -191,8 +193,21 @@ class _Resolver:
             return challenge_prompts(self._gate.key, _DRAWN_AT_MOST if sequential else _DRAWN)
         if sequential and not self._has_prompts():
             return builtin_prompts(None)  # more to draw from than what is scored whole by default
-        found: Sequence[str | Prompt] = self._request.getfixturevalue("pot_prompts")
-        return found
+        found = self._from_fixture("pot_prompts")
+        if isinstance(found, str):
+            if not os.path.isfile(found):
+                raise PotError(
+                    f"the fixture pot_prompts returned {shorten(found, 200)!r}: that is no list of prompts, and there is no "
+                    f"such file beside the fixture or in {self._config.rootpath}"
+                )
+            return load_prompts(found)
+        try:
+            return listed(found)
+        except InvalidArgument as error:
+            raise PotError(f"the fixture pot_prompts: {error}") from error
+
+    def _from_fixture(self, name: str) -> Any:
+        return named_by_fixture(self._request.node, name, self._request.getfixturevalue(name))
 
     def _has_prompts(self) -> bool:
         """Whether the suite or its user names prompts, in place of the built-in ones."""

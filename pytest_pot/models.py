@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,19 @@ import pytest
 
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import PotError
-from pytest_pot.settings import option_config, option_path
+from pytest_pot.settings import fixture_path, option_config, option_path
 from pytest_pot.specs import is_baseline
 
-__all__ = ["STORE", "ModelStore", "is_overridden", "load_by_spec", "no_model", "no_tokenizer"]
+__all__ = [
+    "STORE",
+    "ModelStore",
+    "is_overridden",
+    "load_by_spec",
+    "named_by_fixture",
+    "nearest_fixture",
+    "no_model",
+    "no_tokenizer",
+]
 
 
 _FIXTURES = "pytest_pot.plugin"
@@ -123,9 +134,34 @@ def is_overridden(node: pytest.Item | pytest.Collector, name: str) -> bool:
 
     pytest has no public way to look a fixture up without running it.
     """
-    found = node.session._fixturemanager.getfixturedefs(name, node) or []
     parameters = getattr(getattr(node, "callspec", None), "params", {})
-    return name in parameters or any(getattr(fixture.func, "__module__", None) != _FIXTURES for fixture in found)
+    return name in parameters or any(_is_the_suites(fixture) for fixture in _fixtures(node, name))
+
+
+def nearest_fixture(node: pytest.Item | pytest.Collector, name: str) -> object:
+    """The fixture of that name that ``node`` sees; the same object wherever it is the same fixture."""
+    found = _fixtures(node, name)
+    return found[-1] if found else None
+
+
+def named_by_fixture(item: pytest.Item, name: str, value: Any) -> Any:
+    """What the fixture ``name`` returned to ``item``: a name is looked up as one in a marker beside the fixture would be."""
+    if not isinstance(value, str | Path) or not str(value):
+        return value
+    fixture = _fixtures(item, name)[-1:]
+    # The value of a parametrisation stands in the test's own file.
+    written = inspect.unwrap(fixture[0].func) if fixture and _is_the_suites(fixture[0]) else None
+    code = getattr(written, "__code__", None)
+    return fixture_path(value, Path(code.co_filename).parent if code else item.path.parent, item.config)
+
+
+def _fixtures(node: pytest.Item | pytest.Collector, name: str) -> Sequence[pytest.FixtureDef[Any]]:
+    """pytest-pot's own first, the nearest to ``node`` last."""
+    return node.session._fixturemanager.getfixturedefs(name, node) or ()
+
+
+def _is_the_suites(fixture: pytest.FixtureDef[Any]) -> bool:
+    return getattr(fixture.func, "__module__", None) != _FIXTURES
 
 
 def no_model(role: str) -> PotError:

@@ -13,22 +13,33 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pot import hookspec, settings
+from pytest_pot.attached import LEFTOVERS, attach, gates_on, late_marker
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.leftovers import Leftovers
-from pytest_pot.models import STORE, ModelStore, is_overridden, load_by_spec, no_model, no_tokenizer
-from pytest_pot.prompts import builtin_prompts, load_prompts
+from pytest_pot.models import (
+    STORE,
+    ModelStore,
+    is_overridden,
+    load_by_spec,
+    named_by_fixture,
+    nearest_fixture,
+    no_model,
+    no_tokenizer,
+)
+from pytest_pot.prompts import builtin_prompts, listed, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
-from pytest_pot.settings import MARKERS, OPTIONS, Settings
+from pytest_pot.settings import MARKERS, OPTIONS
+from pytest_pot.told import forget, tell
 
 if TYPE_CHECKING:
     from pytest_pot.gates import GateInputs, PotResult
     from pytest_pot.prompts import Prompt
     from pytest_pot.scorer import TeacherForcedScorer
 
-_GATES = pytest.StashKey[list[Settings]]()
 _INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
-_LEFTOVERS = pytest.StashKey[Leftovers]()
+_TOKENIZER_OF = pytest.StashKey[tuple[str, object]]()
+"""The role and the fixture that the session's pot_tokenizer was made from."""
 _RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
 
 
@@ -58,8 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[STORE] = ModelStore(config)
     config.stash[RECORDINGS] = Recordings(config)
     settings.check_options(config)
-    config.stash[_LEFTOVERS] = Leftovers(config)
-    config.pluginmanager.register(config.stash[_LEFTOVERS], "pot-leftovers")
+    config.stash[LEFTOVERS] = Leftovers(config)
+    config.pluginmanager.register(config.stash[LEFTOVERS], "pot-leftovers")
     if not hasattr(config, "workerinput"):  # under xdist, results are shown and written where all of them arrive
         config.pluginmanager.register(SessionResults(config), "pot-results")
 
@@ -86,7 +97,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     needed: set[str] = set()
     if isinstance(collector, pytest.Module | pytest.Class) and _is_test_function(collector, name, obj):
         for marker in MARKERS:
-            here = [(None, mark) for mark in _marks_on(obj) if mark.name == marker]
+            here = [(None, mark) for mark in settings.marks_on(obj) if mark.name == marker]
             nearest = settings.nearest([*here, *collector.iter_markers_with_node(marker)])
             needed.update(fixture for mark in nearest for fixture in _fixtures_for(mark.kwargs))
         if "pot_reference" in needed and not _wants_reference(collector, obj):
@@ -111,14 +122,9 @@ def _wants_reference(collector: pytest.Module | pytest.Class, obj: object) -> bo
     config = collector.config
     if settings.recorded_reference(config):
         return False
-    marks = [*_marks_on(obj), *collector.iter_markers()]
+    marks = [*settings.marks_on(obj), *collector.iter_markers()]
     parametrised = any("pot_reference" in str(mark.args[:1]) for mark in marks if mark.name == "parametrize")
     return parametrised or is_overridden(collector, "pot_reference")
-
-
-def _marks_on(obj: object) -> list[pytest.Mark]:
-    marks = getattr(obj, "pytestmark", [])
-    return [mark for mark in marks if isinstance(mark, pytest.Mark)] if isinstance(marks, list) else []
 
 
 def _fixtures_for(arguments: Mapping[str, Any]) -> list[str]:
@@ -126,12 +132,19 @@ def _fixtures_for(arguments: Mapping[str, Any]) -> list[str]:
     return [f"pot_{name}" for name in ("reference", "candidate", "prompts") if arguments.get(name) is None]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
+    """Attach the gates before and after all that others do here: they may select by what is wrong, and may add markers."""
+    _attach_gates(config, items)
+    yield
+    _attach_gates(config, items)
+
+
+def _attach_gates(config: pytest.Config, items: list[pytest.Item]) -> None:
     errors: dict[pytest.Item, str] = {}
     for item in items:
         try:
-            _attach_gates(item)
+            attach(item)
         except InvalidArgument as error:
             errors[item] = f"{item.nodeid}: {error}"
     if not errors:
@@ -144,23 +157,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in errors]
 
 
-def _attach_gates(item: pytest.Item) -> None:
-    gates = settings.gates_of(item)
-    if not gates:
-        return
-    item.stash[_GATES] = gates
-    for gate in gates:
-        if gate.baseline is not None:
-            item.config.stash[_LEFTOVERS].name(gate.baseline)
-    names = getattr(item, "fixturenames", None)
-    if names is None:
-        raise InvalidArgument(f"{gates[0].gate} works on test functions only, not on {type(item).__name__}")
-    if "_pot_inputs" not in names:
-        # Asked for like any fixture, so that what goes wrong in it is an ERROR at set-up, not a verdict. A new list: the
-        # one there is shared by all items made from the same function.
-        item.fixturenames = [*names, "_pot_inputs"]  # type: ignore[attr-defined]
-
-
 # -- the gate ----------------------------------------------------------------------------------------------------------
 
 
@@ -169,32 +165,40 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the gates of a test whose set-up fails on record too: a report of passing gates alone would mislead."""
     try:
         yield
+        _refuse_the_tokenizer_of_others(item)
     except (Exception, pytest.fail.Exception) as error:
-        _forget_results(item)
-        if _GATES in item.stash:
+        forget(item)
+        if gates_on(item):
             from pytest_pot import report
 
-            for gate in item.stash[_GATES]:
-                item.user_properties.extend(report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
+            for gate in gates_on(item):
+                tell(item, report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
         raise
 
 
-def _forget_results(item: pytest.Item) -> None:
-    """Plugins that rerun a test run the same item again."""
-    item.user_properties[:] = [entry for entry in item.user_properties if not entry[0].startswith("pot_")]
+def _refuse_the_tokenizer_of_others(item: pytest.Item) -> None:
+    """pot_tokenizer is made once, from the pot_reference that the first test which asks for it sees."""
+    role, fixture = item.config.stash.get(_TOKENIZER_OF, ("", None))
+    asks = "pot_tokenizer" in getattr(item, "fixturenames", ()) and not is_overridden(item, "pot_tokenizer")
+    if asks and role and nearest_fixture(item, f"pot_{role}") is not fixture:
+        raise _failure(
+            f"pot_tokenizer is made once in a session, and this one comes with another pot_{role} than this test's. Override "
+            f"pot_tokenizer where pot_{role} is overridden, or name one tokenizer for all with --pot-tokenizer"
+        )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Run the gates of ``item`` before its body: a miss is a failure of the test itself, and the body does not run."""
-    gates = item.stash.get(_GATES, None)
-    if gates is None:
+    _refuse_late_markers(item)
+    gates = gates_on(item)
+    if not gates:
         return
     from pytest_pot import report
     from pytest_pot.gates import run_gate
     from pytest_pot.progress import ProgressLine
 
-    _forget_results(item)
+    forget(item)
     found = item.stash[_RESULT].gates
     found.clear()
     inputs_of_gates = item.stash[_INPUTS]
@@ -203,13 +207,26 @@ def pytest_runtest_call(item: pytest.Item) -> None:
             with ProgressLine(item.config, item.name) as line:
                 result = run_gate(gate, inputs, line)
         except PotError as error:
-            item.user_properties.extend(report.error_properties(gate, inputs.names, str(error)))
+            tell(item, report.error_properties(gate, inputs.names, str(error)))
             raise _failure(f"{gate.gate}: {error}") from None
         found.append(result)
-        item.user_properties.extend(report.properties(result))
+        tell(item, report.properties(result))
         item.ihook.pytest_pot_gate(item=item, result=result)
         if not result.passed:
             raise _failure(report.explain(result, item.config.get_verbosity()))
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_runtest_call")
+def pytest_after_the_body(item: pytest.Item) -> None:
+    """The body may have added a marker as well: last in line, this runs once the body has passed."""
+    _refuse_late_markers(item)
+
+
+def _refuse_late_markers(item: pytest.Item) -> None:
+    """Never a pass on missing evidence: a marker whose gate was not attached is a failure."""
+    message = late_marker(item)
+    if message is not None:
+        raise _failure(message)
 
 
 def _failure(message: str) -> BaseException:
@@ -234,7 +251,7 @@ def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
     item = request.node
     item.stash[_RESULT] = PotResult()
     with _failures_told():
-        item.stash[_INPUTS] = [resolve(request, gate) for gate in item.stash[_GATES]]
+        item.stash[_INPUTS] = [resolve(request, gate) for gate in gates_on(item)]
     yield
     item.stash[_INPUTS] = []  # models are not to outlive the test with its item
 
@@ -269,14 +286,18 @@ def _model_from_options(config: pytest.Config, role: str) -> Any:
 def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
     """The tokenizer for both models: --pot-tokenizer, or else the reference's own; the candidate's beside a recording.
 
-    Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both.
+    Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both. It is
+    made once in a session: where pot_reference is overridden for a part of a suite, override pot_tokenizer beside it.
     """
     store = request.config.stash[STORE]
     with _failures_told():
         tokenizer = store.tokenizer()
         if tokenizer is None:
             role = "candidate" if settings.recorded_reference(request.config) else "reference"
-            tokenizer = store.tokenizer_of(store.resolve(request.getfixturevalue(f"pot_{role}"), role))
+            name, item = f"pot_{role}", request._pyfuncitem
+            model = named_by_fixture(item, name, request.getfixturevalue(name))
+            tokenizer = store.tokenizer_of(store.resolve(model, role))
+            request.config.stash[_TOKENIZER_OF] = role, nearest_fixture(item, name)
         if tokenizer is None:
             raise no_tokenizer(role)
     return tokenizer
@@ -290,7 +311,11 @@ def pot_prompts(request: pytest.FixtureRequest) -> Sequence[str | Prompt]:
         with _failures_told():
             return load_prompts(path)
     given = [prompts for prompts in request.config.hook.pytest_pot_prompts(config=request.config) if prompts is not None]
-    return [prompt for prompts in given for prompt in prompts] if given else builtin_prompts()
+    with _failures_told():
+        try:
+            return [prompt for prompts in given for prompt in listed(prompts)] if given else builtin_prompts()
+        except InvalidArgument as error:
+            raise PotError(f"the hook pytest_pot_prompts: {error}") from error
 
 
 @pytest.fixture
@@ -298,14 +323,14 @@ def pot_scorer(request: pytest.FixtureRequest) -> TeacherForcedScorer:
     """A scorer set up like this test's marker, or, without one, by the options and the default preset."""
     from pytest_pot.scorer import TeacherForcedScorer
 
-    gates = request.node.stash.get(_GATES, None)
+    gates = gates_on(request.node)
     return TeacherForcedScorer(gates[0].config if gates else settings.option_config(request.config)[1])
 
 
 @pytest.fixture
 def pot_result(request: pytest.FixtureRequest) -> PotResult:
     """What this test's gates found: ``.verdict``, ``.report`` and, gate by gate, ``.gates``."""
-    if _GATES not in request.node.stash:
+    if not gates_on(request.node):
         pytest.fail("pot_result needs a gate: mark the test, for example with @pytest.mark.pot_identity", pytrace=False)
     request.getfixturevalue("_pot_inputs")
     result: PotResult = request.node.stash[_RESULT]

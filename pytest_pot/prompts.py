@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_pot.composition import compose
 from pytest_pot.errors import InvalidArgument, PotError
 
-__all__ = ["Prompt", "as_prompts", "builtin_prompts", "load_prompts", "shorten"]
+__all__ = ["Prompt", "as_prompts", "builtin_prompts", "listed", "load_prompts", "shorten"]
 
 _FIRST = 32
 """The prompts that come before the first long one; the presets' ``max_length`` would cut those."""
@@ -43,14 +43,35 @@ class Prompt:
                 raise InvalidArgument(f"Prompt({name}={value!r}): {name} must be a string")
 
 
-def as_prompts(prompts: Iterable[str | Prompt]) -> list[Prompt]:
+def as_prompts(prompts: Iterable[str | Prompt], *, or_builtin: bool = False) -> list[Prompt]:
     """``prompts`` as a list of :class:`Prompt`; bare strings become prompts without a continuation.
 
+    ``or_builtin``: whether leaving ``prompts`` out means the built-in suite; where there is none, the message says so.
+
     Raises:
-        PotError: there is no prompt, or one is neither a string nor a :class:`Prompt`.
+        PotError: there is no prompt, or :func:`listed` raises it.
+    """
+    taken = listed(prompts)
+    if not taken:
+        way_out = ", or none at all to use the built-in suite" if or_builtin else ""
+        raise PotError(f"there are no prompts to score; give at least one{way_out}")
+    return taken
+
+
+def listed(prompts: Iterable[str | Prompt]) -> list[Prompt]:
+    """:func:`as_prompts`, where there may be none.
+
+    Raises:
+        InvalidArgument: that is no list of prompts, or one is neither a string nor a :class:`Prompt`.
     """
     if isinstance(prompts, str | Prompt):
         raise InvalidArgument(f"prompts must be a list of prompts, not one: write [{prompts!r}]")
+    if isinstance(prompts, Path):
+        reads = f"pytest_pot.prompts.load_prompts({str(prompts)!r}) reads one"
+        raise InvalidArgument(f"prompts must be a list of prompts, not a file: {reads}")
+    if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
+        kind = "None" if prompts is None else type(prompts).__name__
+        raise InvalidArgument(f"prompts must be a list of strings and pytest_pot.Prompt, not {kind}")
     taken: list[Prompt] = []
     for index, prompt in enumerate(prompts):
         if isinstance(prompt, str):
@@ -58,8 +79,6 @@ def as_prompts(prompts: Iterable[str | Prompt]) -> list[Prompt]:
         if not isinstance(prompt, Prompt):
             raise InvalidArgument(f"prompt {index} is {type(prompt).__name__}, not a string or a pytest_pot.Prompt")
         taken.append(prompt)
-    if not taken:
-        raise PotError("there are no prompts to score; give at least one, or none at all to use the built-in suite")
     return taken
 
 

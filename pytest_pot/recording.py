@@ -13,7 +13,7 @@ from pytest_pot.baseline import Baseline, Recorded
 from pytest_pot.batches import Batches, Progress
 from pytest_pot.comparison import check_finite
 from pytest_pot.config import ScoringConfig
-from pytest_pot.distributions import Floats, Ints, TopK
+from pytest_pot.distributions import Ints, TopK
 from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.overlap import Overlap, compare
@@ -120,20 +120,10 @@ class Recording:
         top = self.top_k(batch, None)
         if not isinstance(ids, int) or top.log_probs.shape[1] < top.vocab_size:
             raise PotError("a recording knows the ids that it was made with, and no others")
-        if top.ids is not None:
-            order = np.argsort(top.ids, axis=1)
-            top = replace(top, ids=None, log_probs=np.take_along_axis(top.log_probs, order, axis=1))
-        if ids >= top.vocab_size:
-            return top
-        return replace(top, log_probs=top.log_probs[:, :ids], log_tail=_log_sum_exp(top.log_probs[:, ids:]))
+        return top.in_order().first(ids)
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:  # noqa: ARG002
         raise PotError("a recording cannot continue a prompt: its tokens are those that were recorded")
-
-
-def _log_sum_exp(values: Floats) -> Floats:
-    peak = values.max(axis=1, keepdims=True)
-    return np.asarray(np.log(np.exp(values - peak).sum(axis=1)) + peak[:, 0])
 
 
 def check_fits(baseline: Baseline, candidate: Engine) -> None:

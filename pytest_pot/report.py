@@ -177,14 +177,14 @@ def _prefixed(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """The gates of one test, read back from its properties."""
+    """The gates of one test, read back from its properties; the test may have some of its own, called as it likes."""
     rows: list[dict[str, Any]] = []
     for name, value in user_properties:
         if name == _PREFIX + "gate":
             rows.append({"test": nodeid})
         if rows and name.startswith(_PREFIX) and name != RECORDED:
-            rows[-1][name.removeprefix(_PREFIX)] = value
-    return rows
+            rows[-1].setdefault(name.removeprefix(_PREFIX), value)
+    return [row for row in rows if "verdict" in row]
 
 
 def summary_table(rows: Sequence[Row]) -> list[str]:

@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from pytest_pot.baseline import Baseline
-from pytest_pot.batches import Batches, Progress
+from pytest_pot.batches import Batches, Progress, does_not_fit
 from pytest_pot.comparison import Comparison, PromptResult
 from pytest_pot.config import METRICS, ScoringConfig
-from pytest_pot.engines.base import Engine
+from pytest_pot.engines.base import Engine, OutOfMemory
 from pytest_pot.noise import noise_floor
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
@@ -32,7 +32,9 @@ _SEED = 0
 
 
 class TeacherForcedScorer:
-    """Compares two causal language models by teacher forcing: both read the same tokens, nothing is generated.
+    """Compares two causal language models by teacher forcing: both read the same tokens, and the candidate generates none.
+
+    The reference draws the continuations of prompts that come without one, and nothing else.
 
     Args:
         config: what is compared; the preset ``balanced`` by default.
@@ -321,7 +323,10 @@ class TeacherForcedScorer:
         most = self.config.positions_per_prompt
         if continuation is None:
             kept = fit(index, context, [0] * most, max_length).ids[:-most]
-            [continuation] = reference.sample([kept], most, _SEED)
+            try:
+                [continuation] = reference.sample([kept], most, _SEED)
+            except OutOfMemory as error:
+                raise does_not_fit(self.config, index, len(kept) + most, most, error) from error
         return fit(index, context, continuation[:most], max_length)
 
 

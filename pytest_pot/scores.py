@@ -20,7 +20,10 @@ _CONTEXT_TOKENS = 12
 
 @dataclass(frozen=True)
 class WorstPosition:
-    """One position: what was read, what came, and what each model made of it."""
+    """One position: what was read, what came, and what each model made of it.
+
+    Probabilities and choices are the models' own, over their whole vocabularies, also where the tail is renormalised.
+    """
 
     prompt_index: int
     """In the list of prompts that was given."""
@@ -154,16 +157,24 @@ class ScoreReport:
             prompt_index=self.indices[prompt],
             position=position,
             score=float(self.positions[prompt][position]),
-            context=self.decode(list(tokens.ids[max(0, at - _CONTEXT_TOKENS) : at])),
-            token=self.decode([tokens.ids[at]]),
+            context=self._text(list(tokens.ids[max(0, at - _CONTEXT_TOKENS) : at])),
+            token=self._text([tokens.ids[at]]),
             token_id=tokens.ids[at],
             reference_probability=float(np.exp(reference.targets[position])),
             candidate_probability=float(np.exp(candidate.targets[position])),
-            reference_choice=self.decode([int(reference.top_ids[position])]),
+            reference_choice=self._text([int(reference.top_ids[position])]),
             reference_choice_probability=float(np.exp(reference.top_log_probs[position])),
-            candidate_choice=self.decode([int(candidate.top_ids[position])]),
+            candidate_choice=self._text([int(candidate.top_ids[position])]),
             candidate_choice_probability=float(np.exp(candidate.top_log_probs[position])),
         )
+
+    def _text(self, ids: list[int]) -> str:
+        """``ids`` as text. A padded vocabulary has ids that its tokenizer never gives and some tokenizers cannot decode, with
+        an error of their own choosing; no report is to fail for that."""
+        try:
+            return self.decode(ids)
+        except Exception:
+            return f"<id {ids[0]}>" if len(ids) == 1 else "".join(self._text([token]) for token in ids)
 
     def to_dict(self) -> dict[str, Any]:
         """The report in plain JSON types."""

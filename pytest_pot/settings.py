@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pytest
 
 from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
 from pytest_pot.errors import InvalidArgument, PotError
-from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.prompts import Prompt, as_prompts, shorten
 from pytest_pot.sequential import DEFAULT_MAX_OUTLIERS, SequentialTest
 from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
@@ -25,8 +26,11 @@ __all__ = [
     "Settings",
     "cache_limit",
     "check_options",
+    "fixture_path",
     "flag",
+    "gate_marks",
     "gates_of",
+    "marks_on",
     "nearest",
     "option",
     "option_config",
@@ -184,26 +188,59 @@ def check_options(config: pytest.Config) -> None:
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")
 
 
-def gates_of(item: pytest.Item) -> list[Settings]:
-    """The settings of every gate on ``item``: first those of ``pot_identity``, then those of ``pot_distinct``.
+def gate_marks(item: pytest.Item) -> list[pytest.Mark]:
+    """The marks on ``item`` that ask for a gate: first those of ``pot_identity``, then those of ``pot_distinct``.
 
     Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect. On one node the
     same marker may stand several times; the topmost decorator comes first.
+    """
+    return [mark for name in MARKERS for mark in reversed(nearest(item.iter_markers_with_node(name)))]
+
+
+def gates_of(item: pytest.Item, marks: Iterable[pytest.Mark]) -> list[Settings]:
+    """The settings of the gates that ``marks`` on ``item`` ask for.
 
     Raises:
         InvalidArgument: an argument has no meaning; the message names the marker and the choices.
     """
-    return [
-        _settings(item, mark, marker)
-        for name, marker in MARKERS.items()
-        for mark in reversed(nearest(item.iter_markers_with_node(name)))
-    ]
+    return [_settings(item, mark, MARKERS[mark.name]) for mark in marks]
 
 
 def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
-    """Of marks with the nodes that bear them, the closest node first: those of the first node."""
+    """Of marks with the nodes that bear them, the closest node first: those of the first node.
+
+    On one node, a class's own marks are nearer than those of its bases, and a parameter's nearer than its function's.
+    """
     found = list(marks)
-    return [mark for node, mark in found if node is found[0][0]]
+    here = [mark for node, mark in found if node is found[0][0]]
+    layers = [{id(mark) for mark in layer} for layer in _layers(found[0][0])] if found else []
+    inherited = {mark for layer in layers for mark in layer}
+    closest: set[int] = next((layer for layer in layers if any(id(mark) in layer for mark in here)), set())
+    kept = {id(mark): mark for mark in here if id(mark) in closest or id(mark) not in inherited}
+    return list(kept.values())
+
+
+def _layers(node: object) -> list[list[pytest.Mark]]:
+    """The marks that came to ``node`` from its own definition and from behind that, the nearest first.
+
+    pytest keeps them in one list; marks that a program has added are in none of these.
+    """
+    if isinstance(node, pytest.Class):
+        return [_marks(vars(cls).get("pytestmark")) for cls in node.obj.__mro__]
+    callspec = getattr(node, "callspec", None)
+    return [] if callspec is None else [_marks(callspec.marks), marks_on(getattr(node, "obj", None))]
+
+
+def marks_on(function: object) -> list[pytest.Mark]:
+    """The marks on a function."""
+    return _marks(getattr(function, "pytestmark", None))
+
+
+def _marks(found: object) -> list[pytest.Mark]:
+    """What stands in a ``pytestmark`` as marks; a decorator stands for its mark."""
+    several = found if isinstance(found, list | tuple) else [found]
+    marks = [getattr(one, "mark", one) for one in several]
+    return [mark for mark in marks if isinstance(mark, pytest.Mark)]
 
 
 def _settings(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
@@ -285,12 +322,12 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
     if value is None:
         return None
     if isinstance(value, list | tuple):
-        return tuple(as_prompts(value))
+        return tuple(as_prompts(value, or_builtin=True))
     if not isinstance(value, str | Path):
         raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file or a list of prompts")
     path = Path(_existing(str(value), bases))
-    if not path.is_file():
-        raise InvalidArgument(f"prompts={str(value)!r}: no such file beside the test or in {bases[-1]}")
+    if not os.path.isfile(path):
+        raise InvalidArgument(f"prompts={shorten(str(value), 200)!r}: no such file beside the test or in {bases[-1]}")
     return path
 
 
@@ -304,9 +341,15 @@ def _existing(value: str, bases: Sequence[Path]) -> str:
     """``value`` as a path below the first of ``bases`` that has it, else as it is: it may be no path at all."""
     for base in bases:
         path = base / value
-        if path.exists():
+        if os.path.exists(path):  # not Path.exists, which raises for what is too long to be a name
             return str(path)
     return value
+
+
+def fixture_path(value: str | Path, folder: Path, config: pytest.Config) -> str:
+    """What a fixture that is written in ``folder`` returned for a name, resolved like one in a marker beside it."""
+    bases = [folder, config.rootpath]
+    return _placed(str(value), bases) if is_baseline(value) else _existing(str(value), bases)
 
 
 def _placed(value: str, bases: Sequence[Path]) -> str:

@@ -100,7 +100,8 @@ def check_same_encoding(prompts: Sequence[Prompt], reference: Any, candidate: An
 
 def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     # verbose=False: the warning about long texts would also leave a mark on the tokenizer.
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+    # int: a tokenizer of one's own may give numpy's, which are no JSON.
+    return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 
 def _listed(ids: list[int] | None, most: int = 24) -> str:

@@ -50,7 +50,11 @@ class Engine(Protocol):
         """
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
-        """``n_tokens`` continuing each context, sampled at temperature 1; the same for a context whatever its neighbours."""
+        """``n_tokens`` continuing each context, sampled at temperature 1; the same for a context whatever its neighbours.
+
+        Raises:
+            OutOfMemory: one context alone does not fit.
+        """
 
 
 class OutOfMemory(PotError):

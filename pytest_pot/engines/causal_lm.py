@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -15,6 +15,7 @@ from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Ints, TopK
 from pytest_pot.engines.base import OutOfMemory
 from pytest_pot.engines.device import prepared, rng_untouched
+from pytest_pot.engines.lookups import lookups_checked
 from pytest_pot.engines.reduce import reduce_logits
 from pytest_pot.engines.sampling import sample_continuation
 from pytest_pot.errors import PotError
@@ -42,6 +43,7 @@ class CausalLM:
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         first = next(model.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
+        self._reading: Tensor | None = None
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @classmethod
@@ -55,7 +57,9 @@ class CausalLM:
             )
         with prepared(model, config) as running:
             engine = cls(running, role, config)
-            with rng_untouched(engine._device), torch.inference_mode():
+            known = engine._vocabulary() is not None
+            checked = nullcontext() if known else lookups_checked(running, engine._refuse_lookup)
+            with rng_untouched(engine._device), torch.inference_mode(), checked:
                 yield engine
 
     @property
@@ -86,7 +90,7 @@ class CausalLM:
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         for context in contexts:
             self._check_ids(context)
-        with self._autocast():
+        with self._autocast(), self._memory_errors():
             return [
                 sample_continuation(self._model, self._next_token_logits, list(context), n_tokens, seed, self._device)
                 for context in contexts
@@ -136,8 +140,18 @@ class CausalLM:
         optional = {"attention_mask": mask, "use_cache": False}
         if columns is not None:
             optional["logits_to_keep"] = columns
-        with self._autocast():
-            output = self._model(ids, **{name: value for name, value in optional.items() if name in self._accepts})
+        self._reading = ids
+        try:
+            with self._autocast():
+                output = self._model(ids, **{name: value for name, value in optional.items() if name in self._accepts})
+        except IndexError as error:  # of a lookup that is no nn.Embedding's; others are the model's own
+            if str(error) != "index out of range in self":
+                raise
+            raise PotError(
+                f"the {self._role} has no row for what it looks up ({error}): it read ids up to {int(ids.max())} in sequences "
+                f"of {ids.shape[1]} tokens. Either this tokenizer is not this model's, or the model takes shorter sequences: "
+                "lower max_length"
+            ) from error
         logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
         lengths = {ids.shape[1], ids.shape[1] if columns is None else len(columns)}
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -158,15 +172,26 @@ class CausalLM:
 
     def _check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
         """Raise unless all ``ids`` are in the vocabulary; on CUDA an id outside it would poison the whole process."""
-        if size is None:
-            lookup = getattr(self._model, "get_input_embeddings", None)
-            embedding = lookup() if lookup is not None else None
-            size = getattr(embedding, "num_embeddings", None)
+        size = self._vocabulary() if size is None else size
         if size is not None and max(ids) >= size:
             raise PotError(
                 f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: this tokenizer "
                 "is not this model's"
             )
+
+    def _vocabulary(self) -> int | None:
+        """How many ids the model reads; None where it does not say, as plain modules do not."""
+        lookup = getattr(self._model, "get_input_embeddings", None)
+        size = getattr(lookup() if lookup is not None else None, "num_embeddings", None)
+        return size if isinstance(size, int) else None
+
+    def _refuse_lookup(self, row: int, size: int) -> None:
+        if self._reading is not None and row == int(self._reading.max()):
+            self._check_ids([row], size)
+        raise PotError(
+            f"the {self._role} looks up row {row} of an embedding that has {size}, and no id that it reads is that high: a "
+            "position, perhaps, beyond the longest sequence that it takes. Lower max_length"
+        )
 
     @contextmanager
     def _memory_errors(self) -> Iterator[None]:

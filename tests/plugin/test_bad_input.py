@@ -52,6 +52,31 @@ def test_the_fixture_returns_no_prompts(project: Project) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("None", "the fixture pot_prompts: prompts must be a list of strings and pytest_pot.Prompt, not None"),
+        ("{}", "the fixture pot_prompts: prompts must be a list of strings and pytest_pot.Prompt, not dict"),
+        (
+            "'Hello'",
+            "the fixture pot_prompts returned 'Hello': that is no list of prompts, and there is no such file beside the "
+            "fixture or in {root}",
+        ),
+        (
+            "'x' * 5000",
+            f"the fixture pot_prompts returned '{'x' * 199}…': that is no list of prompts, and there is no such file beside "
+            "the fixture or in {root}",
+        ),
+    ],
+    ids=["none", "dict", "text", "long"],
+)
+def test_the_fixture_returns_what_is_no_list_of_prompts(project: Project, value: str, message: str) -> None:
+    project.write(conftest=f"import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return {value}\n")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(errors=1)
+    assert section(result, "_ ERROR at setup of test_it _") == [message.replace("{root}", str(project.path))]
+
+
 def test_a_prompts_file_without_prompts(project: Project) -> None:
     path = project.prompts("prompts.jsonl")
     result = project.run_tests(MARKED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 
 from .conftest import Project
@@ -339,6 +342,91 @@ def test_pot_tokenizer_overridden(project: Project) -> None:
         """
     )
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("scope", ["session", "function"])
+@pytest.mark.parametrize("place", ["sub", "."], ids=["beside the fixture", "in the root"])
+def test_a_relative_name_from_a_fixture_is_one_as_in_a_marker(project: Project, place: str, scope: str) -> None:
+    """Also for pot_tokenizer, which is made from pot_reference; and from whichever folder pytest is called."""
+    folder = project.path / place
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(project.tiny.reference, folder / "models" / "ours")
+    shutil.copytree(project.tiny.perturbed, folder / "models" / "theirs")
+    project.prompts(f"{place}/data/other.jsonl", "Who is there?")
+    project.ini()
+    project.write(
+        **{
+            "sub/conftest": f"""
+            from pathlib import Path
+            import pytest
+
+            @pytest.fixture(scope={scope!r})
+            def pot_reference():
+                return "models/ours"
+
+            @pytest.fixture(scope={scope!r})
+            def pot_candidate():
+                return Path("models/theirs")
+
+            @pytest.fixture(scope={scope!r})
+            def pot_prompts():
+                return Path("data/other.jsonl")
+            """,
+            "sub/below/test_it": """
+            import pytest
+
+            @pytest.mark.pot_identity(max_score=1)
+            def test_it(pot_result, TOKENIZER):
+                assert [prompt.text for prompt in pot_result.report.prompts] == ["Who is there?"]
+                assert pot_result.report.mean > 0.5
+            """.replace("TOKENIZER", "pot_tokenizer" if scope == "session" else "request"),
+        }
+    )
+    project.pytester.mkdir("elsewhere")
+    os.chdir(project.path / "elsewhere")
+    project.run(project.path, f"--rootdir={project.path}").assert_outcomes(passed=1)
+
+
+def references_of_two_folders(project: Project, *, with_tokenizer: bool) -> None:
+    for folder, model in (("a", "{reference}"), ("b", "{other_tokenizer}")):
+        (project.path / folder).mkdir()
+        conftest = f"""
+        import pytest
+        from transformers import AutoTokenizer
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return {model}
+        """
+        if with_tokenizer:
+            conftest += f"""
+        @pytest.fixture(scope="session")
+        def pot_tokenizer():
+            return AutoTokenizer.from_pretrained({model})
+        """
+        test = f"""
+        from transformers import AutoTokenizer
+
+        def test_it(pot_tokenizer):
+            assert pot_tokenizer.get_vocab() == AutoTokenizer.from_pretrained({model}).get_vocab()
+        """
+        project.write(**{f"{folder}/conftest": conftest, f"{folder}/test_{folder}": test})
+
+
+def test_pot_tokenizer_of_another_folders_reference_is_refused(project: Project) -> None:
+    references_of_two_folders(project, with_tokenizer=False)
+    result = project.run("a", "b")
+    result.assert_outcomes(passed=1, errors=1)
+    assert (
+        "pot_tokenizer is made once in a session, and this one comes with another pot_reference than this test's. Override "
+        "pot_tokenizer where pot_reference is overridden, or name one tokenizer for all with --pot-tokenizer"
+    ) in result.outlines
+    project.run("b").assert_outcomes(passed=1)
+
+
+def test_pot_tokenizer_overridden_beside_each_reference(project: Project) -> None:
+    references_of_two_folders(project, with_tokenizer=True)
+    project.run("a", "b").assert_outcomes(passed=2)
 
 
 def test_pot_prompts_overridden(project: Project) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .conftest import Project
 
 MARKED = """
@@ -93,6 +95,23 @@ def test_prompts_of_all_hooks_are_joined(project: Project) -> None:
         """,
     )
     project.run("-ppytester").assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("'Hello'", "prompts must be a list of prompts, not one: write ['Hello']"),
+        ("{'Hello': 'there'}", "prompts must be a list of strings and pytest_pot.Prompt, not dict"),
+        ("3", "prompts must be a list of strings and pytest_pot.Prompt, not int"),
+        ("['Hello', 3]", "prompt 1 is int, not a string or a pytest_pot.Prompt"),
+    ],
+)
+def test_what_is_no_list_of_prompts_is_refused(project: Project, value: str, message: str) -> None:
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy)
+    project.write(conftest=f"def pytest_pot_prompts(config):\n    return {value}\n")
+    result = project.run_tests(MARKED)
+    result.assert_outcomes(errors=1)
+    assert f"the hook pytest_pot_prompts: {message}" in result.outlines
 
 
 def test_an_option_goes_before_the_prompts_of_a_hook(project: Project) -> None:

@@ -45,6 +45,94 @@ def test_the_nearest_marker_counts(project: Project) -> None:
     }
 
 
+def test_a_subclass_is_nearer_than_its_bases(project: Project) -> None:
+    """And in the order in which Python looks attributes up, where there are several."""
+    project.write(
+        test_it="""
+        import pytest
+
+        shared = pytest.mark.pot_identity(max_score=0.4)
+
+        @pytest.mark.pot_identity(max_score=0.1)
+        class TestBase:
+            def test_it(self):
+                pass
+
+        @pytest.mark.pot_identity(max_score=0.2)
+        @pytest.mark.pot_identity(max_score=0.3)
+        class TestOwn(TestBase):
+            pass
+
+        class TestInherits(TestOwn):
+            pass
+
+        @shared
+        class Mixin:
+            pass
+
+        class TestMixed(Mixin, TestBase):
+            pass
+
+        class TestAttribute(TestBase):
+            pytestmark = pytest.mark.pot_identity(max_score=0.5)
+
+        @shared
+        class TestShared(Mixin, TestBase):
+            pass
+
+        @pytest.mark.pot_distinct(candidate={perturbed}, min_score=0.6)
+        class TestOther(TestBase):
+            pass
+        """
+    )
+    assert limits(project.gates()) == {
+        "TestBase::test_it": [0.1],
+        "TestOwn::test_it": [0.2, 0.3],
+        "TestInherits::test_it": [0.2, 0.3],
+        "TestMixed::test_it": [0.4],
+        "TestAttribute::test_it": [0.5],
+        "TestShared::test_it": [0.4],
+        "TestOther::test_it": [0.1, 0.6],
+    }
+
+
+def test_a_parameter_is_nearer_than_its_function(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        shared = pytest.mark.pot_identity(max_score=0.4)
+
+        @pytest.mark.pot_identity(max_score=0.1)
+        @pytest.mark.parametrize("other", [1, pytest.param(2, marks=pytest.mark.pot_identity(max_score=0.3))])
+        @pytest.mark.parametrize("name", ["plain", pytest.param("own", marks=pytest.mark.pot_identity(max_score=0.2))])
+        def test_it(name, other):
+            pass
+
+        @shared
+        @pytest.mark.parametrize("name", [pytest.param("own", marks=shared)])
+        def test_shared(name):
+            pass
+
+        @pytest.mark.pot_identity(max_score=0.5)
+        class TestClass:
+            @pytest.mark.parametrize("name", ["plain", pytest.param("own", marks=pytest.mark.pot_identity(max_score=0.2))])
+            def test_it(self, name):
+                pass
+        """
+    )
+    found = limits(project.gates())
+    assert sorted(found.pop("test_it[own-2]")) == [0.2, 0.3]
+    assert found == {
+        "test_it[plain-1]": [0.1],
+        "test_it[plain-2]": [0.3],
+        "test_it[own-1]": [0.2],
+        "test_shared[own]": [0.4],
+        "TestClass::test_it[plain]": [0.5],
+        "TestClass::test_it[own]": [0.2],
+    }
+
+
 def test_another_marker_does_not_replace_that_of_the_class(project: Project) -> None:
     project.write(
         test_it="""

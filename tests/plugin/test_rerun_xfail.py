@@ -113,3 +113,45 @@ def test_properties_of_the_test_itself_survive_a_rerun(project: Project) -> None
         values = properties(case)
         assert ("ticket", "42") in values
         assert [value for name, value in values if name == "pot_verdict"] == ["DIFFERENT"]
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_property_of_the_test_may_be_called_as_ours_are(project: Project, where: str) -> None:
+    """Recorded by a fixture, before the gates run, or by the body."""
+    pytest.importorskip("pytest_rerunfailures")
+    project.run_tests(
+        f"""
+        import pytest
+
+        @pytest.fixture
+        def tagged(record_property):
+            if {where == "before"}:
+                record_property("pot_custom", 1)
+
+        @pytest.mark.pot_identity
+        def test_it(tagged, record_property):
+            if {where == "after"}:
+                record_property("pot_custom", 1)
+            raise AssertionError
+
+        @pytest.mark.pot_identity
+        def test_set_up(record_property):
+            pass
+
+        @pytest.fixture
+        def broken(record_property):
+            record_property("pot_custom", 1)
+            raise RuntimeError
+
+        @pytest.mark.pot_identity
+        def test_broken(broken):
+            pass
+        """,
+        "--reruns=1",
+        "--junitxml=out.xml",
+        "-ojunit_family=xunit1",
+    ).assert_outcomes(passed=1, failed=1, errors=1)
+    for case in ElementTree.parse(project.path / "out.xml").getroot().iter("testcase"):
+        values = properties(case)
+        assert (("pot_custom", "1") in values) == (case.get("name") != "test_set_up")
+        assert [name for name, _ in values].count("pot_verdict") == 1

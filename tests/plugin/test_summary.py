@@ -141,3 +141,22 @@ def test_a_message_is_printed_once(project: Project) -> None:
     assert "During handling of the above exception" not in text
     assert text.count("Such a model has no score") == 1
     assert text.count("It is imported as Python would from the tests") == 1
+
+
+def test_properties_of_the_test_itself_are_not_taken_for_a_gate(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.fixture
+        def tagged(record_property):
+            record_property("pot_gate", "mine")
+
+        @pytest.mark.pot_identity
+        def test_it(tagged, record_property):
+            record_property("pot_verdict", "lovely")
+            record_property("pot_gate", "mine")
+        """
+    )
+    [gate] = project.gates()
+    assert (gate["gate"], gate["verdict"], gate["score"]) == ("pot_identity", "SAME", 0.0)

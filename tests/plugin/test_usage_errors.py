@@ -20,6 +20,14 @@ MODEL = (
     "comes from the fixture"
 )
 
+MARKED_WITH = """
+import pytest
+
+@pytest.mark.pot_identity(ARGUMENTS)
+def test_it():
+    pass
+"""
+
 
 @pytest.mark.parametrize(
     ("marker", "message"),
@@ -96,6 +104,15 @@ def test_a_prompts_file_of_a_marker_that_does_not_exist(project: Project) -> Non
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [
         f"ERROR: test_it.py::test_it: pot_identity: prompts='missing.jsonl': no such file beside the test or in {project.path}"
+    ]
+
+
+def test_a_prompt_in_the_place_of_a_prompts_file(project: Project) -> None:
+    """However long: too long to be a name at all."""
+    result = project.run_tests(MARKED_WITH.replace("ARGUMENTS", "prompts='x' * 5000"))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.errlines if line] == [
+        f"ERROR: test_it.py::test_it: pot_identity: prompts='{'x' * 199}…': no such file beside the test or in {project.path}"
     ]
 
 

@@ -57,6 +57,36 @@ def test_only_the_columns_that_are_needed_go_through_the_head(prompts, tokenizer
     assert sorted({shape[:2] for shape in seen}) == sorted({(1, len(t.ids)) for t in tokens})
 
 
+class Fixed(torch.nn.Module):
+    """The same logits after every token."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.register_buffer("logits", logits)
+
+    def forward(self, ids):
+        return self.logits.expand(*ids.shape, -1)
+
+
+def one_ulp_below(value, dtype):
+    return torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(0.0, dtype=dtype)).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
+def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(prompts, tokenizer, dtype, preset):
+    """A margin of 1.5 nats is no rounding error, in whatever precision."""
+    flips = {}
+    for second in (18.5, one_ulp_below(20.0, dtype)):
+        logits = torch.zeros(97, dtype=dtype)
+        logits[5], logits[6] = 20.0, second
+        swapped = logits.clone()
+        swapped[5], swapped[6] = second, 20.0
+        scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
+        flips[second] = scorer.score_batch(Fixed(logits), Fixed(swapped), prompts, tokenizer).metrics["top1_flip"]
+    assert list(flips.values()) == [1.0, 0.0]
+
+
 def test_a_module_with_state_but_no_parameters_will_do(prompts, tokenizer):
     class Unigram(torch.nn.Module):
         def forward(self, ids):

@@ -54,11 +54,32 @@ def test_one_prompt_that_does_not_fit_is_an_error_with_the_sizes(prompts, tokeni
     with pytest.raises(PotError) as caught:
         TeacherForcedScorer(ScoringConfig(batch_size=2)).score_batch(limited, tiny(), prompts, tokenizer)
     longest = max(len(tokenizer(p.text + p.continuation)["input_ids"]) for p in prompts)
-    message = str(caught.value)
-    assert message.startswith(f"out of memory with a single prompt: prompt 4 has {longest} tokens and 1 positions")
-    assert "(max_length=256, top_k=100)" in message
-    assert "the reference ran out of memory on cpu" in message
-    assert "Lower max_length or positions_per_prompt" in message
+    assert str(caught.value) == (
+        f"out of memory with a single prompt: prompt 4 has {longest} tokens and 1 positions (max_length=256, top_k=100). "
+        f"the reference ran out of memory on cpu: {CPU_MESSAGE}. Lower max_length or positions_per_prompt, set a top_k, or use "
+        "a smaller dtype or another device"
+    )
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("generates", [False, True])
+def test_a_prompt_that_does_not_fit_while_it_is_continued_is_an_error_with_the_sizes(prompts, tokenizer, error, generates):
+    limited = Limited(tiny(), 0, error)
+    if generates:
+
+        def refuse(module, inputs):
+            raise error
+
+        limited = tiny()
+        limited.lm_head.register_forward_pre_hook(refuse)
+    scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=6))
+    with pytest.raises(PotError) as caught:
+        scorer.score_batch(limited, tiny(), [prompts[0], "01234567"], tokenizer)
+    assert str(caught.value) == (
+        "out of memory with a single prompt: prompt 1 has 14 tokens and 6 positions (max_length=256, top_k=100). the reference "
+        f"ran out of memory on cpu: {str(error) or 'MemoryError'}. Lower max_length or positions_per_prompt, set a top_k, or "
+        "use a smaller dtype or another device"
+    )
 
 
 def test_other_errors_of_a_model_are_its_own(prompts, tokenizer):

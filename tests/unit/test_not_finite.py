@@ -25,6 +25,10 @@ class Poisoned(torch.nn.Module):
         return logits
 
 
+NO_SCORE = (
+    "and at 1 of the 13 positions of its batch. Such a model has no score; look for an overflow (float16?) or for weights that "
+    "are not finite"
+)
 PROMPTS = [Prompt("ab", "cd"), Prompt("abcdef", "ghijkl"), Prompt("abc", "defgh")]
 
 
@@ -37,13 +41,19 @@ def test_the_place_is_named(tokenizer, config, role, value):
     with pytest.raises(PotError) as caught:
         TeacherForcedScorer(ScoringConfig(**config)).score_batch(models["reference"], models["candidate"], PROMPTS, tokenizer)
     # Sequence index 7 of the prompt of 6 tokens predicts its position 2.
-    assert f"the {role}'s log-probabilities are NaN at prompt 1 ('abcdef'), position 2" in str(caught.value)
+    assert str(caught.value) == (f"the {role}'s log-probabilities are NaN at prompt 1 ('abcdef'), position 2, {NO_SCORE}")
 
 
-def test_an_impossible_token_among_those_compared_is_an_error(tokenizer):
-    impossible = Poisoned(tiny(), float("-inf"), index=7, length=12)
-    with pytest.raises(PotError, match=r"the candidate's log-probabilities are infinite at prompt 1 \('abcdef'\), position 2"):
-        TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(tiny(), impossible, PROMPTS, tokenizer)
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize("larger", [None, "reference", "candidate"])
+def test_an_impossible_token_among_those_compared_is_an_error(tokenizer, role, larger):
+    """Also where the vocabularies differ in size, and one of them is given a tail that is empty."""
+    sizes = {name: {"vocab_size": 104} if name == larger else {} for name in ("reference", "candidate")}
+    models = {name: tiny(**size) for name, size in sizes.items()}
+    models[role] = Poisoned(models[role], float("-inf"), index=7, length=12)
+    with pytest.raises(PotError) as caught:
+        TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*models.values(), PROMPTS, tokenizer)
+    assert str(caught.value) == (f"the {role}'s log-probabilities are infinite at prompt 1 ('abcdef'), position 2, {NO_SCORE}")
 
 
 def test_what_is_not_read_may_be_anything(tokenizer):

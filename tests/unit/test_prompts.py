@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from pathlib import Path
 
 import pytest
 
-from pytest_pot import PotError, Prompt
+from pytest_pot import PotError, Prompt, TeacherForcedScorer
 from pytest_pot.prompts import as_prompts, load_prompts, shorten
 
 
@@ -60,3 +62,27 @@ def test_shortening_keeps_the_end_asked_for():
     assert shorten("a\nb", 10) == "a\\nb"
     assert shorten("abcdefghij", 5) == "abcd…"
     assert shorten("abcdefghij", 5, keep="end") == "…ghij"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (None, "prompts must be a list of strings and pytest_pot.Prompt, not None"),
+        (3, "prompts must be a list of strings and pytest_pot.Prompt, not int"),
+        ({"Hello": " there"}, "prompts must be a list of strings and pytest_pot.Prompt, not dict"),
+        ("Hello", "prompts must be a list of prompts, not one: write ['Hello']"),
+        (
+            Path("x.jsonl"),
+            "prompts must be a list of prompts, not a file: pytest_pot.prompts.load_prompts('x.jsonl') reads one",
+        ),
+        ([3], "prompt 0 is int, not a string or a pytest_pot.Prompt"),
+        ([], "there are no prompts to score; give at least one"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_scorer_refuses_what_is_no_list_of_prompts(prompts, message):
+    """In words of its own: it has no built-in suite to fall back to."""
+    for call in (TeacherForcedScorer().record, partial(TeacherForcedScorer().score_batch, None)):
+        with pytest.raises(PotError) as caught:
+            call(None, prompts, None)
+        assert str(caught.value) == message

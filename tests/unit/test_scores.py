@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from transformers import ByT5Tokenizer
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 
@@ -98,3 +99,46 @@ def test_progress_is_reported_after_every_batch(pair, prompts, tokenizer):
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=3), progress=lambda done, total: seen.append((done, total)))
     scorer.score_batch(*pair, prompts, tokenizer)
     assert seen == [(3, 8), (6, 8), (8, 8)]
+
+
+class Fixed(torch.nn.Module):
+    """The same logits after every token: 0, and more at some ids."""
+
+    def __init__(self, size, **more):
+        super().__init__()
+        self.logits = torch.zeros(size)
+        for token, logit in more.items():
+            self.logits[int(token.removeprefix("id"))] = logit
+
+    def forward(self, ids):
+        return self.logits.expand(*ids.shape, -1)
+
+
+def test_ids_that_the_tokenizer_cannot_decode_are_shown_by_number():
+    """Here by the real one of ByT5, whose ids are bytes, in a vocabulary that is padded and finds padding likely."""
+    tokenizer = ByT5Tokenizer()
+    with pytest.raises(ValueError, match="bytes must be in range"):
+        tokenizer.decode([399])
+    pair = Fixed(400, id399=9.0), Fixed(400, id100=9.0)
+    report = TeacherForcedScorer().score_batch(*pair, [Prompt("ab", "cd"), "drawn"], tokenizer)
+    assert report.tokens[1].targets[0] == 399
+    drawn, *_ = (position for position in report.worst(99) if position.prompt_index == 1 and position.position == 30)
+    assert (drawn.token, drawn.reference_choice, drawn.candidate_choice) == ("<id 399>", "<id 399>", "a")
+    assert "<id 399><id 399>" in drawn.context
+    json.dumps(report.to_dict(), allow_nan=False)
+    [given, *_] = (position for position in report.worst(99) if position.prompt_index == 0)
+    assert (given.context, given.token) in {("ab</s>", "c"), ("ab</s>c", "d")}
+
+
+@pytest.mark.parametrize("metric", ["kl", "delta_ce"])
+def test_what_is_shown_of_a_renormalised_position_is_the_models_own(tokenizer, metric):
+    """The token that came is outside the compared ids, and so is the candidate's first choice: over these it has no share."""
+    pair = Fixed(97, id5=9.0, id6=7.0), Fixed(97, id5=7.0, id6=5.0, id80=9.0)
+    config = ScoringConfig(top_k=2, tail="renormalise", metric=metric)
+    position, *_ = TeacherForcedScorer(config).score_batch(*pair, [Prompt("ab", "c")], tokenizer).worst(1)
+    p, q = (model.logits.double().softmax(-1) for model in pair)
+    assert position.reference_probability == pytest.approx(p[position.token_id].item())
+    assert position.candidate_probability == pytest.approx(q[position.token_id].item())
+    assert position.reference_choice_probability == pytest.approx(p[5].item())
+    assert position.candidate_choice == tokenizer.decode([80])
+    assert position.candidate_choice_probability == pytest.approx(q[80].item())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,14 @@ def test_the_first_prompt_that_differs_is_named_even_in_its_continuation():
         TeacherForcedScorer().score_batch(
             tiny(), tiny(), [Prompt("A", "B"), Prompt("C", "D"), Prompt("E", "f")], make_tokenizer(), candidate_tokenizer=small
         )
+
+
+def test_ids_that_are_numpys_come_out_as_plain_json(tokenizer):
+    class Numpy:
+        decode = tokenizer.decode
+
+        def __call__(self, text, **options):
+            return {"input_ids": np.array(tokenizer(text, **options)["input_ids"], dtype=np.int64)}
+
+    report = TeacherForcedScorer().score_batch(tiny(), changed(tiny()), [Prompt("ab", "cd"), "drawn"], Numpy())
+    json.dumps(report.to_dict(), allow_nan=False)
