@@ -54,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for name, text in settings.FLAGS.items():
         group.addoption(f"--pot-{name}", dest=f"pot_{name}", action="store_true", default=None, help=text)
         parser.addini(f"pot_{name}", text, type="bool", default=False)
+    group.addoption("--pot-calibrate", action="store_true", default=False, help=settings.CALIBRATE)
     for key, (kind, default, text) in settings.CACHE_KEYS.items():
         parser.addini(key, text, type=kind, default=default)
 
@@ -82,6 +83,20 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         parts.append("key given")  # it is a secret, and logs are read by many
     parts += [name for name in settings.FLAGS if settings.flag(config, name)]
     return f"pot: {', '.join(parts)}" if parts else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """``--pot-calibrate`` runs no tests, as ``--markers`` and ``--fixtures`` do not."""
+    if not config.getoption("pot_calibrate"):
+        return None
+    from pytest_pot import calibration_report
+
+    config._do_configure()
+    try:
+        return calibration_report.run(config)
+    finally:
+        config._ensure_unconfigure()
 
 
 # -- collection --------------------------------------------------------------------------------------------------------

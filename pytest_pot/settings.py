@@ -20,6 +20,7 @@ from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, id
 
 __all__ = [
     "CACHE_KEYS",
+    "CALIBRATE",
     "FLAGS",
     "MARKERS",
     "OPTIONS",
@@ -57,6 +58,11 @@ FLAGS: Mapping[str, str] = {
     "update": "record references anew into the files that gates name; without it no such file is ever written",
 }
 """Every option without a value, which is also a boolean ini key."""
+
+CALIBRATE = (
+    "run no tests: score known changes of the reference against it, print how far each is, and propose limits between them"
+)
+"""The help of ``--pot-calibrate``, a command and no setting: it has no ini key."""
 
 CACHE_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
     "pot_cache": ("bool", True, "keep what a live reference said to a suite in pytest's cache, for later runs"),

@@ -1,0 +1,161 @@
+"""What a score means for a model of one's own: the model against itself, changed in known ways, and limits between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_pot.distributions import Floats
+from pytest_pot.prompts import Prompt
+from pytest_pot.scorer import TeacherForcedScorer
+from pytest_pot.verdict import PROMPT_FACTOR
+
+__all__ = ["MEANT_TO_PASS", "STANDARD", "Calibration", "Proposal", "Rung", "calibrate"]
+
+STANDARD = (
+    "bf16",
+    "fp16",
+    "int8 per row",
+    "int8 per tensor",
+    "int4 in groups",
+    "pruned 1 %",
+    "pruned 5 %",
+    "pruned 20 %",
+    "layers swapped",
+)
+"""The changes that are tried, by the names that :mod:`pytest_pot.engines.perturbations` gives them."""
+
+MEANT_TO_PASS = {"half": ("bf16", "fp16"), "int8": ("int8 per row",), "int4": ("int4 in groups",)}
+"""What a limit of that kind is to let pass."""
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One known change, and what it does to the scores."""
+
+    name: str
+    scores: Floats
+    """[n_prompts], of the gated metric."""
+    metrics: dict[str, float]
+
+    @property
+    def mean(self) -> float:
+        return float(self.scores.mean())
+
+    @property
+    def cv(self) -> float:
+        """Standard deviation over prompts, in means."""
+        return float(self.scores.std(ddof=1) / self.mean) if self.mean > 0 and len(self.scores) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A limit between what it is to let pass and the smallest change that is larger."""
+
+    kind: str
+    highest: Rung
+    """The largest of the changes that are meant to pass."""
+    next: Rung | None
+    """The smallest change that is larger; None where there is none."""
+
+    @property
+    def limit(self) -> float:
+        """The geometric middle; twice the highest where nothing is above it."""
+        return float(np.sqrt(self.highest.mean * self.next.mean)) if self.next is not None else 2.0 * self.highest.mean
+
+    @property
+    def separation(self) -> float | None:
+        """How many times larger the next change is."""
+        return None if self.next is None else self.next.mean / self.highest.mean
+
+    def false_alarms(self) -> float:
+        """The share of suites, of as many prompts drawn anew from those scored, on which the highest would fail."""
+        return _failing(self.highest.scores, self.limit)
+
+    def misses(self) -> float | None:
+        """The share of such suites on which the next larger change would pass."""
+        return None if self.next is None else 1.0 - _failing(self.next.scores, self.limit)
+
+
+def _failing(scores: Floats, limit: float) -> float:
+    """By bootstrap, with the limit for one prompt at its default."""
+    generator = np.random.default_rng(0)
+    failed = 0
+    for _ in range(_RESAMPLES // 1000):  # in parts: 10,000 × 257 numbers at once are not needed
+        drawn = scores[generator.integers(0, len(scores), (1000, len(scores)))]
+        failed += int(((drawn.mean(axis=1) > limit) | (drawn.max(axis=1) > PROMPT_FACTOR * limit)).sum())
+    return failed / _RESAMPLES
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The ladder of one model."""
+
+    metric: str
+    n_prompts: int
+    label: str
+    noise_floor: float | None
+    rungs: Sequence[Rung]
+    """The smallest change first."""
+    left_out: dict[str, str]
+    """Changes that this model has nothing for, with the reason."""
+
+    def proposals(self) -> list[Proposal]:
+        """A limit of each kind that has something to let pass."""
+        found = []
+        for kind, names in MEANT_TO_PASS.items():
+            passing = [rung for rung in self.rungs if rung.name in names and rung.mean > 0]
+            if passing:
+                highest = max(passing, key=lambda rung: rung.mean)
+                larger = [rung for rung in self.rungs if rung.name not in names and rung.mean > highest.mean]
+                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None)))
+        return found
+
+
+def calibrate(
+    scorer: TeacherForcedScorer,
+    reference: Any,
+    prompts: Sequence[str | Prompt],
+    tokenizer: Any,
+    *,
+    names: Iterable[str] = STANDARD,
+    tell: Callable[[str], None] | None = None,
+) -> Calibration:
+    """Score changed copies of ``reference`` against it; one copy is in memory at a time.
+
+    Args:
+        names: keys of :data:`pytest_pot.engines.perturbations.PERTURBATIONS`.
+        tell: called with a change's name before it is tried.
+
+    Raises:
+        PotError: as :meth:`TeacherForcedScorer.score_batch`.
+    """
+    from pytest_pot.engines.perturbations import NotApplicable, perturb
+
+    floor = scorer.noise_floor(reference, prompts, tokenizer)
+    baseline = scorer.record(reference, prompts, tokenizer)
+    rungs, left_out = [], {}
+    for name in names:
+        if tell is not None:
+            tell(name)
+        try:
+            changed = perturb(reference, name)
+        except NotApplicable as reason:
+            left_out[name] = str(reason)
+            continue
+        report = scorer.score_baseline(baseline, changed, tokenizer)
+        del changed
+        rungs.append(Rung(name, report.scores, report.metrics))
+    return Calibration(
+        metric=scorer.config.metric,
+        n_prompts=baseline.n_prompts,
+        label=baseline.provenance.label,
+        noise_floor=floor,
+        rungs=sorted(rungs, key=lambda rung: rung.mean),
+        left_out=left_out,
+    )

@@ -1,0 +1,45 @@
+"""``--pot-calibrate``: prints the reference's own ladder and marker lines to paste, and runs no test."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .conftest import Project
+
+
+def test_the_ladder_and_the_proposals(project: Project) -> None:
+    project.write(test_it="def test_it(): raise AssertionError('not to be run')")
+    result = project.run("--pot-calibrate")
+    assert result.ret == pytest.ExitCode.OK
+    lines = result.outlines
+    assert lines[0] == f"pot: {project.tiny.reference}, float32 on cpu; preset balanced, tv on 3 prompts"
+    assert lines[1].startswith("noise floor ")
+    assert re.split(r"  +", lines[2]) == ["change", "tv", "worst prompt", "cv", "top1_flip"]
+    rungs = lines[3 : lines.index("")]
+    rungs = [line for line in rungs if not line.startswith("left out: ")]
+    figures = {re.split(r"  +", line)[0]: float(re.split(r"  +", line)[1]) for line in rungs}
+    assert list(figures.values()) == sorted(figures.values())
+    assert {"bf16", "fp16", "int8 per row", "int4 in groups", "pruned 20 %"} <= set(figures)
+    proposals = [line for line in lines if line.startswith("@pytest.mark.pot_identity(max_score=")]
+    limits = [float(re.search(r"max_score=(\S+)\)", line)[1]) for line in proposals]
+    assert figures["bf16"] < limits[0] < figures["int8 per row"]
+    assert sum("expected false alarms: " in line for line in lines) == len(proposals) == 3
+
+
+def test_a_proposed_line_does_what_it_says(project: Project) -> None:
+    lines = project.run("--pot-calibrate", "--pot-metric=kl").outlines
+    line = next(line for line in lines if line.startswith("@pytest.mark.pot_identity("))
+    assert "metric='kl', " in line
+    result = project.run_tests(f"import pytest\n\n{line}\ndef test_it(): pass\n")
+    result.assert_outcomes(passed=1)  # the copy is at 0
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
+    project.run().assert_outcomes(failed=1)
+
+
+def test_without_a_reference(project: Project) -> None:
+    project.ini()
+    result = project.run("--pot-calibrate")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["ERROR: no reference model is configured. *--pot-reference*"])
