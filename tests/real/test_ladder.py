@@ -15,10 +15,11 @@ from pytest_pot.prompts import builtin_prompts
 
 MEASURED = {
     "bf16": {"kl": 7.6e-5, "jsd": 2.7e-5, "tv": 4.4e-3, "delta_ce": 8.2e-3},
-    "int8": {"kl": 5.2e-3, "jsd": 1.9e-3, "tv": 3.6e-2, "delta_ce": 6.6e-2},
-    "noise": {"kl": 7.1e-3, "jsd": 2.6e-3, "tv": 4.1e-2, "delta_ce": 7.6e-2},
-    "pruned": {"kl": 1.0e-2, "jsd": 3.7e-3, "tv": 4.9e-2, "delta_ce": 8.9e-2},
+    "int8": {"kl": 5.2e-3, "jsd": 1.9e-3, "tv": 3.6e-2, "delta_ce": 6.6e-2, "top1_flip": 0.044},
+    "noise": {"kl": 7.1e-3, "jsd": 2.6e-3, "tv": 4.1e-2, "delta_ce": 7.6e-2, "top1_flip": 0.051},
+    "pruned": {"kl": 1.0e-2, "jsd": 3.7e-3, "tv": 4.9e-2, "delta_ce": 8.9e-2, "top1_flip": 0.064},
 }
+"""Of bf16 the top1_flip is left out: 0.003 of 768 positions are two or three, too few for a factor (five of these flip)."""
 
 
 @pytest.fixture(scope="module")
