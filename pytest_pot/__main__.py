@@ -20,8 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PotError as error:
         sys.stderr.write(f"pytest-pot: {error}\n")
         return 1
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(map(_printable, lines)) + "\n")
     return 0
+
+
+def _printable(line: str) -> str:
+    """``line`` without what a terminal would obey: a recording's texts are anybody's."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in line)
 
 
 def _parser() -> argparse.ArgumentParser:

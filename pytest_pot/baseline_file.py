@@ -64,6 +64,8 @@ _DTYPES = {
 _OPTIONAL = ("ids", "log_tail")
 _UNFINISHED = ".tmp"
 _ABANDONED_S = 600.0
+_MOST_TOKENS = 1 << 17
+"""Of one prompt and its continuation, in a file that is not refused."""
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -75,7 +77,11 @@ def to_bytes(baseline: Baseline) -> bytes:
     arrays = _arrays(baseline)
     # One metadata key, because safetensors writes several in no fixed order.
     document = _document(baseline)
-    return bytes(save(dict(arrays), {_KEY: _json({**document, "checksum": _checksum(arrays, document)})}))
+    text = _json({**document, "checksum": _checksum(arrays, document)})
+    try:
+        return bytes(save(dict(arrays), {_KEY: text}))
+    except UnicodeEncodeError as error:
+        raise PotError(f"cannot record a text that holds half of a character (a lone surrogate): {error}") from error
 
 
 def write(baseline: Baseline, path: Path) -> Path:
@@ -85,6 +91,7 @@ def write(baseline: Baseline, path: Path) -> Path:
             f"the baseline's name {str(path)!r} must end in {SUFFIX}, which is how a reference is told from it"
         )
     content = to_bytes(baseline)
+    path = Path(os.path.realpath(path))  # what a link points to is written, and the link stays
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _replace(path, content)
@@ -127,14 +134,14 @@ def read(path: Path) -> Baseline:
     try:
         with safe_open(str(path), framework="numpy") as file:
             document = _metadata(file)
-            arrays = _read_arrays(file)
+            arrays = _read_arrays(file, _n_prompts(document))
         checksum = document.pop("checksum", None)
         if checksum != _checksum(arrays, document):
             raise Malformed("its checksum is wrong")
         baseline = _baseline(arrays, document, str(path))
         check_baseline(baseline)
-    except (Malformed, SafetensorError, OSError, InvalidArgument) as error:
-        _refuse(path, str(error), error)
+    except (Malformed, SafetensorError, OSError, InvalidArgument, MemoryError) as error:
+        _refuse(path, str(error) or "it does not fit into memory", error)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         # The metadata is some JSON of another form; which part is of no use to anyone.
         _refuse(path, f"its metadata has another form ({type(error).__name__}: {error})", error)
@@ -203,11 +210,18 @@ def _metadata(file: Any) -> dict[str, Any]:
     return document
 
 
+def _n_prompts(document: Mapping[str, Any]) -> int:
+    prompts = document.get("prompts")
+    if not isinstance(prompts, list) or not prompts:
+        raise Malformed("its metadata has no list of prompts")
+    return len(prompts)
+
+
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _read_arrays(file: Any) -> Arrays:
+def _read_arrays(file: Any, n_prompts: int) -> Arrays:
     names = set(file.keys())
     missing, unknown = set(_DTYPES) - set(_OPTIONAL) - names, names - set(_DTYPES)
     if missing or unknown:
@@ -216,15 +230,33 @@ def _read_arrays(file: Any) -> Arrays:
         dtype = file.get_slice(name).get_dtype()
         if dtype not in _DTYPES[name]:
             raise Malformed(f"the tensor {name!r} has the type {dtype}, not {' or '.join(_DTYPES[name])}")
+    _check_sizes({name: tuple(file.get_slice(name).get_shape()) for name in names}, n_prompts)
     return {name: file.get_tensor(name) for name in names}
+
+
+def _check_sizes(shapes: Mapping[str, tuple[int, ...]], n_prompts: int) -> None:
+    """Refuse what no recording is, before anything is allocated: a file with holes can claim any size that it likes."""
+    n = shapes["log_normalisers"][0] if len(shapes["log_normalisers"]) == 1 else 0
+    ids = shapes["tokens"][0] if len(shapes["tokens"]) == 1 else 0
+    per_prompt = _MOST_TOKENS * n_prompts
+    if shapes["lengths"] != (n_prompts, 3) or not 0 < n < ids <= per_prompt:
+        raise Malformed(
+            f"it claims {ids} tokens and {n} positions of {shapes['lengths'][0]} prompts, and has {n_prompts} texts"
+        )
+    for name, shape in shapes.items():
+        if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
+            raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, and there are {n} positions")
 
 
 def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Baseline:
     known = {field.name for field in fields(ScoringConfig)}
     config = ScoringConfig(**{name: value for name, value in document["config"].items() if name in known})
+    prompts = tuple(Prompt(*entry) for entry in document["prompts"])
+    for index, prompt in enumerate(prompts):
+        _text(f"prompt {index}", f"{prompt.text}{prompt.continuation}{prompt.kind}")
     return Baseline(
         config=config,
-        prompts=tuple(Prompt(*entry) for entry in document["prompts"]),
+        prompts=prompts,
         tokens=_tokens(arrays["tokens"], arrays["lengths"]),
         recorded=Recorded(
             ids=arrays.get("ids"),
@@ -256,6 +288,10 @@ def _provenance(entries: Mapping[str, Any]) -> Provenance:
 def _text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise Malformed(f"{name} is {type(value).__name__}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(f"{name} is no text: it holds half of a character") from error
 
 
 def _count(document: Mapping[str, Any], name: str) -> int:

@@ -12,16 +12,18 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from pytest_pot.baseline import Baseline
+from pytest_pot.baseline_file import to_bytes
 from pytest_pot.config import ScoringConfig
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt
 from pytest_pot.provenance import digest, digest_of_prompts, libraries, tokenizer_digests
 from pytest_pot.specs import SUFFIX
+from pytest_pot.tokens import tokenise
 
 __all__ = ["ReferenceCache", "cache_key", "is_cacheable"]
 
@@ -40,21 +42,26 @@ class ReferenceCache:
             found = Baseline.load(path)
         except PotError:
             return None  # not there, or damaged: it is made anew
+        if found.provenance.reference != key:
+            return None  # another record under this one's name
         with suppress(OSError):
             os.utime(path)
         return found
 
     def put(self, key: str, record: Baseline) -> None:
-        """Keep ``record``, unless it is larger than the whole cache may be; a cache that cannot be written is no error."""
+        """Keep ``record``, unless it alone is larger than the cache may be; a cache that cannot be written is no error."""
+        named = replace(record, provenance=replace(record.provenance, reference=key))
+        path = self._path(key)
         with suppress(PotError, OSError):
-            path = record.save(self._path(key))
+            if len(to_bytes(named)) <= self._limit:
+                named.save(path)
             self._shrink(keep=path)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key[:32]}{SUFFIX}"
 
     def _shrink(self, keep: Path) -> None:
-        """Delete the records used longest ago until the rest is within the limit, and ``keep`` alone if it is not."""
+        """Delete the records used longest ago, but not ``keep``, until the rest is within the limit."""
         files = sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: (path == keep, path.stat().st_mtime))
         total = sum(path.stat().st_size for path in files)
         for path in files:
@@ -87,9 +94,10 @@ def cache_key(
         "reference": dict(reference),
         "tokenizer": tokenizer_digests(tokenizer),
         "prompts": digest_of_prompts(prompts),
+        "tokens": tokenise(tokenizer, prompts),
         "config": asked,
         "max_length": max_length,
-        "libraries": libraries(),
+        "libraries": libraries("safetensors", "accelerate", "gguf"),
         "machine": [platform.platform(), *hardware()],
     }
     return digest([json.dumps(parts, sort_keys=True).encode()])

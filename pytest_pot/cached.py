@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.provenance import file_digests
 
 if TYPE_CHECKING:
+    from pytest_pot.baseline import Baseline
     from pytest_pot.scorer import TeacherForcedScorer
 
 __all__ = ["GateCache"]
@@ -50,15 +52,18 @@ class GateCache:
 
     def key_by_files(self, spec: str, tokenizer: Any) -> str | None:
         """The record's key from the files that ``spec`` names, without loading them; None where they do not tell all."""
+        from pytest_pot.engines.known_code import loads_as_known
+
         hooks = self._pytest_config.hook.pytest_pot_load_model.get_hookimpls()
         if tokenizer is None or any(hook.plugin_name != _BUILT_IN for hook in hooks):
             return None  # another's hook may make anything of those files
-        files = file_digests(spec)
-        return self._key({"files": files}, tokenizer) if files else None
+        if not loads_as_known(spec):
+            return None
+        return self._key({"files": file_digests(spec)}, tokenizer)
 
     def key_by_content(self, model: Any, tokenizer: Any) -> str | None:
         """The record's key from a model in memory; None where its content does not tell all."""
-        from pytest_pot.engines.weights import content_of
+        from pytest_pot.engines.known_code import content_of
 
         content = content_of(model)
         return None if content is None else self._key(content, tokenizer)
@@ -69,7 +74,11 @@ class GateCache:
     def known(self, key: str) -> Callable[[TeacherForcedScorer], Taken] | None:
         """Gives the record with that key; None where there is none."""
         found = self._files.get(key)
-        return None if found is None else lambda _: Taken(found, "cached")
+        return None if found is None else lambda _: Taken(self._told(found), "cached")
+
+    def _told(self, record: Baseline) -> Baseline:
+        """``record`` with this gate's prompts: their kinds may have other names by now, which no number depends on."""
+        return replace(record, prompts=self._prompts)
 
     def to_be_kept(self, key: str, model: Any, tokenizer: Any) -> Callable[[TeacherForcedScorer], Taken]:
         """Runs ``model``, and keeps what it says for the next time."""
@@ -77,6 +86,6 @@ class GateCache:
         def take(scorer: TeacherForcedScorer) -> Taken:
             record = scorer.record(model, self._prompts, tokenizer, max_length=self._max_length)
             self._files.put(key, record)
-            return Taken(record, "")
+            return Taken(self._told(record), "")
 
         return take

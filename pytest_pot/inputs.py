@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_pot import settings
+from pytest_pot.attached import LEFTOVERS
 from pytest_pot.baseline import Baseline
 from pytest_pot.cached import GateCache
 from pytest_pot.challenges import challenge_prompts
@@ -63,6 +64,7 @@ class _Resolver:
             return self._recorded(source)
         if is_baseline(source):
             path = Path(source)
+            self._config.stash[LEFTOVERS].name(path)
             return self._recorded_anew(path) if settings.flag(self._config, "update") else self._recorded(path)
         return self._live(source)
 
@@ -86,8 +88,10 @@ class _Resolver:
         return self._inputs(candidate, tokenizer, None, prompts, name, recording=take)
 
     def _recorded_anew(self, path: Path) -> GateInputs:
+        from pytest_pot.engines.causal_lm import max_positions
+
         source = self._live_source()
-        if source is None:
+        if source is None or isinstance(source, Baseline) or is_baseline(source):
             raise PotError(
                 f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
                 "ini key pot_reference, or let the fixture pot_reference return it"
@@ -96,13 +100,16 @@ class _Resolver:
         candidate = self._candidate()
         tokenizer, theirs = self._tokenizers(reference, candidate)
         recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
-        live = Live(reference.model, self._name("reference", source), str(source) if isinstance(source, str | Path) else None)
+        path_or_none = str(source) if isinstance(source, str | Path) else None
+        name = self._name("reference", source) if path_or_none is None else recordings.called(path_or_none)
+        live = Live(reference.model, name, path_or_none)
+        limit = max_positions(candidate.model)
 
         def told(line: str) -> None:
             tell(item, [(RECORDED, line)])
 
         def take(scorer: TeacherForcedScorer) -> Taken:
-            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, told), "recorded just now")
+            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, limit, told), "recorded just now")
 
         return self._inputs(candidate, tokenizer, theirs, prompts, recordings.shown(path), recording=take)
 

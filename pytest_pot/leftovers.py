@@ -33,7 +33,7 @@ class Leftovers:
 
     def name(self, path: Path) -> None:
         """A gate compares with ``path``, whether it runs or is skipped."""
-        self._named.add(str(path.resolve()))
+        self._named.update((str(path.absolute()), str(path.resolve())))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._partial = self._partial or bool(items)
@@ -54,7 +54,7 @@ class Leftovers:
         ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         if not self._named or self._partial or not ran or self._config.option.collectonly:
             return
-        unused = [path for path in self._files() if str(path.resolve()) not in self._named]
+        unused = [path for path in self._files() if not {str(path.absolute()), str(path.resolve())} & self._named]
         if unused:
             root = self._config.rootpath
             names = ", ".join(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in unused)
@@ -65,13 +65,15 @@ class Leftovers:
         given = [self._config.invocation_params.dir / argument for argument in self._config.args]
         if not all(path.is_dir() for path in given):
             return []
-        baseline = option_path(self._config, "baseline")
-        if baseline is not None:
-            self.name(Path(baseline))
+        for option in ("baseline", "reference"):
+            spec = option_path(self._config, option)
+            if spec is not None and is_baseline(spec):
+                self.name(Path(spec))
         return sorted({found for path in given for found in self._below(path)})
 
     def _below(self, folder: Path) -> Iterator[Path]:
         passed_over = self._config.getini("norecursedirs")
+        cache = self._config.rootpath / str(self._config.getini("cache_dir") or ".")  # holds records of live references
         for here, folders, files in os.walk(folder):
             # A name that starts with a dot, a virtual environment, a build folder: where pytest looks for no test either.
             folders[:] = [
@@ -79,5 +81,6 @@ class Leftovers:
                 for name in folders
                 if not any(fnmatch.fnmatch(name, pattern) for pattern in passed_over)
                 and not (Path(here) / name / "pyvenv.cfg").exists()
+                and Path(here) / name != cache
             ]
             yield from (Path(here) / name for name in files if is_baseline(name))

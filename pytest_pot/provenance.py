@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from pytest_pot.config import ScoringConfig
 from pytest_pot.prompts import Prompt
+from pytest_pot.tokens import unchanged
 
 __all__ = [
     "COMPARED_FIELDS",
@@ -83,20 +85,25 @@ def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
     """SHA-256 of what a tokenizer is made of, by part, each the same in any version of the libraries.
 
     ``vocabulary``: every token and its id. ``added_tokens``: those that are cut out of a text before all else. ``merges``:
-    the rules of a byte-pair encoding in their order. ``encoding``: the ids of a fixed text, which depend on all the rest.
+    the rules of a byte-pair encoding in their order. ``scores``: those of a unigram model. ``encoding``: the ids of a fixed
+    text, which depend on all the rest. A part that a tokenizer has not got, or cannot tell, is left out. The tokenizer is
+    left as it was.
     """
+    parts: dict[str, Callable[[], Any]] = {
+        "vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items()),
+        "added_tokens": lambda: [[index, *_added(token)] for index, token in sorted(tokenizer.added_tokens_decoder.items())],
+        "encoding": lambda: [
+            list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
+            for special in (True, False)
+        ],
+        **_rules(tokenizer),
+    }
     found: dict[str, str] = {}
-    vocabulary = getattr(tokenizer, "get_vocab", None)
-    if callable(vocabulary):
-        found["vocabulary"] = digest([_json(sorted(vocabulary().items()))])
-    added = getattr(tokenizer, "added_tokens_decoder", None)
-    if isinstance(added, Mapping):
-        found["added_tokens"] = digest([_json([[index, *_added(token)] for index, token in sorted(added.items())])])
-    merges = _merges(tokenizer)
-    if merges is not None:
-        found["merges"] = digest([_json(merges)])
-    ids = [list(tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]) for special in (True, False)]
-    found["encoding"] = digest([_json(ids)])
+    with unchanged(tokenizer):
+        for name, part in parts.items():
+            # A tokenizer may be any object, and raise what it likes where it has no answer.
+            with suppress(Exception):
+                found[name] = digest([_json(part())])
     return found
 
 
@@ -105,13 +112,20 @@ def _added(token: Any) -> list[Any]:
     return [str(token), *(getattr(token, name, None) for name in flags)]
 
 
-def _merges(tokenizer: Any) -> list[str] | None:
-    """The merges of a byte-pair encoding as ``"left right"``; a library's own form of them has changed over time."""
+def _rules(tokenizer: Any) -> dict[str, Callable[[], Any]]:
+    """What a fast tokenizer's model has beside its vocabulary."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or type(backend.model).__name__ != "BPE":
-        return None
-    merges = json.loads(backend.to_str())["model"]["merges"]
-    return [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    kind = type(getattr(backend, "model", None)).__name__
+
+    def model() -> Any:
+        return json.loads(backend.to_str())["model"]  # type: ignore[union-attr]
+
+    if kind == "BPE":
+        # As "left right": the library's own form of a merge has changed over time.
+        return {"merges": lambda: [pair if isinstance(pair, str) else " ".join(pair) for pair in model()["merges"]]}
+    if kind == "Unigram":
+        return {"scores": lambda: [score for _, score in model()["vocab"]]}
+    return {}
 
 
 def file_digests(spec: str) -> dict[str, str]:
@@ -121,21 +135,24 @@ def file_digests(spec: str) -> dict[str, str]:
     """
     path = Path(spec)
     if path.is_dir():
-        files = [path / "config.json", *path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
+        # Also weights in folders below, which an index may name, and what says how an adapter is applied.
+        files = [*path.glob("*config.json"), *path.rglob("*.safetensors"), *path.glob("*.safetensors.index.json")]
     else:
         files = [path] if path.suffix == ".gguf" else []
     found = {}
     for file in sorted(files):
         if file.is_file():
             with file.open("rb") as stream:
-                found[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+                found[file.relative_to(path).as_posix() if path.is_dir() else file.name] = hashlib.file_digest(
+                    stream, "sha256"
+                ).hexdigest()
     return found
 
 
-def libraries() -> dict[str, str]:
+def libraries(*others: str) -> dict[str, str]:
     """Versions of what the numbers were made with."""
     found = {}
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *others):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -103,17 +103,18 @@ class Recording:
     max_positions = None
 
     def __init__(self, baseline: Baseline, note: str = "recorded") -> None:
-        """``note`` goes with the label: how the numbers came to be here."""
+        """A batch is of ``baseline.tokens``, the very objects. ``note`` goes with the label: where the numbers are from."""
         self._baseline = baseline
         self._note = note
-        self._rows = dict(zip(baseline.tokens, pairwise(baseline.starts), strict=True))
+        # By identity: of two prompts that are the same, each was recorded in its own batch, and rounded there.
+        self._rows = {id(tokens): rows for tokens, rows in zip(baseline.tokens, pairwise(baseline.starts), strict=True)}
 
     @property
     def label(self) -> str:
         return ", ".join(filter(None, (self._baseline.provenance.label, self._note)))
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:  # noqa: ARG002 - a recording has the k it was made with
-        return TopK.concatenate([self._baseline.top_k(*self._rows[tokens]) for tokens in batch])
+        return TopK.concatenate([self._baseline.top_k(*self._rows[id(tokens)]) for tokens in batch])
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         """The first ``ids`` of the vocabulary, where all of it was recorded; no other ids are known than those recorded."""
@@ -165,6 +166,8 @@ def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], tokenizer:
     for index, (old, new) in enumerate(zip(recorded, prompts, strict=True)):
         if old.text != new.text:
             lines.append(f"prompt {index}: {_quoted(old.text)} recorded, {_quoted(new.text)} now")
+        elif encoded is not None and not _is_end(_context(baseline.tokens[index]), encoded[index][0]):
+            lines.append(f"prompt {index}: {_quoted(old.text)} comes to other tokens now")
         elif (old.continuation is None) != (new.continuation is None):
             lines.append(f"prompt {index}: continuation {_drawn(old)} recorded, {_drawn(new)} now")
         elif encoded is not None and new.continuation is not None:
@@ -173,6 +176,15 @@ def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], tokenizer:
             if ids != tokens.targets:
                 lines.append(f"prompt {index}: continuation {_drawn(old)} recorded, {_drawn(new)} now")
     return lines
+
+
+def _context(tokens: Tokens) -> tuple[int, ...]:
+    return tokens.ids[: tokens.prompt_len]
+
+
+def _is_end(part: tuple[int, ...], whole: Sequence[int]) -> bool:
+    """Whether ``part`` is what a cut on the left leaves of ``whole``."""
+    return tuple(whole[-len(part) :]) == part
 
 
 def _first_other(recorded: Sequence[Prompt], prompts: Sequence[Prompt]) -> str:

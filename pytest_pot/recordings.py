@@ -15,6 +15,7 @@ import pytest
 
 from pytest_pot import settings
 from pytest_pot.errors import PotError
+from pytest_pot.models import is_overridden
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.specs import is_baseline
 
@@ -49,6 +50,15 @@ class Recordings:
         root = self._config.rootpath
         return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
+    def called(self, spec: str) -> str:
+        """What a model is called in a recording: a path from pytest's root on, or its last part, and no one's home folder."""
+        path = Path(spec)
+        if not path.exists():
+            return spec
+        root = self._config.rootpath.resolve()
+        path = path.resolve()
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
     def read(self, path: Path, item: pytest.Item, scorer: Any, tokenizer: Any, prompts: Sequence[str | Prompt]) -> Any:
         """The recording in ``path``, which must be of this tokenizer, these prompts and the scorer's configuration.
 
@@ -59,7 +69,7 @@ class Recordings:
 
         if not path.is_file():
             raise PotError(
-                f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item, path)}"
+                f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item)}"
             )
         baseline = replace(self._load(path), source=self.shown(path))
         differ = stale_parts(baseline, scorer.config, tokenizer, as_prompts(prompts))
@@ -68,7 +78,7 @@ class Recordings:
             lines = "".join(f"\n  {line}" for line in differ)
             raise PotError(
                 f"{self.shown(path)} was recorded with something else:{lines}\nIf that is meant, this records it anew:\n  "
-                f"{self._command(item, path)}"
+                f"{self._command(item)}"
             )
         return baseline
 
@@ -86,16 +96,17 @@ class Recordings:
         """What the reference's files have become since, where the options name it and it lies on this machine."""
         from pytest_pot.provenance import file_digests, mapping_differences
 
-        name, place = settings.option(self._config, "reference"), settings.option_path(self._config, "reference")
-        if name is None or place is None or is_baseline(name) or not baseline.provenance.files:
+        place = settings.option_path(self._config, "reference")
+        if place is None or is_baseline(place) or not baseline.provenance.files:
             return []
         given = settings.option_path(self._config, "baseline")
-        if name != baseline.provenance.reference and (given is None or Path(given) != path):
+        if self.called(place) != baseline.provenance.reference and (given is None or Path(given) != path):
             return []  # a suite may have recordings of several models; the options name one of them
         if place not in self._files:
             self._files[place] = file_digests(place)
         now = self._files[place]
-        return mapping_differences("reference file ", baseline.provenance.files, now) if now else []
+        recorded = {name: sha256 for name, sha256 in baseline.provenance.files.items() if name in now}
+        return mapping_differences("reference file ", recorded, {name: now[name] for name in recorded})
 
     def write(
         self,
@@ -104,9 +115,12 @@ class Recordings:
         scorer: Any,
         tokenizer: Any,
         prompts: Sequence[str | Prompt],
+        max_length: int | None,
         tell: Callable[[str], None],
     ) -> Any:
         """Record ``live`` into ``path``, once for all gates of this process; ``tell`` gets a line of what was done.
+
+        ``max_length`` is the longest sequence that the candidate takes.
 
         Raises:
             PotError: another gate of this run has recorded something else into the same file.
@@ -117,7 +131,7 @@ class Recordings:
         prompts = as_prompts(prompts)
         done = self._written.get(path)
         if done is None:
-            made: Baseline = scorer.record(live.model, prompts, tokenizer, name=live.path or live.name)
+            made: Baseline = scorer.record(live.model, prompts, tokenizer, name=live.path or live.name, max_length=max_length)
             done = replace(made, source=self.shown(path), provenance=replace(made.provenance, reference=live.name))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,16 +172,18 @@ class Recordings:
         new.save(path)
         return f"updated {self.shown(path)}: {size}; {changes(old, new)}"
 
-    def _command(self, item: pytest.Item, path: Path) -> str:
-        words = ["pytest", item.nodeid, "--pot-update"]
-        given = settings.option_path(self._config, "baseline")
-        if given is not None and Path(given) == path and self._config.getoption("pot_baseline") is not None:
-            words.append(f"--pot-baseline={settings.option(self._config, 'baseline')}")
-        name = settings.option(self._config, "reference")
-        if name is None or is_baseline(name):
+    def _command(self, item: pytest.Item) -> str:
+        file, colons, name = item.nodeid.partition("::")
+        here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
+        words = ["pytest", Path(here).as_posix() + colons + name, "--pot-update"]
+        # What the command line said of models, prompts and so on is part of what is recorded.
+        for option in settings.OPTIONS:
+            given = self._config.getoption(f"pot_{option}")
+            if given is not None and option != "report" and not (option == "reference" and is_baseline(given)):
+                words.append(f"--pot-{option}={given}")
+        live = settings.option(self._config, "reference")
+        if (live is None or is_baseline(live)) and not is_overridden(item, "pot_reference"):
             words.append("--pot-reference=MODEL")
-        elif self._config.getoption("pot_reference") is not None:
-            words.append(f"--pot-reference={name}")
         return shlex.join(words)
 
 

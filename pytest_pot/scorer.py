@@ -13,6 +13,7 @@ from pytest_pot.batches import Batches, Progress, does_not_fit
 from pytest_pot.comparison import Comparison, PromptResult
 from pytest_pot.config import METRICS, ScoringConfig
 from pytest_pot.engines.base import Engine, OutOfMemory
+from pytest_pot.errors import InvalidArgument
 from pytest_pot.noise import noise_floor
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
@@ -198,6 +199,10 @@ class TeacherForcedScorer:
                 numbers, with a line for each thing that differs; or as :meth:`score_batch`.
         """
         started = time.perf_counter()
+        if not isinstance(baseline, Baseline):
+            raise InvalidArgument(
+                f"baseline is {type(baseline).__name__}, not a pytest_pot.Baseline: Baseline.load(path) reads one"
+            )
         refuse_stale(baseline, self.config, tokenizer, None if prompts is None else as_prompts(prompts))
         return self.score_fresh(baseline, candidate, tokenizer, started=started)
 

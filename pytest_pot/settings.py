@@ -186,6 +186,11 @@ def check_options(config: pytest.Config) -> None:
     for name in OPTIONS:
         if config.getoption(f"pot_{name}") == "":  # --pot-candidate=$CANDIDATE with the variable not set
             raise pytest.UsageError(f"--pot-{name} is empty: give it a value, or leave it out to use the ini key pot_{name}")
+    for key in ("pot_cache", *(f"pot_{name}" for name in FLAGS)):
+        try:
+            config.getini(key)
+        except ValueError as error:
+            raise pytest.UsageError(f"{key}: {error}; it is true or false") from None
     limit = config.getini("pot_cache_mb")
     if not re.fullmatch(r"\d+(\.\d+)?", limit):
         raise pytest.UsageError(f"pot_cache_mb={limit!r} is not a number of megabytes")

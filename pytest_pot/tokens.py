@@ -10,7 +10,7 @@ from typing import Any
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt, shorten
 
-__all__ = ["Tokens", "check_same_encoding", "fit", "tokenise"]
+__all__ = ["Tokens", "check_same_encoding", "fit", "tokenise", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[list[int],
         PotError: a text or a continuation comes to no token at all; there would be no position to score.
     """
     encoded: list[tuple[list[int], list[int] | None]] = []
-    with _unchanged(tokenizer):
+    with unchanged(tokenizer):
         for index, prompt in enumerate(prompts):
             context = _encode(tokenizer, prompt.text, special=True)
             if not context:
@@ -111,7 +111,7 @@ def _listed(ids: list[int] | None, most: int = 24) -> str:
 
 
 @contextmanager
-def _unchanged(tokenizer: Any) -> Iterator[None]:
+def unchanged(tokenizer: Any) -> Iterator[None]:
     """Restore the truncation and padding of a fast tokenizer's backend, which every call of the tokenizer overwrites."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pytest_pot.provenance import digest
 
-__all__ = ["content_of", "weights_digest"]
-
-_KNOWN_CODE = ("torch.", "transformers.")
+__all__ = ["weights_digest"]
 
 
 def weights_digest(model: nn.Module) -> str | None:
@@ -34,27 +31,6 @@ def weights_digest(model: nn.Module) -> str | None:
     return digest(
         f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashes[id(tensor)]}".encode() for name, tensor in sorted(tensors.items())
     )
-
-
-def content_of(model: object) -> dict[str, str] | None:
-    """What tells ``model`` by its content: class, configuration and weights. None where they do not tell all.
-
-    That is so of a class outside torch and transformers, whose code may change between two runs while its weights stay, and
-    of a module that was changed in place: a hook on it, a forward of its own.
-    """
-    config: Any = getattr(model, "config", None)
-    if not isinstance(model, nn.Module) or not hasattr(config, "to_json_string"):
-        return None
-    for module in model.modules():
-        changed = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-        if changed or not type(module).__module__.startswith(_KNOWN_CODE):
-            return None
-    weights = weights_digest(model)
-    if weights is None:
-        return None
-    described: str = config.to_json_string(use_diff=False)
-    attention = str(getattr(config, "_attn_implementation", None))
-    return {"class": type(model).__qualname__, "config": described, "attention": attention, "weights": weights}
 
 
 def _hash(tensor: Tensor) -> str:

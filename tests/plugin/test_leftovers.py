@@ -80,6 +80,28 @@ def test_a_suite_that_does_not_use_recordings_is_not_searched(full: Project) -> 
     assert told(full.run()) == []
 
 
+def test_a_file_that_a_fixture_or_the_option_for_the_reference_names_is_used(full: Project) -> None:
+    full.ini(pot_reference="sub/old.pot.safetensors", pot_candidate=full.tiny.copy, pot_prompts="prompts.jsonl")
+    assert told(full.run()) == []
+    full.ini(pot_reference=full.tiny.reference, pot_candidate=full.tiny.copy, pot_prompts="prompts.jsonl")
+    (full.path / "sub" / "conftest.py").write_text(
+        "import pytest\n\n@pytest.fixture\ndef pot_reference(): return 'old.pot.safetensors'\n", encoding="utf-8"
+    )
+    (full.path / "sub" / "test_sub.py").write_text(
+        "import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n", encoding="utf-8"
+    )
+    assert told(full.run()) == []
+
+
+def test_the_records_of_the_cache_are_not_listed(full: Project) -> None:
+    full.ini(
+        pot_reference=full.tiny.reference, pot_candidate=full.tiny.copy, pot_prompts="prompts.jsonl", cache_dir="sub/cache"
+    )
+    (full.path / "sub" / "cache").mkdir()
+    shutil.copy(full.path / "used.pot.safetensors", full.path / "sub" / "cache" / "x.pot.safetensors")
+    assert told(full.run()) == [TOLD]
+
+
 def test_the_options_file_is_used(full: Project) -> None:
     full.ini(
         pot_reference=full.tiny.reference,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pytest_pot import Baseline
 
 from .conftest import PROMPTS, Project
 
@@ -93,7 +95,7 @@ def test_missing_without_a_live_reference(project: Project) -> None:
 def test_missing_where_the_command_line_names_all(project: Project) -> None:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     project.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
-    options = "--pot-baseline=some/ref.pot.safetensors", f"--pot-reference={project.tiny.reference}"
+    options = f"--pot-reference={project.tiny.reference}", "--pot-baseline=some/ref.pot.safetensors"
     lines = failure(project, *options)
     assert lines == [
         "pot_identity: the recorded reference some/ref.pot.safetensors does not exist. This records it:",
@@ -195,6 +197,49 @@ def test_another_tokenizer_that_is_chosen_for_both(recorded: Project) -> None:
     recorded.ini(pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl", pot_tokenizer=recorded.tiny.other_tokenizer)
     lines = failure(recorded)
     assert [line.split(":")[0].strip() for line in lines[1:-2]] == ["tokenizer.merges", "tokenizer.vocabulary"]
+
+
+def test_the_same_folder_by_another_name(recorded: Project) -> None:
+    recorded.ini(pot_reference="./sub/../model", pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
+    (recorded.path / "sub").mkdir()
+    recorded.run().assert_outcomes(passed=1)
+    test_one_weight_of_the_reference(recorded)
+
+
+def test_weights_that_are_not_here_cannot_differ(recorded: Project) -> None:
+    (recorded.path / "model" / "model.safetensors").unlink()
+    recorded.run().assert_outcomes(passed=1)
+
+
+def test_no_path_of_this_machine_is_in_the_file(recorded: Project) -> None:
+    assert str(recorded.path).encode() not in (recorded.path / "ref.pot.safetensors").read_bytes()
+    assert Baseline.load(recorded.path / "ref.pot.safetensors").provenance.reference == "model"
+
+
+def test_a_candidate_that_takes_shorter_sequences(recorded: Project) -> None:
+    config = json.loads((recorded.path / "model" / "config.json").read_text(encoding="utf-8"))
+    short = GPT2LMHeadModel(GPT2Config(**{**config, "n_positions": 20}))
+    short.save_pretrained(recorded.path / "short")
+    recorded.tiny.tokenizer.save_pretrained(recorded.path / "short")
+    recorded.prompts("prompts.jsonl", {"text": "The old mill by the river " * 4, "continuation": " stood empty."})
+    recorded.ini(pot_reference="model", pot_candidate="short", pot_prompts="prompts.jsonl")
+    recorded.write(test_it=GATED.replace("max_score=0", "max_score=1"))
+    recorded.run("--pot-update").assert_outcomes(passed=1)
+    recorded.run().assert_outcomes(passed=1)
+
+
+def test_the_command_works_where_it_is_read_and_says_all_that_was_asked(
+    recorded: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (recorded.path / "tests").mkdir()
+    shutil.move(recorded.path / "test_it.py", recorded.path / "tests" / "test_it.py")
+    (recorded.path / "ref.pot.safetensors").unlink()
+    monkeypatch.chdir(recorded.path / "tests")
+    options = "--pot-preset=fastest", "--pot-dtype=float64"
+    lines = failure(recorded, *options)
+    assert lines[1] == "  pytest test_it.py::test_it --pot-update --pot-preset=fastest --pot-dtype=float64"
+    recorded.run(*lines[1].split()[1:]).assert_outcomes(passed=1)
+    recorded.run(*options).assert_outcomes(passed=1)
 
 
 def test_a_recording_of_another_model_is_not_checked_against_the_one_in_the_ini(recorded: Project) -> None:

@@ -244,7 +244,7 @@ def test_a_hook_that_may_make_anything_of_the_files(cached: Project) -> None:
 
 FIXTURE = """
 @pytest.fixture
-def pot_reference():
+def pot_reference(request, monkeypatch):
     model = GPT2LMHeadModel.from_pretrained("model")
     {change}
     return model
@@ -257,13 +257,88 @@ def pot_reference():
         "model.transformer.register_forward_hook(lambda module, inputs, output: None)",
         "original = model.forward; model.forward = lambda *a, **k: original(*a, **k)",
         "model.__class__ = type('Mine', (GPT2LMHeadModel,), dict(__module__='mine'))",
+        "monkeypatch.setattr(type(model.transformer.h[0].mlp), 'forward', lambda self, x: x)",
+        "monkeypatch.setattr('transformers.models.gpt2.modeling_gpt2.eager_attention_forward', lambda *a, **k: None)",
+        "model.transformer.h[0].scale = torch.ones(1)",
+        "request.addfinalizer(torch.nn.modules.module.register_module_forward_hook(lambda *a: None).remove)",
     ],
-    ids=["hook", "forward", "class"],
+    ids=["hook", "forward", "class", "method", "function", "tensor", "global hook"],
 )
 def test_a_model_whose_code_may_change_is_always_run(cached: Project, change: str) -> None:
     cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
-    cached.write(conftest=COUNTING + FIXTURE.format(change=change))
+    cached.write(conftest="import torch\n" + COUNTING + FIXTURE.format(change=change))
     counts(cached)
+    assert counts(cached)[0]["run"] == FIRST["run"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.transformer.h[0].mlp.act = torch.nn.ReLU()",
+        "model.transformer.ln_f.eps = 10.0",
+        "model.transformer.h[0].attn.scaling = 0.0; model.transformer.h[0].attn.scale_attn_weights = False",
+    ],
+    ids=["module", "number", "flag"],
+)
+def test_what_was_changed_beside_the_weights_makes_it_run_again(cached: Project, change: str) -> None:
+    cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
+    cached.write(conftest="import torch\n" + COUNTING + FIXTURE.format(change=""))
+    counts(cached)
+    assert counts(cached)[0]["run"] == 0
+    cached.write(conftest="import torch\n" + COUNTING + FIXTURE.format(change=change))
+    assert counts(cached)[0]["run"] == FIRST["run"]
+
+
+def test_a_class_registered_for_the_configuration(cached: Project) -> None:
+    """The folder's files say nothing of the code that will run."""
+    registered = """
+import transformers
+
+class Mine(GPT2LMHeadModel):
+    pass
+
+transformers.AutoModelForCausalLM.register(transformers.GPT2Config, Mine, exist_ok=True)
+"""
+    mapping = "transformers.AutoModelForCausalLM._model_mapping._extra_content.clear()"
+    cached.write(conftest=COUNTING.replace('    print("loaded"', f'    {mapping}\n    print("loaded"') + registered)
+    counts(cached)
+    again, _ = counts(cached)
+    assert (again["loaded"], again["run"]) == (1, FIRST["run"])
+
+
+def test_an_adapters_folder_is_not_known_by_its_files(tmp_path) -> None:
+    from pytest_pot.engines.known_code import loads_as_known
+
+    assert not loads_as_known(str(tmp_path))
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert not loads_as_known(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    assert not loads_as_known(str(tmp_path))
+    (tmp_path / "adapter_config.json").unlink()
+    assert loads_as_known(str(tmp_path))
+
+
+def test_another_record_under_the_records_name(cached: Project) -> None:
+    _, figures = counts(cached)
+    [record] = cached.path.rglob(".pytest_cache/**/*.pot.safetensors")
+    change_a_prompt(cached)
+    counts(cached)
+    [other] = [path for path in cached.path.rglob(".pytest_cache/**/*.pot.safetensors") if path != record]
+    record.write_bytes(other.read_bytes())
+    cached.prompts("prompts.jsonl", *PROMPTS)
+    again, same = counts(cached)
+    assert again == FIRST
+    assert same == figures
+
+
+def test_a_rule_of_the_tokenizer_that_only_a_prompt_shows(cached: Project) -> None:
+    counts(cached)
+    path = cached.path / "model" / "tokenizer.json"
+    parts = json.loads(path.read_text(encoding="utf-8"))
+    parts["normalizer"] = {"type": "Replace", "pattern": {"String": "mill"}, "content": "barn"}
+    path.write_text(json.dumps(parts), encoding="utf-8")
+    cached.ini(pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer="model")
     assert counts(cached)[0]["run"] == FIRST["run"]
 
 

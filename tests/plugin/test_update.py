@@ -47,7 +47,7 @@ def test_recorded_then_unchanged_then_updated(project: Project) -> None:
     [line] = told(result)
     assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv of the old file against it 0.")
     assert line.endswith(f", {positions} positions")
-    assert Baseline.load(path).provenance.reference == str(project.tiny.perturbed)
+    assert Baseline.load(path).provenance.reference == "perturbed"  # no path of this machine
     project.run().assert_outcomes(passed=1)
 
 

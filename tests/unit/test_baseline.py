@@ -201,6 +201,66 @@ def test_every_architecture_can_be_recorded(name, prompts, tokenizer):
     assert scorer.score_baseline(scorer.record(tiny(name), prompts, tokenizer), tiny(name), tokenizer).max == 0.0
 
 
+def test_prompts_that_stand_there_twice_have_each_its_own_batch(tokenizer):
+    long = [Prompt("Nobody said " * k, "so long as this") for k in (9, 8, 7)]
+    many = [*long, *[Prompt("The old mill", " stood empty")] * 6]
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
+    for size in (2, 4, 8):
+        scorer = TeacherForcedScorer(ScoringConfig(batch_size=size, top_k=20))
+        assert scorer.score_baseline(scorer.record(wide, many, tokenizer), wide, tokenizer).max == 0.0
+
+
+def test_the_tokenizer_is_left_as_it_was(prompts):
+    padded = make_tokenizer(pad=True)
+    padded.backend_tokenizer.enable_truncation(7)
+    padded.backend_tokenizer.enable_padding(length=9)
+    before = padded.backend_tokenizer.to_str()
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    scorer.score_baseline(scorer.record(tiny(), prompts, padded), tiny(), padded, prompts=prompts)
+    assert padded.backend_tokenizer.to_str() == before
+
+
+class Odd:
+    """A tokenizer that is none of the library's: its vocabulary is of bytes, and it reads only what it knows."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, text, **options):
+        if not text.isascii():
+            raise RuntimeError("no such letter")
+        return self.inner(text, **options)
+
+    def get_vocab(self):
+        return {b"a": 1}
+
+    def decode(self, ids):
+        return self.inner.decode(ids)
+
+
+def test_a_tokenizer_that_cannot_tell_what_it_is_made_of(tokenizer, prompts, tmp_path):
+    odd = Odd(tokenizer)
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    baseline = Baseline.load(scorer.record(tiny(), prompts, odd).save(tmp_path / "x.pot.safetensors"))
+    assert set(baseline.provenance.tokenizer) == {"vocabulary"}
+    assert scorer.score_baseline(baseline, tiny(), odd, prompts=prompts).max == 0.0
+
+
+def test_something_that_is_no_baseline(tokenizer):
+    with pytest.raises(ValueError, match=r"baseline is str, not a pytest_pot\.Baseline: Baseline\.load\(path\) reads one"):
+        TeacherForcedScorer().score_baseline("x.pot.safetensors", tiny(), tokenizer)
+
+
+def test_a_link_stays_a_link(prompts, tokenizer, tmp_path):
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
+    real, link = tmp_path / "shared" / "real.pot.safetensors", tmp_path / "x.pot.safetensors"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    baseline.save(link)
+    assert link.is_symlink()
+    assert real.read_bytes() == link.read_bytes()
+
+
 def test_a_tokenizer_that_adds_a_bos(prompts):
     adding = make_tokenizer(bos=True)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))

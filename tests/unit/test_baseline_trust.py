@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from pytest_pot import Baseline, PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Baseline, PotError, ScoringConfig, TeacherForcedScorer, baseline_file
 from pytest_pot.baseline_file import to_bytes
 from pytest_pot.tokens import Tokens
 
@@ -164,7 +164,10 @@ def test_two_log_probabilities_of_one_token(baseline, refused):
 @pytest.mark.parametrize("name", ["ids", "values", "target_values", "log_normalisers", "log_tail", "clear"])
 def test_a_position_that_one_tensor_lacks(baseline, refused, name):
     told = refused(with_array(baseline, name, lambda array: array[:-1].copy()))
-    assert told.startswith(f"the tensor '{name}' has the shape ")
+    if name == "log_normalisers":  # by which the others are counted
+        assert " and there are 99 positions" in told
+    else:
+        assert told.startswith(f"the tensor '{name}' has the shape ")
 
 
 def test_a_whole_vocabulary_that_is_not(prompts, tokenizer, refused):
@@ -185,7 +188,7 @@ def test_a_token_outside_the_vocabulary(baseline, refused):
 
 def test_texts_without_tokens(baseline, refused):
     told = refused(forged(baseline, prompts=baseline.prompts[1:]))
-    assert told == "it has the texts of 7 prompts and the tokens of 8"
+    assert told == "it claims 293 tokens and 100 positions of 8 prompts, and has 7 texts"
 
 
 def test_prompts_of_no_position(baseline, refused):
@@ -197,6 +200,48 @@ def test_prompts_of_no_position(baseline, refused):
 @pytest.mark.parametrize("size", [0, -1, 2**40, True])
 def test_a_vocabulary_of_no_size(baseline, refused, size):
     assert refused(forged(baseline, vocab_size=size)) == f"vocab_size is {size!r}, not a count"
+
+
+def test_a_file_with_holes_that_claims_more_than_memory_holds(baseline, content, refused, tmp_path):
+    """Sizes that agree with each other and with a sparse file's, and take 4 kB on disk."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    n = 30_000_000
+    end = 0
+    for name, width in (
+        ("values", 10),
+        ("ids", 10),
+        ("target_values", 0),
+        ("log_normalisers", 0),
+        ("log_tail", 0),
+        ("clear", 0),
+    ):
+        size = {"F32": 4, "F64": 8, "U16": 2, "U8": 1}[header[name]["dtype"]]
+        shape = [n, width] if width else [n]
+        header[name] = {**header[name], "shape": shape, "data_offsets": [end, end + size * n * max(width, 1)]}
+        end = header[name]["data_offsets"][1]
+    for name, shape, size in (("tokens", [2 * n], 2), ("lengths", [8, 3], 4)):
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {**header[name], "shape": shape, "data_offsets": [end, end + size * count]}
+        end = header[name]["data_offsets"][1]
+    text = json.dumps(header).encode()
+    path = tmp_path / "holes.pot.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    with pytest.raises(PotError, match=r"holes\.pot\.safetensors is damaged, .* claims 60000000 tokens and 30000000 positions"):
+        Baseline.load(path)
+
+
+def test_half_a_character(baseline, refused):
+    """JSON can write it as an escape; nothing else can write it at all."""
+    odd = replace(baseline, provenance=replace(baseline.provenance, reference="\ud800"))
+    arrays, document = baseline_file._arrays(odd), baseline_file._document(odd)
+    document["checksum"] = baseline_file._checksum(arrays, document)
+    told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
+    assert told == "provenance.reference is no text: it holds half of a character"
+    with pytest.raises(PotError, match="cannot record a text that holds half of a character"):
+        to_bytes(odd)
 
 
 @pytest.mark.parametrize("name", ["reference", "label", "machine", "prompts"])

@@ -71,6 +71,15 @@ def test_files_that_do_not_allow_it(files, capsys, tmp_path):
     assert "is damaged, or no recording of pytest-pot" in capsys.readouterr().err
 
 
+def test_what_a_terminal_would_obey_is_shown_instead(files, capsys, tmp_path, tokenizer, prompts):
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
+    path = scorer.record(tiny(), prompts[:1], tokenizer, name="evil\x1b[2J").save(tmp_path / "x.pot.safetensors")
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "evil\\x1b[2J, float32 on cpu" in out
+
+
 def test_as_a_module_without_torch(files):
     script = (
         "import runpy, sys; sys.argv = ['pytest_pot', 'compare', sys.argv[1], sys.argv[1]]\n"

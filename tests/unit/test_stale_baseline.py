@@ -76,6 +76,28 @@ def test_another_way_to_cut_a_text(baseline, tokenizer, prompts):
     assert line.startswith("tokenizer.encoding: sha256 ")
 
 
+def test_a_rule_that_only_a_prompt_shows(baseline, tokenizer, prompts):
+    """Nothing in any digest differs: the tokens of a text do."""
+
+    def capital(parts):
+        parts["normalizer"] = {"type": "Replace", "pattern": {"String": "capital"}, "content": "hidden"}
+
+    [line] = refused(baseline, edited(tokenizer, capital), prompts)
+    assert line == "prompt 0: 'The capital of France' comes to other tokens now"
+
+
+def test_one_score_of_a_unigram_model():
+    def unigram(score):
+        pieces = [["<unk>", 0.0], *([character, -float(i)] for i, character in enumerate("abcdefgh", 1)), ["ab", score]]
+        model = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}
+        return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps({"version": "1.0", "model": model})))
+
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    baseline = scorer.record(tiny(), [Prompt("ccc", "gh")], unigram(-1.0))
+    [line] = refused(baseline, unigram(-1.5), [Prompt("ccc", "gh")])
+    assert line.startswith("tokenizer.scores: sha256 ")
+
+
 def test_another_order_of_merges(prompts):
     def bpe(merges):
         characters = {character: index for index, character in enumerate("abcdefgh")}
