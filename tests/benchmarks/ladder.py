@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import sys
@@ -125,6 +126,8 @@ class Rung:
     candidate: Callable[[Subject, Model, Any], Model]
     batch_size: int | None = None
     threads: int = THREADS
+    dtype: str = "auto"
+    """Of the arithmetic; the reference's is float32."""
 
 
 def itself(_: Subject, model: Model, __: Any) -> Model:
@@ -174,6 +177,8 @@ RUNGS = (
     Rung("2 threads", itself, threads=2),
     Rung("eager attention", eager),
     *(Rung(name, partial(perturbed, name=name)) for name in PERTURBATIONS),
+    Rung("bf16 arithmetic", itself, dtype="bfloat16"),
+    Rung("fp16 arithmetic", itself, dtype="float16"),
     Rung("foreign model", lambda subject, *_: subject.foreign()),
     *(Rung(f"fine-tuned {steps} step{'s' * (steps > 1)}", partial(tuned, steps=steps)) for steps in (1, 10, 100)),
 )
@@ -183,21 +188,26 @@ RUNGS = (
 
 
 class Store:
-    """The figures of one model, in a JSON file that is whole at every moment."""
+    """The figures of one model, in a JSON file that is whole at every moment. Several runs may add to it, each other views."""
 
-    def __init__(self, subject: str, machine: dict[str, Any]) -> None:
+    def __init__(self, subject: str, about: dict[str, Any]) -> None:
         self._path = RESULTS / f"ladder_{subject}.json"
-        known = json.loads(self._path.read_text()) if self._path.exists() else {"rungs": {}}
-        self._data = {"model": SUBJECTS[subject].name, "prompts": N_PROMPTS, **machine, "rungs": known["rungs"]}
+        self._about = {"model": SUBJECTS[subject].name, "prompts": N_PROMPTS, **about}
+
+    @property
+    def _rungs(self) -> dict[str, Any]:
+        return dict(json.loads(self._path.read_text())["rungs"]) if self._path.exists() else {}
 
     def has(self, rung: str, view: str) -> bool:
-        return view in self._data["rungs"].get(rung, {})
+        return view in self._rungs.get(rung, {})
 
     def put(self, rung: str, view: str, found: dict[str, Any]) -> None:
-        self._data["rungs"].setdefault(rung, {})[view] = found
-        text = json.dumps(self._data, indent=1)
+        rungs = self._rungs
+        rungs.setdefault(rung, {})[view] = found
+        in_order = {rung.name: rungs[rung.name] for rung in RUNGS if rung.name in rungs}
+        text = json.dumps(self._about | {"rungs": in_order}, indent=1)
         lists = re.sub(r"\[[^][{}]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)  # a prompt's score needs no line
-        partly = self._path.with_suffix(".partly")
+        partly = self._path.with_suffix(f".partly-{os.getpid()}")
         partly.write_text(lists + "\n")
         partly.replace(self._path)
 
@@ -234,9 +244,9 @@ def measure(name: str, views: tuple[str, ...], deadline: float) -> None:
             config = VIEWS[view]
             if view not in recorded:
                 recorded[view] = TeacherForcedScorer(config).record(reference, subject.prompts(), tokenizer)
-            scorer = TeacherForcedScorer(replace(config, batch_size=rung.batch_size or config.batch_size))
-            with threads(rung.threads):
-                report = scorer.score_baseline(recorded[view], candidate, tokenizer)
+            now = replace(config, batch_size=rung.batch_size or config.batch_size, dtype=rung.dtype)
+            with threads(rung.threads):  # score_fresh: another dtype than the recording's is what some rungs are about
+                report = TeacherForcedScorer(now).score_fresh(recorded[view], candidate, tokenizer, started=started)
             store.put(rung.name, view, figures(report))
             taken = time.perf_counter() - started
             print(f"{name}, {rung.name}, {view}: tv {report.mean:.3g}, worst {report.max:.3g} ({taken:.0f} s)", flush=True)
