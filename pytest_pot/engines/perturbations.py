@@ -195,9 +195,9 @@ def _bases(config: Any) -> list[tuple[dict[str, Any], str, float]]:
 # --- by name ---
 
 
-_SHARES = {1: "int8", 5: "int8", 20: None}
+_SHARES = {1: "half", 5: "int8", 20: "int4"}
 """Pruned, in percent, and the tolerance."""
-_NOISE = {12: "half", 11: "half", 10: "half", 9: "half", 8: "int8", 7: "int8", 6: "int4", 5: "int4", 4: None, 3: None}
+_NOISE = {12: "half", 11: "half", 10: "half", 9: "half", 8: "int8", 7: "int8", 6: "int8", 5: "int4", 4: "int4", 3: None}
 """Noise of 2^-n standard deviations, and the tolerance."""
 
 
