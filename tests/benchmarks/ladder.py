@@ -3,7 +3,7 @@
 Writes results/ladder_<model>.json after every measurement, and measures only what is not there yet: stop it when you like,
 run it again to go on. ladder_report.py makes the tables.
 
-    PYTHONPATH=. python tests/benchmarks/ladder.py [--model smollm2 stories15m] [--views exact ...] [--limit-s 3600]
+    PYTHONPATH=. python tests/benchmarks/ladder.py [--model smollm2 ...] [--views exact ...] [--rungs bf16 ...] [--limit-s N]
 """
 
 from __future__ import annotations
@@ -227,13 +227,13 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(THREADS)
 
 
-def measure(name: str, views: tuple[str, ...], deadline: float) -> None:
+def measure(name: str, views: tuple[str, ...], rungs: list[str], deadline: float) -> None:
     subject = SUBJECTS[name]
     store = Store(name, machine())
     reference, tokenizer = subject.load()
     recorded: dict[str, Baseline] = {}
     for rung in RUNGS:
-        missing = [view for view in views if not store.has(rung.name, view)]
+        missing = [view for view in views if rung.name in rungs and not store.has(rung.name, view)]
         if not missing:
             continue
         candidate = rung.candidate(subject, reference, tokenizer)
@@ -264,6 +264,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--views", nargs="+", choices=VIEWS, default=list(VIEWS))
+    names = [rung.name for rung in RUNGS]
+    parser.add_argument("--rungs", nargs="+", choices=names, metavar="RUNG", default=names)
     parser.add_argument("--limit-s", type=float, default=3600)
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
@@ -271,7 +273,7 @@ def main() -> None:
     deadline = time.perf_counter() + arguments.limit_s
     for views in PASSES:
         for name in arguments.model:
-            measure(name, tuple(view for view in views if view in arguments.views), deadline)
+            measure(name, tuple(view for view in views if view in arguments.views), arguments.rungs, deadline)
 
 
 if __name__ == "__main__":
