@@ -167,3 +167,23 @@ def test_prompts_drawn_by_a_key(project: Project) -> None:
     assert by_option not in (marker, named)
     assert named_still == named
     assert first("b")[0] != marker
+
+
+def test_what_a_key_draws_is_random_already_and_a_list_is_shuffled(pool: Project) -> None:
+    text = """
+        import pytest
+
+        @pytest.mark.pot_distinct(confidence=0.95, key="k")
+        def test_drawn(pot_result):
+            print("taken", list(pot_result.report.indices))
+
+        @pytest.mark.pot_distinct(confidence=0.95)
+        def test_listed(pot_result):
+            print("taken", list(pot_result.report.indices))
+        """
+    pool.ini(pot_reference=pool.tiny.reference, pot_candidate=pool.tiny.perturbed, pot_prompts="prompts.jsonl")
+    result = pool.run_tests(text, "-s")
+    result.assert_outcomes(passed=2)
+    drawn, listed = (line[line.index("taken") :] for line in result.outlines if "taken" in line)
+    assert drawn == "taken [0, 1, 2, 3]"
+    assert listed != drawn
