@@ -55,9 +55,6 @@ def main() -> None:
         report = scorer.score_baseline(baseline, make(), tokenizer)
         rows.append(row(name, report.scores.tolist(), report.kinds, tolerance, expected))
         print(rows[-1], flush=True)
-    head = (
-        "| candidate | tolerance | mean tv | verdicts in 100 orders | prompts: median, most | expected |\n" + "|---" * 6 + "|\n"
-    )
     TARGET.write_text(document(rows, len(prompts)), encoding="utf-8")
 
 
@@ -67,14 +64,14 @@ def document(rows: Sequence[str], n_prompts: int) -> str:
         [
             f"# Verdicts in {ORDERS} orders",
             "",
-            f"Written by `tests/benchmarks/orders.py`: SmolLM2-135M-Instruct, the {n_prompts} built-in prompts as a pool, preset",
-            f"balanced, confidence 95 %, {made}.",
+            f"Written by `tests/benchmarks/orders.py`: SmolLM2-135M-Instruct, the {n_prompts} built-in prompts as a pool,",
+            f"preset balanced, confidence 95 %, {made}.",
             "",
             "| candidate | tolerance | mean tv | verdicts in 100 orders | prompts: median, most | expected |",
             "|---" * 6 + "|",
             *rows,
             "",
-            f"The last one has noise for embeddings of the tokens that stand in prompts of kind {DAMAGED_KIND} and in no other.",
+            f"The last one has noise for embeddings of the tokens that only prompts of kind {DAMAGED_KIND} hold.",
             "",
         ]
     )
