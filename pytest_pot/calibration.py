@@ -31,6 +31,9 @@ STANDARD = (
 MEANT_TO_PASS = {"half": ("bf16", "fp16"), "int8": ("int8 per row",), "int4": ("int4 in groups",)}
 """What a limit of that kind is to let pass."""
 
+_APART = 1.5
+"""How many times larger a change must be for a limit to stand between; nearer ones pass or fail by the prompts' luck."""
+
 _RESAMPLES = 10_000
 
 
@@ -55,13 +58,15 @@ class Rung:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A limit between what it is to let pass and the smallest change that is larger."""
+    """A limit between what it is to let pass and the smallest change that is clearly larger."""
 
     kind: str
     highest: Rung
     """The largest of the changes that are meant to pass."""
     next: Rung | None
-    """The smallest change that is larger; None where there is none."""
+    """The smallest change that is clearly larger; None where there is none."""
+    others: Sequence[Rung] = ()
+    """Changes of other kinds, in between or smaller, which this limit lets pass too."""
 
     @property
     def limit(self) -> float:
@@ -112,8 +117,10 @@ class Calibration:
             passing = [rung for rung in self.rungs if rung.name in names and rung.mean > 0]
             if passing:
                 highest = max(passing, key=lambda rung: rung.mean)
-                larger = [rung for rung in self.rungs if rung.name not in names and rung.mean > highest.mean]
-                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None)))
+                others = [rung for rung in self.rungs if rung.name not in names]
+                larger = [rung for rung in others if rung.mean >= _APART * highest.mean]
+                below = [rung for rung in others if rung.mean < _APART * highest.mean]
+                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below))
         return found
 
 

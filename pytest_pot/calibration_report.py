@@ -77,6 +77,9 @@ def _proposals(found: Calibration) -> list[str]:
         lines.append(
             f"    lets {proposal.kind} pass: {proposal.highest.name} is at {number(proposal.highest.mean)}{_margin(proposal)}"
         )
+        passing = [rung.name for rung in proposal.others if rung.mean > proposal.highest.mean / 2]
+        if passing:
+            lines.append(f"    no larger, and let pass too: {', '.join(passing)}")
         misses = proposal.misses()
         told = f"    expected false alarms: {_rate(proposal.false_alarms())}"
         if misses is not None and proposal.next is not None:
@@ -88,8 +91,7 @@ def _proposals(found: Calibration) -> list[str]:
 def _margin(proposal: Proposal) -> str:
     if proposal.next is None or proposal.separation is None:
         return ", and nothing that was tried is above it: the limit is twice that"
-    told = f", {proposal.next.name} {proposal.separation:.3g} times above it"
-    return told + (": too near to be told apart with certainty" if proposal.separation < 1.5 else "")
+    return f", {proposal.next.name} {proposal.separation:.3g} times above it"
 
 
 def _rate(share: float) -> str:

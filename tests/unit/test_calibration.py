@@ -74,6 +74,15 @@ def test_limits_are_in_the_geometric_middle():
     assert int4.misses() is None
 
 
+def test_a_change_too_near_is_let_pass_and_told():
+    [half] = calibration(
+        rung("bf16", 0.004, 0.004), rung("pruned 1 %", 0.0044, 0.0044), rung("pruned 5 %", 0.04, 0.04)
+    ).proposals()
+    assert half.next.name == "pruned 5 %"
+    assert [other.name for other in half.others] == ["pruned 1 %"]
+    assert 0.0044 < half.limit < 0.04
+
+
 def test_false_alarms_and_misses_are_shares_of_resampled_suites():
     generator = np.random.default_rng(1)
     low, high = generator.normal(1.0, 0.5, 32).clip(0.01), generator.normal(1.4, 0.5, 32).clip(0.01)
