@@ -45,7 +45,7 @@ from pytest_pot.provenance import Provenance, digest
 from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.tokens import Tokens
 
-__all__ = ["FORMAT", "read", "to_bytes", "write"]
+__all__ = ["FORMAT", "read", "to_bytes", "write", "write_bytes"]
 
 FORMAT = 1
 """Of the file; a reader refuses a later one."""
@@ -90,7 +90,15 @@ def write(baseline: Baseline, path: Path) -> Path:
         raise InvalidArgument(
             f"the baseline's name {str(path)!r} must end in {SUFFIX}, which is how a reference is told from it"
         )
-    content = to_bytes(baseline)
+    return write_bytes(to_bytes(baseline), path)
+
+
+def write_bytes(content: bytes, path: Path) -> Path:
+    """Put what :func:`to_bytes` made in the place of ``path``, in one step.
+
+    Raises:
+        PotError: it cannot be written.
+    """
     path = Path(os.path.realpath(path))  # what a link points to is written, and the link stays
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

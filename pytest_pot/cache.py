@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pot.baseline import Baseline
-from pytest_pot.baseline_file import to_bytes
+from pytest_pot.baseline_file import to_bytes, write_bytes
 from pytest_pot.config import ScoringConfig
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt
@@ -51,10 +51,10 @@ class ReferenceCache:
     def put(self, key: str, record: Baseline) -> None:
         """Keep ``record``, unless it alone is larger than the cache may be; a cache that cannot be written is no error."""
         named = replace(record, provenance=replace(record.provenance, reference=key))
-        path = self._path(key)
+        content, path = to_bytes(named), self._path(key)
         with suppress(PotError, OSError):
-            if len(to_bytes(named)) <= self._limit:
-                named.save(path)
+            if len(content) <= self._limit:
+                write_bytes(content, path)
             self._shrink(keep=path)
 
     def _path(self, key: str) -> Path:

@@ -114,10 +114,19 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
 
     scorer = TeacherForcedScorer(settings.config, progress=progress)
     prompts = as_prompts(inputs.prompts, or_builtin=True)
-    floor = _floor(settings, inputs, scorer)
+    floor = _floor(settings, inputs, prompts, scorer)
+    started = time.perf_counter()
+    taken = None
+    if inputs.recording is not None:
+        if inputs.candidate_tokenizer is not None:
+            check_same_encoding(prompts, inputs.tokenizer, inputs.candidate_tokenizer)
+        taken = inputs.recording(scorer)
+    decision, pool = None, None
     if settings.confidence is not None:
-        return _decided(settings, inputs, scorer, floor)
-    if inputs.recording is None:
+        report, decision, pool = _decided(settings, inputs, prompts, taken, scorer, started)
+    elif taken is not None:
+        report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
+    else:
         report = scorer.score_batch(
             inputs.reference,
             inputs.candidate,
@@ -125,24 +134,18 @@ def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, in
             inputs.tokenizer,
             candidate_tokenizer=inputs.candidate_tokenizer,
         )
-    else:
-        started = time.perf_counter()
-        if inputs.candidate_tokenizer is not None:
-            check_same_encoding(prompts, inputs.tokenizer, inputs.candidate_tokenizer)
-        taken = inputs.recording(scorer)
-        report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
-    limits = settings.limits
-    return GateResult(settings, inputs.names, report, limits.verdict(report.mean, report.max), noise_floor=floor)
+    verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
+    return GateResult(settings, inputs.names, report, verdict, decision, floor, pool)
 
 
-def _floor(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer) -> float | None:
+def _floor(settings: Settings, inputs: GateInputs, prompts: Sequence[Prompt], scorer: TeacherForcedScorer) -> float | None:
     """The noise floor, of the reference, or of the candidate where no reference is run.
 
     Raises:
         PotError: the limit is below it, and not 0.
     """
     model, role = (inputs.candidate, "candidate") if inputs.reference is None else (inputs.reference, "reference")
-    floor = scorer.noise_floor(model, inputs.prompts, inputs.tokenizer, role=role)
+    floor = scorer.noise_floor(model, prompts, inputs.tokenizer, role=role)
     if floor is not None and 0 < settings.limits.score < floor:
         raise PotError(
             f"the limit {settings.limits.score:.3g} on {settings.config.metric} is below the noise floor {floor:.3g}: that far "
@@ -152,26 +155,38 @@ def _floor(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer) 
     return floor
 
 
-def _decided(settings: Settings, inputs: GateInputs, scorer: TeacherForcedScorer, floor: float | None) -> GateResult:
-    """The gate's result with a confidence: prompts are scored until the verdict is safe."""
-    prompts = as_prompts(inputs.prompts)
+def _decided(
+    settings: Settings,
+    inputs: GateInputs,
+    prompts: Sequence[Prompt],
+    taken: Taken | None,
+    scorer: TeacherForcedScorer,
+    started: float,
+) -> tuple[ScoreReport, Decision, int | None]:
+    """With a confidence: prompts are scored until the verdict is safe. The report, the decision, and the pool's size."""
     pool = None if inputs.endless else len(prompts)
-    test = settings.sequential_test(pool)
-    reference = inputs.reference if inputs.recording is None else inputs.recording(scorer).baseline
-    if inputs.recording is not None and settings.limits.score == 0:
-        # A recording was made in batches by length, and drawn in another order the same model would round otherwise: what
-        # asks for 0 is scored whole, in the batches that were recorded.
-        report = scorer.score_baseline(reference, inputs.candidate, inputs.tokenizer)
-        test = settings.sequential_test(len(prompts))
-        test.update(report.scores.tolist())
-        return GateResult(settings, inputs.names, report, test.verdict, test.decision(), floor, len(prompts))
-    report, decision = scorer.decide(
-        reference,
-        inputs.candidate,
-        prompts,
-        inputs.tokenizer,
-        test,
-        candidate_tokenizer=inputs.candidate_tokenizer,
-        seed=None if inputs.endless else 0,
-    )
-    return GateResult(settings, inputs.names, report, decision.verdict, decision, floor, pool)
+    seed = None if inputs.endless else 0
+    if taken is None:
+        test = settings.sequential_test(pool)
+        report, decision = scorer.decide(
+            inputs.reference,
+            inputs.candidate,
+            prompts,
+            inputs.tokenizer,
+            test,
+            candidate_tokenizer=inputs.candidate_tokenizer,
+            seed=seed,
+        )
+        return report, decision, pool
+    if settings.limits.score > 0:
+        test = settings.sequential_test(pool)
+        report = scorer.draw_fresh(
+            taken.baseline, inputs.candidate, inputs.tokenizer, test, seed=seed, started=started, note=taken.note
+        )
+        return report, test.decision(), pool
+    # A recording was made in batches by length, and drawn in another order the same model would round otherwise: what asks
+    # for 0 is scored whole, in the batches that were recorded.
+    report = scorer.score_fresh(taken.baseline, inputs.candidate, inputs.tokenizer, started=started, note=taken.note)
+    test = settings.sequential_test(len(prompts))
+    test.update(report.scores.tolist())
+    return report, test.decision(), len(prompts)

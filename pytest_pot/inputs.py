@@ -80,7 +80,7 @@ class _Resolver:
 
         def take(scorer: TeacherForcedScorer) -> Taken:
             if isinstance(source, Path):
-                return Taken(recordings.read(source, item, scorer, tokenizer, prompts), "recorded")
+                return Taken(recordings.read(source, item, scorer.config, tokenizer, prompts), "recorded")
             refuse_stale(source, scorer.config, tokenizer, as_prompts(prompts))
             return Taken(source, "recorded")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,10 @@ from pytest_pot.models import is_overridden
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.specs import is_baseline
 
-# What a recording is made of needs numpy: imported where one is read or written.
+if TYPE_CHECKING:  # it needs numpy: imported where a recording is read or written
+    from pytest_pot.baseline import Baseline
+    from pytest_pot.config import ScoringConfig
+    from pytest_pot.scorer import TeacherForcedScorer
 
 __all__ = ["RECORDINGS", "Live", "Recordings"]
 
@@ -41,8 +44,8 @@ class Recordings:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._started = time.time()
-        self._loaded: dict[Path, tuple[tuple[int, int], Any]] = {}
-        self._written: dict[Path, Any] = {}
+        self._loaded: dict[Path, tuple[tuple[int, int], Baseline]] = {}
+        self._written: dict[Path, Baseline] = {}
         self._files: dict[str, dict[str, str]] = {}
 
     def shown(self, path: Path) -> str:
@@ -59,8 +62,10 @@ class Recordings:
         path = path.resolve()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
-    def read(self, path: Path, item: pytest.Item, scorer: Any, tokenizer: Any, prompts: Sequence[str | Prompt]) -> Any:
-        """The recording in ``path``, which must be of this tokenizer, these prompts and the scorer's configuration.
+    def read(
+        self, path: Path, item: pytest.Item, config: ScoringConfig, tokenizer: Any, prompts: Sequence[str | Prompt]
+    ) -> Baseline:
+        """The recording in ``path``, which must be of this tokenizer, these prompts and this configuration.
 
         Raises:
             PotError: it is missing, damaged, or of something else; the message says what differs and how to record it.
@@ -72,7 +77,7 @@ class Recordings:
                 f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item)}"
             )
         baseline = replace(self._load(path), source=self.shown(path))
-        differ = stale_parts(baseline, scorer.config, tokenizer, as_prompts(prompts))
+        differ = stale_parts(baseline, config, tokenizer, as_prompts(prompts))
         differ += self._reference_differences(baseline, path)
         if differ:
             lines = "".join(f"\n  {line}" for line in differ)
@@ -82,7 +87,7 @@ class Recordings:
             )
         return baseline
 
-    def _load(self, path: Path) -> Any:
+    def _load(self, path: Path) -> Baseline:
         from pytest_pot.baseline import Baseline
 
         status = path.stat()
@@ -92,7 +97,7 @@ class Recordings:
             held = self._loaded[path] = state, Baseline.load(path)
         return held[1]
 
-    def _reference_differences(self, baseline: Any, path: Path) -> list[str]:
+    def _reference_differences(self, baseline: Baseline, path: Path) -> list[str]:
         """What the reference's files have become since, where the options name it and it lies on this machine."""
         from pytest_pot.provenance import file_digests, mapping_differences
 
@@ -112,12 +117,12 @@ class Recordings:
         self,
         path: Path,
         live: Live,
-        scorer: Any,
+        scorer: TeacherForcedScorer,
         tokenizer: Any,
         prompts: Sequence[str | Prompt],
         max_length: int | None,
         tell: Callable[[str], None],
-    ) -> Any:
+    ) -> Baseline:
         """Record ``live`` into ``path``, once for all gates of this process; ``tell`` gets a line of what was done.
 
         ``max_length`` is the longest sequence that the candidate takes.
@@ -125,13 +130,12 @@ class Recordings:
         Raises:
             PotError: another gate of this run has recorded something else into the same file.
         """
-        from pytest_pot.baseline import Baseline
         from pytest_pot.recording import refuse_stale
 
         prompts = as_prompts(prompts)
         done = self._written.get(path)
         if done is None:
-            made: Baseline = scorer.record(live.model, prompts, tokenizer, name=live.path or live.name, max_length=max_length)
+            made = scorer.record(live.model, prompts, tokenizer, name=live.path or live.name, max_length=max_length)
             done = replace(made, source=self.shown(path), provenance=replace(made.provenance, reference=live.name))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,37 +144,39 @@ class Recordings:
             except OSError as error:
                 raise PotError(f"cannot write {self.shown(path)}: {error}") from error
             self._written[path] = done
+            return done
         try:
             refuse_stale(done, scorer.config, tokenizer, prompts)
         except PotError as error:
             raise PotError(f"two gates of this run record different things; give each a file of its own: {error}") from error
         return done
 
-    def _replace(self, path: Path, new: Any) -> str:
+    def _replace(self, path: Path, new: Baseline) -> str:
         """Write ``new`` where it is not what is there, and say what that changes."""
         from pytest_pot.baseline import Baseline
-        from pytest_pot.baseline_file import to_bytes
+        from pytest_pot.baseline_file import to_bytes, write_bytes
         from pytest_pot.recording import changes
 
         content = to_bytes(new)
         size = f"{new.n_prompts} prompts, {new.n_positions} positions, {len(content) / 1000:.0f} kB"
         if not path.is_file():
-            new.save(path)
+            write_bytes(content, path)
             return f"recorded {self.shown(path)}: {size}"
         if path.read_bytes() == content:
             return f"unchanged {self.shown(path)}: {size}"
         try:
             old = Baseline.load(path)
         except PotError:
-            new.save(path)
+            write_bytes(content, path)
             return f"replaced {self.shown(path)}, which was damaged: {size}"
-        if path.stat().st_mtime >= self._started and changes(old, new).things:
+        changed = changes(old, new)
+        if path.stat().st_mtime >= self._started and changed.things:
             raise PotError(
                 f"two gates of this run record different things into {self.shown(path)}; give each a file of its own: "
-                + "; ".join(changes(old, new).things)
+                + "; ".join(changed.things)
             )
-        new.save(path)
-        return f"updated {self.shown(path)}: {size}; {changes(old, new)}"
+        write_bytes(content, path)
+        return f"updated {self.shown(path)}: {size}; {changed}"
 
     def _command(self, item: pytest.Item) -> str:
         file, colons, name = item.nodeid.partition("::")

@@ -109,30 +109,34 @@ class TeacherForcedScorer:
         prompts = as_prompts(prompts)
         if candidate_tokenizer is not None:
             check_same_encoding(prompts, tokenizer, candidate_tokenizer)
-        order = list(range(len(prompts)))
-        if seed is not None:
-            random.Random(seed).shuffle(order)
-        encoded = tokenise(tokenizer, prompts)
         if isinstance(reference, Baseline):
             refuse_stale(reference, self.config, tokenizer, prompts)
-            with self._engine(candidate, "candidate") as cand:
-                check_fits(reference, cand)
-                report = self._drawn(
-                    Recording(reference), cand, prompts, order, test, lambda index: reference.tokens[index], tokenizer, started
-                )
-        else:
-            with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
-                report = self._drawn(
-                    ref,
-                    cand,
-                    prompts,
-                    order,
-                    test,
-                    lambda index: self._fitted(index, *encoded[index], ref, cand.max_positions),
-                    tokenizer,
-                    started,
-                )
-        return report, test.decision()
+            report = self.draw_fresh(reference, candidate, tokenizer, test, seed=seed, started=started)
+            return report, test.decision()
+        encoded = tokenise(tokenizer, prompts)
+        with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
+
+            def encode(index: int) -> Tokens:
+                return self._fitted(index, *encoded[index], ref, cand.max_positions)
+
+            return self._drawn(ref, cand, prompts, encode, test, seed, tokenizer, started), test.decision()
+
+    def draw_fresh(
+        self,
+        baseline: Baseline,
+        candidate: Any,
+        tokenizer: Any,
+        test: SequentialTest,
+        *,
+        seed: int | None,
+        started: float,
+        note: str = "recorded",
+    ) -> ScoreReport:
+        """:meth:`decide` for a recording that is known to be fresh, as :meth:`score_fresh` is for the whole suite."""
+        with self._engine(candidate, "candidate") as cand:
+            check_fits(baseline, cand)
+            recording, encode = Recording(baseline, note), baseline.tokens.__getitem__
+            return self._drawn(recording, cand, baseline.prompts, encode, test, seed, tokenizer, started)
 
     def record(
         self,
@@ -257,13 +261,16 @@ class TeacherForcedScorer:
         reference: Engine,
         candidate: Engine,
         prompts: Sequence[Prompt],
-        order: Sequence[int],
-        test: SequentialTest,
         encode: Callable[[int], Tokens],
+        test: SequentialTest,
+        seed: int | None,
         tokenizer: Any,
         started: float,
     ) -> ScoreReport:
-        """The report on the first of ``prompts`` in ``order`` that decide ``test``; only these are encoded."""
+        """The report on the first of ``prompts`` in the order of ``seed`` that decide ``test``; only these are encoded."""
+        order = list(range(len(prompts)))
+        if seed is not None:
+            random.Random(seed).shuffle(order)
         tokens: dict[int, Tokens] = {}
         compare = Comparison(self.config, reference, candidate, prompts, tokens)
 

@@ -44,10 +44,12 @@ def content_of(model: object) -> dict[str, Any] | None:
     config: Any = getattr(model, "config", None)
     if not isinstance(model, nn.Module) or not hasattr(config, "to_json_string") or _global_hooks():
         return None
+    if not all(map(_known_class, {type(module) for module in model.modules()})):
+        return None
     structure = []
     for name, module in model.named_modules():
         attributes = _attributes(module)
-        if attributes is None or not _known_class(type(module)):
+        if attributes is None:
             return None
         structure.append([name, type(module).__module__, type(module).__qualname__, attributes])
     weights = weights_digest(model)

@@ -363,6 +363,19 @@ def test_a_failing_gate_says_that_the_reference_is_cached(cached: Project) -> No
     assert ", float32 on cpu, cached and float32 on cpu, noise floor " in line
 
 
+@pytest.mark.parametrize("limit", ["max_score=0", "max_score=0.3"])
+def test_a_confidence_takes_a_known_record_under_the_same_conditions(cached: Project, limit: str) -> None:
+    counts(cached)
+    cached.write(test_it=GATED.replace("max_score=0", f"{limit}, confidence=0.95"))
+    result = cached.run()
+    result.assert_outcomes(failed=1)
+    assert any(", float32 on cpu, cached and float32 on cpu" in line for line in result.outlines)
+    cached.ini(pot_reference="model", pot_candidate=cached.tiny.other_tokenizer, pot_prompts="prompts.jsonl")
+    result = cached.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["pot_identity: the tokenizers of reference and candidate disagree on *"])
+
+
 def test_two_workers_share_it(cached: Project) -> None:
     cached.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
     cached.run_apart("-n", "2").assert_outcomes(failed=2)
