@@ -11,7 +11,7 @@ import numpy as np
 from pytest_pot.distributions import Floats
 from pytest_pot.prompts import Prompt
 from pytest_pot.scorer import TeacherForcedScorer
-from pytest_pot.verdict import PROMPT_FACTOR
+from pytest_pot.verdict import identity_limits
 
 __all__ = ["MEANT_TO_PASS", "STANDARD", "Calibration", "Proposal", "Rung", "calibrate"]
 
@@ -67,6 +67,7 @@ class Proposal:
     """The smallest change that is clearly larger; None where there is none."""
     others: Sequence[Rung] = ()
     """Changes of other kinds, in between or smaller, which this limit lets pass too."""
+    metric: str = "tv"
 
     @property
     def limit(self) -> float:
@@ -80,21 +81,22 @@ class Proposal:
 
     def false_alarms(self) -> float:
         """The share of suites, of as many prompts drawn anew from those scored, on which the highest would fail."""
-        return _failing(self.highest.scores, self.limit)
+        return self._failing(self.highest)
 
     def misses(self) -> float | None:
         """The share of such suites on which the next larger change would pass."""
-        return None if self.next is None else 1.0 - _failing(self.next.scores, self.limit)
+        return None if self.next is None else 1.0 - self._failing(self.next)
 
-
-def _failing(scores: Floats, limit: float) -> float:
-    """By bootstrap, with the limit for one prompt at its default."""
-    generator = np.random.default_rng(0)
-    failed = 0
-    for _ in range(_RESAMPLES // 1000):  # in parts: 10,000 × 257 numbers at once are not needed
-        drawn = scores[generator.integers(0, len(scores), (1000, len(scores)))]
-        failed += int(((drawn.mean(axis=1) > limit) | (drawn.max(axis=1) > PROMPT_FACTOR * limit)).sum())
-    return failed / _RESAMPLES
+    def _failing(self, rung: Rung) -> float:
+        """By bootstrap, with the limit for one prompt at its default."""
+        limits = identity_limits(self.metric, max_score=self.limit)
+        generator = np.random.default_rng(0)
+        n, failed = len(rung.scores), 0
+        for _ in range(_RESAMPLES // 1000):  # in parts: 10,000 × 257 numbers at once are not needed
+            drawn = rung.scores[generator.integers(0, n, (1000, n))]
+            beyond = (drawn.mean(axis=1) > limits.max_score) | (drawn.max(axis=1) > limits.max_prompt_score)
+            failed += int(beyond.sum())
+        return failed / _RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Calibration:
                 others = [rung for rung in self.rungs if rung.name not in names]
                 larger = [rung for rung in others if rung.mean >= _APART * highest.mean]
                 below = [rung for rung in others if rung.mean < _APART * highest.mean]
-                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below))
+                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below, self.metric))
         return found
 
 

@@ -16,7 +16,7 @@ from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.prompts import Prompt, as_prompts, shorten
 from pytest_pot.sequential import DEFAULT_MAX_OUTLIERS, SequentialTest
 from pytest_pot.specs import SUFFIX, is_baseline
-from pytest_pot.verdict import DistinctLimit, IdentityLimits, distinct_limit, identity_limits
+from pytest_pot.verdict import DistinctLimit, IdentityLimits, default_prompt_limit, distinct_limit, identity_limits
 
 __all__ = [
     "CACHE_KEYS",
@@ -120,9 +120,16 @@ class Settings:
     def sequential_test(self, pool: int | None) -> SequentialTest:
         """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
         assert self.confidence is not None
-        clip = self.limits.max_prompt_score if isinstance(self.limits, IdentityLimits) and self.limits.score > 0 else None
+        if isinstance(self.limits, IdentityLimits):
+            clip = self.limits.max_prompt_score
+        else:
+            clip = default_prompt_limit(self.config.metric, self.limits.score)
         return SequentialTest(
-            self.limits.score, confidence=self.confidence, score_clip=clip, max_outliers=self.max_outliers, pool=pool
+            self.limits.score,
+            confidence=self.confidence,
+            score_clip=clip if self.limits.score > 0 else None,
+            max_outliers=self.max_outliers,
+            pool=pool,
         )
 
 
