@@ -18,8 +18,8 @@ fewer than ``max_outliers`` of the prompts score anything but 0: clipping at 10 
 
 A pool that was scored whole needs no inference. Then the verdict is DIFFERENT where the mean is above θ; SAME where it is
 not and fewer than ``max_outliers`` are above B; and UNDECIDED where the mean is within θ, but too many prompts are above B:
-neither claim is true, and no further prompt could help. (A share of θ/B or more would lift the mean above θ, so that at the
-defaults this is a share between a twentieth and a tenth.) Else UNDECIDED means that more prompts are needed.
+neither claim is true, and no further prompt could help. (A share of θ/B or more would lift the mean above θ, so that with
+a clip of 10 θ this is a share between a twentieth and a tenth.) Else UNDECIDED means that more prompts are needed.
 """
 
 from __future__ import annotations
