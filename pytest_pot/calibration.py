@@ -66,13 +66,22 @@ class Proposal:
     next: Rung | None
     """The smallest change that is clearly larger; None where there is none."""
     others: Sequence[Rung] = ()
-    """Changes of other kinds, in between or smaller, which this limit lets pass too."""
+    """Changes of other kinds that are no larger, or too near to it for a limit in between."""
     metric: str = "tv"
 
     @property
     def limit(self) -> float:
-        """The geometric middle; twice the highest where nothing is above it."""
-        return float(np.sqrt(self.highest.mean * self.next.mean)) if self.next is not None else 2.0 * self.highest.mean
+        """The geometric middle, to the three digits that are shown; twice the highest where nothing is above it."""
+        above = self.next.mean if self.next is not None else 4.0 * self.highest.mean
+        return float(f"{np.sqrt(self.highest.mean * above):.3g}")
+
+    def passing(self) -> list[Rung]:
+        """Those of the others that are within the limit."""
+        return [rung for rung in self.others if rung.mean <= self.limit]
+
+    def near(self) -> list[Rung]:
+        """Those of the others that are above the limit, by less than a factor that prompts drawn anew would keep."""
+        return [rung for rung in self.others if rung.mean > self.limit]
 
     @property
     def separation(self) -> float | None:
@@ -113,7 +122,7 @@ class Calibration:
     """Changes that this model has nothing for, with the reason."""
 
     def proposals(self) -> list[Proposal]:
-        """A limit of each kind that has something to let pass."""
+        """A limit of each kind that has something to let pass; none that would be below the noise floor."""
         found = []
         for kind, names in MEANT_TO_PASS.items():
             passing = [rung for rung in self.rungs if rung.name in names and rung.mean > 0]
@@ -123,7 +132,7 @@ class Calibration:
                 larger = [rung for rung in others if rung.mean >= _APART * highest.mean]
                 below = [rung for rung in others if rung.mean < _APART * highest.mean]
                 found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below, self.metric))
-        return found
+        return [proposal for proposal in found if proposal.limit > (self.noise_floor or 0.0)]
 
 
 def calibrate(

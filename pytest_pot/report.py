@@ -55,7 +55,7 @@ def explain(result: GateResult, verbosity: int = 0) -> str:
         if report.kinds:
             lines.append("  by kind: " + ", ".join(f"{kind} {number(value)}" for kind, value in report.kinds.items()))
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
-    if not isinstance(result.settings.limits, IdentityLimits):
+    if not isinstance(result.settings.limits, IdentityLimits) or report.max == 0.0:  # undecided, perhaps, with nothing to show
         return "\n".join(lines)
     lines += ["  worst prompts:", *_worst_prompts(result, n_prompts)]
     lines += ["  worst positions (what was read ▸ the token that came):"]
@@ -204,7 +204,7 @@ def _cells(row: Row) -> list[str]:
         row["metric"],
         number(row["score"]) if decided else "-",
         f"{sign} {number(row['limit'])}",
-        row["verdict"] + (f" {row['confidence']:.3g}" if "confidence" in row else "") + ("" if row["passed"] else " (fail)"),
+        row["verdict"] + (f" {row['confidence']:.12g}" if "confidence" in row else "") + ("" if row["passed"] else " (fail)"),
         _prompts_cell(row) if decided else "-",
         f"{row['ms_per_prompt']:.0f}" if decided else "-",
     ]

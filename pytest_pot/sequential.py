@@ -150,7 +150,8 @@ class SequentialTest:
         """Take the scores of the next prompts, all of them, and return the verdict.
 
         A verdict reached inside the batch is the one that taking its scores one by one would have reached: what comes after
-        is recorded, and changes it no more.
+        is recorded, and changes it no more. But a batch that exhausts the pool leaves nothing to infer: what was not decided
+        before it is then decided by the scores of the whole pool.
 
         Raises:
             InvalidArgument: a score that is not a finite number of at least 0, or more scores than the pool has; nothing is
@@ -162,8 +163,12 @@ class SequentialTest:
                 raise InvalidArgument(f"score {score!r} must be a finite number of at least 0")
         if self._pool is not None and len(self._steps) + len(batch) > self._pool:
             raise InvalidArgument(f"{len(self._steps) + len(batch)} scores are more than the pool's {self._pool}")
+        open_before = self._verdict is Verdict.UNDECIDED
         for score in batch:
             self._take(score)
+        if self._exhausted and open_before and self._verdict is not self._reached():
+            self._verdict = self._reached()
+            self._decided_after = None if self._verdict is Verdict.UNDECIDED else len(self._steps)
         return self._verdict
 
     def decision(self) -> Decision:

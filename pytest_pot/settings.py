@@ -303,9 +303,10 @@ def _parse(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
     if settings.confidence is not None:
         limits = settings.limits
         if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
+            alone = "" if {"max_score", "tolerance"} & asked.keys() else "; give max_score or tolerance beside it"
             raise InvalidArgument(
                 f"with a confidence, max_prompt_score={limits.max_prompt_score!r} must be above the limit on the mean, "
-                f"{limits.max_score!r}: it clips the scores"
+                f"{limits.max_score!r}: it clips the scores{alone}"
             )
         settings.sequential_test(None)  # what has no meaning is an error now, not when it runs
     return settings

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pytest_pot.config import METRICS
-from pytest_pot.verdict import PROMPT_FACTOR, TOLERANCES, Verdict, identity_limits
+from pytest_pot.verdict import PROMPT_FACTOR, TOLERANCES, Verdict, default_prompt_limit, identity_limits
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -181,7 +181,7 @@ class Needed:
     """95 of 100 sequential tests have called the lower rung SAME after so many."""
 
     @staticmethod
-    def of(lower: Array, upper: Array) -> Needed:
+    def of(metric: str, lower: Array, upper: Array) -> Needed:
         if upper.mean() <= lower.mean():
             return Needed(math.inf, math.inf, math.inf)
         limit = max(math.sqrt(lower.mean() * upper.mean()), LEAST)
@@ -190,7 +190,7 @@ class Needed:
         used = []
         for scores, verdict in ((upper, Verdict.DIFFERENT), (lower, Verdict.SAME)):
             drawn = np.random.default_rng(0).choice(scores, (RUNS, MOST))
-            outcome = decide(drawn, limit, 10 * limit, None)
+            outcome = decide(drawn, limit, default_prompt_limit(metric, limit), None)
             right = outcome.different if verdict is Verdict.DIFFERENT else outcome.same
             used.append(float(np.quantile(np.where(right, outcome.n_used, math.inf), 0.95, method="higher")))
         return Needed(fixed, *used)
@@ -218,7 +218,7 @@ def metrics_page() -> Iterator[str]:
         yield from table("chain", "lower rung", "upper rung", *METRICS)
         for chain, rungs in CHAINS.items():
             for lower, upper in pairwise(rung for rung in rungs if rung in ladder.rungs):
-                found = [Needed.of(ladder.scores(lower, metric), ladder.scores(upper, metric)) for metric in METRICS]
+                found = [Needed.of(metric, ladder.scores(lower, metric), ladder.scores(upper, metric)) for metric in METRICS]
                 for metric, needed in zip(METRICS, found, strict=True):
                     totals[metric].append(needed)
                     if chain == "precision":

@@ -209,9 +209,19 @@ def test_batches_reach_the_verdict_that_single_prompts_do(drawn, size, pool):
         if test.update(drawn[start : start + size]) is not Verdict.UNDECIDED:
             break
     batched = test.decision()
+    if batched.exhausted and size > 1:
+        return  # decided by the whole pool, which single prompts may have been ahead of
     assert (batched.verdict, batched.decided_after) == (single.verdict, single.decided_after)
     assert single.n_used <= batched.n_used < single.n_used + size
     assert batched.steps[: single.n_used] == single.steps
+
+
+def test_a_batch_that_exhausts_the_pool_is_decided_by_the_whole_of_it():
+    whole = decided([0.0] * 100 + [0.5] * 20, 0.0, pool=120)
+    assert (whole.verdict, whole.decided_after, whole.exhausted) == (Verdict.DIFFERENT, 120, True)
+    first_is_odd = decided([0.27] + [0.0] * 27, 0.01, pool=28)  # mean 0.0096
+    assert one_by_one([0.27], 0.01, pool=28).verdict is Verdict.DIFFERENT
+    assert (first_is_odd.verdict, first_is_odd.decided_after) == (Verdict.SAME, 28)
 
 
 def test_a_verdict_stays_whatever_comes_after_it():
