@@ -214,4 +214,4 @@ class ScoreReport:
 
 def _mean(values: Floats) -> float:
     """Of the exact sum, rounded once: no order of the values gives another mean."""
-    return statistics.mean(values.tolist())
+    return float(statistics.mean(values.tolist()))
