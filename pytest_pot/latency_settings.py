@@ -21,19 +21,9 @@ from pytest_pot.specs import is_baseline
 __all__ = ["LATENCY_ARGUMENTS", "LatencySettings", "latency_settings", "not_gated"]
 
 _LIMITS = ("budget_ms", "max_slowdown", "min_tokens_per_s", "max_memory_mb", "max_memory_ratio", "per", "stat")
-LATENCY_ARGUMENTS = (
-    *_LIMITS,
-    "what",
-    "new_tokens",
-    "max_seconds",
-    "preset",
-    "reference",
-    "candidate",
-    "prompts",
-    "key",
-)
-_NEW_TOKENS = 8
-_MAX_SECONDS = 120.0
+_MEASURING = ("what", "new_tokens", "max_seconds")
+LATENCY_ARGUMENTS = (*_LIMITS, *_MEASURING, "preset", "reference", "candidate", "prompts", "key")
+"""What the marker takes."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +31,14 @@ class LatencySettings(GateSettings):
     """All that one gate on latency was asked to do."""
 
     limits: LatencyLimits
-    what: str
-    new_tokens: int
+    what: str = WHATS[0]
+    new_tokens: int = 8
     """With ``what="decode"``: tokens generated per prompt."""
-    max_seconds: float
+    max_seconds: float = 120.0
     """Of measuring, at most; a timing that has begun is completed."""
-    gates: bool
+    gates: bool = True
     """Whether a miss fails the test; else it is only shown."""
-    inconclusive_fails: bool
+    inconclusive_fails: bool = False
 
     @property
     def asked(self) -> tuple[str, float]:
@@ -83,16 +73,13 @@ def latency_settings(item: pytest.Item, gate: str, given: Mapping[str, Any]) -> 
     lost = [name for name in ("per", "stat") if name in given]
     if limits.budget_ms is None and lost:
         raise InvalidArgument(f"{lost[0]}={given[lost[0]]!r} says what a budget is of; give that too, budget_ms=...")
-    what = given.get("what", WHATS[0])
-    one_of("what", what, WHATS)
-    if "new_tokens" in given and what != "decode":
+    one_of("what", given.get("what", WHATS[0]), WHATS)
+    if "new_tokens" in given and given.get("what") != "decode":
         raise InvalidArgument(f"new_tokens={given['new_tokens']!r} is how many are generated; say what='decode' too")
     settings = LatencySettings(
         **common(item, gate, given),
         limits=limits,
-        what=what,
-        new_tokens=given.get("new_tokens", _NEW_TOKENS),
-        max_seconds=given.get("max_seconds", _MAX_SECONDS),
+        **{name: given[name] for name in _MEASURING if name in given},
         gates=option(item.config, "latency") != "report",
         inconclusive_fails=item.config.getini("pot_latency_inconclusive") == "fail",
     )

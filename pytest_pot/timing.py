@@ -20,7 +20,7 @@ _WARM_UPS = (2, 8)
 """Untimed runs of each model, at least and at most."""
 _GAIN = 0.1
 """A model is warm when a run is not faster than the fastest before by this share."""
-_TIMING_S = 0.1
+_TIMING_S = 0.05
 """The least that one timing lasts: short runs are repeated. Shorter ones are at the mercy of a scheduler's time slice."""
 _REPEATS = 1000
 """And the most runs in a timing."""

@@ -80,6 +80,11 @@ class CausalLM:
     def device(self) -> torch.device:
         return self._device
 
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The arguments of the model's forward."""
+        return self._accepts
+
     def call(self, ids: Tensor, **optional: Any) -> Any:
         """What the model returns for ``ids`` [batch, length], and for those of ``optional`` that its forward takes."""
         with self._autocast():

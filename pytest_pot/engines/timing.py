@@ -19,6 +19,9 @@ from pytest_pot.tokens import Tokens
 
 __all__ = ["cpu_threads", "synchroniser", "work"]
 
+_CACHES = ("cache", "past_key_values", "cache_params")
+"""What transformers calls the cache, in forward's arguments and in what it returns: now, before, and for recurrent models."""
+
 
 def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: int | None) -> Work:
     """What ``engine`` is timed at, without anything that belongs to loading or encoding.
@@ -58,12 +61,19 @@ class _Decoding:
     """Greedy decoding of a batch. Prompts are padded on the left, so that all of them go on at the same index."""
 
     def __init__(self, engine: CausalLM, role: str, batch: Sequence[Tokens]) -> None:
-        self._engine = engine
-        self._role = role
+        name = next((name for name in _CACHES if name in engine.accepts), None)
+        if name is None:
+            raise _no_cache(role)
+        self._engine, self._role, self._name = engine, role, name
         self._ids, mask = engine.padded([tokens.ids[: tokens.prompt_len] for tokens in batch], left=True)
         self._steps = batch[0].n_positions - 1
         self._mask = torch.cat([mask, mask.new_ones(len(batch), self._steps)], dim=1)
         self._positions = (self._mask.cumsum(1) - 1).clamp_min(0)
+
+    @property
+    def last(self) -> Tensor:
+        """The tokens chosen last, [batch, 1]."""
+        return self._token
 
     def begin(self) -> None:
         """Read the prompts and choose the first token."""
@@ -75,20 +85,24 @@ class _Decoding:
         """Choose all other tokens, one after the other."""
         length = self._ids.shape[1]
         for end in range(length, length + self._steps):
-            self._keep(self._engine.call(self._token, **self._seen(end, end + 1), past_key_values=self._cache))
+            self._keep(self._engine.call(self._token, **self._seen(end, end + 1), **{self._name: self._cache}))
 
     def _seen(self, start: int, end: int) -> dict[str, Any]:
         positions = self._positions[:, start:end]
         return {"attention_mask": self._mask[:, :end], "position_ids": positions, "use_cache": True}
 
     def _keep(self, output: Any) -> None:
-        self._cache = getattr(output, "past_key_values", None)
+        self._cache = getattr(output, self._name, None)
         if self._cache is None:
-            raise PotError(
-                f"the {self._role} returns no past_key_values, the key-value cache that what='decode' goes on with; time it "
-                "with what='score' or what='prefill'"
-            )
+            raise _no_cache(self._role)
         self._token: Tensor = output.logits[:, -1:].argmax(-1)
+
+
+def _no_cache(role: str) -> PotError:
+    return PotError(
+        f"the {role} takes and returns no key-value cache ({' or '.join(_CACHES)}), which what='decode' goes on with; time it "
+        "with what='score' or what='prefill'"
+    )
 
 
 def synchroniser(engines: Sequence[Engine]) -> Callable[[], None]:
