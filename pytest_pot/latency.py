@@ -149,7 +149,7 @@ class LatencyReport:
     n_tokens: int
     """Tokens that one run reads, or generates."""
     repeats: int = 1
-    """Runs per timing: as many as make it long enough to be measured well."""
+    """Runs per timing, in the last of them: as many as make it long enough to be measured well."""
     lead: tuple[float, ...] = ()
     """With ``what="decode"``: the candidate's times to the first token."""
     reference_lead: tuple[float, ...] = ()
@@ -191,11 +191,7 @@ class LatencyReport:
     @property
     def iqr(self) -> float:
         """The interquartile range over the median: of the ratios, or of the candidate's times where there is no reference."""
-        values = self.ratios or self.candidate
-        if len(values) < 2:
-            return 0.0
-        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-        return (high - low) / middle
+        return interquartile(self.ratios or self.candidate)
 
     @property
     def ms_per_prompt(self) -> float | None:
@@ -216,6 +212,14 @@ class LatencyReport:
             "ratios": list(self.ratios),
             **{name: getattr(self, name) for name in derived},
         }
+
+
+def interquartile(values: Sequence[float]) -> float:
+    """The interquartile range over the median; 0 where there are not two values."""
+    if len(values) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return (high - low) / middle
 
 
 _SEVERITY = (Outcome.FAIL, Outcome.INCONCLUSIVE, Outcome.PASS)
