@@ -13,17 +13,29 @@ if TYPE_CHECKING:
     from pytest_pot.baseline import Baseline
     from pytest_pot.config import PRESETS, ScoringConfig
     from pytest_pot.errors import PotError
+    from pytest_pot.latency import LatencyReport
     from pytest_pot.prompts import Prompt
     from pytest_pot.scorer import TeacherForcedScorer
     from pytest_pot.scores import ScoreReport
     from pytest_pot.verdict import Verdict
 
-__all__ = ["PRESETS", "Baseline", "PotError", "Prompt", "ScoreReport", "ScoringConfig", "TeacherForcedScorer", "Verdict"]
+__all__ = [
+    "PRESETS",
+    "Baseline",
+    "LatencyReport",
+    "PotError",
+    "Prompt",
+    "ScoreReport",
+    "ScoringConfig",
+    "TeacherForcedScorer",
+    "Verdict",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Baseline": "baseline",
+    "LatencyReport": "latency",
     "PRESETS": "config",
     "PotError": "errors",
     "Prompt": "prompts",

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_pot import settings
 from pytest_pot.errors import InvalidArgument
 from pytest_pot.leftovers import Leftovers
-from pytest_pot.settings import Settings
+from pytest_pot.markers import gate_marks, gates_of
+from pytest_pot.settings import GateSettings
 
 __all__ = ["LEFTOVERS", "attach", "gates_on", "late_marker"]
 
 LEFTOVERS = pytest.StashKey[Leftovers]()
-_GATES = pytest.StashKey[list[Settings]]()
+_GATES = pytest.StashKey[list[GateSettings]]()
 _MARKS = pytest.StashKey[list[pytest.Mark]]()
 _INPUTS = "_pot_inputs"
 """The fixture that resolves what a gate compares."""
 
 
-def gates_on(item: pytest.Item) -> list[Settings]:
+def gates_on(item: pytest.Item) -> list[GateSettings]:
     """What :func:`attach` left on ``item``; nothing where no marker is on it."""
     return item.stash.get(_GATES, [])
 
@@ -29,10 +29,10 @@ def attach(item: pytest.Item) -> None:
     Raises:
         InvalidArgument: a marker's argument has no meaning, or the item is no test function.
     """
-    marks = settings.gate_marks(item)
+    marks = gate_marks(item)
     if _same(marks, item.stash.get(_MARKS, [])):
         return
-    gates = settings.gates_of(item, marks)
+    gates = gates_of(item, marks)
     names = getattr(item, "fixturenames", None)
     if names is None:
         raise InvalidArgument(f"{marks[0].name} works on test functions only, not on {type(item).__name__}")
@@ -49,7 +49,7 @@ def attach(item: pytest.Item) -> None:
 def late_marker(item: pytest.Item) -> str | None:
     """The message about a marker on ``item`` that came when its gate could no longer be attached; None where none did."""
     attached = {id(mark) for mark in item.stash.get(_MARKS, [])}
-    late = [mark for mark in settings.gate_marks(item) if id(mark) not in attached]
+    late = [mark for mark in gate_marks(item) if id(mark) not in attached]
     if not late:
         return None
     return (

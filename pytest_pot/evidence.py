@@ -15,8 +15,8 @@ __all__ = ["headline", "lines", "number", "properties", "times_over"]
 
 
 def number(value: float) -> str:
-    """A score or a limit for people: three significant digits."""
-    return f"{float(value):.3g}"
+    """A score or a limit for people: three significant digits, and whole numbers from a thousand on."""
+    return f"{float(value):.0f}" if 1000 <= value < 1e15 else f"{float(value):.3g}"
 
 
 def times_over(score: float, limit: float) -> str:

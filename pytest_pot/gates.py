@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.errors import PotError
+from pytest_pot.latency_gate import LatencyResult, run_latency_gate
+from pytest_pot.latency_settings import LatencySettings
 from pytest_pot.prompts import Prompt, as_prompts
-from pytest_pot.settings import Settings
+from pytest_pot.settings import GateSettings, Settings
 from pytest_pot.tokens import check_same_encoding
 from pytest_pot.verdict import DistinctLimit, Verdict
 
 if TYPE_CHECKING:
     from pytest_pot.baseline import Baseline
+    from pytest_pot.latency import LatencyReport
     from pytest_pot.scorer import TeacherForcedScorer
     from pytest_pot.scores import ScoreReport
     from pytest_pot.sequential import Decision
@@ -27,14 +30,14 @@ class GateInputs:
     """What one gate compares, resolved from marker, options and fixtures before the test's call phase."""
 
     reference: Any
-    """A live model, which is going to be run; None where what it says is recorded."""
+    """A live model, which is going to be run; None where what it says is recorded, or is not asked for."""
     candidate: Any
     tokenizer: Any
     candidate_tokenizer: Any
     """The candidate's own, to be checked against ``tokenizer``; None where it has none, or the user chose one for both."""
     prompts: Sequence[str | Prompt]
-    names: tuple[str, str]
-    """Reference and candidate, as people call them."""
+    names: tuple[str | None, str]
+    """Reference and candidate, as people call them; no reference where none is asked for."""
     recording: Callable[[TeacherForcedScorer], Taken] | None = None
     """Gives the recorded reference, or raises :class:`PotError` where it cannot be used."""
     endless: bool = False
@@ -55,7 +58,7 @@ class GateResult:
     """What a gate found."""
 
     settings: Settings
-    names: tuple[str, str]
+    names: tuple[str | None, str]
     report: ScoreReport
     verdict: Verdict
     decision: Decision | None = None
@@ -79,37 +82,55 @@ class GateResult:
 class PotResult:
     """The fixture ``pot_result``: what the gates of this test found, filled in before the test's body runs."""
 
-    gates: list[GateResult] = field(default_factory=list)
+    gates: list[GateResult | LatencyResult] = field(default_factory=list)
     """One per marker, in the order they ran."""
 
     @property
     def verdict(self) -> Verdict:
-        """The first gate's verdict."""
+        """The verdict of the first gate on a score."""
         return self._first.verdict
 
     @property
     def report(self) -> ScoreReport:
-        """The first gate's :class:`~pytest_pot.scores.ScoreReport`."""
+        """Its :class:`~pytest_pot.scores.ScoreReport`."""
         return self._first.report
 
     @property
     def decision(self) -> Decision | None:
-        """The first gate's :class:`~pytest_pot.sequential.Decision`; None without a confidence."""
+        """Its :class:`~pytest_pot.sequential.Decision`; None without a confidence."""
         return self._first.decision
 
     @property
+    def latency(self) -> LatencyReport | None:
+        """What the first gate on latency measured; None where no such gate has run."""
+        return next((gate.report for gate in self.gates if isinstance(gate, LatencyResult)), None)
+
+    @property
     def _first(self) -> GateResult:
-        if not self.gates:
-            raise PotError("there is no result yet: a gate runs after all fixtures are set up, just before the test's body")
-        return self.gates[0]
+        first = next((gate for gate in self.gates if isinstance(gate, GateResult)), None)
+        if first is None:
+            raise PotError(
+                "there is no score here: only pot_identity and pot_distinct have one; pot_latency has .latency"
+                if self.gates
+                else "there is no result yet: a gate runs after all fixtures are set up, just before the test's body"
+            )
+        return first
 
 
-def run_gate(settings: Settings, inputs: GateInputs, progress: Callable[[int, int], None]) -> GateResult:
-    """Score the candidate as ``settings`` ask and decide.
+def run_gate(settings: GateSettings, inputs: GateInputs, progress: Callable[[int, int], None]) -> GateResult | LatencyResult:
+    """Do what ``settings`` ask and decide.
 
     Raises:
         PotError: the models cannot be compared; such a gate has no verdict and never passes.
     """
+    if isinstance(settings, LatencySettings):
+        return run_latency_gate(settings, inputs, progress)
+    assert isinstance(settings, Settings)
+    return _score(settings, inputs, progress)
+
+
+def _score(settings: Settings, inputs: GateInputs, progress: Callable[[int, int], None]) -> GateResult:
+    """Score the candidate, and hold the score against its limits."""
     from pytest_pot.scorer import TeacherForcedScorer
 
     scorer = TeacherForcedScorer(settings.config, progress=progress)

@@ -9,6 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pytest_pot.gates import GateResult
+    from pytest_pot.latency_gate import LatencyResult
     from pytest_pot.prompts import Prompt
 
 __all__ = ["pytest_pot_gate", "pytest_pot_load_model", "pytest_pot_prompts"]
@@ -45,11 +46,14 @@ def pytest_pot_prompts(config: pytest.Config) -> Iterable[str | Prompt] | None:
 
 
 @pytest.hookspec
-def pytest_pot_gate(item: pytest.Item, result: GateResult) -> None:
+def pytest_pot_gate(item: pytest.Item, result: GateResult | LatencyResult) -> None:
     """Called after each gate, passed or not, with its verdict and report.
+
+    Both kinds of result have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
+    marker's name, and the report of ``pot_latency`` is a :class:`~pytest_pot.LatencyReport`.
 
     Example::
 
         def pytest_pot_gate(item, result):
-            dashboard.send(item.nodeid, result.verdict, result.report.mean)
+            dashboard.send(item.nodeid, result.settings.gate, result.verdict, result.report.to_dict())
     """

@@ -17,12 +17,13 @@ from pytest_pot.challenges import challenge_prompts, challenge_sample
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.gates import GateInputs, Taken
+from pytest_pot.latency_settings import LatencySettings
 from pytest_pot.models import STORE, ModelStore, is_overridden, named_by_fixture, no_model, no_tokenizer
 from pytest_pot.prompts import Prompt, as_prompts, builtin_prompts, listed, load_prompts, shorten
 from pytest_pot.recording import refuse_stale
 from pytest_pot.recordings import RECORDINGS, Live
 from pytest_pot.report import RECORDED
-from pytest_pot.settings import Settings
+from pytest_pot.settings import GateSettings
 from pytest_pot.specs import SUFFIX, is_baseline
 from pytest_pot.told import tell
 
@@ -38,7 +39,7 @@ _DRAWN_AT_MOST = 256
 Recording = Callable[["TeacherForcedScorer"], Taken]
 
 
-def resolve(request: pytest.FixtureRequest, gate: Settings) -> GateInputs:
+def resolve(request: pytest.FixtureRequest, gate: GateSettings) -> GateInputs:
     """The models, the tokenizer and the prompts of one gate.
 
     A recorded file is not read here: what is wrong with it is the test's failure, in its call phase.
@@ -50,13 +51,15 @@ def resolve(request: pytest.FixtureRequest, gate: Settings) -> GateInputs:
 
 
 class _Resolver:
-    def __init__(self, request: pytest.FixtureRequest, gate: Settings) -> None:
+    def __init__(self, request: pytest.FixtureRequest, gate: GateSettings) -> None:
         self._request = request
         self._gate = gate
         self._config = request.config
         self._store: ModelStore = request.config.stash[STORE]
 
     def inputs(self) -> GateInputs:
+        if isinstance(self._gate, LatencySettings):
+            return self._timed(self._gate)
         source = self._source("reference")
         if source is None:
             raise no_model("reference")
@@ -68,14 +71,28 @@ class _Resolver:
             return self._recorded_anew(path) if settings.flag(self._config, "update") else self._recorded(path)
         return self._live(source)
 
+    # -- what is timed: live models, and never what a recording or a cache knows of one ---------------------------------
+
+    def _timed(self, gate: LatencySettings) -> GateInputs:
+        if gate.limits.need_reference:
+            source = gate.reference or self._live_source()
+            if source is None:
+                raise no_model("reference")
+            reference, candidate = self._loaded(source, "reference"), self._candidate()
+            if isinstance(reference.model, Baseline):
+                raise PotError(
+                    "the reference is a recording, which has no clock: max_slowdown and max_memory_ratio need a model"
+                )
+            tokenizer, theirs = self._tokenizers(reference, candidate)
+            name = self._name("reference", source)
+            return self._inputs(candidate, tokenizer, theirs, self._prompts(), name, reference=reference.model)
+        candidate, tokenizer = self._candidate_alone()
+        return self._inputs(candidate, tokenizer, None, self._prompts(), None)
+
     # -- the three kinds of reference ----------------------------------------------------------------------------------
 
     def _recorded(self, source: Path | Baseline) -> GateInputs:
-        candidate = self._candidate()
-        chosen = self._chosen_tokenizer()
-        tokenizer = self._store.tokenizer_of(candidate) if chosen is None else chosen
-        if tokenizer is None:
-            raise no_tokenizer("candidate")
+        candidate, tokenizer = self._candidate_alone()
         recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
 
         def take(scorer: TeacherForcedScorer) -> Taken:
@@ -134,7 +151,7 @@ class _Resolver:
             known = cache.known(key)
             if known is not None:
                 return self._inputs(candidate, tokenizer, theirs, prompts, name, recording=known)
-            if self._gate.confidence is None:  # else the reference is run no further than need be
+            if not self._gate.sequential:  # else the reference is run no further than need be
                 take = cache.to_be_kept(key, reference.model, tokenizer)
         return self._inputs(candidate, tokenizer, theirs, prompts, name, reference=reference.model, recording=take)
 
@@ -171,6 +188,15 @@ class _Resolver:
             return loaded
         return self._store.resolve(source, role)
 
+    def _candidate_alone(self) -> tuple[LoadedModel, Any]:
+        """The candidate with the tokenizer to use where no reference brings one."""
+        candidate = self._candidate()
+        chosen = self._chosen_tokenizer()
+        tokenizer = self._store.tokenizer_of(candidate) if chosen is None else chosen
+        if tokenizer is None:
+            raise no_tokenizer("candidate")
+        return candidate, tokenizer
+
     def _chosen_tokenizer(self) -> Any:
         """The one tokenizer that the user chose for both models; None where each comes with its own.
 
@@ -195,7 +221,7 @@ class _Resolver:
             return load_prompts(given)
         if given is not None:
             return given
-        sequential = self._gate.confidence is not None
+        sequential = self._gate.sequential
         if self._gate.key is not None:
             return challenge_sample(self._gate.key, _DRAWN_AT_MOST) if sequential else challenge_prompts(self._gate.key, _DRAWN)
         if sequential and not self._has_prompts():
@@ -237,7 +263,7 @@ class _Resolver:
         tokenizer: Any,
         candidate_tokenizer: Any,
         prompts: Sequence[str | Prompt],
-        name: str,
+        name: str | None,
         reference: Any = None,
         recording: Recording | None = None,
     ) -> GateInputs:

@@ -6,7 +6,8 @@ torch or transformers is imported where a gate runs.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,10 @@ import pytest
 from pytest_pot import hookspec, settings
 from pytest_pot.attached import LEFTOVERS, attach, gates_on, late_marker
 from pytest_pot.errors import InvalidArgument, PotError
+from pytest_pot.latency import REFERENCE_LIMITS
+from pytest_pot.latency_settings import LatencySettings, not_gated
 from pytest_pot.leftovers import Leftovers
+from pytest_pot.markers import MARKERS, marks_on, nearest
 from pytest_pot.models import (
     STORE,
     ModelStore,
@@ -29,7 +33,7 @@ from pytest_pot.models import (
 from pytest_pot.prompts import builtin_prompts, listed, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
-from pytest_pot.settings import MARKERS, OPTIONS
+from pytest_pot.settings import OPTIONS, GateSettings
 from pytest_pot.told import forget, tell
 
 if TYPE_CHECKING:
@@ -55,7 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--pot-{name}", dest=f"pot_{name}", action="store_true", default=None, help=text)
         parser.addini(f"pot_{name}", text, type="bool", default=False)
     group.addoption("--pot-calibrate", action="store_true", default=False, help=settings.CALIBRATE)
-    for key, (kind, default, text) in settings.CACHE_KEYS.items():
+    for key, (kind, default, text) in settings.INI_KEYS.items():
         parser.addini(key, text, type=kind, default=default)
 
 
@@ -112,11 +116,9 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     needed: set[str] = set()
     if isinstance(collector, pytest.Module | pytest.Class) and _is_test_function(collector, name, obj):
         for marker in MARKERS:
-            here = [(None, mark) for mark in settings.marks_on(obj) if mark.name == marker]
-            nearest = settings.nearest([*here, *collector.iter_markers_with_node(marker)])
-            needed.update(fixture for mark in nearest for fixture in _fixtures_for(mark.kwargs))
-        if "pot_reference" in needed and not _wants_reference(collector, obj):
-            needed.remove("pot_reference")
+            here = [(None, mark) for mark in marks_on(obj) if mark.name == marker]
+            for mark in nearest([*here, *collector.iter_markers_with_node(marker)]):
+                needed.update(_fixtures_for(mark, collector, obj))
     if not needed:
         return (yield)
     asked = pytest.mark.usefixtures(*sorted(needed)).mark
@@ -131,20 +133,32 @@ def _is_test_function(collector: pytest.Module | pytest.Class, name: str, obj: o
     return not isinstance(obj, type) and collector.istestfunction(obj, name)
 
 
-def _wants_reference(collector: pytest.Module | pytest.Class, obj: object) -> bool:
+def _fixtures_for(mark: pytest.Mark, collector: pytest.Module | pytest.Class, obj: object) -> Iterator[str]:
+    """The fixtures that supply what a marker's arguments leave open, as far as its gate is going to need it."""
+    timed = mark.name == "pot_latency"
+    idle = timed and not_gated(collector.config) is not None
+    if mark.kwargs.get("reference") is None and _wants_reference(mark, collector, obj):
+        yield "pot_reference"
+    for name in ("candidate", "prompts"):
+        if mark.kwargs.get(name) is None and (not idle or _has_a_say(f"pot_{name}", collector, obj)):
+            yield f"pot_{name}"
+
+
+def _wants_reference(mark: pytest.Mark, collector: pytest.Module | pytest.Class, obj: object) -> bool:
     """Whether the suite has a say in ``pot_reference``. Where it has none, the fixture would only load the model, which a
     recording may make unnecessary; the gate finds it by its name."""
-    config = collector.config
-    if settings.recorded_reference(config):
-        return False
-    marks = [*settings.marks_on(obj), *collector.iter_markers()]
-    parametrised = any("pot_reference" in str(mark.args[:1]) for mark in marks if mark.name == "parametrize")
-    return parametrised or is_overridden(collector, "pot_reference")
+    if mark.name == "pot_latency":
+        unused = all(mark.kwargs.get(name) is None for name in REFERENCE_LIMITS)
+    else:
+        unused = settings.recorded_reference(collector.config)
+    return not unused and _has_a_say("pot_reference", collector, obj)
 
 
-def _fixtures_for(arguments: Mapping[str, Any]) -> list[str]:
-    """The fixtures that supply what a marker's arguments leave open."""
-    return [f"pot_{name}" for name in ("reference", "candidate", "prompts") if arguments.get(name) is None]
+def _has_a_say(fixture: str, collector: pytest.Module | pytest.Class, obj: object) -> bool:
+    """Whether the suite overrides ``fixture``, or parametrises it."""
+    marks = [*marks_on(obj), *collector.iter_markers()]
+    parametrised = any(fixture in str(mark.args[:1]) for mark in marks if mark.name == "parametrize")
+    return parametrised or is_overridden(collector, fixture)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -183,10 +197,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         _refuse_the_tokenizer_of_others(item)
     except (Exception, pytest.fail.Exception) as error:
         forget(item)
-        if gates_on(item):
+        gates, _ = _gates_to_run(item)
+        if gates:
             from pytest_pot import report
 
-            for gate in gates_on(item):
+            for gate in gates:
                 tell(item, report.error_properties(gate, (gate.reference, gate.candidate), str(error)))
         raise
 
@@ -206,20 +221,22 @@ def _refuse_the_tokenizer_of_others(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Run the gates of ``item`` before its body: a miss is a failure of the test itself, and the body does not run."""
     _refuse_late_markers(item)
-    gates = gates_on(item)
-    if not gates:
+    gates, reason = _gates_to_run(item)
+    if not gates and reason is None:
         return
     from pytest_pot import report
     from pytest_pot.gates import run_gate
     from pytest_pot.progress import ProgressLine
 
     forget(item)
+    if reason is not None:
+        tell(item, [(report.NOT_GATED, reason)])
     found = item.stash[_RESULT].gates
     found.clear()
     inputs_of_gates = item.stash[_INPUTS]
     for gate, inputs in zip(gates, inputs_of_gates, strict=True):
         try:
-            with ProgressLine(item.config, item.name) as line:
+            with ProgressLine(item.config, item.name, gate.counted) as line:
                 result = run_gate(gate, inputs, line)
         except PotError as error:
             tell(item, report.error_properties(gate, inputs.names, str(error)))
@@ -229,6 +246,24 @@ def pytest_runtest_call(item: pytest.Item) -> None:
         item.ihook.pytest_pot_gate(item=item, result=result)
         if not result.passed:
             raise _failure(report.explain(result, item.config.get_verbosity()))
+        if getattr(result, "doubtful", False):
+            _warn(item, report.explain(result, -1))
+
+
+def _gates_to_run(item: pytest.Item) -> tuple[list[GateSettings], str | None]:
+    """The gates of ``item`` that are run, and why others are not; None where all are."""
+    gates, reason = gates_on(item), not_gated(item.config)
+    if reason is None:
+        return gates, None
+    left = [gate for gate in gates if not isinstance(gate, LatencySettings)]
+    return left, reason if len(left) < len(gates) else None
+
+
+def _warn(item: pytest.Item, message: str) -> None:
+    """A warning even where a suite turns warnings into errors: what is inconclusive fails only by its own ini key."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        item.warn(pytest.PytestWarning(message))
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_runtest_call")
@@ -266,7 +301,7 @@ def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
     item = request.node
     item.stash[_RESULT] = PotResult()
     with _failures_told():
-        item.stash[_INPUTS] = [resolve(request, gate) for gate in gates_on(item)]
+        item.stash[_INPUTS] = [resolve(request, gate) for gate in _gates_to_run(item)[0]]
     yield
     item.stash[_INPUTS] = []  # models are not to outlive the test with its item
 
@@ -344,7 +379,7 @@ def pot_scorer(request: pytest.FixtureRequest) -> TeacherForcedScorer:
 
 @pytest.fixture
 def pot_result(request: pytest.FixtureRequest) -> PotResult:
-    """What this test's gates found: ``.verdict``, ``.report`` and, gate by gate, ``.gates``."""
+    """What this test's gates found: ``.verdict``, ``.report``, ``.latency`` and, gate by gate, ``.gates``."""
     if not gates_on(request.node):
         pytest.fail("pot_result needs a gate: mark the test, for example with @pytest.mark.pot_identity", pytrace=False)
     request.getfixturevalue("_pot_inputs")

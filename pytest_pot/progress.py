@@ -18,8 +18,9 @@ _REDRAW_S = 0.3
 class ProgressLine:
     """Draws ``pot: 12/32 prompts`` over and over in one line, past pytest's capture, and wipes it when it ends."""
 
-    def __init__(self, config: pytest.Config, what: str) -> None:
+    def __init__(self, config: pytest.Config, what: str, counted: str) -> None:
         self._what = what
+        self._counted = counted
         self._started = self._drawn = time.monotonic()
         self._width = 0
         self._capture = config.pluginmanager.getplugin("capturemanager")
@@ -33,7 +34,7 @@ class ProgressLine:
             return
         self._drawn = now
         left = (now - self._started) / done * (total - done)
-        self._write(f"pot: {self._what}: {done}/{total} prompts, {left:.0f} s left")
+        self._write(f"pot: {self._what}: {done}/{total} {self._counted}, {left:.0f} s left")
 
     def __enter__(self) -> Self:
         return self

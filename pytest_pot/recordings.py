@@ -185,7 +185,7 @@ class Recordings:
         # What the command line said of models, prompts and so on is part of what is recorded.
         for option in settings.OPTIONS:
             given = self._config.getoption(f"pot_{option}")
-            if given is not None and option != "report" and not (option == "reference" and is_baseline(given)):
+            if given is not None and option not in ("report", "latency") and not (option == "reference" and is_baseline(given)):
                 words.append(f"--pot-{option}={'KEY' if option == 'key' else given}")  # it is a secret
         live = settings.option(self._config, "reference")
         if (live is None or is_baseline(live)) and not is_overridden(item, "pot_reference"):

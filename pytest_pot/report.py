@@ -7,17 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest_pot
-from pytest_pot import evidence
+from pytest_pot import evidence, latency_report
 from pytest_pot.evidence import number, times_over
 from pytest_pot.gates import GateResult
+from pytest_pot.latency_gate import LatencyResult
 from pytest_pot.prompts import shorten
-from pytest_pot.settings import Settings
+from pytest_pot.settings import GateSettings
 from pytest_pot.verdict import IdentityLimits
 
 if TYPE_CHECKING:
     from pytest_pot.scores import WorstPosition
 
 __all__ = [
+    "NOT_GATED",
     "RECORDED",
     "error_properties",
     "explain",
@@ -31,16 +33,24 @@ __all__ = [
 Row = Mapping[str, Any]
 
 _COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt")
+_SIGNS = {"pot_distinct": ">", "tokens per second": ">=", "min_tokens_per_s": ">="}
+"""How a score relates to its limit where a gate passes, by gate or by metric; at most, by default."""
 _PREFIX = "pot_"
 RECORDED = "pot_recorded"
 """The property of a test whose gate has written a recorded reference: a line that says so."""
+NOT_GATED = "pot_not_gated"
+"""The property of a test with a gate that was not run: a line that says why."""
 
 
-def explain(result: GateResult, verbosity: int = 0) -> str:
+def explain(result: GateResult | LatencyResult, verbosity: int = 0) -> str:
     """Why a gate failed: the score against its limit, the worst prompts and positions, a likely cause.
 
     ``verbosity`` below 0 gives the first line alone; above 0, more prompts and positions and every metric.
     """
+    return latency_report.explain(result, verbosity) if isinstance(result, LatencyResult) else _explained(result, verbosity)
+
+
+def _explained(result: GateResult, verbosity: int) -> str:
     from pytest_pot.diagnosis import likely_cause
 
     headline = _headline(result)
@@ -132,43 +142,49 @@ def _share(probability: float) -> str:
     return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"
 
 
-def properties(result: GateResult) -> list[tuple[str, Any]]:
+def properties(result: GateResult | LatencyResult) -> list[tuple[str, Any]]:
     """The result as flat properties of JSON types; they reach JUnit XML, and a controller from its workers, by themselves."""
+    if isinstance(result, LatencyResult):
+        check = result.report.decisive
+        asked = _asked(result.settings, result.names)
+        return _prefixed({**asked, "metric": check.name, "limit": check.limit, **latency_report.figures(result)})
+    return _prefixed({**_asked(result.settings, result.names), **_figures(result)})
+
+
+def _figures(result: GateResult) -> dict[str, Any]:
     report, limits = result.report, result.settings.limits
-    return _prefixed(
-        {
-            **_asked(result.settings, result.names),
-            "score": report.mean,
-            "max_prompt_score": report.max,
-            "max_prompt_limit": limits.max_prompt_score if isinstance(limits, IdentityLimits) else None,
-            "verdict": str(result.verdict),
-            "passed": result.passed,
-            "prompts": report.n_prompts,
-            "positions": report.n_positions,
-            "truncated": report.n_truncated,
-            "tail_mass": report.tail_mass,
-            "noise_floor": result.noise_floor,
-            "kinds": report.kinds,
-            **({} if result.decision is None else evidence.properties(result, result.decision)),
-            "ms_per_prompt": report.ms_per_prompt,
-            **report.metrics,
-        }
-    )
+    return {
+        "score": report.mean,
+        "max_prompt_score": report.max,
+        "max_prompt_limit": limits.max_prompt_score if isinstance(limits, IdentityLimits) else None,
+        "verdict": str(result.verdict),
+        "passed": result.passed,
+        "prompts": report.n_prompts,
+        "positions": report.n_positions,
+        "truncated": report.n_truncated,
+        "tail_mass": report.tail_mass,
+        "noise_floor": result.noise_floor,
+        "kinds": report.kinds,
+        **({} if result.decision is None else evidence.properties(result, result.decision)),
+        "ms_per_prompt": report.ms_per_prompt,
+        **report.metrics,
+    }
 
 
-def error_properties(settings: Settings, names: tuple[str | None, str | None], message: str) -> list[tuple[str, Any]]:
+def error_properties(settings: GateSettings, names: tuple[str | None, str | None], message: str) -> list[tuple[str, Any]]:
     """What :func:`properties` says of a gate that came to no verdict."""
     return _prefixed({**_asked(settings, names), "verdict": "ERROR", "passed": False, "error": message})
 
 
-def _asked(settings: Settings, names: tuple[str | None, str | None]) -> dict[str, Any]:
+def _asked(settings: GateSettings, names: tuple[str | None, str | None]) -> dict[str, Any]:
+    metric, limit = settings.asked
     return {
         "gate": settings.gate,
         "reference": names[0],
         "candidate": names[1],
         "preset": settings.preset,
-        "metric": settings.config.metric,
-        "limit": settings.limits.score,
+        "metric": metric,
+        "limit": limit,
     }
 
 
@@ -182,7 +198,7 @@ def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dic
     for name, value in user_properties:
         if name == _PREFIX + "gate":
             rows.append({"test": nodeid})
-        if rows and name.startswith(_PREFIX) and name != RECORDED:
+        if rows and name.startswith(_PREFIX) and name not in (RECORDED, NOT_GATED):
             rows[-1].setdefault(name.removeprefix(_PREFIX), value)
     return [row for row in rows if "verdict" in row]
 
@@ -195,8 +211,8 @@ def summary_table(rows: Sequence[Row]) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    sign = ">" if row["gate"] == "pot_distinct" else "<="
-    decided = "score" in row
+    sign = _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
+    decided = row.get("score") is not None
     return [
         row["test"],
         row["gate"].removeprefix(_PREFIX),
@@ -204,10 +220,18 @@ def _cells(row: Row) -> list[str]:
         row["metric"],
         number(row["score"]) if decided else "-",
         f"{sign} {number(row['limit'])}",
-        row["verdict"] + (f" {row['confidence']:.12g}" if "confidence" in row else "") + ("" if row["passed"] else " (fail)"),
+        _verdict_cell(row),
         _prompts_cell(row) if decided else "-",
         f"{row['ms_per_prompt']:.0f}" if decided else "-",
     ]
+
+
+def _verdict_cell(row: Row) -> str:
+    confidence = f" {row['confidence']:.12g}" if "confidence" in row else ""
+    note = "" if row["passed"] else " (fail)"
+    if row["verdict"] == "fail":
+        note = "" if row["gated"] else " (not gated)"
+    return f"{row['verdict']}{confidence}{note}"
 
 
 def _prompts_cell(row: Row) -> str:

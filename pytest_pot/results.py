@@ -21,9 +21,13 @@ class SessionResults:
         self._rows: dict[str, list[dict[str, Any]]] = {}
         self._written: Path | None = None
         self._recorded: dict[str, None] = {}  # lines, in their order
+        self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._recorded.update((str(line), None) for name, line in report.user_properties if name == text.RECORDED)
+        for name, line in report.user_properties:
+            if name == text.NOT_GATED:
+                self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
             rows = text.rows_of(report.nodeid, report.user_properties)
             if rows:
@@ -43,17 +47,22 @@ class SessionResults:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = self._all_rows()
-        if not rows and self._written is None and not self._recorded:
+        notes = [*self._recorded, *(_not_gated(line, len(tests)) for line, tests in self._not_gated.items())]
+        if not rows and self._written is None and not notes:
             return
-        if terminalreporter.verbosity < 0 and self._written is None and not self._recorded:
+        if terminalreporter.verbosity < 0 and self._written is None and not notes:
             return
         terminalreporter.write_sep("=", "pot")
         for line in text.summary_table(rows) if rows else ["no gate ran"]:
             terminalreporter.write_line(line)
-        for line in self._recorded:
+        for line in notes:
             terminalreporter.write_line(line)
         if self._written is not None:
             terminalreporter.write_line(f"written to {self._written}")
 
     def _all_rows(self) -> list[dict[str, Any]]:
         return [row for rows in self._rows.values() for row in rows]
+
+
+def _not_gated(reason: str, tests: int) -> str:
+    return f"{reason}; {tests} test{'s' * (tests > 1)}"

@@ -74,8 +74,8 @@ class TeacherForcedScorer:
         prompts = as_prompts(prompts)
         if candidate_tokenizer is not None:
             check_same_encoding(prompts, tokenizer, candidate_tokenizer)
-        with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
-            tokens = self._tokens(prompts, tokenizer, ref, cand.max_positions)
+        with self.engine(reference, "reference") as ref, self.engine(candidate, "candidate") as cand:
+            tokens = self.tokens(prompts, tokenizer, ref, cand.max_positions)
             return self._whole(ref, cand, prompts, tokens, tokenizer, started)
 
     def decide(
@@ -114,7 +114,7 @@ class TeacherForcedScorer:
             report = self.draw_fresh(reference, candidate, tokenizer, test, seed=seed, started=started)
             return report, test.decision()
         encoded = tokenise(tokenizer, prompts)
-        with self._engine(reference, "reference") as ref, self._engine(candidate, "candidate") as cand:
+        with self.engine(reference, "reference") as ref, self.engine(candidate, "candidate") as cand:
 
             def encode(index: int) -> Tokens:
                 return self._fitted(index, *encoded[index], ref, cand.max_positions)
@@ -133,7 +133,7 @@ class TeacherForcedScorer:
         note: str = "recorded",
     ) -> ScoreReport:
         """:meth:`decide` for a recording that is known to be fresh, as :meth:`score_fresh` is for the whole suite."""
-        with self._engine(candidate, "candidate") as cand:
+        with self.engine(candidate, "candidate") as cand:
             check_fits(baseline, cand)
             recording, encode = Recording(baseline, note), baseline.tokens.__getitem__
             return self._drawn(recording, cand, baseline.prompts, encode, test, seed, tokenizer, started)
@@ -159,8 +159,8 @@ class TeacherForcedScorer:
             PotError: as :meth:`score_batch`.
         """
         prompts = as_prompts(prompts)
-        with self._engine(reference, "reference") as ref:
-            tokens = self._tokens(prompts, tokenizer, ref, max_length)
+        with self.engine(reference, "reference") as ref:
+            tokens = self.tokens(prompts, tokenizer, ref, max_length)
             recorded = record(self.config, ref, prompts, tokens, self._progress)
             label = ref.label
         return Baseline(
@@ -218,7 +218,7 @@ class TeacherForcedScorer:
         ``started`` is the time, by ``time.perf_counter``, that the report's duration counts from, and ``note`` says in it
         how the reference's numbers came to be here.
         """
-        with self._engine(candidate, "candidate") as cand:
+        with self.engine(candidate, "candidate") as cand:
             check_fits(baseline, cand)
             recording = Recording(baseline, note)
             return self._whole(recording, cand, baseline.prompts, baseline.tokens, tokenizer, started, baseline)
@@ -235,7 +235,7 @@ class TeacherForcedScorer:
             PotError: as :meth:`score_batch`.
         """
         parts = tokenise(tokenizer, as_prompts(prompts)[:_PROBED])
-        with self._engine(model, role) as engine:
+        with self.engine(model, role) as engine:
             return noise_floor(self.config, engine, [context + (continuation or []) for context, continuation in parts])
 
     def _whole(
@@ -312,17 +312,18 @@ class TeacherForcedScorer:
             labels=labels,
         )
 
-    def _engine(self, model: Any, role: str) -> AbstractContextManager[Engine]:
+    def engine(self, model: Any, role: str) -> AbstractContextManager[Engine]:
+        """``model`` ready to be run; when the context ends, it is as it was."""
         if isinstance(model, Engine):
             return nullcontext(model)
         from pytest_pot.engines.causal_lm import CausalLM
 
         return CausalLM.ready(model, role, self.config)
 
-    def _tokens(self, prompts: Sequence[Prompt], tokenizer: Any, reference: Engine, limit: int | None) -> list[Tokens]:
+    def tokens(self, prompts: Sequence[Prompt], tokenizer: Any, reference: Engine, limit: int | None) -> list[Tokens]:
         """The ids of every prompt: encoded, continued where needed, cut to ``max_length`` or a model's own limit.
 
-        ``limit`` is the candidate's.
+        ``limit`` is the candidate's own.
         """
         encoded = enumerate(tokenise(tokenizer, prompts))
         return [self._fitted(index, *parts, reference, limit) for index, parts in encoded]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,32 +13,32 @@ from typing import Any, Literal
 import pytest
 
 from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
-from pytest_pot.errors import InvalidArgument, PotError
+from pytest_pot.errors import InvalidArgument
 from pytest_pot.prompts import Prompt, as_prompts, shorten
 from pytest_pot.sequential import DEFAULT_MAX_OUTLIERS, SequentialTest
 from pytest_pot.specs import SUFFIX, is_baseline
-from pytest_pot.verdict import DistinctLimit, IdentityLimits, default_prompt_limit, distinct_limit, identity_limits
+from pytest_pot.verdict import DistinctLimit, IdentityLimits, default_prompt_limit
 
 __all__ = [
-    "CACHE_KEYS",
     "CALIBRATE",
     "FLAGS",
-    "MARKERS",
+    "INI_KEYS",
     "OPTIONS",
+    "GateSettings",
     "Settings",
     "cache_limit",
     "check_options",
+    "common",
     "fixture_path",
     "flag",
-    "gate_marks",
-    "gates_of",
-    "marks_on",
-    "nearest",
     "option",
     "option_config",
     "option_path",
     "recorded_reference",
+    "scoring_settings",
 ]
+
+LATENCY_MODES = ("gate", "report", "off")
 
 OPTIONS: Mapping[str, str] = {
     "reference": "the trusted model: a directory or hub id, a .gguf file, or package.module:factory",
@@ -50,6 +51,7 @@ OPTIONS: Mapping[str, str] = {
     "device": "where models run: auto, cpu, cuda, cuda:N, mps (default: auto)",
     "dtype": f"precision of the models: {', '.join(DTYPES)} (default: auto)",
     "baseline": f"a recorded reference, *{SUFFIX}, in place of running the reference; with --pot-update it is written",
+    "latency": f"what gates on latency do: {', '.join(LATENCY_MODES)} (default: gate); report never fails a test",
     "report": "write the gates' results to this file, JSON or Markdown by its ending (.json, .md)",
 }
 """Every option ``--pot-NAME``, which is also the ini key ``pot_NAME``, with its help."""
@@ -64,51 +66,28 @@ CALIBRATE = (
 )
 """The help of ``--pot-calibrate``, a command and no setting: it has no ini key."""
 
-CACHE_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
+INI_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
     "pot_cache": ("bool", True, "keep what a live reference said to a suite in pytest's cache, for later runs"),
     "pot_cache_mb": ("string", "256", "how many megabytes of it are kept"),
-}
-"""The ini keys of the cache: type, default, help."""
-
-_COMMON = ("preset", "metric", "tolerance", "confidence", "max_outliers", "reference", "candidate", "prompts", "key")
-
-
-@dataclass(frozen=True)
-class _Marker:
-    """What a gate's marker takes, and how its arguments become limits."""
-
-    limit_names: tuple[str, ...]
-    limits: Callable[..., IdentityLimits | DistinctLimit]
-    summary: str
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        return (*_COMMON[:2], *self.limit_names, *_COMMON[2:])
-
-
-MARKERS: Mapping[str, _Marker] = {
-    "pot_identity": _Marker(
-        ("max_score", "max_prompt_score"), identity_limits, "fail unless the candidate is the SAME model as its reference"
+    "pot_latency_inconclusive": (
+        "string",
+        "pass",
+        "what a gate on latency does that cannot be decided: pass (and warn) or fail",
     ),
-    "pot_distinct": _Marker(("min_score",), distinct_limit, "fail unless the candidate is DIFFERENT from its reference"),
 }
+"""The ini keys that are no options: type, default, help."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that one gate was asked to do."""
+class GateSettings(ABC):
+    """What a gate of any kind was asked to do, and with which models and prompts."""
 
     gate: str
     """The marker's name."""
     preset: str
     config: ScoringConfig
-    limits: IdentityLimits | DistinctLimit
     reference: str | None
     """A spec from the marker; None leaves it to the fixture ``pot_reference``."""
-    confidence: float | None
-    """Decide as soon as it is safe to, at this confidence; None scores the suite whole."""
-    max_outliers: float
-    """With ``confidence``: the share of prompts above the limit for one prompt that SAME claims not to be reached."""
     baseline: Path | None
     """The marker's recorded reference, which need not exist yet."""
     candidate: str | None
@@ -116,6 +95,40 @@ class Settings:
     """A file or prompts from the marker; None leaves it to the key or the fixture ``pot_prompts``."""
     key: str | None
     """Draws the prompts, where the marker names none."""
+
+    @property
+    def sequential(self) -> bool:
+        """Whether prompts are taken from a pool only until the verdict is safe."""
+        return False
+
+    @property
+    def counted(self) -> str:
+        """What the gate goes through one by one, for people."""
+        return "prompts"
+
+    @property
+    @abstractmethod
+    def asked(self) -> tuple[str, float]:
+        """What the first limit is on, and the limit."""
+
+
+@dataclass(frozen=True)
+class Settings(GateSettings):
+    """All that one gate on a score was asked to do."""
+
+    limits: IdentityLimits | DistinctLimit
+    confidence: float | None
+    """Decide as soon as it is safe to, at this confidence; None scores the suite whole."""
+    max_outliers: float
+    """With ``confidence``: the share of prompts above the limit for one prompt that SAME claims not to be reached."""
+
+    @property
+    def sequential(self) -> bool:
+        return self.confidence is not None
+
+    @property
+    def asked(self) -> tuple[str, float]:
+        return self.config.metric, self.limits.score
 
     def sequential_test(self, pool: int | None) -> SequentialTest:
         """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
@@ -180,6 +193,7 @@ def check_options(config: pytest.Config) -> None:
         "device": check_device,
         "dtype": lambda name, value: one_of(name, value, DTYPES),
         "baseline": _check_baseline,
+        "latency": lambda name, value: one_of(name, value, LATENCY_MODES),
         "report": _check_report,
     }
     for name, check in checks.items():
@@ -201,107 +215,63 @@ def check_options(config: pytest.Config) -> None:
     limit = config.getini("pot_cache_mb")
     if not re.fullmatch(r"\d+(\.\d+)?", limit):
         raise pytest.UsageError(f"pot_cache_mb={limit!r} is not a number of megabytes")
+    try:
+        one_of("pot_latency_inconclusive", config.getini("pot_latency_inconclusive"), ("pass", "fail"))
+    except InvalidArgument as error:
+        raise pytest.UsageError(str(error)) from None
     prompts = option_path(config, "prompts")
     if prompts is not None and not Path(prompts).is_file():
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")
 
 
-def gate_marks(item: pytest.Item) -> list[pytest.Mark]:
-    """The marks on ``item`` that ask for a gate: first those of ``pot_identity``, then those of ``pot_distinct``.
-
-    Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect. On one node the
-    same marker may stand several times; the topmost decorator comes first.
-    """
-    return [mark for name in MARKERS for mark in reversed(nearest(item.iter_markers_with_node(name)))]
-
-
-def gates_of(item: pytest.Item, marks: Iterable[pytest.Mark]) -> list[Settings]:
-    """The settings of the gates that ``marks`` on ``item`` ask for.
+def common(item: pytest.Item, gate: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`GateSettings` from a marker's arguments.
 
     Raises:
-        InvalidArgument: an argument has no meaning; the message names the marker and the choices.
+        InvalidArgument: one of them has no meaning; the message names the choices.
     """
-    return [_settings(item, mark, MARKERS[mark.name]) for mark in marks]
-
-
-def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
-    """Of marks with the nodes that bear them, the closest node first: those of the first node.
-
-    On one node, a class's own marks are nearer than those of its bases, and a parameter's nearer than its function's.
-    """
-    found = list(marks)
-    here = [mark for node, mark in found if node is found[0][0]]
-    layers = [{id(mark) for mark in layer} for layer in _layers(found[0][0])] if found else []
-    inherited = {mark for layer in layers for mark in layer}
-    closest: set[int] = next((layer for layer in layers if any(id(mark) in layer for mark in here)), set())
-    kept = {id(mark): mark for mark in here if id(mark) in closest or id(mark) not in inherited}
-    return list(kept.values())
-
-
-def _layers(node: object) -> list[list[pytest.Mark]]:
-    """The marks that came to ``node`` from its own definition and from behind that, the nearest first.
-
-    pytest keeps them in one list; marks that a program has added are in none of these.
-    """
-    if isinstance(node, pytest.Class):
-        return [_marks(vars(cls).get("pytestmark")) for cls in node.obj.__mro__]
-    callspec = getattr(node, "callspec", None)
-    return [] if callspec is None else [_marks(callspec.marks), marks_on(getattr(node, "obj", None))]
-
-
-def marks_on(function: object) -> list[pytest.Mark]:
-    """The marks on a function."""
-    return _marks(getattr(function, "pytestmark", None))
-
-
-def _marks(found: object) -> list[pytest.Mark]:
-    """What stands in a ``pytestmark`` as marks; a decorator stands for its mark."""
-    several = found if isinstance(found, list | tuple) else [found]
-    marks = [getattr(one, "mark", one) for one in several]
-    return [mark for mark in marks if isinstance(mark, pytest.Mark)]
-
-
-def _settings(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
-    try:
-        return _parse(item, mark, marker)
-    except PotError as error:
-        raise InvalidArgument(f"{mark.name}: {error}") from error
-
-
-def _parse(item: pytest.Item, mark: pytest.Mark, marker: _Marker) -> Settings:
-    if mark.args:
-        raise InvalidArgument(f"takes keyword arguments only, not {mark.args[0]!r}; they are {', '.join(marker.arguments)}")
-    for name in mark.kwargs:
-        if name not in marker.arguments:
-            raise InvalidArgument(f"unknown argument {name!r}; the arguments are {', '.join(marker.arguments)}")
-    given = {name: value for name, value in mark.kwargs.items() if value is not None}
     preset = given.get("preset", option(item.config, "preset") or DEFAULT_PRESET)
     overrides = _overrides(item.config)
     if "metric" in given:
         overrides["metric"] = given["metric"]
     config = ScoringConfig.preset(preset, **overrides)
     reference = given.get("reference")
-    asked = {name: given[name] for name in (*marker.limit_names, "tolerance") if name in given}
-    if "max_outliers" in given and "confidence" not in given:
-        raise InvalidArgument("max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95")
     if "prompts" in given and "key" in given:
         raise InvalidArgument("prompts and key both name the prompts; give one")
     bases = [item.path.parent, item.config.rootpath]
-    settings = Settings(
-        gate=mark.name,
-        preset=preset,
-        config=config,
-        limits=marker.limits(config.metric, **asked),
-        reference=None if is_baseline(reference) else _spec("reference", reference, bases),
-        baseline=Path(_placed(str(reference), bases)) if is_baseline(reference) else None,
-        candidate=_candidate(given.get("candidate"), bases),
-        prompts=_prompts(given.get("prompts"), bases),
-        key=_key(given.get("key")) if "key" in given or "prompts" in given else option(item.config, "key"),
-        confidence=given.get("confidence"),
-        max_outliers=given.get("max_outliers", DEFAULT_MAX_OUTLIERS),
-    )
+    return {
+        "gate": gate,
+        "preset": preset,
+        "config": config,
+        "reference": None if is_baseline(reference) else _spec("reference", reference, bases),
+        "baseline": Path(_placed(str(reference), bases)) if is_baseline(reference) else None,
+        "candidate": _candidate(given.get("candidate"), bases),
+        "prompts": _prompts(given.get("prompts"), bases),
+        "key": _key(given.get("key")) if "key" in given or "prompts" in given else option(item.config, "key"),
+    }
+
+
+def scoring_settings(
+    item: pytest.Item,
+    gate: str,
+    given: Mapping[str, Any],
+    limit_names: Sequence[str],
+    make_limits: Callable[..., IdentityLimits | DistinctLimit],
+) -> Settings:
+    """The settings of a gate on a score; ``make_limits(metric, **limits)`` makes its limits out of those of ``limit_names``.
+
+    Raises:
+        InvalidArgument: as :func:`common`.
+    """
+    if "max_outliers" in given and "confidence" not in given:
+        raise InvalidArgument("max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95")
+    fields = common(item, gate, given)
+    asked = {name: given[name] for name in (*limit_names, "tolerance") if name in given}
+    limits = make_limits(fields["config"].metric, **asked)
+    confidence = given.get("confidence")
+    max_outliers = given.get("max_outliers", DEFAULT_MAX_OUTLIERS)
+    settings = Settings(**fields, limits=limits, confidence=confidence, max_outliers=max_outliers)
     if settings.confidence is not None:
-        limits = settings.limits
         if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
             alone = "" if {"max_score", "tolerance"} & asked.keys() else "; give max_score or tolerance beside it"
             raise InvalidArgument(

@@ -71,6 +71,37 @@ class CausalLM:
     def max_positions(self) -> int | None:
         return max_positions(self._model)
 
+    @property
+    def model(self) -> nn.Module:
+        """The model as it runs: a copy, where it had to be moved or converted."""
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The arguments of the model's forward."""
+        return self._accepts
+
+    def call(self, ids: Tensor, **optional: Any) -> Any:
+        """What the model returns for ``ids`` [batch, length], and for those of ``optional`` that its forward takes."""
+        with self._autocast():
+            return self._model(ids, **{name: value for name, value in optional.items() if name in self._accepts})
+
+    def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, both [batch, length], padded on the right or the left."""
+        length = max(map(len, rows))
+
+        def padded(row: Sequence[int], fill: int) -> list[int]:
+            padding = [fill] * (length - len(row))
+            return [*padding, *row] if left else [*row, *padding]
+
+        ids = [padded(row, _PAD_ID) for row in rows]
+        mask = [padded([1] * len(row), 0) for row in rows]
+        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         logits, targets = self._position_logits(batch)
         return self._reduce(logits, targets, select=k, first=logits.shape[-1] if k is None else None)
@@ -124,9 +155,7 @@ class CausalLM:
 
     def _padded(self, batch: Sequence[Tokens]) -> Tensor:
         """All prompts in one forward, padded on the right, with logits only at the columns that some prompt needs."""
-        length = max(len(tokens.ids) for tokens in batch)
-        ids = torch.tensor([[*t.ids, *[_PAD_ID] * (length - len(t.ids))] for t in batch], device=self._device)
-        mask = torch.tensor([[1] * len(t.ids) + [0] * (length - len(t.ids)) for t in batch], device=self._device)
+        ids, mask = self.padded([tokens.ids for tokens in batch])
         start = min(t.prompt_len - 1 for t in batch)
         stop = max(len(t.ids) - 1 for t in batch)
         logits = self._forward(ids, mask, torch.arange(start, stop, device=self._device))
@@ -142,8 +171,7 @@ class CausalLM:
             optional["logits_to_keep"] = columns
         self._reading = ids
         try:
-            with self._autocast():
-                output = self._model(ids, **{name: value for name, value in optional.items() if name in self._accepts})
+            output = self.call(ids, **optional)
         except IndexError as error:  # of a lookup that is no nn.Embedding's; others are the model's own
             if str(error) != "index out of range in self":
                 raise

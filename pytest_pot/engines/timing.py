@@ -1,0 +1,126 @@
+"""Work to be timed, made out of an engine and a batch of tokens that is on its device already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_pot.engines.base import Engine
+from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.memory import peak_of
+from pytest_pot.errors import PotError
+from pytest_pot.latency import Peak
+from pytest_pot.timing import Work
+from pytest_pot.tokens import Tokens
+
+__all__ = ["cpu_threads", "synchroniser", "work"]
+
+_CACHES = ("cache", "past_key_values", "cache_params")
+"""What transformers calls the cache, in forward's arguments and in what it returns: now, before, and for recurrent models."""
+
+
+def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: int | None) -> Work:
+    """What ``engine`` is timed at, without anything that belongs to loading or encoding.
+
+    Args:
+        what: ``"score"``, the forward of a gate with its reduction to the ``top_k`` likeliest tokens, as the preset makes it;
+            ``"prefill"``, the bare forward, all logits; ``"decode"``, as many tokens as each of ``batch`` has positions,
+            generated greedily after its prompt with the model's own key-value cache. The first of them is the lead.
+
+    Raises:
+        PotError: the engine can only score, or its model has no cache.
+    """
+    if what == "score":
+        return _measured(engine, lambda: engine.top_k(batch, top_k))
+    if not isinstance(engine, CausalLM):
+        raise PotError(f"the {role} is an engine of its own ({engine.label}), of which only what='score' can be timed")
+    if what == "prefill":
+        ids, mask = engine.padded([tokens.ids for tokens in batch])
+        return _measured(engine, lambda: engine.call(ids, attention_mask=mask, use_cache=False))
+    decoding = _Decoding(engine, role, batch)
+    return _measured(engine, decoding.go_on, decoding.begin)
+
+
+def _measured(engine: Engine, run: Callable[[], object], lead: Callable[[], object] | None = None) -> Work:
+    def whole() -> None:
+        if lead is not None:
+            lead()
+        run()
+
+    def peak() -> Peak | None:
+        return peak_of(whole, engine.model, engine.device) if isinstance(engine, CausalLM) else None
+
+    return Work(run, lead, peak)
+
+
+class _Decoding:
+    """Greedy decoding of a batch. Prompts are padded on the left, so that all of them go on at the same index."""
+
+    def __init__(self, engine: CausalLM, role: str, batch: Sequence[Tokens]) -> None:
+        name = next((name for name in _CACHES if name in engine.accepts), None)
+        if name is None:
+            raise _no_cache(role)
+        self._engine, self._role, self._name = engine, role, name
+        self._ids, mask = engine.padded([tokens.ids[: tokens.prompt_len] for tokens in batch], left=True)
+        self._steps = batch[0].n_positions - 1
+        self._mask = torch.cat([mask, mask.new_ones(len(batch), self._steps)], dim=1)
+        self._positions = (self._mask.cumsum(1) - 1).clamp_min(0)
+
+    @property
+    def last(self) -> Tensor:
+        """The tokens chosen last, [batch, 1]."""
+        return self._token
+
+    def begin(self) -> None:
+        """Read the prompts and choose the first token."""
+        length = self._ids.shape[1]
+        output = self._engine.call(self._ids, **self._seen(0, length), logits_to_keep=1)
+        self._keep(output)
+
+    def go_on(self) -> None:
+        """Choose all other tokens, one after the other."""
+        length = self._ids.shape[1]
+        for end in range(length, length + self._steps):
+            self._keep(self._engine.call(self._token, **self._seen(end, end + 1), **{self._name: self._cache}))
+
+    def _seen(self, start: int, end: int) -> dict[str, Any]:
+        positions = self._positions[:, start:end]
+        return {"attention_mask": self._mask[:, :end], "position_ids": positions, "use_cache": True}
+
+    def _keep(self, output: Any) -> None:
+        self._cache = getattr(output, self._name, None)
+        if self._cache is None:
+            raise _no_cache(self._role)
+        self._token: Tensor = output.logits[:, -1:].argmax(-1)
+
+
+def _no_cache(role: str) -> PotError:
+    return PotError(
+        f"the {role} takes and returns no key-value cache ({' or '.join(_CACHES)}), which what='decode' goes on with; time it "
+        "with what='score' or what='prefill'"
+    )
+
+
+def synchroniser(engines: Sequence[Engine]) -> Callable[[], None]:
+    """Waits until the devices of ``engines`` have done what they were told; a CPU has, when a call returns."""
+    waits: dict[str, Callable[[], object]] = {}
+    for engine in engines:
+        if isinstance(engine, CausalLM) and engine.device.type == "cuda":
+            waits[str(engine.device)] = partial(torch.cuda.synchronize, engine.device)
+        elif isinstance(engine, CausalLM) and engine.device.type == "mps":
+            waits["mps"] = torch.mps.synchronize
+
+    def synchronise() -> None:
+        for wait in waits.values():
+            wait()
+
+    return synchronise
+
+
+def cpu_threads() -> int:
+    """Threads that torch computes with on the CPU."""
+    return torch.get_num_threads()

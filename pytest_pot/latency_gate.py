@@ -1,0 +1,121 @@
+"""The gate on latency: settings and models in, a report with its verdict out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pytest_pot.errors import PotError
+from pytest_pot.latency import LatencyReport, Outcome
+from pytest_pot.latency_settings import LatencySettings
+from pytest_pot.prompts import Prompt, as_prompts
+from pytest_pot.timing import Stopwatch, measure
+from pytest_pot.tokens import Tokens, check_same_encoding, fit, tokenise
+
+if TYPE_CHECKING:
+    from pytest_pot.engines.base import Engine
+    from pytest_pot.gates import GateInputs
+    from pytest_pot.scorer import TeacherForcedScorer
+
+__all__ = ["LatencyResult", "run_latency_gate"]
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """What a gate on latency found."""
+
+    settings: LatencySettings
+    names: tuple[str | None, str]
+    """Reference, None where none was run, and candidate."""
+    report: LatencyReport
+
+    @property
+    def verdict(self) -> Outcome:
+        return self.report.verdict
+
+    @property
+    def passed(self) -> bool:
+        if not self.settings.gates:
+            return True
+        failing = (Outcome.FAIL, Outcome.INCONCLUSIVE) if self.settings.inconclusive_fails else (Outcome.FAIL,)
+        return self.verdict not in failing
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the gate passes although it could not be decided."""
+        return self.passed and self.settings.gates and self.verdict is Outcome.INCONCLUSIVE
+
+
+def run_latency_gate(
+    settings: LatencySettings, inputs: GateInputs, progress: Callable[[int, int], None] | None = None
+) -> LatencyResult:
+    """Time the first batch of the prompts as ``settings`` ask.
+
+    Raises:
+        PotError: the models cannot be run on these prompts; or there is a limit on memory, which cannot be measured here.
+    """
+    from pytest_pot.engines.timing import cpu_threads, synchroniser, work
+    from pytest_pot.scorer import TeacherForcedScorer
+
+    scorer = TeacherForcedScorer(settings.config)
+    prompts = as_prompts(inputs.prompts, or_builtin=True)[: settings.batch_size]
+    if inputs.candidate_tokenizer is not None:
+        check_same_encoding(prompts, inputs.tokenizer, inputs.candidate_tokenizer)
+    with ExitStack() as stack:
+        engines = {"candidate": stack.enter_context(scorer.engine(inputs.candidate, "candidate"))}
+        if inputs.reference is not None:
+            engines["reference"] = stack.enter_context(scorer.engine(inputs.reference, "reference"))
+        batch = _batch(settings, scorer, prompts, inputs.tokenizer, engines)
+        works = {role: work(engine, role, batch, settings.what, settings.config.top_k) for role, engine in engines.items()}
+        report = measure(
+            works["candidate"],
+            works.get("reference"),
+            settings.limits,
+            Stopwatch(time.perf_counter, synchroniser(list(engines.values()))),
+            what=settings.what,
+            n_prompts=len(batch),
+            n_tokens=_tokens_per_run(settings, batch),
+            max_seconds=settings.max_seconds,
+            progress=progress,
+        )
+        report = replace(report, threads=cpu_threads(), label=engines["candidate"].label)
+    _check_memory(report, settings)
+    return LatencyResult(settings, inputs.names, report)
+
+
+def _batch(
+    settings: LatencySettings,
+    scorer: TeacherForcedScorer,
+    prompts: Sequence[Prompt],
+    tokenizer: Any,
+    engines: dict[str, Engine],
+) -> list[Tokens]:
+    """The token ids that both models read: with their continuation, or room for what is to be generated."""
+    limits = [engine.max_positions for engine in engines.values()]
+    most = min((limit for limit in limits if limit is not None), default=None)
+    if settings.what != "decode":
+        return scorer.tokens(prompts, tokenizer, engines.get("reference", engines["candidate"]), most)
+    length = min(settings.config.max_length, most or settings.config.max_length)
+    room = [0] * settings.new_tokens
+    return [fit(index, context, room, length) for index, (context, _) in enumerate(tokenise(tokenizer, prompts))]
+
+
+def _tokens_per_run(settings: LatencySettings, batch: Sequence[Tokens]) -> int:
+    if settings.what == "decode":
+        return len(batch) * (settings.new_tokens - 1)
+    return sum(len(tokens.ids) for tokens in batch)
+
+
+def _check_memory(report: LatencyReport, settings: LatencySettings) -> None:
+    limits = settings.limits
+    needed = [report.memory] if limits.max_memory_mb is not None else []
+    if limits.max_memory_ratio is not None:
+        needed = [report.memory, report.reference_memory]
+    if None in needed:
+        raise PotError(
+            "peak memory cannot be measured here: pytest-pot counts it on CUDA, and on the CPU under Linux where "
+            "/proc/self/clear_refs may be written. Leave max_memory_mb and max_memory_ratio out"
+        )

@@ -1,0 +1,198 @@
+"""The stopwatch: runs of a candidate, and of a reference beside it, timed until the limits are decided.
+
+Pure Python: what is run, the clock and the synchroniser are passed in.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from pytest_pot.errors import PotError
+from pytest_pot.latency import Check, LatencyLimits, LatencyReport, Outcome, Peak, checked, interquartile
+
+__all__ = ["Stopwatch", "Work", "measure"]
+
+_WARM_UPS = (2, 8)
+"""Untimed runs of each model, at least and at most."""
+_GAIN = 0.1
+"""A model is warm when a run is not faster than the fastest before by this share."""
+_TIMING_S = 0.05
+"""The least that one timing lasts: short runs are repeated. Shorter ones are at the mercy of a scheduler's time slice."""
+_REPEATS = 1000
+"""And the most runs in a timing."""
+_CALM = 0.1
+_LONGER = 4
+"""Where the ratios' spread at the first look is above the one, timings are then up to so many times as long. The mean of n
+runs spreads less by the square root of n: on a two-core machine with two threads and a burner, single forwards of the same
+model differed by 40 % (standard deviation of the log-ratio), means of four by 23 %, and the least of four by 30 %."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one model is timed at. Whatever need not be timed has been done: loading, encoding, moving to the device."""
+
+    run: Callable[[], object]
+    lead: Callable[[], object] | None = None
+    """What has to come before each run; timed by itself, and not held against a limit."""
+    peak: Callable[[], Peak | None] = lambda: None
+    """The peak memory of one run more; None where it cannot be told."""
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """A clock, in seconds, that is read when the device has done what it was told."""
+
+    clock: Clock
+    synchronise: Callable[[], None] = lambda: None
+
+    def now(self) -> float:
+        self.synchronise()
+        return self.clock()
+
+    def time(self, run: Callable[[], object]) -> float:
+        """The seconds that ``run`` takes.
+
+        Raises:
+            PotError: the clock went backwards, or stood still.
+        """
+        started = self.now()
+        run()
+        taken = self.now() - started
+        if not taken > 0:
+            raise PotError(
+                f"the clock {'went backwards' if taken < 0 else 'stood still'} while a model ran ({taken:g} s): nothing can be "
+                "timed with it"
+            )
+        return taken
+
+
+@dataclass
+class _Runner:
+    """One model's timings so far."""
+
+    work: Work
+    watch: Stopwatch
+    repeats: int = 1
+    times: list[float] = field(default_factory=list)
+    leads: list[float] = field(default_factory=list)
+
+    def once(self) -> tuple[float, float]:
+        lead = 0.0 if self.work.lead is None else self.watch.time(self.work.lead)
+        return lead, self.watch.time(self.work.run)
+
+    def take(self) -> None:
+        leads, times = zip(*(self.once() for _ in range(self.repeats)), strict=True)
+        self.times.append(math.fsum(times) / self.repeats)
+        if self.work.lead is not None:
+            self.leads.append(math.fsum(leads) / self.repeats)
+
+    def warm_up(self, expired: Callable[[], bool]) -> float:
+        """Run until that makes it no faster; the seconds of the fastest run."""
+        least, most = _WARM_UPS
+        fastest = math.inf
+        for count in range(1, most + 1):
+            _, time = self.once()
+            settled = time > (1 - _GAIN) * fastest
+            fastest = min(fastest, time)
+            if count >= least and (settled or expired()):
+                break
+        return fastest
+
+
+def measure(
+    candidate: Work,
+    reference: Work | None,
+    limits: LatencyLimits,
+    watch: Stopwatch,
+    *,
+    what: str = "score",
+    n_prompts: int = 1,
+    n_tokens: int = 1,
+    max_seconds: float = math.inf,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatencyReport:
+    """Time ``candidate``, and ``reference`` beside it, until the limits are decided, or time is up.
+
+    Timings come in pairs, one of each model, and the order alternates: what the machine does meanwhile, and what the first of
+    two does to the second, meets both alike. After the first look (10 pairs), more are taken only where the limit lies between
+    a bound from below and one from above: if it is clear that the candidate is slower, or that it is not, that is the end.
+    The last look is made on all of them (40 pairs), or on what there is when time is up. Where the first pairs disagree much,
+    the timings of the others are longer. That all ratios have the same median is enough for the bound; their spread may differ.
+
+    Raises:
+        PotError: the clock went backwards, or stood still.
+    """
+    started = watch.now()
+
+    def expired() -> bool:
+        return watch.now() - started >= max_seconds
+
+    ours = _Runner(candidate, watch)
+    runners = [ours] if reference is None else [_Runner(reference, watch), ours]
+    theirs = None if reference is None else runners[0]
+    with _no_garbage_collection():
+        fastest = min(runner.warm_up(expired) for runner in runners)
+        memory, reference_memory = candidate.peak(), None if reference is None else reference.peak()
+        if limits.stat != "p95":  # a tail is one of single runs, which a mean would hide
+            for runner in runners:
+                runner.repeats = min(_REPEATS, math.ceil(_TIMING_S / fastest))
+
+        def look() -> tuple[Check, ...]:
+            times = None if theirs is None else theirs.times
+            return checked(limits, ours.times, times, n_prompts, n_tokens, memory, reference_memory)
+
+        checks: tuple[Check, ...] = ()
+        decided = False
+        for target in limits.looks:
+            if checks and theirs is not None and limits.stat != "p95":
+                longer = _lengthening(ours.times, theirs.times)
+                for runner in runners:
+                    runner.repeats = min(_REPEATS, longer * runner.repeats)
+            while len(ours.times) < target and not expired():
+                for runner in runners if len(ours.times) % 2 == 0 else reversed(runners):
+                    runner.take()
+                if progress is not None:
+                    progress(len(ours.times), target)
+            checks = look()
+            decided = any(check.outcome is Outcome.FAIL for check in checks) or all(check.settled for check in checks)
+            if decided or expired():
+                break
+    return LatencyReport(
+        what=what,
+        candidate=tuple(ours.times),
+        reference=None if theirs is None else tuple(theirs.times),
+        checks=checks,
+        n_prompts=n_prompts,
+        n_tokens=n_tokens,
+        repeats=ours.repeats,
+        lead=tuple(ours.leads),
+        reference_lead=() if theirs is None else tuple(theirs.leads),
+        memory=memory,
+        reference_memory=reference_memory,
+        elapsed_s=watch.now() - started,
+        capped=not decided and len(ours.times) < limits.looks[-1],
+    )
+
+
+def _lengthening(ours: Sequence[float], theirs: Sequence[float]) -> int:
+    """How many times as long the timings should be, from 1 on, given how much the ratios differ so far."""
+    spread = interquartile([c / r for c, r in zip(ours, theirs, strict=True)])
+    return max(1, min(_LONGER, math.ceil((spread / _CALM) ** 2)))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Python's collector, which stops the world when it likes, is off; afterwards as it was."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

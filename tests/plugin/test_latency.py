@@ -1,0 +1,424 @@
+"""The gate on latency in real runs. What is slower has more layers; nothing sleeps."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from .conftest import VOCAB, Models, Project
+
+NEVER = "--pot-latency=off"
+LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
+ARGUMENTS = f"{LIMITS}, per, stat, what, new_tokens, max_seconds, preset, reference, candidate, prompts, key"
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory: pytest.TempPathFactory, tiny: Models) -> dict[int, Path]:
+    """Models that differ in their number of layers alone, and are large enough for it to decide how long they take."""
+    home = tmp_path_factory.mktemp("layers")
+    for n_layer in (2, 4, 12):
+        config = GPT2Config(n_layer=n_layer, n_embd=64, n_head=2, n_positions=128, vocab_size=VOCAB, bos_token_id=0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            GPT2LMHeadModel(config).save_pretrained(home / str(n_layer))
+        tiny.tokenizer.save_pretrained(home / str(n_layer))
+    return {n_layer: home / str(n_layer) for n_layer in (2, 4, 12)}
+
+
+def marked(*arguments: str, body: str = "pass", fixtures: str = "") -> str:
+    """A test module with one test per list of arguments of ``pot_latency``."""
+    tests = [
+        f"@pytest.mark.pot_latency({one})\ndef test_{index}({fixtures}):\n    {body}\n" for index, one in enumerate(arguments)
+    ]
+    return "import pytest\n\n" + "\n".join(tests)
+
+
+def test_a_slower_candidate_fails_and_a_copy_does_not(project: Project, layers: dict[int, Path]) -> None:
+    slow, reference = str(layers[12]), str(layers[4])
+    project.write(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.pot_latency(max_slowdown=1.9, reference={reference!r}, candidate={reference!r})
+        def test_copy(pot_result):
+            assert pot_result.latency.verdict == "pass"
+            assert pot_result.latency.n_pairs >= 10
+
+        @pytest.mark.pot_latency(max_slowdown=1.25, reference={reference!r}, candidate={slow!r})
+        def test_slow():
+            assert False, "the body does not run"
+        """
+    )
+    result = project.run("--pot-report=gates.json")
+    result.assert_outcomes(passed=1, failed=1)
+    headline = re.compile(
+        r"pot_latency: slowdown \d\.\d\dx > 1\.25x \(95% bound \d\.\d\dx, (10|40) pairs; reference [\d.]+ ms, "
+        r"candidate [\d.]+ ms, IQR \d+%\)"
+    )
+    [line] = [line for line in result.outlines if line.startswith("pot_latency: ")]
+    assert headline.fullmatch(line)
+    conditions = (
+        rf"  reference {re.escape(reference)}, candidate {re.escape(slow)}; scoring forward of 3 prompts, \d+ tokens"
+        r"(, \d+ runs per timing)?; preset balanced, float32 on cpu, 1 thread, \d+ s"
+    )
+    assert any(re.fullmatch(conditions, line) for line in result.outlines)
+    copy, slower = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
+    assert (copy["verdict"], slower["verdict"], slower["limit"]) == ("pass", "fail", 1.25)
+    assert slower["metric"] == "slowdown"
+    assert slower["score"] == slower["slowdown"] > slower["bound"] > 1.25
+    assert slower["candidate_ms"] > slower["reference_ms"] > 0
+    assert (slower["threads"], slower["prompts"], slower["passed"]) == (1, 3, False)
+
+
+def test_a_histogram_with_v(project: Project) -> None:
+    project.write(test_it=marked("budget_ms=1e-6"))
+    assert not any("█" in line for line in project.run().outlines)
+    lines = project.run("-v").outlines
+    assert sum(int(line.rpartition("█ ")[2]) for line in lines if "█" in line) == 10
+    assert not any("what to do" in line for line in project.run("-q").outlines)
+
+
+def test_budgets_that_all_keep_and_none(project: Project) -> None:
+    per = [f"budget_ms=BUDGET, per={per!r}" for per in ("prompt", "batch", "token")]
+    arguments = [*per, "budget_ms=BUDGET, stat='p95'", "budget_ms=BUDGET, what='prefill'", "budget_ms=BUDGET, what='decode'"]
+    project.write(test_it=marked(*arguments).replace("BUDGET", "1e9"))
+    project.run().assert_outcomes(passed=len(arguments))
+    project.write(test_it=marked(*arguments).replace("BUDGET", "1e-6"))
+    project.run().assert_outcomes(failed=len(arguments))
+
+
+def test_tokens_per_second(project: Project) -> None:
+    project.write(test_it=marked("min_tokens_per_s=1e-3", "min_tokens_per_s=1e12"))
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["pot_latency: * tokens per second < 1000000000000 (95% bound *, 10 timings; candidate * ms, *"]
+    )
+
+
+def test_decoding_tells_the_time_to_the_first_token(project: Project) -> None:
+    result = project.run_tests(marked("budget_ms=1e-6, what='decode', new_tokens=5"))
+    result.stdout.fnmatch_lines(
+        [
+            "  candidate *; greedy decoding of 3 prompts, 12 tokens*",
+            "  candidate * ms to the first token, then * ms per step of 3 *",
+        ]
+    )
+
+
+def test_memory(project: Project, layers: dict[int, Path]) -> None:
+    model = str(layers[12])
+    project.write(
+        test_it=marked(
+            f"max_memory_mb=1000, max_memory_ratio=3, reference={model!r}, candidate={model!r}",
+            f"max_memory_mb=1, candidate={model!r}",
+        )
+    )
+    result = project.run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.re_match_lines(
+        [r"pot_latency: [\d.]+ MB of memory > 1 \(peak memory, resident: candidate \d+ MB \(3 of weights\)\)"]
+    )
+
+
+def test_a_budget_needs_no_reference(project: Project) -> None:
+    """It is neither configured nor, where it is, loaded."""
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.run_tests(marked("budget_ms=1e9")).assert_outcomes(passed=1)
+    project.ini(pot_reference="no/such/model", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.run_tests(marked("budget_ms=1e9")).assert_outcomes(passed=1)
+    project.run_tests(marked("max_slowdown=2")).assert_outcomes(errors=1)
+
+
+def test_no_reference_where_one_is_needed(project: Project) -> None:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    result = project.run_tests(marked("max_slowdown=2"))
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*no reference model is configured*"])
+
+
+def test_the_reference_is_run_although_its_scores_are_cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(max_score=0)
+        @pytest.mark.pot_latency(max_slowdown=1e9)
+        def test_it(pot_result):
+            assert pot_result.verdict == "SAME"
+            assert pot_result.report.mean == 0
+            assert len(pot_result.latency.reference) >= 10
+            assert [gate.settings.gate for gate in pot_result.gates] == ["pot_identity", "pot_latency"]
+        """
+    )
+    for _ in range(2):
+        project.run("--basetemp=tmp").assert_outcomes(passed=1)
+
+
+def test_identity_comes_first(project: Project) -> None:
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_latency(budget_ms=1e-6)
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_it():
+            pass
+        """
+    )
+    result.assert_outcomes(failed=1)
+    assert "pot_latency" not in result.stdout.str()
+    result.stdout.fnmatch_lines(["pot_identity: DIFFERENT: *"])
+
+
+def test_without_a_score_there_is_no_verdict_on_one(project: Project) -> None:
+    project.write(test_it=marked("budget_ms=1e9", body="pot_result.verdict", fixtures="pot_result"))
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*PotError: there is no score here: only pot_identity and pot_distinct have one; *"])
+
+
+def test_report_measures_and_never_fails(project: Project) -> None:
+    project.write(test_it=marked("budget_ms=1e-6"))
+    for result in (project.run("--pot-latency=report"), _with_ini(project, pot_latency="report").run()):
+        result.assert_outcomes(passed=1)
+        [row] = [line for line in result.outlines if line.startswith("test_it.py::test_0")]
+        assert "fail (not gated)" in row
+
+
+def test_off_does_nothing_but_say_so(project: Project) -> None:
+    project.ini(pot_candidate="no/such/model", pot_prompts="prompts.jsonl", pot_latency="gate")
+    project.write(
+        test_it=marked("max_slowdown=2", "budget_ms=1e-6", body="assert pot_result.latency is None", fixtures="pot_result")
+    )
+    result = project.run(NEVER)
+    result.assert_outcomes(passed=2)
+    off = "latency is off (--pot-latency=off or the ini key pot_latency); 2 tests"
+    assert result.outlines.count(off) == 1
+
+
+def _with_ini(project: Project, **values: str) -> Project:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl", **values)
+    return project
+
+
+def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
+    pytest.importorskip("xdist")
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.parametrize("number", [1, 2])
+        @pytest.mark.pot_latency(budget_ms=1e-6)
+        def test_latency(number, pot_result):
+            assert pot_result.latency is None
+
+        @pytest.mark.pot_latency(budget_ms=1e-6)
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_different():
+            pass
+
+        @pytest.mark.pot_latency(budget_ms=1e-6)
+        @pytest.mark.pot_identity(max_score=0)
+        def test_same(pot_result):
+            assert pot_result.verdict == "SAME"
+        """
+    )
+    result = project.run_apart("-n2")
+    result.assert_outcomes(passed=3, failed=1)
+    said = "latency is not gated under -n, where workers disturb each other; run these tests without it; 4 tests"
+    assert [line for line in result.outlines if "latency is not gated" in line] == [said]
+    assert sum("identity" in line and "balanced" in line for line in result.outlines) == 2
+
+
+UNDECIDED = "max_slowdown=1.0001, max_seconds=1e-9"
+
+
+def test_what_cannot_be_decided_passes_with_a_warning(project: Project) -> None:
+    """Also where warnings are errors: what is inconclusive fails by its own key alone."""
+    project.write(test_it=marked(UNDECIDED))
+    result = project.run("-Werror")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*pot_latency: inconclusive: only 0 pairs in 0 s, and slowdown cannot be told from so few"])
+
+
+def test_what_cannot_be_decided_may_fail(project: Project) -> None:
+    tiny = project.tiny
+    project.ini(pot_reference=tiny.reference, pot_candidate=tiny.copy, pot_latency_inconclusive="fail")
+    result = project.run_tests(marked(UNDECIDED))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*inconclusive*", "*what to do: raise max_seconds (now 1e-09), or time less: *"])
+    project.run("--pot-latency=report").assert_outcomes(passed=1)
+
+
+def test_junit(project: Project) -> None:
+    project.write(test_it=marked("budget_ms=1e9", "budget_ms=1e-6"))
+    project.run("--junitxml=out.xml").assert_outcomes(passed=1, failed=1)
+    cases = ElementTree.parse(project.path / "out.xml").getroot().iter("testcase")
+    kept, missed = ({p.get("name"): p.get("value") for p in case.iter("property")} for case in cases)
+    assert (kept["pot_gate"], kept["pot_metric"], kept["pot_verdict"]) == ("pot_latency", "ms per prompt", "pass")
+    assert (missed["pot_verdict"], missed["pot_limit"]) == ("fail", "1e-06")
+    assert float(missed["pot_score"]) > float(missed["pot_bound"]) * 0.99 > 1e-6
+
+
+def test_markdown(project: Project) -> None:
+    project.write(test_it=marked("min_tokens_per_s=1e-3"))
+    project.run("--pot-report=gates.md")
+    *_, row = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
+    assert row.startswith("| test_it.py::test_0 | latency | balanced | tokens per second | ")
+    assert "| >= 0.001 | pass | 3 |" in row
+
+
+def test_xfail(project: Project) -> None:
+    project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.xfail(strict=True)
+        @pytest.mark.pot_latency(budget_ms=1e-6)
+        def test_it():
+            pass
+        """
+    ).assert_outcomes(xfailed=1)
+
+
+def test_the_hook_sees_it(project: Project) -> None:
+    project.write(
+        conftest="""
+        def pytest_pot_gate(item, result):
+            print("gate", result.settings.gate, result.verdict, result.passed, result.report.to_dict()["n_prompts"])
+        """,
+        test_it=marked("budget_ms=1e9"),
+    )
+    assert any("gate pot_latency pass True 3" in line for line in project.run("-s").outlines)
+
+
+def test_garbage_collection_is_left_as_it_was(project: Project) -> None:
+    project.write(
+        conftest="""
+        import gc
+
+        def pytest_pot_gate(item, result):
+            print("collector", gc.isenabled())
+        """,
+        test_it=marked("budget_ms=1e9", "budget_ms=1e-6"),
+    )
+    assert [line.rpartition(" ")[2] for line in project.run("-s").outlines if "collector" in line] == ["True", "True"]
+
+
+def test_a_candidate_for_each_parameter(project: Project) -> None:
+    """The same tests with and without gating: what failed last is found again."""
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(scope="session", params=[{copy}, {padded}], ids=["copy", "padded"])
+        def pot_candidate(request):
+            return request.param
+        """,
+        test_it=marked("budget_ms=1e9"),
+    )
+    for options in ((), (NEVER,)):
+        result = project.run("-v", *options)
+        result.assert_outcomes(passed=2)
+        result.stdout.fnmatch_lines_random(["*::test_0?copy? PASSED*", "*::test_0?padded? PASSED*"])
+
+
+RECORDED = (
+    "needs a live reference to run beside the candidate, and base.pot.safetensors is a recording, which has no clock. Name a "
+    "model, reference=..., or limit the candidate alone"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", f"there is no limit to hold; give at least one of {LIMITS}"),
+        ("per='token'", f"there is no limit to hold; give at least one of {LIMITS}"),
+        ("budget_ms=-1", "budget_ms=-1 must be a finite number above 0"),
+        ("max_slowdown='fast'", "max_slowdown='fast' must be a finite number above 0"),
+        ("max_memory_ratio=float('inf')", "max_memory_ratio=inf must be a finite number above 0"),
+        ("budget_ms=1, per='second'", "per='second' is not one of 'prompt', 'batch', 'token'"),
+        ("budget_ms=1, stat='mean'", "stat='mean' is not one of 'median', 'p95'"),
+        ("max_slowdown=2, stat='p95'", "stat='p95' says what a budget is of; give that too, budget_ms=..."),
+        ("budget_ms=1, what='train'", "what='train' is not one of 'score', 'prefill', 'decode'"),
+        ("budget_ms=1, new_tokens=4", "new_tokens=4 is how many are generated; say what='decode' too"),
+        (
+            "budget_ms=1, what='decode', new_tokens=1",
+            "new_tokens=1 must be a whole number of at least 2: the first is timed apart from the others",
+        ),
+        ("budget_ms=1, max_seconds=0", "max_seconds=0 must be a finite number above 0"),
+        ("budget_ms=1, tolerance='half'", f"unknown argument 'tolerance'; the arguments are {ARGUMENTS}"),
+        ("1.25", f"takes keyword arguments only, not 1.25; they are {ARGUMENTS}"),
+        (
+            "max_slowdown=1.25, reference='base.pot.safetensors'",
+            f"max_slowdown=1.25 {RECORDED}, budget_ms=...",
+        ),
+        (
+            "budget_ms=60, max_memory_ratio=2, reference='base.pot.safetensors'",
+            f"max_memory_ratio=2 {RECORDED}, max_memory_mb=...",
+        ),
+        (
+            "budget_ms=60, candidate='base.pot.safetensors'",
+            "candidate='base.pot.safetensors' is a recording, and a gate runs its candidate; python -m pytest_pot compare "
+            "scores two recordings against each other",
+        ),
+    ],
+)
+def test_usage_errors(project: Project, arguments: str, message: str) -> None:
+    result = project.run_tests(marked(arguments))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.errlines if line] == [f"ERROR: test_it.py::test_0: pot_latency: {message}"]
+
+
+@pytest.mark.parametrize("option", ["--pot-reference=base.pot.safetensors", "--pot-baseline=base.pot.safetensors"])
+def test_a_recording_in_the_options(project: Project, option: str) -> None:
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    result = project.run_tests(marked("max_slowdown=1.25"), option)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: test_it.py::test_0: pot_latency: max_slowdown=1.25 {RECORDED}, budget_ms=..." in result.errlines
+    project.run_tests(marked("budget_ms=1e9"), option).assert_outcomes(passed=1)
+
+
+def test_a_recording_beside_a_live_reference(project: Project) -> None:
+    """--pot-baseline serves the scores, and the model that is named serves the clock."""
+    project.write(test_it=marked("max_slowdown=1e9"))
+    project.run("--pot-baseline=base.pot.safetensors").assert_outcomes(passed=1)
+
+
+def test_a_fixture_that_returns_a_recording(project: Project) -> None:
+    project.write(
+        conftest="""
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def pot_reference():
+            return "base.pot.safetensors"
+        """,
+        test_it=marked("max_slowdown=1.25"),
+    )
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*base.pot.safetensors is a recording*"])
+
+
+@pytest.mark.parametrize(
+    ("ini", "option", "message"),
+    [
+        ({}, "--pot-latency=maybe", "--pot-latency='maybe' is not one of 'gate', 'report', 'off'"),
+        ({"pot_latency": "on"}, "", "pot_latency='on' is not one of 'gate', 'report', 'off'"),
+        ({"pot_latency_inconclusive": "skip"}, "", "pot_latency_inconclusive='skip' is not one of 'pass', 'fail'"),
+    ],
+)
+def test_options_that_have_no_meaning(project: Project, ini: dict[str, str], option: str, message: str) -> None:
+    project.ini(**ini)
+    result = project.run_tests(marked("budget_ms=1"), *([option] if option else []))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {message}" in result.errlines

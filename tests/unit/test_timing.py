@@ -1,0 +1,132 @@
+"""What is timed of a real model: the work itself, the memory that it takes, and nothing left behind."""
+
+from __future__ import annotations
+
+import sys
+from collections import namedtuple
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from pytest_pot import PotError, ScoringConfig
+from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.memory import peak_of, weights_size
+from pytest_pot.engines.timing import _Decoding, synchroniser, work
+from pytest_pot.tokens import Tokens
+
+CONFIG = ScoringConfig()
+SIZES = {"vocab_size": 97, "bos_token_id": 0, "eos_token_id": 0}
+
+
+def made(cls, config):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = cls(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(4)  # or else all positions say the same
+    return model.eval()
+
+
+def gpt2():
+    return made(GPT2LMHeadModel, GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=64, **SIZES))
+
+
+def llama():
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    return made(LlamaForCausalLM, LlamaConfig(max_position_embeddings=64, **sizes, **SIZES))
+
+
+BATCH = [Tokens((5, 6, 7, 8, 9, 0, 0, 0, 0), 5), Tokens((11, 12, 0, 0, 0, 0), 2)]
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_decoding_goes_on_with_the_cache_and_chooses_what_the_model_would(make):
+    model = make()
+    expected = []
+    with torch.inference_mode():
+        for tokens in BATCH:
+            ids = list(tokens.ids[: tokens.prompt_len])
+            for _ in range(4):
+                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            expected.append(ids[tokens.prompt_len :])
+    lengths = []
+    model.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        decoding = _Decoding(engine, "candidate", BATCH)
+        decoding.begin()
+        chosen = [decoding.last]
+        original = decoding._keep
+
+        def keep(output):
+            original(output)
+            chosen.append(decoding.last)
+
+        decoding._keep = keep
+        decoding.go_on()
+    assert torch.cat(chosen, dim=1).tolist() == expected
+    assert lengths == [5, 1, 1, 1], "after the prompt, one token at a time"
+
+
+def test_a_model_without_a_cache_cannot_be_timed_at_decoding():
+    class Plain(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 97)
+
+    with CausalLM.ready(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as caught:
+        work(engine, "candidate", BATCH, "decode", None)
+    assert str(caught.value).startswith("the candidate takes and returns no key-value cache (cache or past_key_values or")
+
+
+def test_an_engine_of_ones_own_can_be_timed_at_scoring_alone():
+    Own = namedtuple("Own", ["label"])
+    with pytest.raises(PotError, match=r"the reference is an engine of its own \(a server\), of which only what='score'"):
+        work(Own("a server"), "reference", BATCH, "prefill", None)
+
+
+@pytest.mark.parametrize("what", ["score", "prefill", "decode"])
+def test_the_shapes_that_are_run(what):
+    model = gpt2()
+    shapes = []
+    model.register_forward_hook(lambda _, args, output: shapes.append((*args[0].shape, output.logits.shape[1])))
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        timed = work(engine, "candidate", BATCH, what, 10)
+        assert not shapes, "nothing is run before it is timed"
+        if timed.lead is not None:
+            timed.lead()
+        timed.run()
+    # score: only the columns that predict something; prefill: all; decode: the prompt, whose last token counts, then three.
+    assert shapes == {"score": [(2, 9, 7)], "prefill": [(2, 9, 9)], "decode": [(2, 5, 1)] + [(2, 1, 1)] * 3}[what]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counted by Linux")
+@pytest.mark.parametrize("megabytes", [64, 256])
+def test_peak_memory_is_what_the_run_needs_above_rest_and_its_own_weights(megabytes):
+    model = nn.Linear(1000, 1000, bias=False)
+
+    def run():
+        for _ in range(3):  # freed each time: the peak is that of one
+            torch.ones(megabytes * 250_000).sum()
+
+    for _ in range(2):  # the second time, the allocator may have kept the memory of the first
+        peak = peak_of(run, model, torch.device("cpu"))
+        assert peak.weights == 4_000_000
+        assert (peak.bytes - peak.weights) / 1e6 == pytest.approx(megabytes, abs=4)
+
+
+def test_tied_weights_are_counted_once():
+    model = gpt2()
+    assert model.lm_head.weight is model.transformer.wte.weight
+    unique = {id(p): p.numel() * 4 for p in model.parameters()}
+    assert weights_size(model) == sum(unique.values()) + sum(buffer.nbytes for buffer in model.buffers())
+
+
+def test_the_memory_of_other_devices_is_not_guessed():
+    assert peak_of(lambda: None, nn.Linear(1, 1), torch.device("meta")) is None
+
+
+def test_a_cpu_needs_no_waiting():
+    with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine:
+        assert synchroniser([engine])() is None
