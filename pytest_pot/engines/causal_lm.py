@@ -15,8 +15,9 @@ from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Ints, TopK
 from pytest_pot.engines.base import OutOfMemory
 from pytest_pot.engines.device import prepared, rng_untouched
+from pytest_pot.engines.heads import Hidden, Logits, OutputLayer, Rows
 from pytest_pot.engines.lookups import lookups_checked
-from pytest_pot.engines.reduce import reduce_logits
+from pytest_pot.engines.reduce import reduce_rows
 from pytest_pot.engines.sampling import sample_continuation
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
@@ -44,6 +45,7 @@ class CausalLM:
         first = next(model.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
         self._reading: Tensor | None = None
+        self._output_layer = None if config.every_position else OutputLayer.of(model, self._autocast)
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @classmethod
@@ -72,20 +74,22 @@ class CausalLM:
         return max_positions(self._model)
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
-        logits, targets = self._position_logits(batch)
-        return self._reduce(logits, targets, select=k, first=logits.shape[-1] if k is None else None)
+        with self._memory_errors():
+            rows, targets = self._rows(batch)
+            return self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
-        logits, targets = self._position_logits(batch)
-        if isinstance(ids, int):
-            return self._reduce(logits, targets, select=None, first=min(ids, logits.shape[-1]))
-        highest = int(ids.max(initial=0))
-        if highest >= logits.shape[-1]:
-            raise PotError(
-                f"the {self._role}'s vocabulary has {logits.shape[-1]} tokens, but the other model's likeliest tokens include "
-                f"id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
-            )
-        return self._reduce(logits, targets, select=ids, first=None)
+        with self._memory_errors():
+            rows, targets = self._rows(batch)
+            if isinstance(ids, int):
+                return self._reduce(rows, targets, select=None, first=min(ids, rows.vocab_size))
+            highest = int(ids.max(initial=0))
+            if highest >= rows.vocab_size:
+                raise PotError(
+                    f"the {self._role}'s vocabulary has {rows.vocab_size} tokens, but the other model's likeliest tokens "
+                    f"include id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
+                )
+            return self._reduce(rows, targets, select=torch.from_numpy(ids).to(targets.device), first=None)
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         for context in contexts:
@@ -96,47 +100,52 @@ class CausalLM:
                 for context in contexts
             ]
 
-    def _reduce(self, logits: Tensor, targets: Tensor, *, select: int | Ints | None, first: int | None) -> TopK:
-        eps = max(torch.finfo(self._dtype).eps, torch.finfo(logits.dtype).eps)
-        temperature = self._config.temperature
-        with self._memory_errors():
-            return reduce_logits(logits, targets, select=select, first=first, temperature=temperature, eps=eps)
+    def _reduce(self, rows: Rows, targets: Tensor, *, select: int | Tensor | None, first: int | None) -> TopK:
+        eps = torch.finfo(self._dtype).eps
+        return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=eps)
 
-    def _position_logits(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-        """The logits that predict each position of ``batch``, [positions, vocab], and the tokens to predict, [positions]."""
+    def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
+        """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
         for tokens in batch:
             self._check_ids(tokens.ids)
-        with self._memory_errors():
-            gather = self._plainly if self._config.every_position else self._padded
-            logits = gather(batch)
-        targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=logits.device)
-        self._check_ids(targets.tolist(), logits.shape[-1])
-        return logits, targets
+        rows = self._plainly(batch) if self._config.every_position else self._padded(batch)
+        targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=rows.device)
+        self._check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
+        return rows, targets
 
-    def _plainly(self, batch: Sequence[Tokens]) -> Tensor:
+    def _plainly(self, batch: Sequence[Tokens]) -> Rows:
         """The yardstick: each prompt alone, logits at every position, of which those that predict the continuation."""
         rows = []
         for tokens in batch:
             ids = torch.tensor([tokens.ids], device=self._device)
             logits = self._forward(ids, torch.ones_like(ids))
             rows.append(logits[0, tokens.prompt_len - 1 : len(tokens.ids) - 1])
-        return torch.cat(rows)
+        return Logits(torch.cat(rows))
 
-    def _padded(self, batch: Sequence[Tokens]) -> Tensor:
-        """All prompts in one forward, padded on the right, with logits only at the columns that some prompt needs."""
+    def _padded(self, batch: Sequence[Tokens]) -> Rows:
+        """All prompts in one forward, padded on the right, and of its hidden states those that some position needs."""
         length = max(len(tokens.ids) for tokens in batch)
         ids = torch.tensor([[*t.ids, *[_PAD_ID] * (length - len(t.ids))] for t in batch], device=self._device)
         mask = torch.tensor([[1] * len(t.ids) + [0] * (length - len(t.ids)) for t in batch], device=self._device)
-        start = min(t.prompt_len - 1 for t in batch)
-        stop = max(len(t.ids) - 1 for t in batch)
+        row = torch.tensor([i for i, t in enumerate(batch) for _ in range(t.n_positions)])
+        column = torch.tensor([c for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)])
+        if self._output_layer is not None:
+            layer = self._output_layer
+            states = layer.states(lambda: self._forward(ids, mask, n_columns=layer.n_columns))
+            if states is not None:
+                return Hidden(states[row.to(states.device), column.to(states.device)], layer)
+            self._output_layer = None
+        # The model makes its logits itself, at the columns that some prompt needs: where it can, at no others.
+        start, stop = int(column.min()), int(column.max()) + 1
         logits = self._forward(ids, mask, torch.arange(start, stop, device=self._device))
         offset = start if logits.shape[1] == stop - start else 0
-        row = [i for i, t in enumerate(batch) for _ in range(t.n_positions)]
-        column = [c - offset for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)]
-        return logits[torch.tensor(row, device=logits.device), torch.tensor(column, device=logits.device)]
+        return Logits(logits[row.to(logits.device), (column - offset).to(logits.device)])
 
-    def _forward(self, ids: Tensor, mask: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Logits [batch, length, vocab]; where the model can, only those at ``columns`` of the length."""
+    def _forward(self, ids: Tensor, mask: Tensor, columns: Tensor | None = None, n_columns: int | None = None) -> Tensor:
+        """Logits [batch, length, vocab]; where the model can, only those at ``columns`` of the length.
+
+        ``n_columns``: of how many the output layer has been cut down to make any.
+        """
         optional = {"attention_mask": mask, "use_cache": False}
         if columns is not None:
             optional["logits_to_keep"] = columns
@@ -153,7 +162,7 @@ class CausalLM:
                 "lower max_length"
             ) from error
         logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
-        lengths = {ids.shape[1], ids.shape[1] if columns is None else len(columns)}
+        lengths = {n_columns} if n_columns is not None else {ids.shape[1], ids.shape[1] if columns is None else len(columns)}
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if not isinstance(logits, Tensor) or logits.ndim != 3 or len(logits) != len(ids) or logits.shape[1] not in lengths:
             raise PotError(
