@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -17,7 +18,7 @@ from pytest_pot.engines.base import OutOfMemory
 from pytest_pot.engines.device import prepared, rng_untouched
 from pytest_pot.engines.heads import Hidden, Logits, OutputLayer, Rows
 from pytest_pot.engines.lookups import lookups_checked
-from pytest_pot.engines.reduce import reduce_rows
+from pytest_pot.engines.reduce import reduce_over_choice, reduce_rows
 from pytest_pot.engines.sampling import sample_continuation
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
@@ -76,7 +77,12 @@ class CausalLM:
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         with self._memory_errors():
             rows, targets = self._rows(batch)
-            return self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
+            top = self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
+            if self._config.tail == "bucket" or top.ids is None or top.log_tail is None:
+                return top
+            # Over again, by the way that candidates go: the same weights must come to the same bits.
+            chosen = self._over_choice(rows, targets, torch.from_numpy(top.ids).to(targets.device)).most_likely_first()
+            return replace(chosen, log_tail=top.log_tail)
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         with self._memory_errors():
@@ -89,7 +95,10 @@ class CausalLM:
                     f"the {self._role}'s vocabulary has {rows.vocab_size} tokens, but the other model's likeliest tokens "
                     f"include id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
                 )
-            return self._reduce(rows, targets, select=torch.from_numpy(ids).to(targets.device), first=None)
+            select = torch.from_numpy(ids).to(targets.device)
+            if self._config.tail == "renormalise":
+                return self._over_choice(rows, targets, select)
+            return self._reduce(rows, targets, select=select, first=None)
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         for context in contexts:
@@ -103,6 +112,12 @@ class CausalLM:
     def _reduce(self, rows: Rows, targets: Tensor, *, select: int | Tensor | None, first: int | None) -> TopK:
         eps = torch.finfo(self._dtype).eps
         return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=eps)
+
+    def _over_choice(self, rows: Rows, targets: Tensor, ids: Tensor) -> TopK:
+        """The softmax over ``ids`` [n, m] alone: no other logits are needed, but for the continuation's tokens."""
+        logits = rows.at(torch.cat([ids, targets[:, None]], dim=-1))
+        eps = torch.finfo(self._dtype).eps
+        return reduce_over_choice(logits[:, :-1], logits[:, -1], ids, self._config.temperature, eps, rows.vocab_size)
 
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
         """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""

@@ -61,11 +61,10 @@ class Logits:
 class Hidden:
     """Hidden states, of which the output layer makes logits."""
 
-    def __init__(self, states: Tensor, layer: OutputLayer, *, some_ids: bool = True) -> None:
-        """``states``: [n, d]. ``some_ids`` false: logits are always made of the whole vocabulary."""
+    def __init__(self, states: Tensor, layer: OutputLayer) -> None:
+        """``states``: [n, d]."""
         self._states = states
         self._layer = layer
-        self._some_ids = some_ids
         self.vocab_size = layer.vocab_size
         self.device = states.device
 
@@ -78,7 +77,7 @@ class Hidden:
 
     def at(self, ids: Tensor) -> Tensor:
         """One product with the rows of all ids that any position needs: the positions of a text share most of them."""
-        if not self._some_ids:
+        if not self._layer.some_ids:
             ends = torch.split(ids, _rows_at_once(self._states, self.vocab_size))
             return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
         union, places = torch.unique(ids, return_inverse=True)
@@ -97,6 +96,9 @@ def _rows_at_once(like: Tensor, width: int) -> int:
 
 class OutputLayer:
     """The product that a model ends in; the model's own forward makes what goes in, hooks, adapters and all."""
+
+    some_ids = True
+    """Whether logits are made of some ids only where no others are asked for; else always of the whole vocabulary."""
 
     def __init__(self, layer: nn.Linear, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._layer = layer

@@ -68,7 +68,7 @@ def reduce_rows(
 
 
 def reduce_over_choice(logits: Tensor, targets: Tensor, ids: Tensor, temperature: float, eps: float, vocab_size: int) -> TopK:
-    """The softmax over some ids alone, in the order of their likelihood where that is the model's own.
+    """The softmax over some ids alone.
 
     Args:
         logits: [n, m] at ``ids`` [n, m].

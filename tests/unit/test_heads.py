@@ -124,6 +124,46 @@ def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatc
     np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if half else 1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("name", ["llama", "phi", "gemma2-softcap"])
+def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(name, temperature, prompts, tokenizer, monkeypatch):
+    """Live and recorded, and every figure of the report."""
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20, temperature=temperature))
+
+    def reports():
+        baseline = scorer.record(pair[0], prompts, tokenizer)
+        live, recorded = scorer.score_batch(*pair, prompts, tokenizer), scorer.score_baseline(baseline, pair[1], tokenizer)
+        assert live.metrics == recorded.metrics
+        assert scorer.score_baseline(baseline, pair[0], tokenizer).max == 0.0
+        return live
+
+    some = reports()
+    monkeypatch.setattr(OutputLayer, "some_ids", False)
+    every = reports()
+    assert every.metrics["kl"] > 0.001
+    for metric, values in every.divergences.items():
+        np.testing.assert_allclose(np.concatenate(some.divergences[metric]), np.concatenate(values), atol=1e-6, rtol=1e-5)
+    assert some.tail_mass == pytest.approx(every.tail_mass, abs=1e-6)
+    for ours, theirs in zip(some.worst(5), every.worst(5), strict=True):
+        assert ours.candidate_probability == pytest.approx(theirs.candidate_probability, abs=1e-5)
+
+
+def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompts, tokenizer):
+    model = tiny("llama", vocab_size=5000)
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=5))
+    baseline = scorer.record(model, prompts, tokenizer)
+    tokens = baseline.tokens
+    n = sum(t.n_positions for t in tokens)
+    with CausalLM.ready(model, "candidate", scorer.config) as engine:
+        engine.at(tokens, baseline.top_k().ids)  # the first run also shows that the model can be split
+        with FlopCounterMode(display=False) as counted:
+            engine.at(tokens, baseline.top_k().ids)
+    ids = {*baseline.top_k().ids.ravel().tolist(), *(token for t in tokens for token in t.targets)}
+    assert head_flops(counted) == 2 * n * 32 * len(ids)
+    assert len(ids) < 2500
+
+
 def test_a_bias_and_hooks_inside_the_model_count(prompts, tokenizer):
     reference, candidate = tiny("phi"), tiny("phi")
     with torch.no_grad():
@@ -165,12 +205,9 @@ def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
         engine.top_k(tokens, 10)  # the first run also shows that the model can be split
         with FlopCounterMode(display=False) as counted:
             engine.top_k(tokens, 10)
-    head = (
-        counted.get_total_flops() - counted.get_flop_counts()["LlamaForCausalLM.model"][torch.ops.aten.mm] - _attention(counted)
-    )
-    assert head == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
+    assert head_flops(counted) == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
 
 
-def _attention(counted):
-    body = counted.get_flop_counts()["LlamaForCausalLM.model"]
-    return sum(flops for operation, flops in body.items() if operation is not torch.ops.aten.mm)
+def head_flops(counted):
+    flops = counted.get_flop_counts()
+    return sum(flops["Global"].values()) - sum(flops["LlamaForCausalLM.model"].values())
