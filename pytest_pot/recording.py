@@ -59,7 +59,7 @@ def record(
         ends = np.cumsum([0, *(tokens[index].n_positions for index in batch)])
         return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
 
-    batches: Batches[Recorded] = Batches(config, tokens, progress)
+    batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
     positions = Recorded.concatenate(list(batches.run(work).values()))
     return Pass(positions, vocab_size, batches.size)
 

@@ -69,7 +69,7 @@ class ScoreReport:
     decode: Callable[[list[int]], str] = field(repr=False)
     elapsed_s: float
     batch_size: int
-    """Prompts per forward at the end; less than asked for where memory ran out."""
+    """The most prompts that ran in one forward; less than asked for where there were no more, or memory ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Ints, TopK
-from pytest_pot.engines.base import OutOfMemory
-from pytest_pot.engines.device import prepared, rng_untouched
+from pytest_pot.engines.base import OutOfMemory, Room
+from pytest_pot.engines.device import RoomForTokens, prepared, rng_untouched
 from pytest_pot.engines.heads import Hidden, Logits, OutputLayer, Rows
 from pytest_pot.engines.lookups import lookups_checked
 from pytest_pot.engines.reduce import reduce_over_choice, reduce_rows
@@ -45,6 +45,7 @@ class CausalLM:
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         first = next(model.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
+        self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None
         self._output_layer = None if config.every_position else OutputLayer.of(model, self._autocast)
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -73,6 +74,10 @@ class CausalLM:
     @property
     def max_positions(self) -> int | None:
         return max_positions(self._model)
+
+    @property
+    def room(self) -> Room:
+        return self._room.room
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         with self._memory_errors():
@@ -123,7 +128,8 @@ class CausalLM:
         """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
         for tokens in batch:
             self._check_ids(tokens.ids)
-        rows = self._plainly(batch) if self._config.every_position else self._padded(batch)
+        with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
+            rows = self._plainly(batch) if self._config.every_position else self._padded(batch)
         targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=rows.device)
         self._check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
         return rows, targets
