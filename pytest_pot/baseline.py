@@ -8,7 +8,7 @@ computed from them again is the same to the last bit. A model is at distance 0 f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class Recorded:
     target_values: npt.NDArray[Any]
     """[n]: the same of the continuation's own token."""
     log_normalisers: Floats
-    """[n]: log-sum-exp of all logits over the temperature; 0 where ``values`` are log-probabilities."""
+    """[n]: log-sum-exp of all logits over the temperature, or of those at ``ids`` alone where the tail is renormalised; 0
+    where ``values`` are log-probabilities."""
     log_tail: Floats | None
     """[n]: log of the mass of all other ids; None where there are none."""
     clear: Flags
@@ -161,6 +162,20 @@ class Baseline:
         """The distributions at the positions ``start`` to ``stop``, by default all."""
         part = self.recorded.rows(start, self.n_positions if stop is None else stop)
         return part.top_k(self.config.temperature, self.vocab_size)
+
+    def over_all(self, start: int = 0, stop: int | None = None) -> TopK:
+        """:meth:`top_k` normalised over the whole vocabulary, also where the tail was renormalised."""
+        top = self.top_k(start, stop)
+        if self.config.tail == "bucket" or top.log_tail is None:
+            return top
+        share = np.log1p(-np.minimum(top.tail_mass, 1.0 - np.finfo(np.float64).eps))
+        return replace(
+            top,
+            log_probs=top.log_probs + share[:, None],
+            targets=top.targets + share,
+            top_log_probs=top.top_log_probs + share,
+            log_normalisers=top.log_normalisers - share,
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the file ``path``, whose name must end in ``.pot.safetensors``.

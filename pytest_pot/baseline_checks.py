@@ -88,7 +88,9 @@ def _check_positions(baseline: Baseline, targets: npt.NDArray[np.int64], start: 
         finite &= np.isfinite(top.log_tail)
     refuse_where(~finite, "a log-probability is NaN or infinite")
     tail = np.zeros(len(top)) if top.log_tail is None else np.exp(np.minimum(top.log_tail, 1.0))
-    total = np.exp(np.minimum(top.log_probs, 1.0)).sum(axis=1) + tail
+    alone = baseline.config.tail == "renormalise"
+    refuse_where(tail > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
+    total = np.exp(np.minimum(top.log_probs, 1.0)).sum(axis=1) + (0.0 if alone else tail)
     refuse_where(total > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
     refuse_where(total < 1.0 - _SHORTFALL, "the probabilities sum to less than 1")
     if top.ids is None:
@@ -105,5 +107,6 @@ def _check_positions(baseline: Baseline, targets: npt.NDArray[np.int64], start: 
     refuse_where(differs, "the continuation's token has two log-probabilities")
     hidden = ~here.any(axis=1)
     refuse_where(
-        hidden & (np.exp(np.minimum(top.targets, 1.0)) > tail + _ROUNDING), "the continuation's token outweighs the tail"
+        hidden & (np.exp(np.minimum(top.targets, 1.0)) * ((1.0 - tail) if alone else 1.0) > tail + _ROUNDING),
+        "the continuation's token outweighs the tail",
     )

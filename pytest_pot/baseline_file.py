@@ -8,7 +8,8 @@ lengths            [prompts, 3] U32    per prompt: tokens of the prompt, positio
 ids                [n, k] U16 or U32   the likeliest ids at each of the n positions; absent for the whole vocabulary
 values             [n, k] F32 or F64   the logits at those ids
 target_values      [n] like values     the logit of the continuation's own token
-log_normalisers    [n] F64             log-sum-exp of all logits over the temperature
+log_normalisers    [n] F64             log-sum-exp of all logits over the temperature; of those at ``ids`` alone where the
+                                       tail is renormalised
 log_tail           [n] F64             log of the mass of all other ids; absent for the whole vocabulary
 clear              [n] U8              1 where the first id leads the second by more than rounding error
 =================  ==================  ================================================================================

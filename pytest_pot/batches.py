@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from pytest_pot.config import ScoringConfig
-from pytest_pot.engines.base import OutOfMemory
+from pytest_pot.engines.base import Engine, OutOfMemory, Room
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
 
-__all__ = ["Batches", "Progress", "does_not_fit"]
+__all__ = ["Batches", "Progress", "cheapest", "does_not_fit"]
 
-_AUTO_BATCH = 16
+_ROOM = Room(most=1024, per_forward=32)
+"""Of an engine that does not say."""
+
+_BEGINNING, _ALIKE = 32, 4
+"""So many prompts that share so many first tokens stand together: engines may read what they share once."""
+
+_DRAWN = 16
+"""Prompts per forward where their order is given: a verdict may come at any time, and the lengths of the rest are unknown."""
 
 Progress = Callable[[int, int], None]
 """Called with (prompts done, prompts in all)."""
@@ -24,18 +32,33 @@ class Batches(Generic[Result]):
     """Does some work on every prompt, batch by batch.
 
     Which prompts share a batch follows from their lengths and the batch size alone: other shapes round differently, and a
-    candidate that is compared with a recording must be at distance 0 from it where it is the same model.
+    candidate that is compared with a recording must be at distance 0 from it where it is the same model. With the batch size
+    ``"auto"`` it also follows from the room that the engines have, which on a GPU depends on the memory that is free.
     """
 
     def __init__(
-        self, config: ScoringConfig, tokens: Sequence[Tokens] | Mapping[int, Tokens], progress: Progress | None = None
+        self,
+        config: ScoringConfig,
+        tokens: Sequence[Tokens] | Mapping[int, Tokens],
+        progress: Progress | None = None,
+        engines: Sequence[Engine] = (),
     ) -> None:
-        """``tokens`` by prompt index; a mapping may be filled by the work itself, where an order is given to :meth:`run`."""
+        """``tokens`` by prompt index; a mapping may be filled by the work itself, where an order is given to :meth:`run`.
+
+        ``engines``: those that the work runs.
+        """
         self._config = config
         self._tokens = tokens
         self._progress = progress
-        self.size: int = start_size(config.batch_size)
-        """Prompts per forward; halved whenever a batch does not fit into memory."""
+        self._engines = engines
+        self.most: int | None = None if config.batch_size == "auto" else config.batch_size
+        """The most prompts per forward; halved whenever a batch does not fit into memory. None: as the lengths have it."""
+        self._largest = 0
+
+    @property
+    def size(self) -> int:
+        """Prompts per forward; with ``"auto"``, in the largest batch since memory last ran out."""
+        return self._largest if self._config.batch_size == "auto" or self.most is None else self.most
 
     def run(
         self,
@@ -52,28 +75,87 @@ class Batches(Generic[Result]):
         Raises:
             PotError: one prompt alone does not fit into memory.
         """
-        if order is None:
-            # The longest first: neighbours are padded least, and if memory is short, it is known at once.
-            order = sorted(range(len(self._tokens)), key=lambda index: -len(self._tokens[index].ids))
-        todo, total = list(order), len(order)
+        # The longest first: neighbours are padded least, and if memory is short, it is known at once.
+        todo = longest_first(self._tokens) if order is None else list(order)
+        total = len(todo)
         results: dict[int, Result] = {}
+        plan: list[int] = []
+        planned_for = None
         while todo:
-            batch = todo[: self.size]
+            circumstances = self.most, self._room()
+            if not plan or circumstances != planned_for:
+                plan, planned_for = self._plan(todo, by_length=order is None), circumstances
+            batch = todo[: plan[0]]
             try:
                 found = work(batch)
             except OutOfMemory as error:
                 if len(batch) == 1:
                     tokens = self._tokens[batch[0]]
                     raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
-                self.size = len(batch) // 2
+                self.most, self._largest = len(batch) // 2, 0
                 continue
+            self._largest = max(self._largest, len(batch))
             results.update(zip(batch, found, strict=True))
-            todo = todo[len(batch) :]
+            todo, plan = todo[len(batch) :], plan[1:]
             if self._progress is not None:
                 self._progress(len(results), total)
             if enough is not None and enough(found):
                 break
         return {index: results[index] for index in sorted(results)}
+
+    def _room(self) -> Room:
+        rooms = [room for engine in self._engines if (room := getattr(engine, "room", None)) is not None] or [_ROOM]
+        return Room(min(room.most for room in rooms), max(room.per_forward for room in rooms))
+
+    def _plan(self, todo: Sequence[int], *, by_length: bool) -> list[int]:
+        """How many of ``todo`` share the next forward, the one after it, and so on; at least the next."""
+        if self._config.batch_size != "auto":
+            assert self.most is not None
+            return [self.most]
+        if by_length:
+            return cheapest([len(self._tokens[index].ids) for index in todo], self._room(), self.most)
+        return [self.most or _DRAWN]
+
+
+def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens]) -> list[int]:
+    """The indices of ``tokens``, by length; those that begin alike, with a few dozen tokens, stand together."""
+    lengths = [len(tokens[index].ids) for index in range(len(tokens))]
+    beginnings = [tokens[index].ids[: min(_BEGINNING, tokens[index].prompt_len - 1)] for index in range(len(tokens))]
+    members = Counter(beginning for beginning in beginnings if len(beginning) == _BEGINNING)
+    # A few that begin alike gain less by it than they lose beside others that are longer or shorter.
+    groups = [beginning if members[beginning] >= _ALIKE else () for beginning in beginnings]
+    longest: dict[tuple[int, ...], int] = {}
+    for group, length in zip(groups, lengths, strict=True):
+        longest[group] = max(length, longest.get(group, 0))
+    return sorted(range(len(tokens)), key=lambda index: (-longest[groups[index]], groups[index], -lengths[index]))
+
+
+def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> list[int]:
+    """Sizes of batches of neighbours, in the order of ``lengths``, that cost least: padded tokens, and a price per forward.
+
+    Args:
+        lengths: of sequences, in tokens.
+        most: the most sequences in a batch.
+    """
+    # cost[j]: of the cheapest batches for the first j sequences, the last of which begins at begin[j].
+    cost, begin = [0], [0]
+    for j in range(1, len(lengths) + 1):
+        best, longest = None, 0
+        for i in range(j - 1, -1, -1):
+            longest = max(longest, lengths[i])
+            tokens = longest * (j - i)
+            if j - i > 1 and (tokens > room.most or (most is not None and j - i > most)):
+                break
+            if best is None or cost[i] + tokens < best:
+                best, start = cost[i] + tokens, i
+        assert best is not None
+        cost.append(best + room.per_forward)
+        begin.append(start)
+    sizes, j = [], len(lengths)
+    while j:
+        sizes.append(j - begin[j])
+        j = begin[j]
+    return sizes[::-1]
 
 
 def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: int, error: OutOfMemory) -> PotError:
@@ -83,8 +165,3 @@ def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: in
         f"(max_length={config.max_length}, top_k={config.top_k}). {error}. Lower max_length or positions_per_prompt, set a "
         "top_k, or use a smaller dtype or another device"
     )
-
-
-def start_size(batch_size: int | Literal["auto"]) -> int:
-    """Prompts in the first batch."""
-    return _AUTO_BATCH if batch_size == "auto" else batch_size

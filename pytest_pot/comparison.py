@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Floats, TopK
-from pytest_pot.divergence import position_divergences
+from pytest_pot.divergence import position_divergences, renormalised
 from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.prompts import Prompt, shorten
@@ -48,6 +48,8 @@ class Comparison:
     def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
         """The results of the prompts of one batch. Both models run it in the same shape, also after a halving."""
         reference, candidate = self._distributions(batch)
+        if self._config.tail == "renormalise":
+            reference, candidate = renormalised(reference), renormalised(candidate)
         metrics = position_divergences(reference, candidate, self._config.tail)
         tail_mass = reference.tail_mass
         results, start = [], 0

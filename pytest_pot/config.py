@@ -48,7 +48,8 @@ class ScoringConfig:
     """``"bucket"``: all other tokens are one more cell, which makes every divergence a lower bound of the exact one.
     ``"renormalise"``: softmax over the top-k only, for both models; cheaper, and not a bound."""
     batch_size: int | Literal["auto"] = 4
-    """Prompts per forward; ``"auto"`` starts at 16. Either is halved when memory runs out."""
+    """Prompts per forward. ``"auto"``: as many as cost least, padding and the price of a forward taken together, within what
+    the device has room for. Either is halved when memory runs out."""
     positions_per_prompt: int = 32
     """The most tokens of a continuation that are compared."""
     max_length: int = 256

@@ -27,8 +27,9 @@ _PER_POSITION = ("targets", "top_ids", "top_log_probs", "clear", "log_normaliser
 class TopK:
     """Next-token distributions at n positions, seen at m ids each, in natural logarithms.
 
-    ``log_probs`` are normalised over the model's whole vocabulary. A reference's ids are its own likeliest, most likely
-    first; a candidate's are the reference's.
+    ``log_probs`` are normalised over the model's whole vocabulary; or, where the configuration renormalises the tail, over
+    the ids alone, and so is everything else but ``log_tail``. A reference's ids are its own likeliest, most likely first; a
+    candidate's are the reference's.
     """
 
     ids: Ints | None
@@ -37,16 +38,16 @@ class TopK:
     """[n, m]: log-probability of each id."""
     log_tail: Floats | None
     """[n]: log of the mass of all other ids together, summed from the logits and not as ``1 - sum``, which would lose
-    small tails; None where there are no other ids."""
+    small tails; None where there are no other ids, or where a candidate was not asked for them."""
     targets: Floats
     """[n]: log-probability of the continuation's own token."""
     top_ids: Ints
-    """[n]: the likeliest id of the whole vocabulary."""
+    """[n]: the likeliest id of the whole vocabulary, or of the ids alone."""
     top_log_probs: Floats
     """[n]: its log-probability."""
     clear: Flags
     """[n]: whether the likeliest id is ahead of the second by more than rounding error, which grows with the logits. A
-    first choice that is not clear cannot flip."""
+    first choice that is not clear cannot flip. Of a candidate it is not used, and may be anything."""
     log_normalisers: Floats
     """[n]: what was subtracted from the logits to make ``log_probs``; 0 where an engine has no logits to show. A recording
     keeps the logits, which are short numbers, and this, so as to lose nothing."""
@@ -78,6 +79,12 @@ class TopK:
             return self
         order = np.argsort(self.ids, axis=1)
         return replace(self, ids=None, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
+
+    def most_likely_first(self) -> TopK:
+        """The same cells, each position's in the order of their probability."""
+        order = np.argsort(-self.log_probs, axis=1, kind="stable")
+        ids = None if self.ids is None else np.take_along_axis(self.ids, order, axis=1)
+        return replace(self, ids=ids, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
 
     def first(self, m: int) -> TopK:
         """Of the whole vocabulary in order, the ids 0 .. m-1, and all others as the tail."""

@@ -9,7 +9,7 @@ as a bucket each figure is a lower bound of the one over the whole vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -17,10 +17,13 @@ import numpy as np
 from pytest_pot.config import METRICS
 from pytest_pot.distributions import Floats, TopK
 
-__all__ = ["Cells", "position_divergences"]
+__all__ = ["Cells", "position_divergences", "renormalised"]
 
 _CELLS_AT_ONCE = 1 << 18
 """Cells per chunk: half a dozen float64 temporaries of this size stay within a CPU's cache."""
+
+_ROUNDING = 1e-12
+"""Of the sum of a thousand probabilities, far above; of a log-probability in float32, far below."""
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,18 @@ def jsd(cells: Cells) -> Floats:
 def delta_ce(reference: TopK, candidate: TopK) -> Floats:
     """``|ln p(y) − ln q(y)|``, y the continuation's token: the change of its cross-entropy, nats.
 
-    With a renormalised tail, both logarithms are relative to the mass of the top-k: ``|ln p(y)/p(S) − ln q(y)/q(S)|``. For a
-    token outside S these are no probabilities, and may be above 0; the figure still says by how much the token's odds
-    against S as a whole changed.
+    With a renormalised tail, S being the reference's top-k, both logarithms are relative to its mass:
+    ``|ln p(y)/p(S) − ln q(y)/q(S)|``, y's logit less the log-sum-exp of those in S. For a token outside S these are no
+    probabilities, and may be above 0; the figure still says by how much the token's odds against S as a whole changed.
     """
     return np.abs(reference.targets - candidate.targets)
 
 
 def top1_flip(reference: TopK, candidate: TopK) -> Floats:
-    """1 where the likeliest token differs and the reference's margin is above rounding error, else 0."""
+    """1 where the likeliest token differs and the reference's margin is above rounding error, else 0.
+
+    With a renormalised tail, the likeliest of the reference's top-k.
+    """
     differs = reference.top_ids != candidate.top_ids
     return np.asarray(differs & reference.clear, dtype=np.float64)
 
@@ -110,7 +116,7 @@ def position_divergences(reference: TopK, candidate: TopK, tail: str) -> dict[st
     parts: dict[str, list[Floats]] = {name: [] for name in _ON_CELLS}
     for start in range(0, len(reference), chunk):
         stop = start + chunk
-        cells = Cells.of(_cells(reference.rows(start, stop)), _cells(candidate.rows(start, stop)))
+        cells = Cells.of(*(_cells(top.rows(start, stop), tail) for top in (reference, candidate)))
         for name, metric in _ON_CELLS.items():
             parts[name].append(metric(cells))
     found = {name: np.concatenate(part) for name, part in parts.items()}
@@ -119,26 +125,28 @@ def position_divergences(reference: TopK, candidate: TopK, tail: str) -> dict[st
 
 
 def renormalised(top: TopK) -> TopK:
-    """``top`` as the softmax over its own ids only; its first choice is the likeliest among them."""
+    """``top`` as the softmax over its own ids only; its first choice is the likeliest among them.
+
+    ``log_tail`` stays what it was, the share of the whole that is left out. What is so already is given back as it is.
+    """
     peak = top.log_probs.max(axis=-1, keepdims=True)
     mass = (peak + np.log(np.exp(top.log_probs - peak).sum(axis=-1, keepdims=True)))[:, 0]
+    if np.abs(mass).max(initial=0.0) < _ROUNDING:
+        return top
     rows = np.arange(len(top))
     first = top.log_probs.argmax(axis=-1)
-    return TopK(
-        ids=top.ids,
+    return replace(
+        top,
         log_probs=top.log_probs - mass[:, None],
-        log_tail=None,
         targets=top.targets - mass,
         top_ids=first if top.ids is None else top.ids[rows, first],
         top_log_probs=top.log_probs[rows, first] - mass,
-        clear=top.clear,
-        log_normalisers=top.log_normalisers,
-        vocab_size=top.vocab_size,
+        log_normalisers=top.log_normalisers + mass,
     )
 
 
-def _cells(top: TopK) -> Floats:
-    """The cells of a distribution, [n, cells]: its ids and, where there is one, the tail."""
-    if top.log_tail is None:
+def _cells(top: TopK, tail: str) -> Floats:
+    """The cells of a distribution, [n, cells]: its ids and, where there is one and it counts, the tail."""
+    if top.log_tail is None or tail == "renormalise":
         return top.log_probs
     return np.concatenate([top.log_probs, top.log_tail[:, None]], axis=1)

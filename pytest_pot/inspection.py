@@ -43,7 +43,7 @@ def _averages(baseline: Baseline) -> tuple[float, float, float]:
     """Entropy over the cells, tail mass and cross-entropy of the continuation, averaged like a score; nats."""
     per_prompt = []
     for start, stop in zip(baseline.starts, baseline.starts[1:], strict=False):
-        top = baseline.top_k(start, stop)
+        top = baseline.over_all(start, stop)
         entropy = -(np.exp(top.log_probs) * top.log_probs).sum(axis=1)
         if top.log_tail is not None:
             entropy -= np.exp(top.log_tail) * top.log_tail

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.batches import start_size
 from pytest_pot.config import one_of
 from pytest_pot.errors import InvalidArgument
 from pytest_pot.latency import WHATS, LatencyLimits
@@ -24,6 +23,10 @@ _LIMITS = ("budget_ms", "max_slowdown", "min_tokens_per_s", "max_memory_mb", "ma
 _MEASURING = ("what", "new_tokens", "max_seconds")
 LATENCY_ARGUMENTS = (*_LIMITS, *_MEASURING, "preset", "reference", "candidate", "prompts", "key")
 """What the marker takes."""
+
+
+_AUTO_BATCH = 16
+"""Prompts that are timed where the batch size is ``"auto"``: what is timed has to have one size."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class LatencySettings(GateSettings):
     @property
     def batch_size(self) -> int:
         """Prompts in the batch that is timed."""
-        return start_size(self.config.batch_size)
+        return _AUTO_BATCH if self.config.batch_size == "auto" else self.config.batch_size
 
 
 def not_gated(config: pytest.Config) -> str | None:

@@ -56,7 +56,7 @@ def compare(reference: Baseline, candidate: Baseline) -> Overlap:
     n_positions = 0
     for index, other, n in _matches(reference, candidate):
         start, other_start = reference.starts[index], candidate.starts[other]
-        p, q = reference.top_k(start, start + n), candidate.top_k(other_start, other_start + n)
+        p, q = reference.over_all(start, start + n), candidate.over_all(other_start, other_start + n)
         p, q = on_common_ids(p, q)
         found = position_divergences(p, q, "bucket")
         for name, values in found.items():

@@ -43,6 +43,10 @@ _PROBE = (
 """A text that most ways of cutting a text treat differently: case, digits, spaces, several scripts, special tokens."""
 
 
+_KNOWN: dict[tuple[str, str], dict[str, str]] = {}
+"""Digests of the last tokenizer's large parts, by its class and all that its backend says of itself."""
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What was recorded, with what, where."""
@@ -90,20 +94,44 @@ def tokenizer_digests(tokenizer: Any) -> dict[str, str]:
     left as it was.
     """
     parts: dict[str, Callable[[], Any]] = {
-        "vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items()),
         "added_tokens": lambda: [[index, *_added(token)] for index, token in sorted(tokenizer.added_tokens_decoder.items())],
         "encoding": lambda: [
             list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
             for special in (True, False)
         ],
-        **_rules(tokenizer),
     }
-    found: dict[str, str] = {}
     with unchanged(tokenizer):
-        for name, part in parts.items():
-            # A tokenizer may be any object, and raise what it likes where it has no answer.
-            with suppress(Exception):
-                found[name] = digest([_json(part())])
+        return {**_large_parts(tokenizer), **_digests(parts)}
+
+
+def _large_parts(tokenizer: Any) -> dict[str, str]:
+    """Vocabulary and rules, which take a third of a second to sort and parse: once for a tokenizer that stays as it is."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    key = None
+    with suppress(Exception):
+        # What is not the library's own may make its vocabulary of anything.
+        if type(tokenizer).__module__.startswith("transformers."):
+            key = type(tokenizer).__qualname__, digest([backend.to_str().encode()])  # type: ignore[union-attr]
+    if key is not None and key in _KNOWN:
+        return _KNOWN[key]
+    found = _digests(
+        {
+            "vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items()),
+            **_rules(tokenizer),
+        }
+    )
+    if key is not None:
+        _KNOWN.clear()  # a run has one tokenizer, or one after the other
+        _KNOWN[key] = found
+    return found
+
+
+def _digests(parts: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, part in parts.items():
+        # A tokenizer may be any object, and raise what it likes where it has no answer.
+        with suppress(Exception):
+            found[name] = digest([_json(part())])
     return found
 
 

@@ -14,6 +14,7 @@ from pytest_pot.batches import Batches, Progress
 from pytest_pot.comparison import check_finite
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Ints, TopK
+from pytest_pot.divergence import renormalised
 from pytest_pot.engines.base import Engine
 from pytest_pot.errors import PotError
 from pytest_pot.overlap import Overlap, compare
@@ -53,10 +54,12 @@ def record(
         top = reference.top_k([tokens[index] for index in batch], config.top_k)
         check_finite(top, "reference", prompts, tokens, batch)
         vocab_size = top.vocab_size
+        if config.tail == "renormalise":
+            top = renormalised(top)
         ends = np.cumsum([0, *(tokens[index].n_positions for index in batch)])
         return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
 
-    batches: Batches[Recorded] = Batches(config, tokens, progress)
+    batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
     positions = Recorded.concatenate(list(batches.run(work).values()))
     return Pass(positions, vocab_size, batches.size)
 

@@ -249,9 +249,9 @@ class TeacherForcedScorer:
         baseline: Baseline | None = None,
     ) -> ScoreReport:
         """The report on all ``prompts``."""
-        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress)
+        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress, [reference, candidate])
         if baseline is not None and baseline.config.batch_size == self.config.batch_size:
-            batches.size = min(batches.size, baseline.batch_size)  # where memory ran out while recording
+            batches.most = min(batches.most or baseline.batch_size, baseline.batch_size)  # where memory ran out while recording
         found = batches.run(Comparison(self.config, reference, candidate, prompts, tokens))
         labels = reference.label, candidate.label
         return self._report(found, prompts, tokens, labels, tokenizer, batches.size, started)
@@ -282,7 +282,7 @@ class TeacherForcedScorer:
             scores = [float(result.divergences[self.config.metric].mean()) for result in found]
             return test.update(scores) is not Verdict.UNDECIDED
 
-        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress)
+        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress, [reference, candidate])
         results = batches.run(work, order, enough)
         labels = reference.label, candidate.label
         return self._report(results, prompts, tokens, labels, tokenizer, batches.size, started)

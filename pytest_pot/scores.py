@@ -23,7 +23,9 @@ _CONTEXT_TOKENS = 12
 class WorstPosition:
     """One position: what was read, what came, and what each model made of it.
 
-    Probabilities and choices are the models' own, over their whole vocabularies, also where the tail is renormalised.
+    Probabilities and choices are the models' own, over their whole vocabularies. Where the tail is renormalised, they are
+    those among the reference's likeliest tokens: a probability is relative to the mass of these, and 1 where it would be more,
+    as that of a token outside them can be.
     """
 
     prompt_index: int
@@ -68,7 +70,7 @@ class ScoreReport:
     decode: Callable[[list[int]], str] = field(repr=False)
     elapsed_s: float
     batch_size: int
-    """Prompts per forward at the end; less than asked for where memory ran out."""
+    """The most prompts that ran in one forward; less than asked for where there were no more, or memory ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
 
@@ -161,12 +163,12 @@ class ScoreReport:
             context=self._text(list(tokens.ids[max(0, at - _CONTEXT_TOKENS) : at])),
             token=self._text([tokens.ids[at]]),
             token_id=tokens.ids[at],
-            reference_probability=float(np.exp(reference.targets[position])),
-            candidate_probability=float(np.exp(candidate.targets[position])),
+            reference_probability=_probability(reference.targets[position]),
+            candidate_probability=_probability(candidate.targets[position]),
             reference_choice=self._text([int(reference.top_ids[position])]),
-            reference_choice_probability=float(np.exp(reference.top_log_probs[position])),
+            reference_choice_probability=_probability(reference.top_log_probs[position]),
             candidate_choice=self._text([int(candidate.top_ids[position])]),
-            candidate_choice_probability=float(np.exp(candidate.top_log_probs[position])),
+            candidate_choice_probability=_probability(candidate.top_log_probs[position]),
         )
 
     def _text(self, ids: list[int]) -> str:
@@ -215,3 +217,7 @@ class ScoreReport:
 def _mean(values: Floats) -> float:
     """Of the exact sum, rounded once: no order of the values gives another mean."""
     return float(statistics.mean(values.tolist()))
+
+
+def _probability(log_prob: float) -> float:
+    return float(np.exp(min(log_prob, 0.0)))

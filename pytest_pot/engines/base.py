@@ -17,7 +17,7 @@ from pytest_pot.tokens import Tokens
 if TYPE_CHECKING:
     from pytest_pot.distributions import Ints, TopK
 
-__all__ = ["Engine", "LoadedModel", "OutOfMemory"]
+__all__ = ["Engine", "LoadedModel", "OutOfMemory", "Room"]
 
 
 @runtime_checkable
@@ -55,6 +55,16 @@ class Engine(Protocol):
         Raises:
             OutOfMemory: one context alone does not fit.
         """
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much is worth putting into one forward, in tokens with their padding; an engine may have it as ``room``."""
+
+    most: int
+    """More do not fit, or do not make it faster."""
+    per_forward: int
+    """So many tokens take as long as it takes to begin another forward: padding that costs less is worth while."""
 
 
 class OutOfMemory(PotError):

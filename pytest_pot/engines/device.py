@@ -13,9 +13,19 @@ import torch
 from torch import nn
 
 from pytest_pot.config import ScoringConfig
+from pytest_pot.engines.base import Room
 from pytest_pot.errors import PotError
 
-__all__ = ["choose_device", "choose_dtype", "hardware", "prepared", "rng_untouched"]
+__all__ = ["RoomForTokens", "choose_device", "choose_dtype", "hardware", "prepared", "rng_untouched"]
+
+_TOKENS_ON_CPU = 1024
+_CPU_FORWARD = 32
+"""What beginning a forward costs, in tokens: of SmolLM2, reading the weights and 30 layers of calls took as long as 35."""
+
+_FIRST_TOKENS, _MOST_TOKENS = 1 << 11, 1 << 16
+_GPU_FORWARD = 1 << 11
+_SHARE_OF_FREE = 0.5
+"""On a GPU: tokens before a batch has been measured and at most, the price of a forward, and the memory to be counted on."""
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -84,6 +94,43 @@ def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
     finally:
         for module in training:
             module.training = True
+
+
+class RoomForTokens:
+    """How many tokens one forward should have on a device: what pays there, and what its free memory allows.
+
+    On a CPU the products are as fast as they get with some hundred tokens. On a GPU they go on to gain, and what a token takes
+    is seen in the first batch. The figure is rounded down to a power of two, so that batches are the same as long as the free
+    memory is about the same.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._bytes_per_token: float | None = None
+
+    @property
+    def room(self) -> Room:
+        if self._device.type == "cpu":
+            return Room(most=_TOKENS_ON_CPU, per_forward=_CPU_FORWARD)
+        if self._bytes_per_token is None:
+            return Room(most=_FIRST_TOKENS, per_forward=_GPU_FORWARD)
+        free = torch.cuda.mem_get_info(self._device)[0]
+        free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        fitting = int(_SHARE_OF_FREE * free / self._bytes_per_token)
+        most = max(_FIRST_TOKENS, min(_MOST_TOKENS, 1 << max(0, fitting.bit_length() - 1)))
+        return Room(most=most, per_forward=_GPU_FORWARD)
+
+    @contextmanager
+    def measured(self, n_tokens: int) -> Iterator[None]:
+        """The first forward meanwhile, of ``n_tokens`` with their padding."""
+        if self._device.type != "cuda" or self._bytes_per_token is not None:
+            yield
+            return
+        before = torch.cuda.memory_allocated(self._device)
+        yield
+        # What the allocator holds has at some time been in use: no less than this forward's peak. Its own record of peaks is
+        # the user's, and is not reset for this.
+        self._bytes_per_token = max(1.0, (torch.cuda.memory_reserved(self._device) - before) / n_tokens)
 
 
 @contextmanager

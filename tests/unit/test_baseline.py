@@ -88,6 +88,17 @@ def test_bytes_per_position(tokenizer, tmp_path):
         assert size / baseline.n_positions <= 8.2 * min(scorer.config.top_k, vocab_size) + 40
 
 
+def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabulary(prompts, tokenizer):
+    fields = {"top_k": 20, "batch_size": 8}
+    whole, alone = (
+        TeacherForcedScorer(ScoringConfig(tail=tail, **fields)).record(tiny(), prompts, tokenizer).over_all()
+        for tail in ("bucket", "renormalise")
+    )
+    np.testing.assert_allclose(np.sort(alone.log_probs), np.sort(whole.log_probs), atol=1e-5)
+    for name in ("targets", "top_log_probs", "log_tail"):
+        np.testing.assert_allclose(getattr(alone, name), getattr(whole, name), atol=1e-5)
+
+
 def test_the_same_recording_makes_the_same_bytes(prompts, tokenizer, tmp_path):
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     first, second = (scorer.record(tiny(), prompts, tokenizer).save(tmp_path / f"{i}.pot.safetensors") for i in range(2))

@@ -138,14 +138,22 @@ def test_ids_that_the_tokenizer_cannot_decode_are_shown_by_number():
 
 
 @pytest.mark.parametrize("metric", ["kl", "delta_ce"])
-def test_what_is_shown_of_a_renormalised_position_is_the_models_own(tokenizer, metric):
-    """The token that came is outside the compared ids, and so is the candidate's first choice: over these it has no share."""
+def test_what_is_shown_of_a_renormalised_position_is_relative_to_the_compared_ids(tokenizer, metric):
+    """The token that came is outside them, and so is the candidate's first choice of all."""
     pair = Fixed(97, id5=9.0, id6=7.0), Fixed(97, id5=7.0, id6=5.0, id80=9.0)
     config = ScoringConfig(top_k=2, tail="renormalise", metric=metric)
     position, *_ = TeacherForcedScorer(config).score_batch(*pair, [Prompt("ab", "c")], tokenizer).worst(1)
     p, q = (model.logits.double().softmax(-1) for model in pair)
+    p, q = (model / model[5:7].sum() for model in (p, q))
     assert position.reference_probability == pytest.approx(p[position.token_id].item())
     assert position.candidate_probability == pytest.approx(q[position.token_id].item())
     assert position.reference_choice_probability == pytest.approx(p[5].item())
-    assert position.candidate_choice == tokenizer.decode([80])
-    assert position.candidate_choice_probability == pytest.approx(q[80].item())
+    assert position.candidate_choice == tokenizer.decode([5])
+    assert position.candidate_choice_probability == pytest.approx(q[5].item())
+
+
+def test_a_renormalised_probability_is_never_shown_above_1(tokenizer):
+    pair = Fixed(97, id5=9.0, id6=7.0), Fixed(97, **{f"id{tokenizer.convert_tokens_to_ids('c')}": 9.0})
+    config = ScoringConfig(top_k=2, tail="renormalise")
+    [position] = TeacherForcedScorer(config).score_batch(*pair, [Prompt("ab", "c")], tokenizer).worst(1)
+    assert position.reference_probability < position.candidate_probability == 1.0

@@ -1,0 +1,197 @@
+"""Logits at the positions that are needed, and at no others: from a model's own forward, or from its hidden states.
+
+Most causal language models end in one matrix product, from hidden states to logits. Taken apart from the rest, it is done for
+the needed positions only, a bounded number at a time, and for the needed ids only where the others do not count. A model that
+does anything else to its logits is left whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Hidden", "Logits", "OutputLayer", "Rows"]
+
+_ELEMENTS = {"cpu": 6 << 20}
+_ELEMENTS_ELSEWHERE = 1 << 27
+"""Logits at once, by the type of the device. On a CPU, 24 MiB in float32: the C library maps larger blocks afresh each time."""
+
+_LEAST_ROWS = 64
+"""Positions at once, however large the vocabulary: fewer, and the weights are read more often than it takes to multiply."""
+
+
+class Rows(Protocol):
+    """The logits at n positions, in whatever form they are."""
+
+    vocab_size: int
+    device: torch.device
+
+    def __len__(self) -> int: ...
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All logits, in chunks of positions, [any, vocab] each."""
+
+    def at(self, ids: Tensor) -> Tensor:
+        """The logits at ``ids`` [n, m] of each position, [n, m]."""
+
+
+class Logits:
+    """Logits that a model has made."""
+
+    def __init__(self, logits: Tensor) -> None:
+        """``logits``: [n, vocab]."""
+        self._logits = logits
+        self.vocab_size = logits.shape[-1]
+        self.device = logits.device
+
+    def __len__(self) -> int:
+        return len(self._logits)
+
+    def chunks(self) -> Iterator[Tensor]:
+        yield from torch.split(self._logits, _rows_at_once(self._logits, self.vocab_size))
+
+    def at(self, ids: Tensor) -> Tensor:
+        return self._logits.gather(-1, ids)
+
+
+class Hidden:
+    """Hidden states, of which the output layer makes logits."""
+
+    def __init__(self, states: Tensor, layer: OutputLayer) -> None:
+        """``states``: [n, d]."""
+        self._states = states
+        self._layer = layer
+        self.vocab_size = layer.vocab_size
+        self.device = states.device
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def last(self, n: int) -> Hidden:
+        """The last ``n`` positions."""
+        return Hidden(self._states[len(self) - n :], self._layer)
+
+    def chunks(self) -> Iterator[Tensor]:
+        for states in torch.split(self._states, _rows_at_once(self._states, self.vocab_size)):
+            yield self._layer(states)
+
+    def at(self, ids: Tensor) -> Tensor:
+        """One product with the rows of all ids that any position needs: the positions of a text share most of them."""
+        if not self._layer.some_ids:
+            ends = torch.split(ids, _rows_at_once(self._states, self.vocab_size))
+            return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
+        union, places = torch.unique(ids, return_inverse=True)
+        found, rows = [], _rows_at_once(self._states, len(union))
+        for states, part in zip(torch.split(self._states, rows), torch.split(places, rows), strict=True):
+            found.append(self._layer(states, union).gather(-1, part))
+        return torch.cat(found)
+
+
+def _rows_at_once(like: Tensor, width: int) -> int:
+    """Positions per chunk of ``width`` logits each; chunks of one batch are of even size."""
+    most = max(_LEAST_ROWS, _ELEMENTS.get(like.device.type, _ELEMENTS_ELSEWHERE) // width)
+    n_chunks = max(1, -(-len(like) // most))
+    return max(1, -(-len(like) // n_chunks))
+
+
+class OutputLayer:
+    """The product that a model ends in; the model's own forward makes what goes in, hooks, adapters and all."""
+
+    some_ids = True
+    """Whether logits are made of some ids only where no others are asked for; else always of the whole vocabulary."""
+
+    def __init__(self, layer: nn.Linear, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._layer = layer
+        self._autocast = autocast
+        self._confirmed = False
+        self.vocab_size = layer.weight.shape[0]
+
+    @classmethod
+    def of(cls, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> OutputLayer | None:
+        """The output layer of ``model``; None where something might come after it, or in its place."""
+        if not _is_plain_call(model) or _changes_logits(getattr(model, "config", None)):
+            return None
+        layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
+        return cls(layer, autocast) if _is_plain_linear(layer) else None
+
+    @property
+    def n_columns(self) -> int:
+        """How many positions of each sequence the layer is left with when the model runs in :meth:`states`."""
+        return 0 if self._confirmed else 1
+
+    def __call__(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Logits [n, vocab] of ``states`` [n, d], or [n, m] at ``ids`` [m]."""
+        with self._autocast():
+            if ids is None:
+                return torch.as_tensor(self._layer(states))
+            bias = self._layer.bias
+            return nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids])
+
+    def states(self, forward: Callable[[], Tensor]) -> Tensor | None:
+        """What goes into this layer while ``forward()`` runs the model and returns its logits: [batch, length, d].
+
+        The layer itself is given nothing to do, but for one position at the first use, which shows whether the model's logits
+        are what comes out of it. None where they are not.
+        """
+        went_in: list[Tensor] = []
+        came_out: list[Tensor] = []
+        keep = self.n_columns
+
+        def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            went_in.append(arguments[0])
+            return (arguments[0][:, arguments[0].shape[1] - keep :], *arguments[1:])
+
+        def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            came_out.append(output)
+
+        handles = self._layer.register_forward_pre_hook(cut), self._layer.register_forward_hook(note)
+        try:
+            logits = forward()
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not self._confirmed:
+            once = len(came_out) == 1 and went_in[0].ndim == 3
+            self._confirmed = once and torch.equal(logits, came_out[0].to(logits.dtype))
+        return went_in[0] if self._confirmed else None
+
+
+def _is_plain_call(model: nn.Module) -> bool:
+    """Whether calling ``model`` runs the library's own forward, and nothing that would want to see all logits."""
+    forward = getattr(type(model).forward, "__module__", None) or ""
+    hooks = torch.nn.modules.module
+    return (
+        forward.startswith("transformers.")
+        and type(model).__call__ is nn.Module.__call__
+        and not _is_changed(model)
+        and not any(len(getattr(hooks, name)) for name in ("_global_forward_hooks", "_global_forward_pre_hooks"))
+    )
+
+
+def _is_plain_linear(layer: object) -> bool:
+    """Whether each row of its output is its own row's product with a matrix that is there: no quantised or adapted layer."""
+    return (
+        type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and not layer.weight.is_meta and not _is_changed(layer)
+    )
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether it was given hooks, another forward (as accelerate does to models that are spread or offloaded), or compiled."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        or getattr(module, "_compiled_call_impl", None) is not None
+    )
+
+
+def _changes_logits(config: Any) -> bool:
+    """Whether a model's configuration speaks of logits: soft caps, scales. In low precision one position may not show them."""
+    if hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    fields: Mapping[str, Any] = vars(config) if config is not None else {}
+    return any("logit" in name and value not in (None, False, 1) for name, value in fields.items() if "attn" not in name)

@@ -1,0 +1,213 @@
+"""Logits where they are needed and nowhere else, and the model's own wherever it does more than multiply."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig
+
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.heads import OutputLayer
+
+from .models import ATTENTION, CONFIGS, VOCAB, changed, tiny
+
+SCALED = {
+    "cohere": lambda: CohereConfig(**ATTENTION, logit_scale=0.3),
+    "granite": lambda: GraniteConfig(**ATTENTION, logits_scaling=3.0),
+}
+SPLIT = sorted(set(CONFIGS) - {"gemma2-softcap"})
+
+
+def scaled(name):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+
+
+def is_split(model, prompts, tokenizer, **fields):
+    """Whether the engine makes the logits itself, once it has seen the model run."""
+    scorer = TeacherForcedScorer(ScoringConfig(**fields))
+    tokens = scorer.record(tiny(), prompts, tokenizer).tokens
+    with CausalLM.ready(model, "reference", scorer.config) as engine:
+        engine.top_k(tokens, 10)
+        return engine._output_layer is not None
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_an_architecture_that_ends_in_a_product_is_split(name, prompts, tokenizer):
+    assert is_split(tiny(name), prompts, tokenizer)
+
+
+def shifted(model):
+    """A class of a user's own, with another forward."""
+
+    class Shifted(type(model)):
+        def forward(self, *arguments, **named):
+            output = super().forward(*arguments, **named)
+            output.logits = output.logits.roll(1, dims=-1)
+            return output
+
+    model.__class__ = Shifted
+    return model
+
+
+def hooked(model):
+    model.register_forward_hook(lambda module, inputs, output: output)
+    return model
+
+
+def hooked_layer(model):
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: None)
+    return model
+
+
+def capped_unannounced(model):
+    """Its configuration is silent: only running it shows what it does."""
+    forward = type(model).forward
+
+    class Capped(type(model)):
+        def forward(self, *arguments, **named):
+            output = forward(self, *arguments, **named)
+            output.logits = torch.tanh(output.logits / 5) * 5
+            return output
+
+    Capped.forward.__module__ = forward.__module__
+    model.__class__ = Capped
+    return model
+
+
+LEFT_WHOLE = {
+    "soft cap": lambda: tiny("gemma2-softcap"),
+    "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
+    "scaled": lambda: scaled("cohere"),
+    "scaled otherwise": lambda: scaled("granite"),
+    "another forward": lambda: shifted(tiny("llama")),
+    "a hook": lambda: hooked(tiny("llama")),
+    "a hook on the last layer": lambda: hooked_layer(tiny("llama")),
+    "a forward put in its place": lambda: _with_own_forward(tiny("llama")),
+}
+
+
+def _with_own_forward(model):
+    forward = model.forward
+    model.forward = lambda *arguments, **named: forward(*arguments, **named)
+    return model
+
+
+@pytest.mark.parametrize("kind", LEFT_WHOLE)
+def test_a_model_that_does_more_is_left_whole(kind, prompts, tokenizer):
+    """And is scored as by the plain road."""
+    model = LEFT_WHOLE[kind]()
+    assert not is_split(model, prompts, tokenizer)
+    pair = model, tiny("llama")
+    found = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
+    plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"use_amp": True}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}]
+)
+@pytest.mark.parametrize("name", SPLIT)
+def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatch):
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
+    split = scorer.score_batch(*pair, prompts, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_batch(*pair, prompts, tokenizer)
+    assert whole.mean > 0
+    # Products of other shapes are rounded otherwise: to 1 in 2^24 of a logit, or 1 in 2^8 in half precision.
+    half = "use_amp" in fields or "dtype" in fields
+    np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if half else 1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("name", ["llama", "phi", "gemma2-softcap"])
+def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(name, temperature, prompts, tokenizer, monkeypatch):
+    """Live and recorded, and every figure of the report."""
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20, temperature=temperature))
+
+    def reports():
+        baseline = scorer.record(pair[0], prompts, tokenizer)
+        live, recorded = scorer.score_batch(*pair, prompts, tokenizer), scorer.score_baseline(baseline, pair[1], tokenizer)
+        assert live.metrics == recorded.metrics
+        assert scorer.score_baseline(baseline, pair[0], tokenizer).max == 0.0
+        return live
+
+    some = reports()
+    monkeypatch.setattr(OutputLayer, "some_ids", False)
+    every = reports()
+    assert every.metrics["kl"] > 0.001
+    for metric, values in every.divergences.items():
+        np.testing.assert_allclose(np.concatenate(some.divergences[metric]), np.concatenate(values), atol=1e-6, rtol=1e-5)
+    assert some.tail_mass == pytest.approx(every.tail_mass, abs=1e-6)
+    for ours, theirs in zip(some.worst(5), every.worst(5), strict=True):
+        assert ours.candidate_probability == pytest.approx(theirs.candidate_probability, abs=1e-5)
+
+
+def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompts, tokenizer):
+    model = tiny("llama", vocab_size=5000)
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=5))
+    baseline = scorer.record(model, prompts, tokenizer)
+    tokens = baseline.tokens
+    n = sum(t.n_positions for t in tokens)
+    with CausalLM.ready(model, "candidate", scorer.config) as engine:
+        engine.at(tokens, baseline.top_k().ids)  # the first run also shows that the model can be split
+        with FlopCounterMode(display=False) as counted:
+            engine.at(tokens, baseline.top_k().ids)
+    ids = {*baseline.top_k().ids.ravel().tolist(), *(token for t in tokens for token in t.targets)}
+    assert head_flops(counted) == 2 * n * 32 * len(ids)
+    assert len(ids) < 2500
+
+
+def test_a_bias_and_hooks_inside_the_model_count(prompts, tokenizer):
+    reference, candidate = tiny("phi"), tiny("phi")
+    with torch.no_grad():
+        candidate.lm_head.bias[17] += 3.0
+    assert TeacherForcedScorer().score_batch(reference, candidate, prompts, tokenizer).mean > 0.01
+    same = tiny("phi")
+    same.model.layers[1].register_forward_hook(lambda module, inputs, output: output.roll(1, dims=-1))
+    assert TeacherForcedScorer().score_batch(reference, same, prompts, tokenizer).mean > 0.01
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements of any tensor that an operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor):
+            self.elements = max(self.elements, output.numel())
+        return output
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fastest"])
+def test_no_tensor_of_all_positions_and_the_whole_vocabulary(preset, tokenizer, monkeypatch):
+    monkeypatch.setattr("pytest_pot.engines.heads._ELEMENTS", {"cpu": 1})  # as few positions at once as there can be: 64
+    model = tiny("llama", vocab_size=5000)
+    prompts = [Prompt("a" * 60, "b" * 30)] * 16
+    with Largest() as largest:
+        TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=16)).score_batch(model, model, prompts, tokenizer)
+    assert largest.elements <= max(64 * 5000, sum(p.numel() for p in model.parameters()))
+    assert 64 * 5000 < 16 * 16 * 5000
+
+
+def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
+    model = tiny("llama")
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=len(prompts), top_k=10))
+    tokens = scorer.record(model, prompts, tokenizer).tokens
+    with CausalLM.ready(model, "reference", scorer.config) as engine:
+        engine.top_k(tokens, 10)  # the first run also shows that the model can be split
+        with FlopCounterMode(display=False) as counted:
+            engine.top_k(tokens, 10)
+    assert head_flops(counted) == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
+
+
+def head_flops(counted):
+    flops = counted.get_flop_counts()
+    return sum(flops["Global"].values()) - sum(flops["LlamaForCausalLM.model"].values())
