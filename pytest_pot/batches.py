@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -14,6 +15,9 @@ __all__ = ["Batches", "Progress", "cheapest", "does_not_fit"]
 
 _ROOM = Room(most=1024, per_forward=32)
 """Of an engine that does not say."""
+
+_BEGINNING, _ALIKE = 32, 4
+"""So many prompts that share so many first tokens stand together: engines may read what they share once."""
 
 _DRAWN = 16
 """Prompts per forward where their order is given: a verdict may come at any time, and the lengths of the rest are unknown."""
@@ -72,7 +76,7 @@ class Batches(Generic[Result]):
             PotError: one prompt alone does not fit into memory.
         """
         # The longest first: neighbours are padded least, and if memory is short, it is known at once.
-        todo = sorted(range(len(self._tokens)), key=lambda i: -len(self._tokens[i].ids)) if order is None else list(order)
+        todo = longest_first(self._tokens) if order is None else list(order)
         total = len(todo)
         results: dict[int, Result] = {}
         plan: list[int] = []
@@ -113,19 +117,33 @@ class Batches(Generic[Result]):
         return [self.most or _DRAWN]
 
 
+def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens]) -> list[int]:
+    """The indices of ``tokens``, by length; those that begin alike, with a few dozen tokens, stand together."""
+    lengths = [len(tokens[index].ids) for index in range(len(tokens))]
+    beginnings = [tokens[index].ids[: min(_BEGINNING, tokens[index].prompt_len - 1)] for index in range(len(tokens))]
+    members = Counter(beginning for beginning in beginnings if len(beginning) == _BEGINNING)
+    # A few that begin alike gain less by it than they lose beside others that are longer or shorter.
+    groups = [beginning if members[beginning] >= _ALIKE else () for beginning in beginnings]
+    longest: dict[tuple[int, ...], int] = {}
+    for group, length in zip(groups, lengths, strict=True):
+        longest[group] = max(length, longest.get(group, 0))
+    return sorted(range(len(tokens)), key=lambda index: (-longest[groups[index]], groups[index], -lengths[index]))
+
+
 def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> list[int]:
     """Sizes of batches of neighbours, in the order of ``lengths``, that cost least: padded tokens, and a price per forward.
 
     Args:
-        lengths: of sequences in tokens, the longest first.
+        lengths: of sequences, in tokens.
         most: the most sequences in a batch.
     """
     # cost[j]: of the cheapest batches for the first j sequences, the last of which begins at begin[j].
     cost, begin = [0], [0]
     for j in range(1, len(lengths) + 1):
-        best = None
+        best, longest = None, 0
         for i in range(j - 1, -1, -1):
-            tokens = lengths[i] * (j - i)  # padded to the first, which is the longest
+            longest = max(longest, lengths[i])
+            tokens = longest * (j - i)
             if j - i > 1 and (tokens > room.most or (most is not None and j - i > most)):
                 break
             if best is None or cost[i] + tokens < best:

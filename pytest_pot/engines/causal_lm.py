@@ -18,6 +18,7 @@ from pytest_pot.engines.base import OutOfMemory, Room
 from pytest_pot.engines.device import RoomForTokens, prepared, rng_untouched
 from pytest_pot.engines.heads import Hidden, Logits, OutputLayer, Rows
 from pytest_pot.engines.lookups import lookups_checked
+from pytest_pot.engines.prefixes import PrefixCaches, distance, shared_prefix
 from pytest_pot.engines.reduce import reduce_over_choice, reduce_rows
 from pytest_pot.engines.sampling import sample_continuation
 from pytest_pot.errors import PotError
@@ -29,6 +30,9 @@ _PAD_ID = 0
 """Any id of the vocabulary will do: no causal model lets a token see what stands to its right, and the mask hides it from
 those that count positions or carry a state. The tokenizer's pad token is not needed, and may be an eos that the text holds."""
 
+_SAME_SCORE = 1e-5
+"""How far a prompt's distributions may be, in total variation, when its beginning is read apart; rounding: 1e-7."""
+
 
 class CausalLM:
     """A causal language model in this process; an :class:`~pytest_pot.engines.base.Engine`.
@@ -36,6 +40,9 @@ class CausalLM:
     Sequences are padded on the right: that is safe for absolute, rotary and ALiBi positions and for recurrent models, and
     position j of a prompt is at the same index however long its neighbours are.
     """
+
+    share_prefixes = True
+    """Whether tokens that the prompts of a batch begin with are read once."""
 
     def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
         """``model`` is in evaluation mode and stays so while the engine is used; :meth:`ready` sees to that."""
@@ -45,9 +52,11 @@ class CausalLM:
         self._accepts = frozenset(inspect.signature(model.forward).parameters)
         first = next(model.parameters(), None)
         self._device = torch.device("cpu") if first is None else first.device
+        self._output_layer = None if config.every_position else OutputLayer.of(model, self._autocast)
+        self._prefixes = PrefixCaches.of(model) if self._output_layer is not None and self.share_prefixes else None
+        self._prefixes_confirmed = False
         self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None
-        self._output_layer = None if config.every_position else OutputLayer.of(model, self._autocast)
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @classmethod
@@ -145,29 +154,81 @@ class CausalLM:
 
     def _padded(self, batch: Sequence[Tokens]) -> Rows:
         """All prompts in one forward, padded on the right, and of its hidden states those that some position needs."""
+        shared = self._after_prefix(batch)
+        return self._whole(batch) if shared is None else shared
+
+    def _after_prefix(self, batch: Sequence[Tokens]) -> Rows | None:
+        """What :meth:`_whole` gives, with the beginning that all of ``batch`` share read once; None where there is none.
+
+        At the first use, the last prompt of the batch is also run whole: where its scores would differ by more than rounding,
+        no beginning is shared any more.
+        """
+        prefix = shared_prefix(batch) if self._prefixes is not None and self._output_layer is not None else ()
+        if not prefix or self._prefixes is None:
+            return None
+
+        def read(cache: Any) -> None:
+            ids = torch.tensor([prefix], device=self._device)
+            self._states(ids, torch.ones_like(ids), cache)
+
+        cache = self._prefixes.get(prefix, len(batch), read)
+        ids, mask, row, column = self._layout(batch)
+        states = None if cache is None else self._states(ids[:, len(prefix) :], mask, cache)
+        if states is None or self._output_layer is None:
+            self._prefixes = None
+            return None
+        rows = Hidden(states[row.to(states.device), (column - len(prefix)).to(states.device)], self._output_layer)
+        if not self._prefixes_confirmed:
+            whole = self._whole(batch[-1:])
+            alone = rows.last(len(whole))
+            apart = max(distance(a, b) for a, b in zip(alone.chunks(), whole.chunks(), strict=True))
+            if not apart <= max(_SAME_SCORE, 2 * torch.finfo(self._dtype).eps * (self._dtype != torch.float32)):
+                self._prefixes = None
+                return None
+            self._prefixes_confirmed = True
+        return rows
+
+    def _states(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor | None:
+        """The hidden states [batch, length, d] that the output layer would get; None where it is not the end of it all."""
+        layer = self._output_layer
+        if layer is None:
+            return None
+        states = layer.states(lambda: self._forward(ids, mask, n_columns=layer.n_columns, cache=cache))
+        if states is None:
+            self._output_layer = None
+        return states
+
+    def _layout(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ids and mask, [batch, length], and row and column of every needed position."""
         length = max(len(tokens.ids) for tokens in batch)
         ids = torch.tensor([[*t.ids, *[_PAD_ID] * (length - len(t.ids))] for t in batch], device=self._device)
         mask = torch.tensor([[1] * len(t.ids) + [0] * (length - len(t.ids)) for t in batch], device=self._device)
         row = torch.tensor([i for i, t in enumerate(batch) for _ in range(t.n_positions)])
         column = torch.tensor([c for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)])
-        if self._output_layer is not None:
-            layer = self._output_layer
-            states = layer.states(lambda: self._forward(ids, mask, n_columns=layer.n_columns))
-            if states is not None:
-                return Hidden(states[row.to(states.device), column.to(states.device)], layer)
-            self._output_layer = None
+        return ids, mask, row, column
+
+    def _whole(self, batch: Sequence[Tokens]) -> Rows:
+        ids, mask, row, column = self._layout(batch)
+        states = self._states(ids, mask)
+        if states is not None and self._output_layer is not None:
+            return Hidden(states[row.to(states.device), column.to(states.device)], self._output_layer)
         # The model makes its logits itself, at the columns that some prompt needs: where it can, at no others.
         start, stop = int(column.min()), int(column.max()) + 1
         logits = self._forward(ids, mask, torch.arange(start, stop, device=self._device))
         offset = start if logits.shape[1] == stop - start else 0
         return Logits(logits[row.to(logits.device), (column - offset).to(logits.device)])
 
-    def _forward(self, ids: Tensor, mask: Tensor, columns: Tensor | None = None, n_columns: int | None = None) -> Tensor:
+    def _forward(
+        self, ids: Tensor, mask: Tensor, columns: Tensor | None = None, n_columns: int | None = None, cache: Any = None
+    ) -> Tensor:
         """Logits [batch, length, vocab]; where the model can, only those at ``columns`` of the length.
 
-        ``n_columns``: of how many the output layer has been cut down to make any.
+        ``n_columns``: of how many the output layer has been cut down to make any. ``cache``: holds what was read before
+        ``ids``, and takes them in; ``mask`` is of both.
         """
-        optional = {"attention_mask": mask, "use_cache": False}
+        optional = {"attention_mask": mask, "use_cache": cache is not None}
+        if cache is not None and self._prefixes is not None:
+            optional[self._prefixes.argument] = cache
         if columns is not None:
             optional["logits_to_keep"] = columns
         self._reading = ids

@@ -71,6 +71,10 @@ class Hidden:
     def __len__(self) -> int:
         return len(self._states)
 
+    def last(self, n: int) -> Hidden:
+        """The last ``n`` positions."""
+        return Hidden(self._states[len(self) - n :], self._layer)
+
     def chunks(self) -> Iterator[Tensor]:
         for states in torch.split(self._states, _rows_at_once(self._states, self.vocab_size)):
             yield self._layer(states)

@@ -28,9 +28,9 @@ from pytest_pot.engines.causal_lm import CausalLM
 forwards, loads = [], []
 forward, load = CausalLM._forward, loading._load_weights
 
-def counted(self, *arguments):
+def counted(self, *arguments, **named):
     forwards.append(self._role)
-    return forward(self, *arguments)
+    return forward(self, *arguments, **named)
 
 def loaded(spec, role, config):
     loads.append(role)

@@ -1,0 +1,102 @@
+"""Tokens that all prompts of a batch begin with (a system prompt, a few-shot head), read once through the model's own cache.
+
+Keys and values of a causal model's tokens depend on what stands before them only, so those of a shared beginning are the same
+for all. That holds for a cache that keeps every token in every layer, and for no other: no window, no recurrent state.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_pot.tokens import Tokens
+
+__all__ = ["PrefixCaches", "distance", "shared_prefix"]
+
+_STEP = 16
+"""Beginnings are shared in multiples of this many tokens: else a batch whose prompts happen to have one more in common would
+have a beginning of its own."""
+
+_LEAST = 64
+"""Tokens that sharing must save in a batch; it takes a forward more."""
+
+_ARGUMENTS = ("past_key_values", "cache")
+"""What transformers calls a forward's cache, in this version or that."""
+
+_KEPT = 2
+"""Beginnings whose keys and values are kept."""
+
+
+def shared_prefix(batch: Sequence[Tokens]) -> tuple[int, ...]:
+    """The ids that the sequences of ``batch`` begin with and that predict nothing; empty where sharing them does not pay.
+
+    It depends on the batch alone, so that the same weights come to the same bits whatever was run before.
+    """
+    first = batch[0].ids
+    length = min(tokens.prompt_len for tokens in batch) - 1
+    for tokens in batch[1:]:
+        length = next((i for i in range(length) if tokens.ids[i] != first[i]), length)
+    length -= length % _STEP
+    return first[:length] if length * (len(batch) - 1) >= _LEAST else ()
+
+
+class PrefixCaches:
+    """The keys and values of beginnings that were read, for any number of sequences."""
+
+    def __init__(self, config: Any, argument: str) -> None:
+        """``config``: the model's, which says what kind of cache its layers need. ``argument``: what its forward calls one."""
+        self._config = config
+        self.argument = argument
+        self._read: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> PrefixCaches | None:
+        """For ``model``, a transformers model; None where its cache is of another kind, or it says nothing of one."""
+        accepts = inspect.signature(model.forward).parameters
+        argument = next((name for name in _ARGUMENTS if name in accepts), None)
+        if argument is None or "use_cache" not in accepts or getattr(model, "_is_stateful", True):
+            return None
+        caches = cls(getattr(model, "config", None), argument)
+        return caches if _keeps_everything(caches._new()) else None
+
+    def get(self, ids: tuple[int, ...], n: int, read: Callable[[Any], None]) -> Any:
+        """A cache as after ``ids``, for ``n`` sequences; ``read(cache)`` has the model read them into an empty one.
+
+        None where the model left something else in it than keys and values of all these tokens.
+        """
+        if ids not in self._read:
+            cache = self._new()
+            read(cache)
+            if not _keeps_everything(cache) or cache.get_seq_length() != len(ids):
+                return None
+            self._read[ids] = [(layer.keys, layer.values) for layer in cache.layers]
+            if len(self._read) > _KEPT:
+                self._read.popitem(last=False)
+        self._read.move_to_end(ids)
+        expanded = self._new()
+        for index, states in enumerate(self._read[ids]):
+            expanded.update(*(tensor.expand(n, *tensor.shape[1:]) for tensor in states), index)
+        return expanded
+
+    def _new(self) -> Any:
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self._config)
+
+
+def _keeps_everything(cache: Any) -> bool:
+    """Whether each layer, if there are any yet, keeps keys and values of all tokens."""
+    from transformers.cache_utils import DynamicLayer
+
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    """The largest total variation distance between the distributions of two sets of logits, [n, vocab] each."""
+    p, q = (logits.to(torch.float32).softmax(-1) for logits in (first, second))
+    return float(0.5 * (p - q).abs_().sum(-1).max())

@@ -1,0 +1,98 @@
+"""What prompts begin with is read once, and changes no score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.batches import longest_first
+from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.prefixes import shared_prefix
+from pytest_pot.tokens import Tokens
+
+from .models import CONFIGS, changed, tiny
+
+HEAD = "You are a helpful assistant. Answer in one word, and never say why. "  # 68 characters, a token each
+SHARING = [Prompt(HEAD + text, " word") for text in ("What is blue?", "Who?", "Why not?", "Where is it?", "When?", "How?")]
+WHOLE = {"gemma3", "gemma2-softcap", "mamba"}
+"""Windows, a soft cap, a recurrent state."""
+
+
+def embedded(model):
+    """The shapes of ids that the model's embedding reads; hooks on the model itself would keep it whole."""
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    return seen
+
+
+@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_sharing_changes_no_score(name, preset, tokenizer, monkeypatch):
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=4))
+    seen = embedded(pair[1])
+    shared = scorer.score_batch(*pair, SHARING, tokenizer)
+    shortest = min(length for _, length in seen)
+    assert (shortest >= len(HEAD)) == (name in WHOLE)
+    monkeypatch.setattr(CausalLM, "share_prefixes", False)
+    apart = scorer.score_batch(*pair, SHARING, tokenizer)
+    assert apart.mean > 0.01
+    np.testing.assert_allclose(shared.scores, apart.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, "auto"])
+@pytest.mark.parametrize("preset", ["balanced", "fastest"])
+def test_a_model_stays_at_distance_0_from_itself_live_and_recorded(preset, batch_size, tokenizer):
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
+    scorer = TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=batch_size))
+    assert scorer.score_batch(wide, wide, SHARING, tokenizer).max == 0.0
+    assert scorer.score_baseline(scorer.record(wide, SHARING, tokenizer), wide, tokenizer).max == 0.0
+
+
+def test_the_beginning_is_read_once_for_all_batches(tokenizer):
+    model = tiny("llama")
+    seen = embedded(model)
+    TeacherForcedScorer(ScoringConfig(batch_size=3)).record(model, SHARING, tokenizer)
+    whole = max(len(HEAD + prompt.text + " word") for prompt in SHARING)
+    assert [shape for shape in seen if shape[1] == 64] == [(1, 64)]
+    assert sum(n * length for n, length in seen) < 64 + len(SHARING) * (whole - 64) + whole + 1  # once more, to compare
+
+
+def test_a_cache_that_gives_other_scores_is_not_used(tokenizer):
+    """The model forgets what it has read as soon as it is given a cache."""
+    model, forgotten = tiny("llama"), []
+
+    def forget(module, inputs, named):
+        cache = named.get("past_key_values", named.get("cache"))
+        if cache is not None and cache.get_seq_length():
+            forgotten.append(True)
+            for layer in cache.layers:
+                layer.values = torch.zeros_like(layer.values)
+
+    model.model.register_forward_pre_hook(forget, with_kwargs=True)
+    found = TeacherForcedScorer(ScoringConfig(batch_size=4)).score_batch(tiny("llama"), model, SHARING, tokenizer)
+    assert found.max < 1e-5
+    assert forgotten
+
+
+def test_only_what_predicts_nothing_and_pays_is_shared():
+    def batch(*beginnings, prompt_len):
+        return [Tokens((*beginning, 1, 2, 3), prompt_len) for beginning in beginnings]
+
+    alike = tuple(range(100))
+    assert shared_prefix(batch(alike, alike, prompt_len=100)) == alike[:96]
+    assert shared_prefix(batch(alike, alike, prompt_len=96)) == alike[:80]  # index 95 predicts the first position
+    assert shared_prefix(batch(alike, (*alike[:90], *alike[:10]), prompt_len=100)) == alike[:80]
+    assert shared_prefix(batch(alike, prompt_len=100)) == ()
+    assert shared_prefix(batch(alike[:40], alike[:40], prompt_len=40)) == ()
+    assert shared_prefix(batch(alike[:40], alike[:40], alike[:40], prompt_len=40)) == alike[:32]
+
+
+def test_prompts_that_begin_alike_stand_together():
+    a, b = tuple(range(40)), tuple(range(50, 90))
+    sequences = [(*beginning, *range(n)) for n in range(5, 10) for beginning in (a, b)] + [tuple(range(100, 142)), (7,) * 60]
+    order = longest_first([Tokens((*ids, 1), len(ids)) for ids in sequences])
+    assert [sequences[i][0] for i in order] == [7, 100, *[0] * 5, *[50] * 5]
+    assert sorted(order) == list(range(12))
