@@ -11,7 +11,7 @@ import numpy as np
 from pytest_pot.distributions import Floats
 from pytest_pot.prompts import Prompt
 from pytest_pot.scorer import TeacherForcedScorer
-from pytest_pot.verdict import PROMPT_FACTOR
+from pytest_pot.verdict import identity_limits
 
 __all__ = ["MEANT_TO_PASS", "STANDARD", "Calibration", "Proposal", "Rung", "calibrate"]
 
@@ -66,12 +66,22 @@ class Proposal:
     next: Rung | None
     """The smallest change that is clearly larger; None where there is none."""
     others: Sequence[Rung] = ()
-    """Changes of other kinds, in between or smaller, which this limit lets pass too."""
+    """Changes of other kinds that are no larger, or too near to it for a limit in between."""
+    metric: str = "tv"
 
     @property
     def limit(self) -> float:
-        """The geometric middle; twice the highest where nothing is above it."""
-        return float(np.sqrt(self.highest.mean * self.next.mean)) if self.next is not None else 2.0 * self.highest.mean
+        """The geometric middle, to the three digits that are shown; twice the highest where nothing is above it."""
+        above = self.next.mean if self.next is not None else 4.0 * self.highest.mean
+        return float(f"{np.sqrt(self.highest.mean * above):.3g}")
+
+    def passing(self) -> list[Rung]:
+        """Those of the others that are within the limit."""
+        return [rung for rung in self.others if rung.mean <= self.limit]
+
+    def near(self) -> list[Rung]:
+        """Those of the others that are above the limit, by less than a factor that prompts drawn anew would keep."""
+        return [rung for rung in self.others if rung.mean > self.limit]
 
     @property
     def separation(self) -> float | None:
@@ -80,21 +90,22 @@ class Proposal:
 
     def false_alarms(self) -> float:
         """The share of suites, of as many prompts drawn anew from those scored, on which the highest would fail."""
-        return _failing(self.highest.scores, self.limit)
+        return self._failing(self.highest)
 
     def misses(self) -> float | None:
         """The share of such suites on which the next larger change would pass."""
-        return None if self.next is None else 1.0 - _failing(self.next.scores, self.limit)
+        return None if self.next is None else 1.0 - self._failing(self.next)
 
-
-def _failing(scores: Floats, limit: float) -> float:
-    """By bootstrap, with the limit for one prompt at its default."""
-    generator = np.random.default_rng(0)
-    failed = 0
-    for _ in range(_RESAMPLES // 1000):  # in parts: 10,000 × 257 numbers at once are not needed
-        drawn = scores[generator.integers(0, len(scores), (1000, len(scores)))]
-        failed += int(((drawn.mean(axis=1) > limit) | (drawn.max(axis=1) > PROMPT_FACTOR * limit)).sum())
-    return failed / _RESAMPLES
+    def _failing(self, rung: Rung) -> float:
+        """By bootstrap, with the limit for one prompt at its default."""
+        limits = identity_limits(self.metric, max_score=self.limit)
+        generator = np.random.default_rng(0)
+        n, failed = len(rung.scores), 0
+        for _ in range(_RESAMPLES // 1000):  # in parts: 10,000 × 257 numbers at once are not needed
+            drawn = rung.scores[generator.integers(0, n, (1000, n))]
+            beyond = (drawn.mean(axis=1) > limits.max_score) | (drawn.max(axis=1) > limits.max_prompt_score)
+            failed += int(beyond.sum())
+        return failed / _RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,7 @@ class Calibration:
     """Changes that this model has nothing for, with the reason."""
 
     def proposals(self) -> list[Proposal]:
-        """A limit of each kind that has something to let pass."""
+        """A limit of each kind that has something to let pass; none that would be below the noise floor."""
         found = []
         for kind, names in MEANT_TO_PASS.items():
             passing = [rung for rung in self.rungs if rung.name in names and rung.mean > 0]
@@ -120,8 +131,8 @@ class Calibration:
                 others = [rung for rung in self.rungs if rung.name not in names]
                 larger = [rung for rung in others if rung.mean >= _APART * highest.mean]
                 below = [rung for rung in others if rung.mean < _APART * highest.mean]
-                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below))
-        return found
+                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below, self.metric))
+        return [proposal for proposal in found if proposal.limit > (self.noise_floor or 0.0)]
 
 
 def calibrate(

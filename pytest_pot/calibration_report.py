@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pot import settings
+from pytest_pot.challenges import challenge_prompts
 from pytest_pot.errors import PotError
 from pytest_pot.evidence import number
 from pytest_pot.models import STORE, no_model, no_tokenizer
@@ -36,14 +37,21 @@ def _lines(config: pytest.Config) -> list[str]:
     from pytest_pot.scorer import TeacherForcedScorer
 
     store = config.stash[STORE]
+    if settings.recorded_reference(config):
+        raise PotError(
+            "--pot-calibrate changes the reference's weights, and a recording has none: give a model, --pot-reference"
+        )
     reference = store.from_options("reference")
     if reference is None:
         raise no_model("reference")
     tokenizer = store.tokenizer() or store.tokenizer_of(reference)
     if tokenizer is None:
         raise no_tokenizer()
-    path = settings.option_path(config, "prompts")
-    prompts = builtin_prompts() if path is None else load_prompts(path)
+    path, key = settings.option_path(config, "prompts"), settings.option(config, "key")
+    if key is not None:
+        prompts = challenge_prompts(key, len(builtin_prompts()))
+    else:
+        prompts = builtin_prompts() if path is None else load_prompts(path)
     preset, scoring = settings.option_config(config)
     writer = config.get_terminal_writer()
 
@@ -58,7 +66,7 @@ def _lines(config: pytest.Config) -> list[str]:
 
 
 def _ladder(found: Calibration) -> list[str]:
-    width = max(len(rung.name) for rung in found.rungs)
+    width = max((len(rung.name) for rung in found.rungs), default=0)
     floor = "not measured" if found.noise_floor is None else number(found.noise_floor)
     lines = [f"noise floor {floor}", f"{'change'.ljust(width)}  {found.metric:>9}  worst prompt    cv  top1_flip"]
     for rung in found.rungs:
@@ -77,9 +85,11 @@ def _proposals(found: Calibration) -> list[str]:
         lines.append(
             f"    lets {proposal.kind} pass: {proposal.highest.name} is at {number(proposal.highest.mean)}{_margin(proposal)}"
         )
-        passing = [rung.name for rung in proposal.others if rung.mean > proposal.highest.mean / 2]
+        passing = [rung.name for rung in proposal.passing() if rung.mean > proposal.highest.mean / 2]
         if passing:
-            lines.append(f"    no larger, and let pass too: {', '.join(passing)}")
+            lines.append(f"    of that size, and let pass too: {', '.join(passing)}")
+        if proposal.near():
+            lines.append(f"    just above the limit: {', '.join(rung.name for rung in proposal.near())}")
         misses = proposal.misses()
         told = f"    expected false alarms: {_rate(proposal.false_alarms())}"
         if misses is not None and proposal.next is not None:

@@ -32,7 +32,7 @@ _UNRELATED_TV = 0.6
 def likely_cause(report: ScoreReport) -> str | None:
     """What the pattern of the total variation over prompts and positions suggests; None where it shows no pattern."""
     divergence = [np.asarray(values) for values in report.divergences["tv"]]
-    if report.n_positions < _MIN_POSITIONS:
+    if report.n_positions < _MIN_POSITIONS or not any(values.any() for values in report.divergences["tv"]):
         return None
     return _shifted(report) or _few_prompts(report, divergence) or _trend(report, divergence) or _everywhere(divergence)
 

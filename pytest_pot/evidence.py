@@ -30,7 +30,12 @@ def headline(result: GateResult, decision: Decision) -> str:
     gate = f"{result.settings.gate}: {decision.verdict} at {_confidence(result)} confidence after {_used(result)}"
     score = f"{report.metric} {number(report.mean)}"
     if decision.verdict is Verdict.DIFFERENT:
-        return f"{gate}: {score} > {number(limit)}{times_over(report.mean, limit)}"
+        if report.mean > limit:
+            return f"{gate}: {score} > {number(limit)}{times_over(report.mean, limit)}"
+        # What the rest of the batch scored, after the verdict, may lower the mean below the limit again.
+        until = [step.score for step in decision.steps[: decision.decided_after]]
+        mean = math.fsum(until) / len(until)
+        return f"{gate}: {report.metric} {number(mean)} > {number(limit)} on the {len(until)} prompts that decided"
     if decision.verdict is Verdict.SAME:
         return f"{gate}: {score}, so that the models count as the same: {_claim(result)}"
     return f"{gate}: {score}, the limit is {number(limit)}; {_missing(result, decision)}"
@@ -49,7 +54,9 @@ def lines(result: GateResult, decision: Decision) -> list[str]:
         f"  evidence (wealth, {number(decision.threshold)} decides): DIFFERENT {number(wealth.different)}; SAME "
         f"{number(wealth.mean)} for the mean, {number(wealth.outliers)} for the outliers",
     ]
-    if decision.interval is not None:
+    if decision.exhausted:
+        found.append(f"  all {result.report.n_prompts} prompts are scored: this is the mean of all, and no estimate")
+    elif decision.interval is not None:
         low, high = decision.interval
         found.append(
             f"  mean of the clipped score, wherever one stops: {number(low)} to {number(high)} at {_confidence(result)}"
@@ -62,9 +69,13 @@ def properties(result: GateResult, decision: Decision) -> dict[str, Any]:
     return {
         "confidence": result.settings.confidence,
         "pool": result.pool,
+        "score_clip": result.settings.sequential_test(None).clip,
+        "max_outliers": result.settings.max_outliers,
+        "outliers": decision.n_outliers,
         "decided_after": decision.decided_after,
         "expected_further": decision.expected_further,
         "interval": None if decision.interval is None else list(decision.interval),
+        "wealth_threshold": decision.threshold,
         **{f"wealth_{name}": _finite(value) for name, value in decision.wealth._asdict().items()},
     }
 
@@ -74,7 +85,7 @@ def _finite(value: float) -> float | str:
 
 
 def _confidence(result: GateResult) -> str:
-    return f"{100 * (result.settings.confidence or 0):.4g}%"
+    return f"{100 * (result.settings.confidence or 0):.12g}%"
 
 
 def _used(result: GateResult) -> str:
@@ -93,9 +104,10 @@ def _claim(result: GateResult) -> str:
 
 def _missing(result: GateResult, decision: Decision) -> str:
     if decision.exhausted:
+        clip = number(result.settings.sequential_test(None).clip)
         return (
-            f"{decision.n_outliers} of the {result.report.n_prompts} prompts are far above it, too many to be the same, though "
-            "the mean is within it: look at them"
+            f"{decision.n_outliers} of the {result.report.n_prompts} prompts are above {clip}, the limit for one prompt: too "
+            "many to be the same, though the mean is within its limit. Look at them"
         )
     if decision.expected_further is None:
         return "the evidence does not grow: the score is too near to the limit for any number of prompts"

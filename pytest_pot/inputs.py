@@ -13,7 +13,7 @@ from pytest_pot import settings
 from pytest_pot.attached import LEFTOVERS
 from pytest_pot.baseline import Baseline
 from pytest_pot.cached import GateCache
-from pytest_pot.challenges import challenge_prompts
+from pytest_pot.challenges import challenge_prompts, challenge_sample
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import InvalidArgument, PotError
 from pytest_pot.gates import GateInputs, Taken
@@ -223,7 +223,7 @@ class _Resolver:
             return given
         sequential = self._gate.sequential
         if self._gate.key is not None:
-            return challenge_prompts(self._gate.key, _DRAWN_AT_MOST if sequential else _DRAWN)
+            return challenge_sample(self._gate.key, _DRAWN_AT_MOST) if sequential else challenge_prompts(self._gate.key, _DRAWN)
         if sequential and not self._has_prompts():
             return builtin_prompts(None)  # more to draw from than what is scored whole by default
         found = self._from_fixture("pot_prompts")

@@ -186,7 +186,7 @@ class Recordings:
         for option in settings.OPTIONS:
             given = self._config.getoption(f"pot_{option}")
             if given is not None and option not in ("report", "latency") and not (option == "reference" and is_baseline(given)):
-                words.append(f"--pot-{option}={given}")
+                words.append(f"--pot-{option}={'KEY' if option == 'key' else given}")  # it is a secret
         live = settings.option(self._config, "reference")
         if (live is None or is_baseline(live)) and not is_overridden(item, "pot_reference"):
             words.append("--pot-reference=MODEL")

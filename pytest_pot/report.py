@@ -65,7 +65,7 @@ def _explained(result: GateResult, verbosity: int) -> str:
         if report.kinds:
             lines.append("  by kind: " + ", ".join(f"{kind} {number(value)}" for kind, value in report.kinds.items()))
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
-    if not isinstance(result.settings.limits, IdentityLimits):
+    if not isinstance(result.settings.limits, IdentityLimits) or report.max == 0.0:  # undecided, perhaps, with nothing to show
         return "\n".join(lines)
     lines += ["  worst prompts:", *_worst_prompts(result, n_prompts)]
     lines += ["  worst positions (what was read ▸ the token that came):"]
@@ -227,7 +227,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _verdict_cell(row: Row) -> str:
-    confidence = f" {row['confidence']:.3g}" if "confidence" in row else ""
+    confidence = f" {row['confidence']:.12g}" if "confidence" in row else ""
     note = "" if row["passed"] else " (fail)"
     if row["verdict"] == "fail":
         note = "" if row["gated"] else " (not gated)"

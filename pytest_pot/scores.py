@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -92,7 +93,7 @@ class ScoreReport:
     @property
     def mean(self) -> float:
         """The suite's score: the mean over prompts."""
-        return float(self.scores.mean())
+        return _mean(self.scores)
 
     @property
     def max(self) -> float:
@@ -102,7 +103,7 @@ class ScoreReport:
     @property
     def metrics(self) -> dict[str, float]:
         """The suite mean of every metric by name."""
-        return {name: float(self.prompt_scores(name).mean()) for name in self.divergences}
+        return {name: _mean(self.prompt_scores(name)) for name in self.divergences}
 
     @property
     def kinds(self) -> dict[str, float]:
@@ -209,3 +210,8 @@ class ScoreReport:
             ],
             "worst": [asdict(position) for position in self.worst(5)],
         }
+
+
+def _mean(values: Floats) -> float:
+    """Of the exact sum, rounded once: no order of the values gives another mean."""
+    return float(statistics.mean(values.tolist()))

@@ -18,8 +18,8 @@ fewer than ``max_outliers`` of the prompts score anything but 0: clipping at 10 
 
 A pool that was scored whole needs no inference. Then the verdict is DIFFERENT where the mean is above θ; SAME where it is
 not and fewer than ``max_outliers`` are above B; and UNDECIDED where the mean is within θ, but too many prompts are above B:
-neither claim is true, and no further prompt could help. (A share of θ/B or more would lift the mean above θ, so that at the
-defaults this is a share between a twentieth and a tenth.) Else UNDECIDED means that more prompts are needed.
+neither claim is true, and no further prompt could help. (A share of θ/B or more would lift the mean above θ, so that with
+a clip of 10 θ this is a share between a twentieth and a tenth.) Else UNDECIDED means that more prompts are needed.
 """
 
 from __future__ import annotations
@@ -150,7 +150,8 @@ class SequentialTest:
         """Take the scores of the next prompts, all of them, and return the verdict.
 
         A verdict reached inside the batch is the one that taking its scores one by one would have reached: what comes after
-        is recorded, and changes it no more.
+        is recorded, and changes it no more. But a batch that exhausts the pool leaves nothing to infer: what was not decided
+        before it is then decided by the scores of the whole pool.
 
         Raises:
             InvalidArgument: a score that is not a finite number of at least 0, or more scores than the pool has; nothing is
@@ -162,8 +163,12 @@ class SequentialTest:
                 raise InvalidArgument(f"score {score!r} must be a finite number of at least 0")
         if self._pool is not None and len(self._steps) + len(batch) > self._pool:
             raise InvalidArgument(f"{len(self._steps) + len(batch)} scores are more than the pool's {self._pool}")
+        open_before = self._verdict is Verdict.UNDECIDED
         for score in batch:
             self._take(score)
+        if self._exhausted and open_before and self._verdict is not self._reached():
+            self._verdict = self._reached()
+            self._decided_after = None if self._verdict is Verdict.UNDECIDED else len(self._steps)
         return self._verdict
 
     def decision(self) -> Decision:

@@ -17,7 +17,7 @@ from pytest_pot.errors import InvalidArgument
 from pytest_pot.prompts import Prompt, as_prompts, shorten
 from pytest_pot.sequential import DEFAULT_MAX_OUTLIERS, SequentialTest
 from pytest_pot.specs import SUFFIX, is_baseline
-from pytest_pot.verdict import DistinctLimit, IdentityLimits
+from pytest_pot.verdict import DistinctLimit, IdentityLimits, default_prompt_limit
 
 __all__ = [
     "CALIBRATE",
@@ -133,9 +133,16 @@ class Settings(GateSettings):
     def sequential_test(self, pool: int | None) -> SequentialTest:
         """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
         assert self.confidence is not None
-        clip = self.limits.max_prompt_score if isinstance(self.limits, IdentityLimits) and self.limits.score > 0 else None
+        if isinstance(self.limits, IdentityLimits):
+            clip = self.limits.max_prompt_score
+        else:
+            clip = default_prompt_limit(self.config.metric, self.limits.score)
         return SequentialTest(
-            self.limits.score, confidence=self.confidence, score_clip=clip, max_outliers=self.max_outliers, pool=pool
+            self.limits.score,
+            confidence=self.confidence,
+            score_clip=clip if self.limits.score > 0 else None,
+            max_outliers=self.max_outliers,
+            pool=pool,
         )
 
 
@@ -266,9 +273,10 @@ def scoring_settings(
     settings = Settings(**fields, limits=limits, confidence=confidence, max_outliers=max_outliers)
     if settings.confidence is not None:
         if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
+            alone = "" if {"max_score", "tolerance"} & asked.keys() else "; give max_score or tolerance beside it"
             raise InvalidArgument(
                 f"with a confidence, max_prompt_score={limits.max_prompt_score!r} must be above the limit on the mean, "
-                f"{limits.max_score!r}: it clips the scores"
+                f"{limits.max_score!r}: it clips the scores{alone}"
             )
         settings.sequential_test(None)  # what has no meaning is an error now, not when it runs
     return settings

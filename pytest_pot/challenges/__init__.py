@@ -22,11 +22,13 @@ from pytest_pot.challenges.template import Template
 from pytest_pot.errors import InvalidArgument
 from pytest_pot.prompts import Prompt
 
-__all__ = ["TEMPLATES", "challenge_prompts"]
+__all__ = ["TEMPLATES", "challenge_prompts", "challenge_sample"]
 
 TEMPLATES: tuple[Template, ...] = (*SUMS, *PROSE, *CODE, *RECORDS, *TALK, *LETTERS)
 
 _SCHEME = "pytest-pot challenge 1"
+_SPACE = 1 << 48
+"""Indices that a sample is drawn from: so many that none comes twice."""
 _KINDS = ("fact", "code", "dialogue", "reasoning", "multilingual", "narrative", "arithmetic", "structured")
 
 
@@ -41,12 +43,29 @@ def challenge_prompts(key: str, n: int) -> list[Prompt]:
     Raises:
         InvalidArgument: the key is empty or not a string, or ``n`` is not an integer of at least 1.
     """
+    secret = _secret(key, n)
+    return [_prompt(secret, index) for index in range(n)]
+
+
+def challenge_sample(key: str, n: int) -> list[Prompt]:
+    """``n`` prompts of ``key`` at indices that the key draws, so that their kinds come at random too.
+
+    This is what a sequential test must be given: where kinds take turns, the next one is known, and a test that looks after
+    each prompt may be wrong far more often than it says.
+
+    Raises:
+        InvalidArgument: as :func:`challenge_prompts`.
+    """
+    secret = _secret(key, n)
+    return [_prompt(secret, _draw(secret, place, "index", _SPACE)) for place in range(n)]
+
+
+def _secret(key: str, n: int) -> bytes:
     if not isinstance(key, str) or not key.strip():
         raise InvalidArgument(f"a challenge needs a key, which is a string that is not empty, not {key!r}")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InvalidArgument(f"challenge_prompts(n={n!r}): ask for at least 1 prompt")
-    secret = key.encode("utf-8", "surrogatepass")
-    return [_prompt(secret, index) for index in range(n)]
+        raise InvalidArgument(f"n={n!r} prompts of a challenge: ask for at least 1")
+    return key.encode("utf-8", "surrogatepass")
 
 
 def _prompt(secret: bytes, index: int) -> Prompt:

@@ -1,6 +1,7 @@
-"""Record the prompt scores of SmolLM2 candidates, which the simulations of the sequential test resample.
+"""Record the prompt scores of SmolLM2 candidates, which the simulations of the sequential test and orders.py work on.
 
-Writes data/smollm2_tv.json: the metric tv of every built-in prompt under the preset balanced, by candidate.
+Writes data/smollm2_tv.json: the metric tv of all built-in prompts under the preset balanced, by candidate. Takes some minutes
+on two cores.
 
     python tests/benchmarks/record_scores.py
 """
@@ -9,56 +10,64 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from pytest_pot import ScoringConfig, TeacherForcedScorer
-from pytest_pot.prompts import builtin_prompts
+from pytest_pot.engines.perturbations import perturb
+from pytest_pot.prompts import Prompt, builtin_prompts
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 TARGET = Path(__file__).parent / "data" / "smollm2_tv.json"
-PRUNED_SHARE = 0.2
-INT4_GROUP = 32
+DAMAGED_KIND = "multilingual"
 
 
 def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     import smollm2
 
-    makers: dict[str, Callable[[], smollm2.Pair]] = {
-        "identical": smollm2.identical,
-        "bf16": smollm2.bf16,
-        "int8": smollm2.int8,
-        "pruned 20 %": lambda: smollm2.changed(prune),
-        "int4": lambda: smollm2.changed(int4),
-        "foreign": smollm2.foreign,
-    }
     reference, tokenizer = smollm2.reference()
-    scorer = TeacherForcedScorer(ScoringConfig.preset("balanced", metric="tv"))
+    prompts = builtin_prompts(None)
+    makers: dict[str, Callable[[], Any]] = {
+        "identical": lambda: smollm2.identical()[0],
+        "bf16": lambda: perturb(reference, "bf16"),
+        "int8": lambda: perturb(reference, "int8 per row"),
+        "pruned 20 %": lambda: perturb(reference, "pruned 20 %"),
+        "int4": lambda: perturb(reference, "int4 in groups"),
+        "foreign": lambda: smollm2.foreign()[0],
+        f"damaged on {DAMAGED_KIND} only": lambda: damaged(reference, tokenizer, prompts),
+    }
+    scorer = TeacherForcedScorer(ScoringConfig.preset("balanced", metric="tv", batch_size=8))
+    baseline = scorer.record(reference, prompts, tokenizer)
     scores = {}
     for name, make in makers.items():
-        report = scorer.score_batch(reference, make()[0], builtin_prompts(), tokenizer)
+        report = scorer.score_baseline(baseline, make(), tokenizer)
         scores[name] = [float(f"{score:.6g}") for score in report.scores]
-        print(f"{name}: mean {report.mean:.4g}, worst {report.max:.4g}")
+        print(f"{name}: mean {report.mean:.4g}, worst {report.max:.4g}", flush=True)
     TARGET.parent.mkdir(exist_ok=True)
     TARGET.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(found)}' for name, found in scores.items()) + "\n}\n")
 
 
-def prune(weight: torch.Tensor) -> torch.Tensor:
-    """The share of a matrix's weights that are nearest to zero, set to zero."""
-    least = weight.abs().flatten().kthvalue(int(weight.numel() * PRUNED_SHARE)).values
-    return torch.where(weight.abs() <= least, 0.0, weight)
-
-
-def int4(weight: torch.Tensor) -> torch.Tensor:
-    """Rounded to 4-bit integers, one scale per group of a row."""
-    groups = weight.reshape(-1, INT4_GROUP)
-    scale = (groups.abs().amax(dim=1, keepdim=True) / 7).clamp_min(1e-12)
-    return (torch.round(groups / scale) * scale).reshape(weight.shape)
+def damaged(reference: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> Any:
+    """A copy with noise in place of the embeddings of the tokens that one kind of prompt has to itself."""
+    kinds: dict[int, set[str | None]] = {}
+    for prompt in prompts:
+        if prompt.kind != "long":  # which is made of the others
+            for token in tokenizer(f"{prompt.text}{prompt.continuation}")["input_ids"]:
+                kinds.setdefault(token, set()).add(prompt.kind)
+    own = torch.tensor([token for token, found in kinds.items() if found == {DAMAGED_KIND}])
+    model = perturb(reference, "noise 2^-12")
+    weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())  # untied: the output head is left alone
+    noise = torch.randn(len(own), weight.shape[1], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        weight[own] = weight.std() * noise
+    model.get_input_embeddings().weight = weight
+    return model
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 
 from pytest_pot import Verdict, betting
 from pytest_pot.sequential import SequentialTest
-from pytest_pot.verdict import TOLERANCES
+from pytest_pot.verdict import TOLERANCES, default_prompt_limit
 
 HERE = Path(__file__).parent
 ALPHA = 0.05
@@ -240,6 +240,8 @@ class Case:
     limit: float
     verdict: Verdict
     draw: Draw
+    metric: str = "tv"
+    """Whose default clip applies: of kl it is always 10 limits."""
 
 
 def with_outliers(name: str, share: float) -> Draw:
@@ -260,12 +262,12 @@ CASES = (
     Case("int4, tolerance int8", INT8, Verdict.DIFFERENT, resampled("int4")),
     Case("foreign model, tolerance int8", INT8, Verdict.DIFFERENT, resampled("foreign")),
     Case("int8, tolerance half", HALF, Verdict.DIFFERENT, resampled("int8")),
-    Case("scores like int8's around 1.25 limits", 1.0, Verdict.DIFFERENT, scaled(1.25)),
+    Case("scores like int8's around 1.25 limits", 1.0, Verdict.DIFFERENT, scaled(1.25), "kl"),
     Case("identical, tolerance half", HALF, Verdict.SAME, resampled("identical")),
     Case("bf16, tolerance half", HALF, Verdict.SAME, resampled("bf16")),
     Case("int8, tolerance int8", INT8, Verdict.SAME, resampled("int8")),
-    Case("scores like int8's around 0.6 limits", 1.0, Verdict.SAME, scaled(0.6)),
-    Case("scores like int8's around 0.8 limits", 1.0, Verdict.SAME, scaled(0.8)),
+    Case("scores like int8's around 0.6 limits", 1.0, Verdict.SAME, scaled(0.6), "kl"),
+    Case("scores like int8's around 0.8 limits", 1.0, Verdict.SAME, scaled(0.8), "kl"),
     Case("bf16, but 1 in 200 prompts is at 0.5", HALF, Verdict.SAME, with_outliers("bf16", 0.005)),
     Case("bf16, but 1 in 100 prompts is at 0.5", HALF, Verdict.SAME, with_outliers("bf16", 0.01)),
 )
@@ -283,7 +285,8 @@ def needed(case: Case, runs: int, horizon: int, seed: int) -> list[str]:
         generator = np.random.default_rng(seed)
         n = horizon if pool is None else pool
         scores = case.draw(generator, (runs, n))
-        outcome = decide(scores[:, : n if pool is None else n - 1], case.limit, 10 * case.limit, pool, bets)
+        clip = default_prompt_limit(case.metric, case.limit)
+        outcome = decide(scores[:, : n if pool is None else n - 1], case.limit, clip, pool, bets)
         used = np.where(outcome.different | outcome.same, outcome.n_used, n)
         right = outcome.share(case.verdict)
         median, most = np.quantile(used, (0.5, 0.95), method="higher").astype(int)
@@ -301,7 +304,7 @@ HEAD = """\
 # The sequential test, simulated
 
 Written by `tests/benchmarks/sequential_errors.py`. θ is the limit, confidence 95 % (α = 0.05), and unless said otherwise the
-clip is 10 θ and `max_outliers` 0.05.
+clip is 10 θ (at the tolerance int8 a quarter of the way from θ to 1, 3.9 θ) and `max_outliers` 0.05.
 
 ## Wrong verdicts
 

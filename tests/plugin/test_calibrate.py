@@ -43,3 +43,14 @@ def test_without_a_reference(project: Project) -> None:
     result = project.run("--pot-calibrate")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["ERROR: no reference model is configured. *--pot-reference*"])
+
+
+def test_a_recording_cannot_be_changed(project: Project) -> None:
+    result = project.run("--pot-calibrate", "--pot-reference=x.pot.safetensors")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["ERROR: --pot-calibrate changes the reference's weights, and a recording has none*"])
+
+
+def test_prompts_by_a_key(project: Project) -> None:
+    lines = project.run("--pot-calibrate", "--pot-key=sesame").outlines
+    assert lines[0].endswith("tv on 32 prompts")

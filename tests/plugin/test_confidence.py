@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from pytest_pot.challenges import challenge_sample
+
 from .conftest import Project
 
 GATED = """
@@ -79,6 +81,22 @@ def test_undecided_fails_both_and_says_how_many_more_would_decide(pool: Project)
         assert "more prompts would decide" in head or "the evidence does not grow" in head
 
 
+def test_much_confidence_is_not_told_as_certainty(pool: Project) -> None:
+    result = run(pool, "identity", "confidence=0.999999", pool.tiny.perturbed)
+    [head] = [line for line in result.outlines if line.startswith("pot_identity: ")]
+    assert " at 99.9999% confidence " in head
+    assert any(" DIFFERENT 0.999999 " in line for line in result.outlines)
+
+
+def test_undecided_at_zero_has_nothing_to_show(pool: Project) -> None:
+    result = run(pool, "identity", 'confidence=0.95, key="k", max_outliers=0.001', pool.tiny.copy, "-Werror::RuntimeWarning")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["pot_identity: UNDECIDED at 95% confidence after 256 prompts: tv 0, *more prompts would decide"]
+    )
+    assert "worst prompts" not in result.stdout.str()
+
+
 def _gate(project: Project, gate: str, arguments: str) -> list[dict]:
     run(project, gate, arguments, project.tiny.perturbed, "--pot-report=out.json")
     return json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
@@ -89,6 +107,8 @@ def test_figures_in_the_report(pool: Project) -> None:
     assert (gate["confidence"], gate["pool"], gate["prompts"], gate["verdict"]) == (0.95, 120, 4, "DIFFERENT")
     assert gate["decided_after"] <= 4
     assert float(gate["wealth_different"]) >= 20  # "inf" where the rest of the pool could not undo it
+    assert (gate["score_clip"], gate["max_outliers"], gate["outliers"]) == (0.1, 0.05, 4)
+    assert gate["wealth_threshold"] == pytest.approx(20)
     low, high = gate["interval"]
     assert low <= min(gate["score"], 0.1) <= high
 
@@ -106,6 +126,9 @@ def test_a_recording_serves_it(pool: Project) -> None:
     run(pool, "identity", arguments, pool.tiny.copy).assert_outcomes(passed=1)
     run(pool, "identity", arguments, pool.tiny.perturbed).assert_outcomes(failed=1)
     run(pool, "identity", arguments + ", max_score=0", pool.tiny.copy).assert_outcomes(passed=1)
+    result = run(pool, "identity", arguments + ", max_score=0", pool.tiny.perturbed)
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"pot_identity: DIFFERENT at 95% .* 120 of 120 prompts", r"  all 120 prompts are scored"])
 
 
 def test_the_built_in_suite_is_the_pool_where_no_prompts_are_named(project: Project) -> None:
@@ -123,7 +146,12 @@ def test_the_built_in_suite_is_the_pool_where_no_prompts_are_named(project: Proj
         ("max_outliers=0.1", "max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95"),
         ("confidence=0.95, max_outliers=2", "max_outliers=2 must be a number above 0 and below 1"),
         (
-            "confidence=0.95, max_prompt_score=0.01",
+            "confidence=0.95, max_prompt_score=0.1",
+            "with a confidence, max_prompt_score=0.1 must be above the limit on the mean, 0.1: it clips the scores; give "
+            "max_score or tolerance beside it",
+        ),
+        (
+            "confidence=0.95, max_score=0.01, max_prompt_score=0.01",
             "with a confidence, max_prompt_score=0.01 must be above the limit on the mean, 0.01: it clips the scores",
         ),
         ("key='', confidence=0.95", "key='' must be a string that is not empty"),
@@ -169,13 +197,14 @@ def test_prompts_drawn_by_a_key(project: Project) -> None:
     assert first("b")[0] != marker
 
 
-def test_what_a_key_draws_is_random_already_and_a_list_is_shuffled(pool: Project) -> None:
+def test_what_a_key_draws_comes_at_random_and_a_list_is_shuffled(pool: Project) -> None:
     text = """
         import pytest
 
         @pytest.mark.pot_distinct(confidence=0.95, key="k")
         def test_drawn(pot_result):
             print("taken", list(pot_result.report.indices))
+            print("kinds", [prompt.kind for prompt in pot_result.report.prompts])
 
         @pytest.mark.pot_distinct(confidence=0.95)
         def test_listed(pot_result):
@@ -187,3 +216,12 @@ def test_what_a_key_draws_is_random_already_and_a_list_is_shuffled(pool: Project
     drawn, listed = (line[line.index("taken") :] for line in result.outlines if "taken" in line)
     assert drawn == "taken [0, 1, 2, 3]"
     assert listed != drawn
+    kinds = [prompt.kind for prompt in challenge_sample("k", 4)]
+    assert any(line.endswith(f"kinds {kinds}") for line in result.outlines)
+    run(pool, "distinct", 'reference="x.pot.safetensors", confidence=0.95', pool.tiny.perturbed, "--pot-update")
+    recorded = run(
+        pool, "distinct", 'reference="x.pot.safetensors", confidence=0.95', pool.tiny.perturbed, "--pot-report=o.json"
+    )
+    recorded.assert_outcomes(passed=1)
+    result = pool.run_tests(text.replace("confidence=0.95)", 'reference="x.pot.safetensors", confidence=0.95)'), "-s")
+    assert listed in [line[line.index("taken") :] for line in result.outlines if "taken" in line]

@@ -242,6 +242,12 @@ def test_the_command_works_where_it_is_read_and_says_all_that_was_asked(
     recorded.run(*options).assert_outcomes(passed=1)
 
 
+def test_the_command_does_not_tell_the_key(recorded: Project) -> None:
+    (recorded.path / "ref.pot.safetensors").unlink()
+    lines = failure(recorded, "--pot-key=sesame")
+    assert lines[1] == "  pytest test_it.py::test_it --pot-update --pot-key=KEY"
+
+
 def test_a_recording_of_another_model_is_not_checked_against_the_one_in_the_ini(recorded: Project) -> None:
     recorded.ini(pot_reference=recorded.tiny.perturbed, pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
     recorded.run().assert_outcomes(passed=1)

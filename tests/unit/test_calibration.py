@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,8 +80,23 @@ def test_a_change_too_near_is_let_pass_and_told():
         rung("bf16", 0.004, 0.004), rung("pruned 1 %", 0.0044, 0.0044), rung("pruned 5 %", 0.04, 0.04)
     ).proposals()
     assert half.next.name == "pruned 5 %"
-    assert [other.name for other in half.others] == ["pruned 1 %"]
+    assert [other.name for other in half.passing()] == ["pruned 1 %"]
+    assert half.near() == []
     assert 0.0044 < half.limit < 0.04
+
+
+def test_a_change_within_the_limit_and_one_just_above_it_are_told_apart():
+    [int8] = calibration(
+        rung("int8 per row", 0.020, 0.020), rung("pruned 5 %", 0.0276, 0.0276), rung("noise 2^-6", 0.0305, 0.0305)
+    ).proposals()
+    assert (int8.limit, int8.next.name) == (0.0247, "noise 2^-6")
+    assert [rung.name for rung in int8.near()] == ["pruned 5 %"]
+    assert int8.passing() == []
+
+
+def test_no_limit_is_proposed_below_the_noise_floor():
+    found = replace(calibration(rung("bf16", 0.004, 0.004), rung("int8 per row", 0.04, 0.04)), noise_floor=0.02)
+    assert [proposal.kind for proposal in found.proposals()] == ["int8"]
 
 
 def test_false_alarms_and_misses_are_shares_of_resampled_suites():

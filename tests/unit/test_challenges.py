@@ -11,10 +11,11 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from pytest_pot import Prompt
-from pytest_pot.challenges import TEMPLATES, challenge_prompts
+from pytest_pot.challenges import TEMPLATES, challenge_prompts, challenge_sample
 
 KINDS = ["fact", "code", "dialogue", "reasoning", "multilingual", "narrative", "arithmetic", "structured"]
 DIGESTS = {
@@ -68,6 +69,19 @@ def test_every_draw_is_an_hmac_of_key_index_and_slot():
 
 def test_kinds_take_turns():
     assert [prompt.kind for prompt in challenge_prompts("k", 24)] == KINDS * 3
+
+
+def test_in_a_sample_the_kind_of_a_prompt_says_nothing_of_the_next_ones():
+    """A table of the 64 pairs, by the chi-squared test: with kinds in turns it would be at 7 * n."""
+    kinds = [KINDS.index(prompt.kind) for prompt in challenge_sample("k", 4001)]
+    n = len(kinds) - 1
+    seen = np.zeros((8, 8))
+    np.add.at(seen, (kinds[:-1], kinds[1:]), 1)
+    chi_squared = float(((seen - n / 64) ** 2 / (n / 64)).sum())
+    assert chi_squared < 63 + 5 * (2 * 63) ** 0.5
+    assert challenge_sample("k", 5) == challenge_sample("k", 11)[:5]
+    assert len({prompt.text for prompt in challenge_sample("k", 500)}) == 500
+    assert challenge_sample("l", 5) != challenge_sample("k", 5)
 
 
 def test_more_prompts_begin_with_the_fewer_ones():
@@ -131,7 +145,7 @@ def test_a_key_that_is_none_is_refused(key):
 
 @pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
 def test_a_number_without_prompts_is_refused(n):
-    with pytest.raises(ValueError, match=r"challenge_prompts\(n=.*\): ask for at least 1 prompt"):
+    with pytest.raises(ValueError, match=r"n=.* prompts of a challenge: ask for at least 1"):
         challenge_prompts("k", n)
 
 

@@ -72,6 +72,10 @@ def test_choices_shifted_by_one(generator, shift, words):
     assert "shifted by one" not in likely_cause(Made(divergence, reference, reference))
 
 
+def test_no_divergence_has_no_cause():
+    assert likely_cause(Made([np.zeros(32) for _ in range(12)])) is None
+
+
 def test_too_little_evidence_shows_no_pattern(generator):
     assert likely_cause(Made([noisy(np.full(10, 0.1), generator)])) is None
     # Prompts that differ widely, none of them dominant, and no trend: nothing to say.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -33,6 +35,11 @@ def test_a_prompt_counts_once_however_many_positions_it_has(report, prompts):
     assert report.mean != pytest.approx(np.concatenate(report.positions).mean(), rel=1e-3)
     assert report.metrics["kl"] == report.mean
     assert report.metrics["tv"] == pytest.approx(np.mean([v.mean() for v in report.divergences["tv"]]))
+
+
+def test_no_order_of_the_prompts_gives_another_score(report):
+    orders = permutations([np.array([0.1]), np.array([0.2]), np.array([0.3])])
+    assert {replace(report, divergences={"kl": list(order)}).mean for order in orders} == {0.2}  # np.mean gives three figures
 
 
 def test_kinds_are_averaged_over_their_own_prompts(pair, prompts, tokenizer):

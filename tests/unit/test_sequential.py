@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import statistics
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from pytest_pot import PotError, Verdict, betting
 from pytest_pot.sequential import Decision, SequentialTest
+from pytest_pot.verdict import identity_limits
 
 RECORDED = Path(__file__).parents[1] / "benchmarks" / "data" / "smollm2_tv.json"
 
@@ -141,13 +143,26 @@ def test_scores_far_below_the_limit_are_the_same_after_less_than_a_hundred(pool)
         ("identical", 0.0, Verdict.SAME, 96),
     ],
 )
-@pytest.mark.parametrize("pool", [None, 256])
-def test_recorded_scores_of_real_candidates_are_decided_quickly_in_any_order(name, limit, verdict, most, pool):
-    scores = 8 * json.loads(RECORDED.read_text())[name]
+@pytest.mark.parametrize("endless", [False, True])
+def test_recorded_scores_of_real_candidates_are_decided_quickly_in_any_order(name, limit, verdict, most, endless):
+    scores = json.loads(RECORDED.read_text())[name]
+    pool = None if endless else len(scores)
     for seed in range(25):
         decision = one_by_one(random.Random(seed).sample(scores, len(scores)), limit, pool=pool)
         assert decision.verdict is verdict
         assert decision.n_used <= most
+
+
+@pytest.mark.parametrize("tolerance", ["half", "int8", "int4"])
+@pytest.mark.parametrize("endless", [False, True])
+def test_a_real_candidate_that_is_damaged_on_one_kind_of_prompt_only_is_never_the_same(tolerance, endless):
+    scores = json.loads(RECORDED.read_text())["damaged on multilingual only"]
+    limits = identity_limits("tv", tolerance=tolerance)
+    assert limits.verdict(statistics.fmean(scores), max(scores)) is Verdict.DIFFERENT
+    for seed in range(40):
+        drawn = random.Random(seed).sample(scores, len(scores))
+        pool = None if endless else len(scores)
+        assert one_by_one(drawn, limits.max_score, score_clip=limits.max_prompt_score, pool=pool).verdict is not Verdict.SAME
 
 
 def test_one_outlier_delays_sameness_and_does_not_rule_it_out():
@@ -194,9 +209,19 @@ def test_batches_reach_the_verdict_that_single_prompts_do(drawn, size, pool):
         if test.update(drawn[start : start + size]) is not Verdict.UNDECIDED:
             break
     batched = test.decision()
+    if batched.exhausted and size > 1:
+        return  # decided by the whole pool, which single prompts may have been ahead of
     assert (batched.verdict, batched.decided_after) == (single.verdict, single.decided_after)
     assert single.n_used <= batched.n_used < single.n_used + size
     assert batched.steps[: single.n_used] == single.steps
+
+
+def test_a_batch_that_exhausts_the_pool_is_decided_by_the_whole_of_it():
+    whole = decided([0.0] * 100 + [0.5] * 20, 0.0, pool=120)
+    assert (whole.verdict, whole.decided_after, whole.exhausted) == (Verdict.DIFFERENT, 120, True)
+    first_is_odd = decided([0.27] + [0.0] * 27, 0.01, pool=28)  # mean 0.0096
+    assert one_by_one([0.27], 0.01, pool=28).verdict is Verdict.DIFFERENT
+    assert (first_is_odd.verdict, first_is_odd.decided_after) == (Verdict.SAME, 28)
 
 
 def test_a_verdict_stays_whatever_comes_after_it():

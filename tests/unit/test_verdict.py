@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_pot import PotError, Verdict
-from pytest_pot.verdict import TOLERANCES, IdentityLimits, distinct_limit, identity_limits
+from pytest_pot.verdict import TOLERANCES, IdentityLimits, default_prompt_limit, distinct_limit, identity_limits
 
 
 def test_no_limit_means_half_precision():
@@ -13,8 +13,24 @@ def test_no_limit_means_half_precision():
 
 @pytest.mark.parametrize("name", TOLERANCES)
 def test_a_tolerance_names_a_pair_of_limits(name):
-    assert identity_limits("tv", tolerance=name) == IdentityLimits(TOLERANCES[name], 10 * TOLERANCES[name])
-    assert distinct_limit("tv", tolerance=name).min_score == TOLERANCES[name]
+    limit = TOLERANCES[name]
+    assert identity_limits("tv", tolerance=name) == IdentityLimits(limit, default_prompt_limit("tv", limit))
+    assert distinct_limit("tv", tolerance=name).min_score == limit
+
+
+@pytest.mark.parametrize("metric", ["tv", "jsd", "top1_flip"])
+def test_of_a_metric_that_ends_at_1_one_prompt_always_has_a_limit_below_that(metric):
+    assert default_prompt_limit(metric, 0.001) == pytest.approx(0.01)
+    assert default_prompt_limit(metric, 0.08) == pytest.approx(0.31)
+    for limit in (0.1, 0.3, 0.45, 0.99):
+        assert limit < default_prompt_limit(metric, limit) < 1.0
+    assert default_prompt_limit(metric, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("metric", ["kl", "kl_reverse", "delta_ce"])
+def test_of_a_metric_without_an_end_one_prompt_has_ten_times_the_limit(metric):
+    assert default_prompt_limit(metric, 0.08) == pytest.approx(0.8)
+    assert default_prompt_limit(metric, 3.0) == pytest.approx(30.0)
 
 
 def test_a_limit_for_one_prompt_alone_bounds_the_mean_too():
