@@ -1,0 +1,92 @@
+"""The tables and the plot of what speed.py measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["page", "plot", "section"]
+
+Document = dict[str, Any]
+
+TITLES = {
+    "presets": "The five configurations",
+    "batches": "Batch sizes, 32 prompts, reference recorded",
+    "top_k": "Top-k against the whole vocabulary, reference recorded, 32 positions",
+    "counts": "10, 100 and 1000 prompts of 16 tokens, reference recorded, batches of 8",
+    "waterfall": "From `original` to a verdict",
+    "prefix": "32 prompts with 128 tokens in common and 16 of their own, reference recorded",
+}
+NOTES = {
+    "presets": "Time as a share of `original`'s. Where it does not say recorded, both models are run.",
+    "batches": "Time per prompt as a share of `original`'s.",
+    "top_k": "Scores are mean tv; the error is that against the whole vocabulary. Verdicts at the tolerance int8.",
+    "counts": "Time per prompt as a share of that with 100 prompts; memory above what was resident before the run.",
+    "waterfall": "Each line has what the ones above it have. Verdicts at 95 %, against `original` on 100 prompts, at its rate "
+    "here. Floors: time over that of the matrix products alone.",
+    "prefix": "Time as a share of that without sharing.",
+}
+
+
+def section(name: str, document: Document) -> list[str]:
+    """One section as a heading and a table in Markdown."""
+    rows: Sequence[dict[str, Any]] = document["sections"][name]
+    columns = [column for column in rows[0] if column not in ("least", "most")]
+    lines = [f"## {TITLES[name]}", "", NOTES[name], "", f"| {' | '.join(map(_head, columns))} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_cell(column, row) for column in columns)} |" for row in rows]
+    return lines
+
+
+def page(document: Document) -> str:
+    """All sections."""
+    lines = [
+        "# What scoring costs",
+        "",
+        f"Written by `tests/benchmarks/speed.py`: {document['model']}, {document['prompts']} prompts where nothing else is "
+        f"said; {document['cpu']}, {document['threads']} threads, torch {document['torch']}, transformers "
+        f"{document['transformers']}. Ratios are medians over {document['rounds']} rounds of the ratio within a round, "
+        "with the least and the most.",
+    ]
+    for name in document["sections"]:
+        lines += ["", *section(name, document)]
+    return "\n".join(lines) + "\n"
+
+
+def plot(document: Document, target: Path) -> str:
+    """Draw the shares of ``original``'s time as bars; says what came of it."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "; no plot, matplotlib is not installed"
+    drawn = {name: document["sections"][name] for name in ("presets", "batches", "waterfall") if name in document["sections"]}
+    if not drawn:
+        return ""
+    figure = Figure(figsize=(8, 1.5 + 0.28 * sum(map(len, drawn.values()))), layout="constrained")
+    axes = figure.subplots(len(drawn), squeeze=False, height_ratios=[len(rows) + 1 for rows in drawn.values()])[:, 0]
+    for ax, (name, rows) in zip(axes, drawn.items(), strict=True):
+        labels = [str(next(iter(row.values()))) for row in rows]
+        ratios = [row["ratio"] for row in rows]
+        errors = [[row["ratio"] - row["least"] for row in rows], [row["most"] - row["ratio"] for row in rows]]
+        ax.barh(labels, ratios, xerr=errors, height=0.7)
+        ax.bar_label(ax.containers[-1], fmt="%.3g", padding=3)
+        ax.invert_yaxis()
+        ax.set_title(TITLES[name].replace("`", ""), loc="left", fontsize="medium")
+        ax.set_xlabel("time, original = 1")
+    figure.savefig(target)
+    return f", {target.name}"
+
+
+def _head(column: str) -> str:
+    return {"ratio": "share of time (least to most)", "s": "s"}.get(column, column)
+
+
+def _cell(column: str, row: dict[str, Any]) -> str:
+    value = row[column]
+    if column == "ratio":
+        return f"{value:.3g} ({row['least']:.3g} to {row['most']:.3g})"
+    if column.endswith("error"):
+        return f"{value:+.2%}"
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
