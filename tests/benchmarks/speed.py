@@ -29,6 +29,7 @@ import transformers
 
 from pytest_pot import PRESETS, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.memory import peak_of
 from pytest_pot.engines.perturbations import perturb
 from pytest_pot.prompts import builtin_prompts
 from pytest_pot.sequential import SequentialTest
@@ -39,7 +40,6 @@ sys.path += [str(Path(__file__).parents[2] / "examples"), str(Path(__file__).par
 import smollm2
 import speed_report
 from floor import products
-from resident import peak_above_rest
 
 Model = torch.nn.Module
 Way = Callable[[], object]
@@ -148,11 +148,13 @@ def counts(bench: Bench) -> Rows:
     for n in COUNTS:
         prompts = [Prompt(p.text, f"{p.continuation} {i}") for i, p in zip(range(n), 8 * builtin_prompts(None), strict=False)]
         ways[str(n)] = bench.recorded(config, prompts)
-        peaks[str(n)] = peak_above_rest(ways[str(n)])
+        peaks[str(n)] = peak_of(ways[str(n)], bench.candidate, torch.device("cpu"))
     taken = bench.time(ways)
     for n in COUNTS:
         row = against(taken[str(COUNTS[1])], taken[str(n)], COUNTS[1] / n)
-        yield {"prompts": n, **row, "ms/prompt": 1e3 * row["s"] / n, "peak MB": peaks[str(n)] / 1e6}
+        peak = peaks[str(n)]
+        above = None if peak is None else (peak.bytes - peak.weights) / 1e6
+        yield {"prompts": n, **row, "ms/prompt": 1e3 * row["s"] / n, "peak MB": above}
 
 
 class Whole(torch.nn.Module):
