@@ -69,7 +69,7 @@ def properties(result: GateResult, decision: Decision) -> dict[str, Any]:
     return {
         "confidence": result.settings.confidence,
         "pool": result.pool,
-        "score_clip": result.settings.sequential_test(None).clip,
+        "score_clip": result.settings.score_clip,
         "max_outliers": result.settings.max_outliers,
         "outliers": decision.n_outliers,
         "decided_after": decision.decided_after,
@@ -98,13 +98,13 @@ def _claim(result: GateResult) -> str:
     share = f"fewer than {100 * result.settings.max_outliers:.3g}% of the prompts"
     if limit == 0:
         return f"{share} score anything but 0"
-    clip = number(result.settings.sequential_test(None).clip)
+    clip = number(result.settings.score_clip)
     return f"the mean of the score, clipped at {clip}, is at most {number(limit)}, and {share} score above {clip}"
 
 
 def _missing(result: GateResult, decision: Decision) -> str:
     if decision.exhausted:
-        clip = number(result.settings.sequential_test(None).clip)
+        clip = number(result.settings.score_clip)
         return (
             f"{decision.n_outliers} of the {result.report.n_prompts} prompts are above {clip}, the limit for one prompt: too "
             "many to be the same, though the mean is within its limit. Look at them"

@@ -130,17 +130,22 @@ class Settings(GateSettings):
     def asked(self) -> tuple[str, float]:
         return self.config.metric, self.limits.score
 
+    @property
+    def score_clip(self) -> float:
+        """With ``confidence``: the limit for one prompt, at which scores are clipped; 0 where the limit is 0."""
+        if self.limits.score == 0:
+            return 0.0
+        if isinstance(self.limits, IdentityLimits):
+            return self.limits.max_prompt_score
+        return default_prompt_limit(self.config.metric, self.limits.score)
+
     def sequential_test(self, pool: int | None) -> SequentialTest:
         """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
         assert self.confidence is not None
-        if isinstance(self.limits, IdentityLimits):
-            clip = self.limits.max_prompt_score
-        else:
-            clip = default_prompt_limit(self.config.metric, self.limits.score)
         return SequentialTest(
             self.limits.score,
             confidence=self.confidence,
-            score_clip=clip if self.limits.score > 0 else None,
+            score_clip=self.score_clip or None,
             max_outliers=self.max_outliers,
             pool=pool,
         )
