@@ -88,6 +88,11 @@ class LatencyLimits:
         return any(name in self.given for name in REFERENCE_LIMITS)
 
     @property
+    def relative(self) -> bool:
+        """Whether times are only compared with each other, and none is held against a clock."""
+        return self.max_slowdown is not None and self.budget_ms is None and self.min_tokens_per_s is None
+
+    @property
     def share(self) -> float:
         """The quantile of the candidate's own times that the budget is for, from 0 to 1."""
         return _SHARES[self.stat]
@@ -157,6 +162,8 @@ class LatencyReport:
     reference_memory: Peak | None = None
     threads: int | None = None
     """Threads that torch computed with on the CPU."""
+    usual_threads: int | None = None
+    """And those that it is set to: more, where other processes held some of the cores."""
     label: str = ""
     """Where and in which precision the candidate ran."""
     elapsed_s: float = 0.0

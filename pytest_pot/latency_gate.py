@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.errors import PotError
-from pytest_pot.latency import LatencyReport, Outcome
+from pytest_pot.latency import WHATS, LatencyReport, Outcome
 from pytest_pot.latency_settings import LatencySettings
 from pytest_pot.prompts import Prompt, as_prompts
 from pytest_pot.timing import Stopwatch, measure
@@ -57,7 +57,8 @@ def run_latency_gate(
     Raises:
         PotError: the models cannot be run on these prompts; or there is a limit on memory, which cannot be measured here.
     """
-    from pytest_pot.engines.timing import cpu_threads, synchroniser, work
+    from pytest_pot.engines.threads import cpu_threads, uncrowded
+    from pytest_pot.engines.timing import on_cpu, synchroniser, work
     from pytest_pot.scorer import TeacherForcedScorer
 
     scorer = TeacherForcedScorer(settings.config)
@@ -70,18 +71,23 @@ def run_latency_gate(
             engines["reference"] = stack.enter_context(scorer.engine(inputs.reference, "reference"))
         batch = _batch(settings, scorer, prompts, inputs.tokenizer, engines)
         works = {role: work(engine, role, batch, settings.what, settings.config.top_k) for role, engine in engines.items()}
+        watch = Stopwatch(time.perf_counter, synchroniser(list(engines.values())))
+        threads = cpu_threads()
+        if settings.limits.relative and on_cpu(engines.values()):
+            one = work(engines["candidate"], "candidate", batch[:1], WHATS[0], settings.config.top_k)
+            stack.enter_context(uncrowded(one.run, watch))
         report = measure(
             works["candidate"],
             works.get("reference"),
             settings.limits,
-            Stopwatch(time.perf_counter, synchroniser(list(engines.values()))),
+            watch,
             what=settings.what,
             n_prompts=len(batch),
             n_tokens=_tokens_per_run(settings, batch),
             max_seconds=settings.max_seconds,
             progress=progress,
         )
-        report = replace(report, threads=cpu_threads(), label=engines["candidate"].label)
+        report = replace(report, threads=cpu_threads(), usual_threads=threads, label=engines["candidate"].label)
     _check_memory(report, settings)
     return LatencyResult(settings, inputs.names, report)
 

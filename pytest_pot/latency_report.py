@@ -98,6 +98,8 @@ def _conditions(result: LatencyResult) -> str:
     work = f"{_WORKS[report.what]} of {report.n_prompts} prompt{'s' * (report.n_prompts > 1)}, {report.n_tokens} tokens"
     repeated = f", {report.repeats} runs per timing" if report.repeats > 1 else ""
     threads = f", {report.threads} thread{'s' * (report.threads != 1)}" if report.threads else ""
+    if report.threads != report.usual_threads:
+        threads += f" (with {report.usual_threads} it is slower: other processes hold cores)"
     return f"{work}{repeated}; preset {settings.preset}, {report.label}{threads}, {report.elapsed_s:.0f} s"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from pytest_pot.latency import Peak
 from pytest_pot.timing import Work
 from pytest_pot.tokens import Tokens
 
-__all__ = ["cpu_threads", "synchroniser", "work"]
+__all__ = ["on_cpu", "synchroniser", "work"]
 
 _CACHES = ("cache", "past_key_values", "cache_params")
 """What transformers calls the cache, in forward's arguments and in what it returns: now, before, and for recurrent models."""
@@ -121,6 +121,6 @@ def synchroniser(engines: Sequence[Engine]) -> Callable[[], None]:
     return synchronise
 
 
-def cpu_threads() -> int:
-    """Threads that torch computes with on the CPU."""
-    return torch.get_num_threads()
+def on_cpu(engines: Iterable[Engine]) -> bool:
+    """Whether all of them are models that torch runs on the CPU."""
+    return all(isinstance(engine, CausalLM) and engine.device.type == "cpu" for engine in engines)

@@ -313,6 +313,40 @@ def test_garbage_collection_is_left_as_it_was(project: Project) -> None:
     assert [line.rpartition(" ")[2] for line in project.run("-s").outlines if "collector" in line] == ["True", "True"]
 
 
+CROWDED = """
+    import time
+
+    import pytest
+    import torch
+
+    torch.set_num_threads(2)
+
+    def wait(*_):
+        time.sleep(0.02 * (torch.get_num_threads() - 1))  # as if one of two cores were taken
+
+    @pytest.fixture(scope="session")
+    def pot_candidate(pot_reference):
+        pot_reference.register_forward_pre_hook(wait)
+        return pot_reference
+
+    def pytest_pot_gate(item, result):
+        print("threads", result.report.threads, "of", result.report.usual_threads, "then", torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize(("limits", "threads"), [("max_slowdown=1e-6", 1), ("max_slowdown=1e-6, budget_ms=1e9", 2)])
+def test_fewer_threads_on_a_crowded_machine_unless_a_budget_is_held_too(project: Project, limits: str, threads: int) -> None:
+    project.write(conftest=CROWDED, test_it=marked(limits))
+    before = torch.get_num_threads()
+    try:
+        result = project.run("-s")
+    finally:
+        torch.set_num_threads(before)
+    assert f"threads {threads} of 2 then 2" in result.stdout.str()
+    told = "1 thread (with 2 it is slower: other processes hold cores)" in result.stdout.str()
+    assert told == (threads == 1)
+
+
 def test_a_candidate_for_each_parameter(project: Project) -> None:
     """The same tests with and without gating: what failed last is found again."""
     project.write(
