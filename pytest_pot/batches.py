@@ -19,8 +19,9 @@ _ROOM = Room(most=1024, per_forward=32)
 _BEGINNING, _ALIKE = 32, 4
 """So many prompts that share so many first tokens stand together: engines may read what they share once."""
 
-_DRAWN = 16
-"""Prompts per forward where their order is given: a verdict may come at any time, and the lengths of the rest are unknown."""
+_WINDOW = (4, 16)
+"""Of prompts in a random order, at least and at most so many at once with the batch size ``"auto"``. They are read sorted by
+length, in as many forwards as cost least, and looked at together; a verdict may come at any time."""
 
 Progress = Callable[[int, int], None]
 """Called with (prompts done, prompts in all)."""
@@ -42,15 +43,18 @@ class Batches(Generic[Result]):
         tokens: Sequence[Tokens] | Mapping[int, Tokens],
         progress: Progress | None = None,
         engines: Sequence[Engine] = (),
+        total: int | None = None,
     ) -> None:
-        """``tokens`` by prompt index; a mapping may be filled by the work itself, where an order is given to :meth:`run`.
+        """``tokens`` by prompt index; those that :meth:`run` is asked for have to be there by then.
 
-        ``engines``: those that the work runs.
+        ``engines``: those that the work runs. ``total``: how many prompts there are, where ``tokens`` has not all of them.
         """
         self._config = config
         self._tokens = tokens
         self._progress = progress
         self._engines = engines
+        self._total = len(tokens) if total is None else total
+        self._done = 0
         self.most: int | None = None if config.batch_size == "auto" else config.batch_size
         """The most prompts per forward; halved whenever a batch does not fit into memory. None: as the lengths have it."""
         self._largest = 0
@@ -60,31 +64,24 @@ class Batches(Generic[Result]):
         """Prompts per forward; with ``"auto"``, in the largest batch since memory last ran out."""
         return self._largest if self._config.batch_size == "auto" or self.most is None else self.most
 
-    def run(
-        self,
-        work: Callable[[Sequence[int]], list[Result]],
-        order: Sequence[int] | None = None,
-        enough: Callable[[list[Result]], bool] | None = None,
-    ) -> dict[int, Result]:
+    def run(self, work: Callable[[Sequence[int]], list[Result]], indices: Sequence[int] | None = None) -> dict[int, Result]:
         """``work(prompt indices)``, which returns a result per prompt; the results by prompt index, in the prompts' order.
 
         Args:
-            order: the order to take prompts in, where it is not to be by length.
-            enough: called with each batch's results; true ends the run there.
+            indices: of the prompts to run, all by default.
 
         Raises:
             PotError: one prompt alone does not fit into memory.
         """
         # The longest first: neighbours are padded least, and if memory is short, it is known at once.
-        todo = longest_first(self._tokens) if order is None else list(order)
-        total = len(todo)
+        todo = longest_first(self._tokens, range(len(self._tokens)) if indices is None else indices)
         results: dict[int, Result] = {}
         plan: list[int] = []
         planned_for = None
         while todo:
             circumstances = self.most, self._room()
             if not plan or circumstances != planned_for:
-                plan, planned_for = self._plan(todo, by_length=order is None), circumstances
+                plan, planned_for = self._plan(todo), circumstances
             batch = todo[: plan[0]]
             try:
                 found = work(batch)
@@ -97,37 +94,49 @@ class Batches(Generic[Result]):
             self._largest = max(self._largest, len(batch))
             results.update(zip(batch, found, strict=True))
             todo, plan = todo[len(batch) :], plan[1:]
+            self._done += len(batch)
             if self._progress is not None:
-                self._progress(len(results), total)
-            if enough is not None and enough(found):
-                break
+                self._progress(self._done, self._total)
         return {index: results[index] for index in sorted(results)}
 
     def _room(self) -> Room:
         rooms = [room for engine in self._engines if (room := getattr(engine, "room", None)) is not None] or [_ROOM]
         return Room(min(room.most for room in rooms), max(room.per_forward for room in rooms))
 
-    def _plan(self, todo: Sequence[int], *, by_length: bool) -> list[int]:
+    def _plan(self, todo: Sequence[int]) -> list[int]:
         """How many of ``todo`` share the next forward, the one after it, and so on; at least the next."""
         if self._config.batch_size != "auto":
             assert self.most is not None
             return [self.most]
-        if by_length:
-            return cheapest([len(self._tokens[index].ids) for index in todo], self._room(), self.most)
-        return [self.most or _DRAWN]
+        return cheapest([len(self._tokens[index].ids) for index in todo], self._room(), self.most)
+
+    def window(self, wanted: int | None) -> int:
+        """How many prompts of a random order to run next, before what they say is looked at.
+
+        A batch; with ``"auto"``, as many as have been run, so that there are never twice as many as were needed, and within
+        limits no more than ``wanted`` (None: there is no telling).
+        """
+        if self._config.batch_size != "auto":
+            return self._config.batch_size
+        least, most = _WINDOW
+        return max(least, min(most, self._done, most if wanted is None else wanted))
 
 
-def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens]) -> list[int]:
-    """The indices of ``tokens``, by length; those that begin alike, with a few dozen tokens, stand together."""
-    lengths = [len(tokens[index].ids) for index in range(len(tokens))]
-    beginnings = [tokens[index].ids[: min(_BEGINNING, tokens[index].prompt_len - 1)] for index in range(len(tokens))]
-    members = Counter(beginning for beginning in beginnings if len(beginning) == _BEGINNING)
+def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens], indices: Sequence[int]) -> list[int]:
+    """``indices`` of ``tokens``, by length; those that begin alike, with a few dozen tokens, stand together."""
+    beginnings = {index: _beginning(tokens[index]) for index in indices}
+    members = Counter(beginning for beginning in beginnings.values() if len(beginning) == _BEGINNING)
     # A few that begin alike gain less by it than they lose beside others that are longer or shorter.
-    groups = [beginning if members[beginning] >= _ALIKE else () for beginning in beginnings]
+    groups = {index: beginning if members[beginning] >= _ALIKE else () for index, beginning in beginnings.items()}
+    lengths = {index: len(tokens[index].ids) for index in indices}
     longest: dict[tuple[int, ...], int] = {}
-    for group, length in zip(groups, lengths, strict=True):
-        longest[group] = max(length, longest.get(group, 0))
-    return sorted(range(len(tokens)), key=lambda index: (-longest[groups[index]], groups[index], -lengths[index]))
+    for index, group in groups.items():
+        longest[group] = max(lengths[index], longest.get(group, 0))
+    return sorted(indices, key=lambda index: (-longest[groups[index]], groups[index], -lengths[index]))
+
+
+def _beginning(tokens: Tokens) -> tuple[int, ...]:
+    return tokens.ids[: min(_BEGINNING, tokens.prompt_len - 1)]
 
 
 def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> list[int]:

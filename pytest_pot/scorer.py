@@ -100,7 +100,7 @@ class TeacherForcedScorer:
 
         Returns:
             the report on the prompts that were scored, and what their scores are evidence of. A verdict inside a batch
-            ends the run after that batch.
+            ends the run after that batch; with the batch size ``"auto"``, after the at most 16 prompts that are run together.
 
         Raises:
             PotError: as :meth:`score_batch` and :meth:`score_baseline`.
@@ -273,17 +273,17 @@ class TeacherForcedScorer:
             random.Random(seed).shuffle(order)
         tokens: dict[int, Tokens] = {}
         compare = Comparison(self.config, reference, candidate, prompts, tokens)
-
-        def work(batch: Sequence[int]) -> list[PromptResult]:
-            tokens.update({index: encode(index) for index in batch if index not in tokens})
-            return compare(batch)
-
-        def enough(found: list[PromptResult]) -> bool:
-            scores = [float(result.divergences[self.config.metric].mean()) for result in found]
-            return test.update(scores) is not Verdict.UNDECIDED
-
-        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress, [reference, candidate])
-        results = batches.run(work, order, enough)
+        batches: Batches[PromptResult] = Batches(self.config, tokens, self._progress, [reference, candidate], len(prompts))
+        results: dict[int, PromptResult] = {}
+        while len(results) < len(order):
+            window = order[len(results) :][: batches.window(test.expected_further)]
+            tokens.update({index: encode(index) for index in window})
+            found = batches.run(compare, window)
+            results.update(found)
+            scores = [float(found[index].divergences[self.config.metric].mean()) for index in window]
+            if test.update(scores) is not Verdict.UNDECIDED:
+                break
+        results = dict(sorted(results.items()))
         labels = reference.label, candidate.label
         return self._report(results, prompts, tokens, labels, tokenizer, batches.size, started)
 

@@ -146,6 +146,17 @@ class SequentialTest:
         """The verdict first reached; UNDECIDED until then."""
         return self._verdict
 
+    @property
+    def expected_further(self) -> int | None:
+        """Prompts until a verdict, if those to come are like those so far; None where there is no telling, or no need."""
+        if self._verdict is not Verdict.UNDECIDED or self._exhausted:
+            return None
+        different, mean, outliers = map(self._needed, self._tests, self._refuted)
+        needed = min(different, max(mean, outliers))
+        if self._pool is not None:
+            needed = min(needed, self._pool - len(self._steps))
+        return None if needed == math.inf else math.ceil(needed)
+
     def update(self, scores: Iterable[float]) -> Verdict:
         """Take the scores of the next prompts, all of them, and return the verdict.
 
@@ -182,7 +193,7 @@ class SequentialTest:
             wealth=self._wealth(),
             threshold=self.threshold,
             interval=self._interval(),
-            expected_further=self._expected_further(),
+            expected_further=self.expected_further,
             steps=tuple(self._steps),
         )
 
@@ -222,15 +233,6 @@ class SequentialTest:
             return None
         clipped = [min(step.score, self.clip) for step in self._steps]
         return mean_interval(clipped, self.clip, 1.0 / self.threshold, self._pool)
-
-    def _expected_further(self) -> int | None:
-        if self._verdict is not Verdict.UNDECIDED or self._exhausted:
-            return None
-        different, mean, outliers = map(self._needed, self._tests, self._refuted)
-        needed = min(different, max(mean, outliers))
-        if self._pool is not None:
-            needed = min(needed, self._pool - len(self._steps))
-        return None if needed == math.inf else math.ceil(needed)
 
     def _needed(self, test: MeanTest, refuted: bool) -> float:
         """Prompts until the test's wealth is large enough; inf where it is not growing."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,6 +98,38 @@ def test_only_what_is_drawn_is_continued(pair, tokenizer, monkeypatch):
     report, decision = decide(*pair, tokenizer, 1e-6, [prompt.text for prompt in MANY])
     assert decision.verdict is Verdict.DIFFERENT
     assert len(made) == report.n_prompts < 96
+
+
+MIXED = [Prompt("z" * (5 + 37 * i % 80), " and so on and on") for i in range(96)]
+
+
+def drawn_with_auto(pair, tokenizer, limit):
+    """The report, the decision, and the lengths of the prompts of each forward."""
+    forwards = []
+    handle = pair[1].register_forward_pre_hook(lambda _, arguments: forwards.append(arguments[0].shape))
+    scorer = TeacherForcedScorer(replace(CONFIG, batch_size="auto"))
+    report, decision = scorer.decide(*pair, MIXED, tokenizer, SequentialTest(limit, pool=len(MIXED)), seed=3)
+    handle.remove()
+    return report, decision, forwards
+
+
+def test_auto_reads_what_is_looked_at_together_sorted_by_length(pair, tokenizer):
+    mean = TeacherForcedScorer(CONFIG).score_batch(*pair, MIXED, tokenizer).mean
+    report, decision, forwards = drawn_with_auto(pair, tokenizer, 2 * mean)
+    assert decision.verdict is Verdict.SAME
+    assert sum(n for n, _ in forwards) == report.n_prompts < decision.decided_after + 16
+    padding = 1 - sum(len(t.ids) for t in report.tokens) / sum(n * length for n, length in forwards)
+    assert padding < 0.1  # in the order drawn it is 0.12
+    order = list(range(96))
+    random.Random(3).shuffle(order)
+    scores = dict(zip(report.indices, report.scores.tolist(), strict=True))
+    assert [step.score for step in decision.steps] == [scores[index] for index in order[: report.n_prompts]]
+
+
+def test_auto_ends_soon_where_little_is_needed(pair, tokenizer):
+    report, decision, _ = drawn_with_auto(pair, tokenizer, 1e-6)
+    assert decision.verdict is Verdict.DIFFERENT
+    assert report.n_prompts == 4
 
 
 def test_a_batch_that_does_not_fit_is_halved(pair, whole, tokenizer):
