@@ -230,8 +230,12 @@ class CausalLM:
         return states
 
     def _layout(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids and mask, [batch, length], and row and column of every needed position."""
-        ids, mask = self.padded([tokens.ids for tokens in batch])
+        """Ids and mask, [batch, length], and row and column of every needed position.
+
+        The last token of each prompt predicts nothing that is compared: models that are known to be causal do not read it.
+        """
+        end = None if self._output_layer is None else -1
+        ids, mask = self.padded([tokens.ids[:end] for tokens in batch])
         row = torch.tensor([i for i, t in enumerate(batch) for _ in range(t.n_positions)])
         column = torch.tensor([c for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)])
         return ids, mask, row, column

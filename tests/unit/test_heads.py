@@ -41,6 +41,17 @@ def test_an_architecture_that_ends_in_a_product_is_split(name, prompts, tokenize
     assert is_split(tiny(name), prompts, tokenizer)
 
 
+def test_the_last_token_is_read_only_where_the_model_might_need_it(prompts, tokenizer):
+    """What predicts nothing costs nothing; but of a module that is not known nobody can tell."""
+    read = {}
+    for name, model in {"known": tiny(), "own": shifted(tiny())}.items():
+        lengths = read[name] = []
+        model.get_input_embeddings().register_forward_pre_hook(lambda _, ids, to=lengths: to.append(ids[0].shape[1]))
+        report = TeacherForcedScorer(ScoringConfig(batch_size=1)).score_batch(tiny(), model, prompts, tokenizer)
+    longest_first = sorted((len(tokens.ids) for tokens in report.tokens), reverse=True)
+    assert read == {"known": [length - 1 for length in longest_first], "own": longest_first}
+
+
 def shifted(model):
     """A class of a user's own, with another forward."""
 

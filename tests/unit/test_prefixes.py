@@ -93,6 +93,6 @@ def test_only_what_predicts_nothing_and_pays_is_shared():
 def test_prompts_that_begin_alike_stand_together():
     a, b = tuple(range(40)), tuple(range(50, 90))
     sequences = [(*beginning, *range(n)) for n in range(5, 10) for beginning in (a, b)] + [tuple(range(100, 142)), (7,) * 60]
-    order = longest_first([Tokens((*ids, 1), len(ids)) for ids in sequences])
+    order = longest_first([Tokens((*ids, 1), len(ids)) for ids in sequences], range(12))
     assert [sequences[i][0] for i in order] == [7, 100, *[0] * 5, *[50] * 5]
     assert sorted(order) == list(range(12))
