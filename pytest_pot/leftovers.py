@@ -73,7 +73,7 @@ class Leftovers:
 
     def _below(self, folder: Path) -> Iterator[Path]:
         passed_over = self._config.getini("norecursedirs")
-        cache = self._config.rootpath / str(self._config.getini("cache_dir") or ".")  # holds records of live references
+        cache = self._cache()
         for here, folders, files in os.walk(folder):
             # A name that starts with a dot, a virtual environment, a build folder: where pytest looks for no test either.
             folders[:] = [
@@ -84,3 +84,10 @@ class Leftovers:
                 and Path(here) / name != cache
             ]
             yield from (Path(here) / name for name in files if is_baseline(name))
+
+    def _cache(self) -> Path | None:
+        """pytest's own folder, which holds records of live references; None where pytest's plugin for it is not there."""
+        try:
+            return self._config.rootpath / str(self._config.getini("cache_dir") or ".")
+        except ValueError:  # -p no:cacheprovider
+            return None

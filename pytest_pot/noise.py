@@ -18,7 +18,7 @@ from pytest_pot.tokens import Tokens
 
 __all__ = ["noise_floor"]
 
-_LENGTHS = (40, 27)
+_LENGTHS = (24, 17)
 """Tokens of the two texts: short, to be cheap, and different, so that one is padded beside the other."""
 _POSITIONS = 8
 

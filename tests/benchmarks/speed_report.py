@@ -14,18 +14,27 @@ TITLES = {
     "presets": "The five configurations",
     "batches": "Batch sizes, 32 prompts, reference recorded",
     "top_k": "Top-k against the whole vocabulary, reference recorded, 32 positions",
-    "counts": "10, 100 and 1000 prompts of 16 tokens, reference recorded, batches of 8",
-    "waterfall": "From `original` to a verdict",
+    "counts": "10, 100 and 1000 prompts of 10 tokens, reference recorded, batches of 8",
+    "waterfall": "From `original` to `fastest`",
+    "verdicts": "Until a verdict at 95 %, reference recorded, batch auto",
     "prefix": "32 prompts with 128 tokens in common and 16 of their own, reference recorded",
+    "dtype": "A model in bf16, which is upcast on this CPU, 32 prompts, reference recorded",
+    "vocabulary": "A vocabulary of 262,144: a tiny model, 64 prompts of 256 tokens, reference recorded",
+    "startup": "A whole run of pytest with one recorded gate (32 prompts, `balanced`)",
 }
 NOTES = {
-    "presets": "Time as a share of `original`'s. Where it does not say recorded, both models are run.",
+    "presets": "Time as a share of `original`'s. Where it does not say recorded, both models are run. Floors: time over that "
+    "of the matrix products alone that this configuration cannot do without.",
     "batches": "Time per prompt as a share of `original`'s.",
     "top_k": "Scores are mean tv; the error is that against the whole vocabulary. Verdicts at the tolerance int8.",
     "counts": "Time per prompt as a share of that with 100 prompts; memory above what was resident before the run.",
-    "waterfall": "Each line has what the ones above it have. Verdicts at 95 %, against `original` on 100 prompts, at its rate "
-    "here. Floors: time over that of the matrix products alone.",
+    "waterfall": "Each line has what the ones above it have. Floors as above, with one model to be run.",
+    "verdicts": "Prompts are drawn from the whole suite, long ones too; the time is a share of what `original` takes for 100 "
+    "prompts of it (by 13 of them, one in twenty by length).",
     "prefix": "Time as a share of that without sharing.",
+    "dtype": "Time as a share of that of the same weights in float32; the model is in memory, and converted in each run.",
+    "vocabulary": "Resident memory.",
+    "startup": "Time as a share of that of a script that imports, loads and runs the same forwards.",
 }
 
 
@@ -43,10 +52,10 @@ def page(document: Document) -> str:
     lines = [
         "# What scoring costs",
         "",
-        f"Written by `tests/benchmarks/speed.py`: {document['model']}, {document['prompts']} prompts where nothing else is "
-        f"said; {document['cpu']}, {document['threads']} threads, torch {document['torch']}, transformers "
-        f"{document['transformers']}. Ratios are medians over {document['rounds']} rounds of the ratio within a round, "
-        "with the least and the most.",
+        f"Written by `tests/benchmarks/speed.py`: {document['model']}, {document['prompts']} prompts of {document['tokens']} "
+        f"tokens where nothing else is said, before they are cut; {document['cpu']}, {document['threads']} threads, torch "
+        f"{document['torch']}, transformers {document['transformers']}. Ratios are medians over {document['rounds']} rounds of "
+        "the ratio within a round, with the least and the most. On a GPU nothing was measured.",
     ]
     for name in document["sections"]:
         lines += ["", *section(name, document)]

@@ -43,7 +43,9 @@ def told(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if line.startswith("pot: recorded files")]
 
 
-@pytest.mark.parametrize("arguments", [(), (".",), ("-x",), ("--pot-update",), ("-n", "2")], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [(), (".",), ("-x",), ("--pot-update",), ("-n", "2"), ("-p", "no:cacheprovider")], ids=" ".join
+)
 def test_a_full_run(full: Project, arguments: tuple[str, ...]) -> None:
     run = full.run_apart if "-n" in arguments else full.run
     assert told(run(*arguments)) == [TOLD]

@@ -1,0 +1,122 @@
+"""Sections of speed.py: what one scoring run costs, by configuration, batch size, top-k, prompts, shared beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from bench import AUTO, Bench, Rows, Way, against
+
+from pytest_pot import PRESETS, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.memory import peak_of
+from pytest_pot.engines.perturbations import perturb
+from pytest_pot.prompts import builtin_prompts
+from pytest_pot.verdict import identity_limits
+
+__all__ = ["batches", "counts", "prefix", "presets", "top_k"]
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+TOP_KS = (10, 30, 100, 300, 1000)
+COUNTS = (10, 100, 1000)
+
+
+def presets(bench: Bench) -> Rows:
+    """(a) The five configurations, with both models run and with the reference recorded."""
+    configs = {name: ScoringConfig.preset(name) for name in PRESETS if name != "original"} | {"balanced, batch auto": AUTO}
+    ways: dict[str, Way] = {"original": bench.original()}
+    floors: dict[str, Way] = {}
+    for name, config in configs.items():
+        ways[name] = lambda config=config: bench.live(config)
+        ways[f"{name}, recorded"] = bench.recorded(config)
+        floors[f"{name}, recorded"] = bench.floor(config)
+    taken = bench.time({**ways, **{f"floor of {name}": floor for name, floor in floors.items()}})
+    for name in ways:
+        floor = against(taken[f"floor of {name}"], taken[name])["ratio"] if name in floors else None
+        yield {"way": name, **against(taken["original"], taken[name]), "floors": floor}
+
+
+def batches(bench: Bench) -> Rows:
+    """(b) Batch sizes, on 32 prompts and a recorded reference."""
+    prompts = builtin_prompts(32)
+    ways: dict[str, Way] = {"original": bench.original(prompts)}
+    for size in (*BATCH_SIZES, "auto"):
+        ways[str(size)] = bench.recorded(replace(AUTO, batch_size=size), prompts)
+    taken = bench.time(ways)
+    for name in list(ways)[1:]:
+        yield {"batch": name, **against(taken["original"], taken[name])}
+
+
+def top_k(bench: Bench) -> Rows:
+    """(c) Top-k against the whole vocabulary: scores, verdicts, time."""
+    changed = {"int8": perturb(bench.reference, "int8 per row"), "pruned 20 %": perturb(bench.reference, "pruned 20 %")}
+    configs = {str(k): replace(AUTO, top_k=k) for k in TOP_KS} | {"whole": replace(AUTO, top_k=None)}
+    taken = bench.time({"original": bench.original(), **{name: bench.recorded(config) for name, config in configs.items()}})
+    whole: dict[str, float] = {}
+    found = []
+    for name, config in reversed(configs.items()):
+        scorer = TeacherForcedScorer(config)
+        baseline = scorer.record(bench.reference, bench.prompts, bench.tokenizer)
+        row: dict[str, Any] = {"k": name, **against(taken["original"], taken[name])}
+        row["identical"] = scorer.score_baseline(baseline, bench.reference, bench.tokenizer).mean
+        for change, model in changed.items():
+            report = scorer.score_baseline(baseline, model, bench.tokenizer)
+            row[change] = report.mean
+            row[f"{change}, error"] = report.mean / whole.setdefault(change, report.mean) - 1
+            row[f"{change}, verdict"] = str(identity_limits("tv", tolerance="int8").verdict(report.mean, report.max))
+        found.append(row)
+    yield from reversed(found)
+
+
+def counts(bench: Bench) -> Rows:
+    """(d) 10, 100 and 1000 very short prompts: time per prompt, and memory above that of the model."""
+    config = replace(ScoringConfig.preset("balanced"), batch_size=8, positions_per_prompt=4, max_length=10)
+    ways, peaks = {}, {}
+    for n in COUNTS:
+        prompts = [Prompt(p.text, f"{p.continuation} {i}") for i, p in zip(range(n), 8 * builtin_prompts(None), strict=False)]
+        ways[str(n)] = bench.recorded(config, prompts)
+        peaks[str(n)] = peak_of(ways[str(n)], bench.candidate, torch.device("cpu"))
+    taken = bench.time(ways)
+    for n in COUNTS:
+        row = against(taken[str(COUNTS[1])], taken[str(n)], COUNTS[1] / n)
+        peak = peaks[str(n)]
+        above = None if peak is None else (peak.bytes - peak.weights) / 1e6
+        yield {"prompts": n, **row, "ms/prompt": 1e3 * row["s"] / n, "peak MB": above}
+
+
+@contextmanager
+def nothing_shared() -> Iterator[None]:
+    """The engine without its sharing of beginnings."""
+    CausalLM.share_prefixes = False
+    try:
+        yield
+    finally:
+        CausalLM.share_prefixes = True
+
+
+def prefix(bench: Bench) -> Rows:
+    """32 prompts that begin with the same 128 tokens and have 16 of their own, the prefix shared and not."""
+    texts = [prompt.text + prompt.continuation for prompt in builtin_prompts(None)]
+    ids = bench.tokenizer(" ".join(texts[40:60]))["input_ids"]
+    head = bench.tokenizer.decode(ids[:128])
+    prompts = [Prompt(head, bench.tokenizer.decode(bench.tokenizer(" " + text)["input_ids"][:16])) for text in texts[:32]]
+    config = replace(AUTO, positions_per_prompt=16)
+    shared = bench.recorded(config, prompts)
+    found: dict[str, ScoreReport] = {}
+
+    def alone() -> None:
+        with nothing_shared():
+            found["apart"] = apart()
+
+    def together() -> None:
+        found["shared"] = shared()
+
+    with nothing_shared():
+        apart = bench.recorded(config, prompts)
+    ways: dict[str, Way] = {"apart": alone, "shared": together}
+    taken = bench.time(ways)
+    for name in ways:
+        yield {"prefix": name, **against(taken["apart"], taken[name]), "tv": found[name].mean}
