@@ -20,5 +20,7 @@ def test_a_copy_is_the_same_and_as_fast():
 # No reference is run. What is timed is the generation of eight tokens, with the model's own cache of keys and values.
 @pytest.mark.pot_latency(candidate="smollm2:identical", what="decode", budget_ms=60_000, max_memory_mb=4_000, prompts=SHORT)
 def test_a_few_words_in_a_minute(pot_result):
-    latency = pot_result.latency
-    print(f"{latency.ms_per_prompt:.0f} ms after {1000 * min(latency.lead):.0f} ms to the first token", end=" ")  # pytest -s
+    latency = pot_result.latency  # None with --pot-latency=off, and under -n
+    if latency is not None:
+        # With -s:
+        print(f"{latency.ms_per_prompt:.0f} ms after {1000 * min(latency.lead):.0f} ms to the first token", end=" ")

@@ -20,6 +20,7 @@ from pytest_pot.errors import InvalidArgument
 
 __all__ = [
     "CONFIDENCE",
+    "LIMITS",
     "PER",
     "REFERENCE_LIMITS",
     "STATS",
@@ -35,6 +36,8 @@ __all__ = [
 CONFIDENCE = 0.95
 WHATS = ("score", "prefill", "decode")
 """What can be timed: the scoring forward of a batch, the bare forward, tokens generated one by one."""
+LIMITS = ("budget_ms", "max_slowdown", "min_tokens_per_s", "max_memory_mb", "max_memory_ratio")
+"""What can be limited."""
 REFERENCE_LIMITS = ("max_slowdown", "max_memory_ratio")
 """The limits on what the candidate takes over what the reference takes."""
 PER = ("prompt", "batch", "token")
@@ -73,19 +76,24 @@ class LatencyLimits:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise InvalidArgument(f"{name}={value!r} must be a finite number above 0")
         if not self.given:
-            raise InvalidArgument(f"there is no limit to hold; give at least one of {', '.join(_LIMITS)}")
+            raise InvalidArgument(f"there is no limit to hold; give at least one of {', '.join(LIMITS)}")
         one_of("per", self.per, PER)
         one_of("stat", self.stat, STATS)
 
     @property
     def given(self) -> dict[str, float]:
         """The limits that there are, by name."""
-        return {name: getattr(self, name) for name in _LIMITS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
     @property
     def need_reference(self) -> bool:
         """Whether a reference has to be run beside the candidate."""
         return any(name in self.given for name in REFERENCE_LIMITS)
+
+    @property
+    def weigh(self) -> bool:
+        """Whether peak memory has to be measured, which resets the process's, or the device's, own record of it."""
+        return self.max_memory_mb is not None or self.max_memory_ratio is not None
 
     @property
     def relative(self) -> bool:
@@ -101,12 +109,9 @@ class LatencyLimits:
     def looks(self) -> tuple[int, int]:
         """How many timings (of pairs, where there is a reference) the first and the last look are made at.
 
-        Sixty are the fewest that can show a 95th percentile to be below anything (0.95^59 < 0.05).
+        Fifty-nine are the fewest that can show a 95th percentile to be below anything (0.95^59 < 0.05).
         """
         return (20, 60) if self.budget_ms is not None and self.stat == "p95" else (10, 40)
-
-
-_LIMITS = ("budget_ms", "max_slowdown", "min_tokens_per_s", "max_memory_mb", "max_memory_ratio")
 
 
 @dataclass(frozen=True)
@@ -145,16 +150,18 @@ class LatencyReport:
 
     what: str
     candidate: tuple[float, ...]
-    """The candidate's times, one per timing (the mean of ``repeats`` runs)."""
+    """The candidate's times, one per timing (the median of ``repeats`` runs)."""
     reference: tuple[float, ...] | None
     """The reference's, each taken next to the candidate's of the same index; None where there is none."""
     checks: tuple[Check, ...]
     n_prompts: int
     """Prompts in the batch that was timed."""
     n_tokens: int
-    """Tokens that one run reads, or generates."""
+    """Tokens of one run: of its prompts with their continuations, or those that it generates."""
+    n_truncated: int = 0
+    """Prompts that were cut on the left to fit."""
     repeats: int = 1
-    """Runs per timing, in the last of them: as many as make it long enough to be measured well."""
+    """The candidate's runs per timing: as many as make it long enough to be measured well."""
     lead: tuple[float, ...] = ()
     """With ``what="decode"``: the candidate's times to the first token."""
     reference_lead: tuple[float, ...] = ()
@@ -165,7 +172,7 @@ class LatencyReport:
     usual_threads: int | None = None
     """And those that it is set to: more, where other processes held some of the cores."""
     label: str = ""
-    """Where and in which precision the candidate ran."""
+    """Where and in which precision the models ran."""
     elapsed_s: float = 0.0
     capped: bool = False
     """Whether time ran out before the last look."""
@@ -245,10 +252,11 @@ def checked(
 
     With fewer timings than the first look takes, nothing can fail, and what depends on them is inconclusive.
 
-    A gate looks twice at most, at 10 and at 40 timings, and fails at either where the bound is beyond the limit. Where the
-    timings are independent and the limit is exactly reached, the first look fails wrongly with probability 1.1 % (the bound is
-    the 2nd of 10) and the second with 4.0 % (the 15th of 40): both together with 5.1 % at most, and far less where the
-    candidate is within the limit by more than a hair.
+    A gate looks twice at most, for a median at 10 and at 40 timings, and fails at either where the bound is beyond the limit.
+    Where the timings are independent and the limit is exactly reached, the first look fails wrongly with probability 1.1 % (the
+    bound is the 2nd of 10) and the second with 4.0 % (the 15th of 40): both together with 5.1 % at most, and far less where the
+    candidate is within the limit by more than a hair. A second look at fewer, when time is up, can come to 4.9 %; each limit of
+    several counts for itself.
     """
     checks: list[Check] = []
     least = limits.looks[0]

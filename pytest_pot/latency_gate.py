@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["LatencyResult", "run_latency_gate"]
 
 
+_PROBING = 0.1
+"""The share of a gate's time in which it may look for a number of threads."""
+
+
 @dataclass(frozen=True)
 class LatencyResult:
     """What a gate on latency found."""
@@ -71,11 +75,11 @@ def run_latency_gate(
             engines["reference"] = stack.enter_context(scorer.engine(inputs.reference, "reference"))
         batch = _batch(settings, scorer, prompts, inputs.tokenizer, engines)
         works = {role: work(engine, role, batch, settings.what, settings.config.top_k) for role, engine in engines.items()}
-        watch = Stopwatch(time.perf_counter, synchroniser(list(engines.values())))
-        threads = cpu_threads()
+        watch = Stopwatch(time.perf_counter, synchroniser(engines.values()))
+        threads, started = cpu_threads(), watch.now()
         if settings.limits.relative and on_cpu(engines.values()):
-            one = work(engines["candidate"], "candidate", batch[:1], WHATS[0], settings.config.top_k)
-            stack.enter_context(uncrowded(one.run, watch))
+            probe = work(engines["reference"], "reference", batch[:1], WHATS[0], settings.config.top_k)
+            stack.enter_context(uncrowded(probe.run, watch, _PROBING * settings.max_seconds))
         report = measure(
             works["candidate"],
             works.get("reference"),
@@ -85,9 +89,16 @@ def run_latency_gate(
             n_prompts=len(batch),
             n_tokens=_tokens_per_run(settings, batch),
             max_seconds=settings.max_seconds,
+            started=started,
             progress=progress,
         )
-        report = replace(report, threads=cpu_threads(), usual_threads=threads, label=engines["candidate"].label)
+        report = replace(
+            report,
+            n_truncated=sum(tokens.truncated for tokens in batch),
+            threads=cpu_threads(),
+            usual_threads=threads,
+            label=_label(engines),
+        )
     _check_memory(report, settings)
     return LatencyResult(settings, inputs.names, report)
 
@@ -105,8 +116,20 @@ def _batch(
     if settings.what != "decode":
         return scorer.tokens(prompts, tokenizer, engines.get("reference", engines["candidate"]), most)
     length = min(settings.config.max_length, most or settings.config.max_length)
+    if settings.new_tokens >= length:
+        raise PotError(
+            f"new_tokens={settings.new_tokens} leaves no room for a prompt: the models take sequences of {length} tokens. "
+            "Generate fewer"
+        )
     room = [0] * settings.new_tokens
     return [fit(index, context, room, length) for index, (context, _) in enumerate(tokenise(tokenizer, prompts))]
+
+
+def _label(engines: dict[str, Engine]) -> str:
+    labels = {role: engine.label for role, engine in engines.items()}
+    if len(set(labels.values())) == 1:
+        return labels["candidate"]
+    return ", ".join(f"{role} {labels[role]}" for role in ("reference", "candidate"))
 
 
 def _tokens_per_run(settings: LatencySettings, batch: Sequence[Tokens]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pytest_pot.evidence import number
-from pytest_pot.latency import Check, LatencyReport, Outcome, Peak
+from pytest_pot.latency import REFERENCE_LIMITS, Check, LatencyReport, Outcome, Peak
 from pytest_pot.latency_gate import LatencyResult
 
 __all__ = ["explain", "figures"]
@@ -65,11 +65,15 @@ def _bound(check: Check) -> str:
 
 
 def _figure(check: Check, value: float) -> str:
-    return f"{value:.2f}x" if _is_ratio(check) else number(value)
+    if not _is_ratio(check):
+        return number(value)
+    # A figure that misses its limit by a hair does not look like it.
+    digits = next((n for n in range(2, 7) if round(value, n) != round(check.limit, n)), 2)
+    return f"{value:.{digits}f}x"
 
 
 def _is_ratio(check: Check) -> bool:
-    return check.limit_name in ("max_slowdown", "max_memory_ratio")
+    return check.limit_name in REFERENCE_LIMITS
 
 
 def _timings(report: LatencyReport) -> str:
@@ -79,9 +83,13 @@ def _timings(report: LatencyReport) -> str:
 
 
 def _times(report: LatencyReport) -> str:
-    spread = f"IQR {report.iqr:.0%}"
+    spread = _spread(report)
     candidate = f"candidate {_ms(report.candidate)}"
     return f"{candidate}, {spread}" if report.reference is None else f"reference {_ms(report.reference)}, {candidate}, {spread}"
+
+
+def _spread(report: LatencyReport) -> str:
+    return f"IQR {report.iqr:.0%}"
 
 
 def _ms(times: Sequence[float]) -> str:
@@ -96,10 +104,12 @@ def _models(result: LatencyResult) -> str:
 def _conditions(result: LatencyResult) -> str:
     report, settings = result.report, result.settings
     work = f"{_WORKS[report.what]} of {report.n_prompts} prompt{'s' * (report.n_prompts > 1)}, {report.n_tokens} tokens"
+    if report.n_truncated:
+        work += f", {report.n_truncated} cut on the left"
     repeated = f", {report.repeats} runs per timing" if report.repeats > 1 else ""
     threads = f", {report.threads} thread{'s' * (report.threads != 1)}" if report.threads else ""
     if report.threads != report.usual_threads:
-        threads += f" (with {report.usual_threads} it is slower: other processes hold cores)"
+        threads += f" (it was slower with {report.usual_threads}, as it is beside other processes)"
     return f"{work}{repeated}; preset {settings.preset}, {report.label}{threads}, {report.elapsed_s:.0f} s"
 
 
@@ -159,6 +169,11 @@ def _advice(result: LatencyResult, check: Check) -> str:
             f"what to do: raise max_seconds (now {result.settings.max_seconds:g}), or time less: fewer or shorter prompts, "
             "preset='single'"
         )
+    if check.outcome is Outcome.INCONCLUSIVE:
+        return (
+            f"what to do: times differ too much here ({_spread(result.report)}) for {_timings(result.report)} to decide; run "
+            "it again where less else runs, or time more or longer prompts"
+        )
     if check.limit_name.startswith("max_memory"):
         return "what to do: memory does not depend on what else runs; if it is meant to be so, raise the limit"
     if _is_ratio(check):
@@ -188,6 +203,7 @@ def figures(result: LatencyResult) -> dict[str, Any]:
         "what": report.what,
         "prompts": report.n_prompts,
         "tokens": report.n_tokens,
+        "truncated": report.n_truncated,
         "timings": len(report.candidate),
         "repeats": report.repeats,
         "iqr": report.iqr,

@@ -12,16 +12,16 @@ import pytest
 
 from pytest_pot.config import one_of
 from pytest_pot.errors import InvalidArgument
-from pytest_pot.latency import WHATS, LatencyLimits
+from pytest_pot.latency import LIMITS, WHATS, LatencyLimits
 from pytest_pot.models import is_overridden
 from pytest_pot.settings import GateSettings, common, option, option_path
 from pytest_pot.specs import is_baseline
 
 __all__ = ["LATENCY_ARGUMENTS", "LatencySettings", "latency_settings", "not_gated"]
 
-_LIMITS = ("budget_ms", "max_slowdown", "min_tokens_per_s", "max_memory_mb", "max_memory_ratio", "per", "stat")
+_LIMITED = (*LIMITS, "per", "stat")
 _MEASURING = ("what", "new_tokens", "max_seconds")
-LATENCY_ARGUMENTS = (*_LIMITS, *_MEASURING, "preset", "reference", "candidate", "prompts", "key")
+LATENCY_ARGUMENTS = (*_LIMITED, *_MEASURING, "preset", "reference", "candidate", "prompts", "key")
 """What the marker takes."""
 
 
@@ -72,7 +72,7 @@ def latency_settings(item: pytest.Item, gate: str, given: Mapping[str, Any]) -> 
     Raises:
         InvalidArgument: one of them has no meaning, or a recording stands where a live reference is needed.
     """
-    limits = LatencyLimits(**{name: given[name] for name in _LIMITS if name in given})
+    limits = LatencyLimits(**{name: given[name] for name in _LIMITED if name in given})
     lost = [name for name in ("per", "stat") if name in given]
     if limits.budget_ms is None and lost:
         raise InvalidArgument(f"{lost[0]}={given[lost[0]]!r} says what a budget is of; give that too, budget_ms=...")
@@ -89,6 +89,11 @@ def latency_settings(item: pytest.Item, gate: str, given: Mapping[str, Any]) -> 
     _check_amounts(settings)
     if limits.need_reference:
         _check_reference(item, settings)
+    elif settings.baseline is not None:
+        raise InvalidArgument(
+            f"reference={given['reference']!r} is a recording, which has no clock, and no limit here needs a reference; leave "
+            "it out"
+        )
     return settings
 
 
@@ -97,6 +102,11 @@ def _check_amounts(settings: LatencySettings) -> None:
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 2:
         raise InvalidArgument(
             f"new_tokens={tokens!r} must be a whole number of at least 2: the first is timed apart from the others"
+        )
+    if settings.what == "decode" and tokens >= settings.config.max_length:
+        raise InvalidArgument(
+            f"new_tokens={tokens} leaves no room for a prompt in the {settings.config.max_length} tokens of the preset "
+            f"{settings.preset}"
         )
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         raise InvalidArgument(f"max_seconds={seconds!r} must be a finite number above 0")

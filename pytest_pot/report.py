@@ -222,7 +222,7 @@ def _cells(row: Row) -> list[str]:
         f"{sign} {number(row['limit'])}",
         _verdict_cell(row),
         _prompts_cell(row) if decided else "-",
-        f"{row['ms_per_prompt']:.0f}" if decided else "-",
+        f"{row['ms_per_prompt']:.0f}" if decided and row["ms_per_prompt"] is not None else "-",
     ]
 
 

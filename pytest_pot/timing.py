@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pytest_pot.errors import PotError
-from pytest_pot.latency import Check, LatencyLimits, LatencyReport, Outcome, Peak, checked, interquartile
+from pytest_pot.latency import Check, LatencyLimits, LatencyReport, Outcome, Peak, checked
 
 __all__ = ["Stopwatch", "Work", "measure"]
 
@@ -21,14 +22,10 @@ _WARM_UPS = (2, 8)
 _GAIN = 0.1
 """A model is warm when a run is not faster than the fastest before by this share."""
 _TIMING_S = 0.05
-"""The least that one timing lasts: short runs are repeated. Shorter ones are at the mercy of a scheduler's time slice."""
+"""The least that one timing lasts: short runs are repeated, and the timing is their median. So what is as long as a scheduler's
+time slice and meets one of the runs alone does not count."""
 _REPEATS = 1000
 """And the most runs in a timing."""
-_CALM = 0.1
-_LONGER = 4
-"""Where the ratios' spread at the first look is above the one, timings are then up to so many times as long. The mean of n
-runs spreads less by the square root of n: on a two-core machine with two threads and a burner, single forwards of the same
-model differed by 40 % (standard deviation of the log-ratio), means of four by 23 %, and the least of four by 30 %."""
 
 Clock = Callable[[], float]
 
@@ -88,9 +85,9 @@ class _Runner:
 
     def take(self) -> None:
         leads, times = zip(*(self.once() for _ in range(self.repeats)), strict=True)
-        self.times.append(math.fsum(times) / self.repeats)
+        self.times.append(statistics.median(times))
         if self.work.lead is not None:
-            self.leads.append(math.fsum(leads) / self.repeats)
+            self.leads.append(statistics.median(leads))
 
     def warm_up(self, expired: Callable[[], bool]) -> float:
         """Run until that makes it no faster; the seconds of the fastest run."""
@@ -115,6 +112,7 @@ def measure(
     n_prompts: int = 1,
     n_tokens: int = 1,
     max_seconds: float = math.inf,
+    started: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyReport:
     """Time ``candidate``, and ``reference`` beside it, until the limits are decided, or time is up.
@@ -122,13 +120,15 @@ def measure(
     Timings come in pairs, one of each model, and the order alternates: what the machine does meanwhile, and what the first of
     two does to the second, meets both alike. After the first look (10 pairs), more are taken only where the limit lies between
     a bound from below and one from above: if it is clear that the candidate is slower, or that it is not, that is the end.
-    The last look is made on all of them (40 pairs), or on what there is when time is up. Where the first pairs disagree much,
-    the timings of the others are longer. That all ratios have the same median is enough for the bound; their spread may differ.
+    The last look is made on all of them (40 pairs), or on what there is when time is up.
+
+    Args:
+        started: when the ``max_seconds`` began, by the clock of ``watch``; now, by default.
 
     Raises:
         PotError: the clock went backwards, or stood still.
     """
-    started = watch.now()
+    started = watch.now() if started is None else started
 
     def expired() -> bool:
         return watch.now() - started >= max_seconds
@@ -137,11 +137,12 @@ def measure(
     runners = [ours] if reference is None else [_Runner(reference, watch), ours]
     theirs = None if reference is None else runners[0]
     with _no_garbage_collection():
-        fastest = min(runner.warm_up(expired) for runner in runners)
-        memory, reference_memory = candidate.peak(), None if reference is None else reference.peak()
-        if limits.stat != "p95":  # a tail is one of single runs, which a mean would hide
-            for runner in runners:
+        for runner in runners:
+            fastest = runner.warm_up(expired)
+            if limits.stat != "p95":  # a tail is one of single runs, which a median would hide
                 runner.repeats = min(_REPEATS, math.ceil(_TIMING_S / fastest))
+        memory = candidate.peak() if limits.weigh else None
+        reference_memory = reference.peak() if limits.weigh and reference is not None else None
 
         def look() -> tuple[Check, ...]:
             times = None if theirs is None else theirs.times
@@ -150,10 +151,6 @@ def measure(
         checks: tuple[Check, ...] = ()
         decided = False
         for target in limits.looks:
-            if checks and theirs is not None and limits.stat != "p95":
-                longer = _lengthening(ours.times, theirs.times)
-                for runner in runners:
-                    runner.repeats = min(_REPEATS, longer * runner.repeats)
             while len(ours.times) < target and not expired():
                 for runner in runners if len(ours.times) % 2 == 0 else reversed(runners):
                     runner.take()
@@ -178,12 +175,6 @@ def measure(
         elapsed_s=watch.now() - started,
         capped=not decided and len(ours.times) < limits.looks[-1],
     )
-
-
-def _lengthening(ours: Sequence[float], theirs: Sequence[float]) -> int:
-    """How many times as long the timings should be, from 1 on, given how much the ratios differ so far."""
-    spread = interquartile([c / r for c, r in zip(ours, theirs, strict=True)])
-    return max(1, min(_LONGER, math.ceil((spread / _CALM) ** 2)))
 
 
 @contextmanager

@@ -42,16 +42,24 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
         ids, mask = engine.padded([tokens.ids for tokens in batch])
         return _measured(engine, lambda: engine.call(ids, attention_mask=mask, use_cache=False))
     decoding = _Decoding(engine, role, batch)
-    return _measured(engine, decoding.go_on, decoding.begin)
+    return _measured(engine, decoding.go_on, decoding.begin, decoding.forget)
 
 
-def _measured(engine: Engine, run: Callable[[], object], lead: Callable[[], object] | None = None) -> Work:
+def _measured(
+    engine: Engine,
+    run: Callable[[], object],
+    lead: Callable[[], object] | None = None,
+    forget: Callable[[], None] = lambda: None,
+) -> Work:
+    """``forget`` drops what a run leaves behind, which would hide that the next one needs it too."""
+
     def whole() -> None:
         if lead is not None:
             lead()
         run()
 
     def peak() -> Peak | None:
+        forget()
         return peak_of(whole, engine.model, engine.device) if isinstance(engine, CausalLM) else None
 
     return Work(run, lead, peak)
@@ -74,6 +82,10 @@ class _Decoding:
     def last(self) -> Tensor:
         """The tokens chosen last, [batch, 1]."""
         return self._token
+
+    def forget(self) -> None:
+        """Let go of the keys and values of the last run."""
+        self._cache = None
 
     def begin(self) -> None:
         """Read the prompts and choose the first token."""
@@ -105,20 +117,23 @@ def _no_cache(role: str) -> PotError:
     )
 
 
-def synchroniser(engines: Sequence[Engine]) -> Callable[[], None]:
-    """Waits until the devices of ``engines`` have done what they were told; a CPU has, when a call returns."""
-    waits: dict[str, Callable[[], object]] = {}
-    for engine in engines:
-        if isinstance(engine, CausalLM) and engine.device.type == "cuda":
-            waits[str(engine.device)] = partial(torch.cuda.synchronize, engine.device)
-        elif isinstance(engine, CausalLM) and engine.device.type == "mps":
-            waits["mps"] = torch.mps.synchronize
+def synchroniser(engines: Iterable[Engine]) -> Callable[[], None]:
+    """Waits until all devices of ``engines`` have done what they were told; a CPU has, when a call returns."""
+    models = [engine.model for engine in engines if isinstance(engine, CausalLM)]
+    devices = {parameter.device for model in models for parameter in model.parameters()}
+    waits = [_waiting(device) for device in devices if device.type not in ("cpu", "meta")]
 
     def synchronise() -> None:
-        for wait in waits.values():
+        for wait in waits:
             wait()
 
     return synchronise
+
+
+def _waiting(device: torch.device) -> Callable[[], object]:
+    if device.type == "mps":
+        return torch.mps.synchronize  # there is one only, and it takes none
+    return partial(torch.get_device_module(device).synchronize, device)
 
 
 def on_cpu(engines: Iterable[Engine]) -> bool:

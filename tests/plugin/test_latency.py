@@ -258,6 +258,18 @@ def test_what_cannot_be_decided_may_fail(project: Project) -> None:
     project.run("--pot-latency=report").assert_outcomes(passed=1)
 
 
+def test_memory_alone_is_told_where_no_timing_fits(project: Project) -> None:
+    result = project.run_tests(marked("max_memory_mb=1e6, max_seconds=1e-9"))
+    result.assert_outcomes(passed=1)
+    [row] = [line for line in result.outlines if line.startswith("test_it.py::test_0")]
+    assert row.endswith(" -")
+
+
+def test_prompts_that_are_cut_are_told(project: Project) -> None:
+    project.write(test_it=marked("budget_ms=1e-6, prompts=['word ' * 400, 'short']"))
+    assert "tokens, 1 cut on the left" in project.run().stdout.str()
+
+
 def test_junit(project: Project) -> None:
     project.write(test_it=marked("budget_ms=1e9", "budget_ms=1e-6"))
     project.run("--junitxml=out.xml").assert_outcomes(passed=1, failed=1)
@@ -343,7 +355,7 @@ def test_fewer_threads_on_a_crowded_machine_unless_a_budget_is_held_too(project:
     finally:
         torch.set_num_threads(before)
     assert f"threads {threads} of 2 then 2" in result.stdout.str()
-    told = "1 thread (with 2 it is slower: other processes hold cores)" in result.stdout.str()
+    told = "1 thread (it was slower with 2, as it is beside other processes)" in result.stdout.str()
     assert told == (threads == 1)
 
 
@@ -387,6 +399,15 @@ RECORDED = (
         (
             "budget_ms=1, what='decode', new_tokens=1",
             "new_tokens=1 must be a whole number of at least 2: the first is timed apart from the others",
+        ),
+        (
+            "budget_ms=1, what='decode', new_tokens=256",
+            "new_tokens=256 leaves no room for a prompt in the 256 tokens of the preset balanced",
+        ),
+        (
+            "budget_ms=60, reference='base.pot.safetensors'",
+            "reference='base.pot.safetensors' is a recording, which has no clock, and no limit here needs a reference; leave "
+            "it out",
         ),
         ("budget_ms=1, max_seconds=0", "max_seconds=0 must be a finite number above 0"),
         ("budget_ms=1, tolerance='half'", f"unknown argument 'tolerance'; the arguments are {ARGUMENTS}"),

@@ -79,3 +79,11 @@ def test_threads_are_put_back_where_the_run_itself_fails() -> None:
     with pytest.raises(KeyError), uncrowded(machine.run, machine.watch):
         pass
     assert cpu_threads() == 2
+
+
+def test_there_is_no_time_to_find_out() -> None:
+    torch.set_num_threads(2)
+    machine = Machine({2: 1.0, 1: 0.5})
+    with uncrowded(machine.run, machine.watch, most_s=4):
+        assert cpu_threads() == 2
+    assert machine.now < 6

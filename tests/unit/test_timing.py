@@ -140,6 +140,25 @@ def test_the_memory_of_other_devices_is_not_guessed():
     assert peak_of(lambda: None, nn.Linear(1, 1), torch.device("meta")) is None
 
 
-def test_a_cpu_needs_no_waiting():
+@on_linux
+def test_the_cache_of_keys_and_values_counts_although_a_run_before_left_one():
+    config = GPT2Config(n_layer=8, n_embd=256, n_head=2, n_positions=512, **SIZES)
+    batch = [Tokens((*range(1, 9), *[0] * 400), 8)] * 4
+    cache = 8 * 2 * 4 * 256 * 4 * 407  # layers, keys and values, prompts, width, bytes, tokens
+    with CausalLM.ready(made(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
+        timed = work(engine, "candidate", batch, "decode", None)
+        timed.lead()
+        timed.run()
+        peak = timed.peak()
+    assert peak.bytes - peak.weights > 0.9 * cache
+
+
+def test_every_device_that_a_model_is_on_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch, "get_device_module", lambda device: namedtuple("Module", "synchronize")(waited.append))
+    places = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("xpu:0"), torch.device("cpu"), torch.device("meta")]
     with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine:
-        assert synchroniser([engine])() is None
+        parameters = [namedtuple("Parameter", "device")(place) for place in [*places, *places]]
+        monkeypatch.setattr(engine.model, "parameters", lambda: iter(parameters))
+        synchroniser([engine])()
+    assert sorted(map(str, waited)) == ["cuda:0", "cuda:1", "xpu:0"]
