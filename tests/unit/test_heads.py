@@ -19,12 +19,16 @@ SCALED = {
     "cohere": lambda: CohereConfig(**ATTENTION, logit_scale=0.3),
     "granite": lambda: GraniteConfig(**ATTENTION, logits_scaling=3.0),
 }
-SPLIT = sorted(set(CONFIGS) - {"gemma2-softcap"})
 
 
 def scaled(name):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+    """Scaled by much, and not flat all the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    return model
 
 
 def is_split(model, prompts, tokenizer, **fields):
@@ -36,9 +40,22 @@ def is_split(model, prompts, tokenizer, **fields):
         return engine._output_layer is not None
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_an_architecture_that_ends_in_a_product_is_split(name, prompts, tokenizer):
     assert is_split(tiny(name), prompts, tokenizer)
+
+
+@pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}])
+@pytest.mark.parametrize("name", SCALED)
+def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(name, fields, prompts, tokenizer, monkeypatch):
+    assert is_split(scaled(name), prompts, tokenizer, **fields)
+    pair = scaled(name), changed(scaled(name))
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
+    split = scorer.score_batch(*pair, prompts, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_batch(*pair, prompts, tokenizer)
+    assert whole.mean > 0.01
+    np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if "dtype" in fields else 1e-6)
 
 
 def test_the_last_token_is_read_only_where_the_model_might_need_it(prompts, tokenizer):
@@ -91,10 +108,11 @@ def capped_unannounced(model):
 
 
 LEFT_WHOLE = {
-    "soft cap": lambda: tiny("gemma2-softcap"),
     "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
-    "scaled": lambda: scaled("cohere"),
-    "scaled otherwise": lambda: scaled("granite"),
+    "a field on logits that is not known": lambda: tiny("llama", logit_shift=2.0),
+    "a field on logits that is no number": lambda: tiny("llama", logit_scale="inv_sqrt_d_model"),
+    "two fields on logits": lambda: tiny("gemma2-softcap", logit_scale=0.5),
+    "a known field that the model does not heed": lambda: tiny("llama", logits_scaling=3.0),
     "another forward": lambda: shifted(tiny("llama")),
     "a hook": lambda: hooked(tiny("llama")),
     "a hook on the last layer": lambda: hooked_layer(tiny("llama")),
@@ -122,7 +140,7 @@ def test_a_model_that_does_more_is_left_whole(kind, prompts, tokenizer):
 @pytest.mark.parametrize(
     "fields", [{}, {"use_amp": True}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}]
 )
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatch):
     pair = tiny(name), changed(tiny(name))
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))

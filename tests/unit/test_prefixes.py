@@ -17,7 +17,7 @@ from .models import CONFIGS, changed, tiny
 HEAD = "You are a helpful assistant. Answer in one word, and never say why. "  # 68 characters, a token each
 SHARING = [Prompt(HEAD + text, " word") for text in ("What is blue?", "Who?", "Why not?", "Where is it?", "When?", "How?")]
 WHOLE = {"gemma3", "gemma2-softcap", "mamba"}
-"""Windows, a soft cap, a recurrent state."""
+"""Windows, a recurrent state."""
 
 
 def embedded(model):
