@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pytest_pot.engines.rounding import same_logits
+
 __all__ = ["Hidden", "Logits", "OutputLayer", "Rows"]
 
 _ELEMENTS = {"cpu": 6 << 20}
@@ -85,10 +87,10 @@ class Hidden:
 
     def at(self, ids: Tensor) -> Tensor:
         """One product with the rows of all ids that any position needs: the positions of a text share most of them."""
-        if not self._layer.some_ids:
+        union, places = torch.unique(ids, return_inverse=True)
+        if not self._layer.makes_some(self._states[:1], union):
             ends = torch.split(ids, _rows_at_once(self._states, self.vocab_size))
             return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
-        union, places = torch.unique(ids, return_inverse=True)
         found, rows = [], _rows_at_once(self._states, len(union))
         for states, part in zip(torch.split(self._states, rows), torch.split(places, rows), strict=True):
             found.append(self._layer(states, union).gather(-1, part))
@@ -114,6 +116,7 @@ class OutputLayer:
         self._ending = ending
         self._autocast = autocast
         self._confirmed = False
+        self._rows_confirmed = False
         self.vocab_size = layer.weight.shape[0]
 
     @classmethod
@@ -131,10 +134,25 @@ class OutputLayer:
     def __call__(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
         """Logits [n, vocab] of ``states`` [n, d], or [n, m] at ``ids`` [m]."""
         with self._autocast():
-            if ids is None:
-                return self._ending(torch.as_tensor(self._layer(states)))
-            bias = self._layer.bias
-            return self._ending(nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids]))
+            return self._ending(self._product(states, ids))
+
+    def makes_some(self, states: Tensor, ids: Tensor) -> bool:
+        """Whether logits at some ids are to be made without the others.
+
+        At the first use, those at ``ids`` [m] of ``states`` [1, d] are compared with what the layer itself makes: where they
+        differ (another ``forward`` put into ``nn.Linear``, to try a quantisation), all logits are made from then on.
+        """
+        if self.some_ids and not self._rows_confirmed:
+            with self._autocast():
+                self.some_ids = same_logits(self._product(states, ids), self._product(states)[:, ids])
+            self._rows_confirmed = True
+        return self.some_ids
+
+    def _product(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
+        if ids is None:
+            return torch.as_tensor(self._layer(states))
+        bias = self._layer.bias
+        return nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids])
 
     def states(self, forward: Callable[[], Tensor]) -> Tensor | None:
         """What goes into this layer while ``forward()`` runs the model and returns its logits: [batch, length, d].

@@ -193,6 +193,28 @@ def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompt
     assert len(ids) < 2500
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2-softcap"])
+def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(name, prompts, tokenizer, monkeypatch):
+    """As where a library tries a quantisation in ``nn.Linear``, for all instances."""
+    model = tiny(name)
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20))
+    baseline = scorer.record(model, prompts, tokenizer)
+    plain = torch.nn.Linear.forward
+
+    def rounded(layer, states):
+        if layer is not model.lm_head:
+            return plain(layer, states)
+        step = layer.weight.abs().amax(1, keepdim=True) / 127
+        return torch.nn.functional.linear(states, torch.round(layer.weight / step) * step, layer.bias)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", rounded)
+    found = scorer.score_baseline(baseline, model, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_baseline(baseline, model, tokenizer)
+    assert whole.mean > 1e-4
+    np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
+
+
 def test_a_bias_and_hooks_inside_the_model_count(prompts, tokenizer):
     reference, candidate = tiny("phi"), tiny("phi")
     with torch.no_grad():
