@@ -224,7 +224,7 @@ class CausalLM:
         layer = self._output_layer
         if layer is None:
             return None
-        states = layer.states(lambda: self._forward(ids, mask, n_columns=layer.n_columns, cache=cache))
+        states = layer.states(lambda: self._forward(ids, mask, n_columns=layer.n_columns, cache=cache), ids.shape)
         if states is None:
             self._output_layer = None
         return states
@@ -276,7 +276,7 @@ class CausalLM:
                 "lower max_length"
             ) from error
         logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
-        lengths = {n_columns} if n_columns is not None else {ids.shape[1], ids.shape[1] if columns is None else len(columns)}
+        lengths = {ids.shape[1], n_columns, None if columns is None else len(columns)}
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if not isinstance(logits, Tensor) or logits.ndim != 3 or len(logits) != len(ids) or logits.shape[1] not in lengths:
             raise PotError(

@@ -7,7 +7,7 @@ the others do not count. A model that does anything else to its logits is left w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -154,19 +154,23 @@ class OutputLayer:
         bias = self._layer.bias
         return nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids])
 
-    def states(self, forward: Callable[[], Tensor]) -> Tensor | None:
-        """What goes into this layer while ``forward()`` runs the model and returns its logits: [batch, length, d].
+    def states(self, forward: Callable[[], Tensor], shape: Sequence[int]) -> Tensor | None:
+        """What goes into this layer while ``forward()`` runs the model and returns its logits: ``shape`` [batch, length] and d.
 
         The layer itself is given nothing to do, but for one position at the first use, which shows whether the model's logits
-        are what comes out of it, and the ending made of that. None where they are not.
+        are what comes out of it, and the ending made of that. None where they are not, or where something of another shape goes
+        in (ProphetNet's states of two tokens ahead), of which nothing is taken away.
         """
         went_in: list[Tensor] = []
         came_out: list[Tensor] = []
         keep = self.n_columns
 
-        def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            went_in.append(arguments[0])
-            return (arguments[0][:, arguments[0].shape[1] - keep :], *arguments[1:])
+        def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            states = arguments[0] if arguments else None
+            if not isinstance(states, Tensor) or states.shape[:-1] != tuple(shape):
+                return None
+            went_in.append(states)
+            return (states[:, states.shape[1] - keep :], *arguments[1:])
 
         def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
             came_out.append(output)
@@ -177,8 +181,8 @@ class OutputLayer:
         finally:
             for handle in handles:
                 handle.remove()
-        if not self._confirmed:
-            once = len(came_out) == 1 and went_in[0].ndim == 3
+        once = len(came_out) == len(went_in) == 1
+        if not self._confirmed or not once:
             self._confirmed = once and torch.equal(logits, self._ending(came_out[0]).to(logits.dtype))
         return went_in[0] if self._confirmed else None
 
