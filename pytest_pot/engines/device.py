@@ -16,7 +16,7 @@ from pytest_pot.config import ScoringConfig
 from pytest_pot.engines.base import Room
 from pytest_pot.errors import PotError
 
-__all__ = ["RoomForTokens", "choose_device", "choose_dtype", "hardware", "prepared", "rng_untouched"]
+__all__ = ["RoomForTokens", "choose_device", "choose_dtype", "hardware", "is_out_of_memory", "prepared", "rng_untouched"]
 
 _TOKENS_ON_CPU = 1024
 _CPU_FORWARD = 32
@@ -139,3 +139,11 @@ def rng_untouched(*devices: torch.device) -> Iterator[None]:
     cuda = [device for device in devices if device.type == "cuda"]
     with torch.random.fork_rng(devices=cuda):
         yield
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` is what torch raises, on any device, when memory runs out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pytest_pot.engines.rounding import same_logits
 
-__all__ = ["Hidden", "Logits", "OutputLayer", "Rows"]
+__all__ = ["Hidden", "Logits", "OutputLayer", "Rows", "joined"]
 
 _ELEMENTS = {"cpu": 6 << 20}
 _ELEMENTS_ELSEWHERE = 1 << 27
@@ -69,32 +69,40 @@ class Hidden:
 
     def __init__(self, states: Tensor, layer: OutputLayer) -> None:
         """``states``: [n, d]."""
-        self._states = states
-        self._layer = layer
+        self.states = states
+        self.layer = layer
         self.vocab_size = layer.vocab_size
         self.device = states.device
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self.states)
 
     def last(self, n: int) -> Hidden:
         """The last ``n`` positions."""
-        return Hidden(self._states[len(self) - n :], self._layer)
+        return Hidden(self.states[len(self) - n :], self.layer)
 
     def chunks(self) -> Iterator[Tensor]:
-        for states in torch.split(self._states, _rows_at_once(self._states, self.vocab_size)):
-            yield self._layer(states)
+        for states in torch.split(self.states, _rows_at_once(self.states, self.vocab_size)):
+            yield self.layer(states)
 
     def at(self, ids: Tensor) -> Tensor:
         """One product with the rows of all ids that any position needs: the positions of a text share most of them."""
         union, places = torch.unique(ids, return_inverse=True)
-        if not self._layer.makes_some(self._states[:1], union):
-            ends = torch.split(ids, _rows_at_once(self._states, self.vocab_size))
+        if not self.layer.makes_some(self.states[:1], union):
+            ends = torch.split(ids, _rows_at_once(self.states, self.vocab_size))
             return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
-        found, rows = [], _rows_at_once(self._states, len(union))
-        for states, part in zip(torch.split(self._states, rows), torch.split(places, rows), strict=True):
-            found.append(self._layer(states, union).gather(-1, part))
+        found, rows = [], _rows_at_once(self.states, len(union))
+        for states, part in zip(torch.split(self.states, rows), torch.split(places, rows), strict=True):
+            found.append(self.layer(states, union).gather(-1, part))
         return torch.cat(found)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The positions of all ``parts``, which are of one model."""
+    hidden = [part for part in parts if isinstance(part, Hidden)]
+    if len(hidden) == len(parts):
+        return Hidden(torch.cat([part.states for part in hidden]), hidden[0].layer)
+    return Logits(torch.cat([chunk for part in parts for chunk in part.chunks()]))
 
 
 def _rows_at_once(like: Tensor, width: int) -> int:
