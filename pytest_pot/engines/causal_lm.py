@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Ints, TopK
 from pytest_pot.engines.base import OutOfMemory, Room
-from pytest_pot.engines.device import RoomForTokens, is_out_of_memory, prepared, rng_untouched
+from pytest_pot.engines.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched
 from pytest_pot.engines.heads import Rows
 from pytest_pot.engines.lookups import lookups_checked
 from pytest_pot.engines.reading import Reader, each_alone, padded
@@ -44,8 +44,7 @@ class CausalLM:
         self._role = role
         self._config = config
         self._accepts = accepted(model)
-        first = next(model.parameters(), None)
-        self._device = torch.device("cpu") if first is None else first.device
+        self._device = device_of(model)
         self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
