@@ -97,7 +97,9 @@ def own_dtype(model: nn.Module) -> torch.dtype | None:
     """The precision of ``model``'s numbers: half where any parameter's is; None where they are mixed otherwise."""
     dtypes = [tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()]
     half = next((dtype for dtype in dtypes if dtype in _HALF), None)
-    return half if half is not None or len(set(dtypes)) != 1 else dtypes[0]
+    if half is not None:
+        return half
+    return dtypes[0] if len(set(dtypes)) == 1 else None
 
 
 def _is_spread(model: nn.Module) -> bool:

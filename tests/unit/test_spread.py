@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.device import device_of
 
 from .models import changed, tiny
 
@@ -52,6 +53,15 @@ def test_a_model_that_is_offloaded_whole(prompts, tokenizer):
     found = TeacherForcedScorer().score_batch(tiny("llama"), model, prompts, tokenizer)
     plain = TeacherForcedScorer().score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer)
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+    with pytest.raises(PotError, match="spread over devices"):
+        TeacherForcedScorer(ScoringConfig(dtype="float64")).score_batch(model, model, prompts, tokenizer)
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_ids_go_where_the_embedding_runs(device):
+    model = accelerate.cpu_offload(tiny("llama"), execution_device=torch.device("cpu"))
+    model.get_input_embeddings()._hf_hook.execution_device = device
+    assert device_of(model) == torch.device(device)
 
 
 def test_its_precision_is_the_one_that_it_was_loaded_in(folder, tmp_path, prompts, tokenizer):
