@@ -32,7 +32,7 @@ class GateCache:
     def __init__(
         self, config: pytest.Config, folder: Path, scoring: ScoringConfig, prompts: Sequence[str | Prompt], candidate: Any
     ) -> None:
-        from pytest_pot.engines.causal_lm import max_positions
+        from pytest_pot.engines.traits import max_positions
 
         self._pytest_config = config
         self._files = ReferenceCache(folder, settings.cache_limit(config))

@@ -105,7 +105,7 @@ class _Resolver:
         return self._inputs(candidate, tokenizer, None, prompts, name, recording=take)
 
     def _recorded_anew(self, path: Path) -> GateInputs:
-        from pytest_pot.engines.causal_lm import max_positions
+        from pytest_pot.engines.traits import max_positions
 
         source = self._live_source()
         if source is None or isinstance(source, Baseline) or is_baseline(source):

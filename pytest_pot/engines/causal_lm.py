@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -15,30 +14,25 @@ from torch import Tensor, nn
 from pytest_pot.config import ScoringConfig
 from pytest_pot.distributions import Ints, TopK
 from pytest_pot.engines.base import OutOfMemory, Room
-from pytest_pot.engines.device import RoomForTokens, prepared, rng_untouched
-from pytest_pot.engines.heads import Hidden, Logits, OutputLayer, Rows
+from pytest_pot.engines.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched
+from pytest_pot.engines.heads import Rows
 from pytest_pot.engines.lookups import lookups_checked
-from pytest_pot.engines.prefixes import PrefixCaches, distance, shared_prefix
+from pytest_pot.engines.reading import Reader, each_alone, padded
 from pytest_pot.engines.reduce import reduce_over_choice, reduce_rows
 from pytest_pot.engines.sampling import sample_continuation
+from pytest_pot.engines.traits import accepted, max_positions
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
 
-__all__ = ["CausalLM", "max_positions"]
-
-_PAD_ID = 0
-"""Any id of the vocabulary will do: no causal model lets a token see what stands to its right, and the mask hides it from
-those that count positions or carry a state. The tokenizer's pad token is not needed, and may be an eos that the text holds."""
-
-_SAME_SCORE = 1e-5
-"""How far a prompt's distributions may be, in total variation, when its beginning is read apart; rounding: 1e-7."""
+__all__ = ["CausalLM"]
 
 
 class CausalLM:
     """A causal language model in this process; an :class:`~pytest_pot.engines.base.Engine`.
 
     Sequences are padded on the right: that is safe for absolute, rotary and ALiBi positions and for recurrent models, and
-    position j of a prompt is at the same index however long its neighbours are.
+    position j of a prompt is at the same index however long its neighbours are. Models whose positions depend on the length of
+    the batch, or that see what stands to the right, read each prompt alone: those that :mod:`~pytest_pot.engines.traits` knows.
     """
 
     share_prefixes = True
@@ -49,15 +43,17 @@ class CausalLM:
         self._model = model
         self._role = role
         self._config = config
-        self._accepts = frozenset(inspect.signature(model.forward).parameters)
-        first = next(model.parameters(), None)
-        self._device = torch.device("cpu") if first is None else first.device
-        self._output_layer = None if config.every_position else OutputLayer.of(model, self._autocast)
-        self._prefixes = PrefixCaches.of(model) if self._output_layer is not None and self.share_prefixes else None
-        self._prefixes_confirmed = False
+        self._accepts = accepted(model)
+        self._device = device_of(model)
         self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self._eps = torch.finfo(self._dtype).eps
+        self._reader: Reader | None = None
+        if not config.every_position:
+            self._reader = Reader(
+                model, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
+            )
 
     @classmethod
     @contextmanager
@@ -109,15 +105,7 @@ class CausalLM:
 
     def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, both [batch, length], padded on the right or the left."""
-        length = max(map(len, rows))
-
-        def padded(row: Sequence[int], fill: int) -> list[int]:
-            padding = [fill] * (length - len(row))
-            return [*padding, *row] if left else [*row, *padding]
-
-        ids = [padded(row, _PAD_ID) for row in rows]
-        mask = [padded([1] * len(row), 0) for row in rows]
-        return torch.tensor(ids, device=self._device), torch.tensor(mask, device=self._device)
+        return padded(rows, self._device, left=left)
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         with self._memory_errors():
@@ -155,118 +143,29 @@ class CausalLM:
             ]
 
     def _reduce(self, rows: Rows, targets: Tensor, *, select: int | Tensor | None, first: int | None) -> TopK:
-        eps = torch.finfo(self._dtype).eps
-        return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=eps)
+        return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=self._eps)
 
     def _over_choice(self, rows: Rows, targets: Tensor, ids: Tensor) -> TopK:
         """The softmax over ``ids`` [n, m] alone: no other logits are needed, but for the continuation's tokens."""
         logits = rows.at(torch.cat([ids, targets[:, None]], dim=-1))
-        eps = torch.finfo(self._dtype).eps
-        return reduce_over_choice(logits[:, :-1], logits[:, -1], ids, self._config.temperature, eps, rows.vocab_size)
+        return reduce_over_choice(logits[:, :-1], logits[:, -1], ids, self._config.temperature, self._eps, rows.vocab_size)
 
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
         """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
         for tokens in batch:
             self._check_ids(tokens.ids)
         with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
-            rows = self._plainly(batch) if self._config.every_position else self._padded(batch)
+            reader = self._reader
+            rows = each_alone(batch, self._forward, self._device) if reader is None else reader.rows(batch)
         targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=rows.device)
         self._check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
         return rows, targets
 
-    def _plainly(self, batch: Sequence[Tokens]) -> Rows:
-        """The yardstick: each prompt alone, logits at every position, of which those that predict the continuation."""
-        rows = []
-        for tokens in batch:
-            ids = torch.tensor([tokens.ids], device=self._device)
-            logits = self._forward(ids, torch.ones_like(ids))
-            rows.append(logits[0, tokens.prompt_len - 1 : len(tokens.ids) - 1])
-        return Logits(torch.cat(rows))
-
-    def _padded(self, batch: Sequence[Tokens]) -> Rows:
-        """All prompts in one forward, padded on the right, and of its hidden states those that some position needs."""
-        shared = self._after_prefix(batch)
-        return self._whole(batch) if shared is None else shared
-
-    def _after_prefix(self, batch: Sequence[Tokens]) -> Rows | None:
-        """What :meth:`_whole` gives, with the beginning that all of ``batch`` share read once; None where there is none.
-
-        At the first use, the last prompt of the batch is also run whole: where its scores would differ by more than rounding,
-        no beginning is shared any more.
-        """
-        prefix = shared_prefix(batch) if self._prefixes is not None and self._output_layer is not None else ()
-        if not prefix or self._prefixes is None:
-            return None
-
-        def read(cache: Any) -> None:
-            ids = torch.tensor([prefix], device=self._device)
-            self._states(ids, torch.ones_like(ids), cache)
-
-        cache = self._prefixes.get(prefix, len(batch), read)
-        ids, mask, row, column = self._layout(batch)
-        states = None if cache is None else self._states(ids[:, len(prefix) :], mask, cache)
-        if states is None or self._output_layer is None:
-            self._prefixes = None
-            return None
-        rows = Hidden(states[row.to(states.device), (column - len(prefix)).to(states.device)], self._output_layer)
-        if not self._prefixes_confirmed:
-            whole = self._whole(batch[-1:])
-            alone = rows.last(len(whole))
-            apart = max(distance(a, b) for a, b in zip(alone.chunks(), whole.chunks(), strict=True))
-            if not apart <= max(_SAME_SCORE, 2 * torch.finfo(self._dtype).eps * (self._dtype != torch.float32)):
-                self._prefixes = None
-                return None
-            self._prefixes_confirmed = True
-        return rows
-
-    def _states(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor | None:
-        """The hidden states [batch, length, d] that the output layer would get; None where it is not the end of it all."""
-        layer = self._output_layer
-        if layer is None:
-            return None
-        states = layer.states(lambda: self._forward(ids, mask, n_columns=layer.n_columns, cache=cache))
-        if states is None:
-            self._output_layer = None
-        return states
-
-    def _layout(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids and mask, [batch, length], and row and column of every needed position.
-
-        The last token of each prompt predicts nothing that is compared: models that are known to be causal do not read it.
-        """
-        end = None if self._output_layer is None else -1
-        ids, mask = self.padded([tokens.ids[:end] for tokens in batch])
-        row = torch.tensor([i for i, t in enumerate(batch) for _ in range(t.n_positions)])
-        column = torch.tensor([c for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)])
-        return ids, mask, row, column
-
-    def _whole(self, batch: Sequence[Tokens]) -> Rows:
-        ids, mask, row, column = self._layout(batch)
-        states = self._states(ids, mask)
-        if states is not None and self._output_layer is not None:
-            return Hidden(states[row.to(states.device), column.to(states.device)], self._output_layer)
-        # The model makes its logits itself, at the columns that some prompt needs: where it can, at no others.
-        start, stop = int(column.min()), int(column.max()) + 1
-        logits = self._forward(ids, mask, torch.arange(start, stop, device=self._device))
-        offset = start if logits.shape[1] == stop - start else 0
-        return Logits(logits[row.to(logits.device), (column - offset).to(logits.device)])
-
-    def _forward(
-        self, ids: Tensor, mask: Tensor, columns: Tensor | None = None, n_columns: int | None = None, cache: Any = None
-    ) -> Tensor:
-        """Logits [batch, length, vocab]; where the model can, only those at ``columns`` of the length.
-
-        ``n_columns``: of how many the output layer has been cut down to make any. ``cache``: holds what was read before
-        ``ids``, and takes them in; ``mask`` is of both.
-        """
-        optional = {"attention_mask": mask, "use_cache": cache is not None}
-        if cache is not None and self._prefixes is not None:
-            optional[self._prefixes.argument] = cache
-        if columns is not None:
-            optional["logits_to_keep"] = columns
+    def _forward(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
+        """A :class:`~pytest_pot.engines.reading.Forward`."""
         self._reading = ids
         try:
-            output = self.call(ids, **optional)
+            output = self.call(ids, **{"attention_mask": mask, "use_cache": False, **optional})
         except IndexError as error:  # of a lookup that is no nn.Embedding's; others are the model's own
             if str(error) != "index out of range in self":
                 raise
@@ -276,12 +175,12 @@ class CausalLM:
                 "lower max_length"
             ) from error
         logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
-        lengths = {n_columns} if n_columns is not None else {ids.shape[1], ids.shape[1] if columns is None else len(columns)}
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if not isinstance(logits, Tensor) or logits.ndim != 3 or len(logits) != len(ids) or logits.shape[1] not in lengths:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+        fits = len(shape) == 3 and shape[0] == len(ids) and (shape[1] == ids.shape[1] or shape[1] in lengths)
+        if not isinstance(logits, Tensor) or not fits:
             raise PotError(
-                f"the {self._role}'s forward returned {shape} for token ids of shape {tuple(ids.shape)}; expected logits "
-                "[batch, length, vocab], or an object with .logits"
+                f"the {self._role}'s forward returned {shape or type(logits).__name__} for token ids of shape "
+                f"{tuple(ids.shape)}; expected logits [batch, length, vocab], or an object with .logits"
             )
         return logits
 
@@ -322,25 +221,9 @@ class CausalLM:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error
-
-
-def max_positions(model: object) -> int | None:
-    """The longest sequence that a transformers model takes; None where it has no limit, or does not say."""
-    config: Any = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    limit = getattr(config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))

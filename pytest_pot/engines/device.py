@@ -16,7 +16,17 @@ from pytest_pot.config import ScoringConfig
 from pytest_pot.engines.base import Room
 from pytest_pot.errors import PotError
 
-__all__ = ["RoomForTokens", "choose_device", "choose_dtype", "hardware", "prepared", "rng_untouched"]
+__all__ = [
+    "RoomForTokens",
+    "choose_device",
+    "choose_dtype",
+    "device_of",
+    "hardware",
+    "is_out_of_memory",
+    "own_dtype",
+    "prepared",
+    "rng_untouched",
+]
 
 _TOKENS_ON_CPU = 1024
 _CPU_FORWARD = 32
@@ -72,19 +82,59 @@ def hardware() -> list[str]:
     return [cpu, torch.backends.cpu.get_cpu_capability(), *cuda, str(torch.get_num_threads()), precision]
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where ``model`` takes its input: of one that accelerate has spread, where its embedding runs."""
+    lookup = getattr(model, "get_input_embeddings", None)
+    hook = getattr(lookup() if lookup is not None else None, "_hf_hook", None)
+    runs_on = getattr(hook, "execution_device", None)
+    if runs_on is not None:
+        return torch.device(runs_on)
+    places = [tensor.device for tensor in model.parameters()]
+    return next((place for place in places if place.type != "meta"), torch.device("cpu"))
+
+
+def own_dtype(model: nn.Module) -> torch.dtype | None:
+    """The precision of ``model``'s numbers: half where any parameter's is; None where they are mixed otherwise."""
+    dtypes = [tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()]
+    half = next((dtype for dtype in dtypes if dtype in _HALF), None)
+    if half is not None:
+        return half
+    return dtypes[0] if len(set(dtypes)) == 1 else None
+
+
+def _is_spread(model: nn.Module) -> bool:
+    """Whether ``model`` is on several devices, in files, or cut over processes: by hooks that a copy would share."""
+    if any(hasattr(module, "_hf_hook") for module in model.modules()):
+        return True
+    parameters = list(model.parameters())
+    cut = any(hasattr(parameter, "device_mesh") for parameter in parameters)  # torch.distributed's DTensor
+    return cut or len({parameter.device for parameter in parameters}) > 1
+
+
 @contextmanager
 def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
     """``model`` in evaluation mode, on the device and in the dtype that ``config`` asks for; afterwards as it was.
 
     Another device or dtype is given to a copy, never to the model itself. With ``device="auto"`` it stays where it is.
+
+    Raises:
+        PotError: another device or dtype is asked for, and the model is spread over devices: it is never moved or copied.
     """
-    parameters = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
-    here = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    own = parameters[0].dtype if parameters and all(p.dtype == parameters[0].dtype for p in parameters) else None
+    here = device_of(model)
     device = here if config.device == "auto" else choose_device(config.device)
-    dtype = choose_dtype(config.dtype, own, device)
     moves = device.type != here.type or (device.index is not None and device.index != here.index)
-    if moves or (dtype is not None and dtype != own):
+    dtypes = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    own = own_dtype(model)
+    dtype = choose_dtype(config.dtype, own, device)
+    converts = dtype != own if config.dtype == "auto" else dtypes != {dtype}
+    if _is_spread(model):
+        if moves or (converts and config.dtype != "auto"):
+            asked = f"device={config.device!r}" if moves else f"dtype={config.dtype!r}"
+            raise PotError(
+                "a model that is spread over devices, or offloaded, runs where and as it was loaded, "
+                f"and {asked} was asked for: load it so, or leave that at 'auto'"
+            )
+    elif moves or converts:
         model = copy.deepcopy(model).to(device=device, dtype=dtype)
     training = [module for module in model.modules() if module.training]
     try:
@@ -139,3 +189,11 @@ def rng_untouched(*devices: torch.device) -> Iterator[None]:
     cuda = [device for device in devices if device.type == "cuda"]
     with torch.random.fork_rng(devices=cuda):
         yield
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` is what torch raises, on any device, when memory runs out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))

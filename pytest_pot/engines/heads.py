@@ -1,20 +1,22 @@
 """Logits at the positions that are needed, and at no others: from a model's own forward, or from its hidden states.
 
-Most causal language models end in one matrix product, from hidden states to logits. Taken apart from the rest, it is done for
-the needed positions only, a bounded number at a time, and for the needed ids only where the others do not count. A model that
-does anything else to its logits is left whole.
+Most causal language models end in one matrix product, from hidden states to logits; some cap or scale each logit then. Taken
+apart from the rest, that is done for the needed positions only, a bounded number at a time, and for the needed ids only where
+the others do not count. A model that does anything else to its logits is left whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Hidden", "Logits", "OutputLayer", "Rows"]
+from pytest_pot.engines.rounding import same_logits
+
+__all__ = ["Hidden", "Logits", "OutputLayer", "Rows", "joined"]
 
 _ELEMENTS = {"cpu": 6 << 20}
 _ELEMENTS_ELSEWHERE = 1 << 27
@@ -22,6 +24,10 @@ _ELEMENTS_ELSEWHERE = 1 << 27
 
 _LEAST_ROWS = 64
 """Positions at once, however large the vocabulary: fewer, and the weights are read more often than it takes to multiply."""
+
+
+Ending = Callable[[Tensor], Tensor]
+"""What a model does to each logit after the product."""
 
 
 class Rows(Protocol):
@@ -63,32 +69,40 @@ class Hidden:
 
     def __init__(self, states: Tensor, layer: OutputLayer) -> None:
         """``states``: [n, d]."""
-        self._states = states
-        self._layer = layer
+        self.states = states
+        self.layer = layer
         self.vocab_size = layer.vocab_size
         self.device = states.device
 
     def __len__(self) -> int:
-        return len(self._states)
+        return len(self.states)
 
     def last(self, n: int) -> Hidden:
         """The last ``n`` positions."""
-        return Hidden(self._states[len(self) - n :], self._layer)
+        return Hidden(self.states[len(self) - n :], self.layer)
 
     def chunks(self) -> Iterator[Tensor]:
-        for states in torch.split(self._states, _rows_at_once(self._states, self.vocab_size)):
-            yield self._layer(states)
+        for states in torch.split(self.states, _rows_at_once(self.states, self.vocab_size)):
+            yield self.layer(states)
 
     def at(self, ids: Tensor) -> Tensor:
         """One product with the rows of all ids that any position needs: the positions of a text share most of them."""
-        if not self._layer.some_ids:
-            ends = torch.split(ids, _rows_at_once(self._states, self.vocab_size))
-            return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
         union, places = torch.unique(ids, return_inverse=True)
-        found, rows = [], _rows_at_once(self._states, len(union))
-        for states, part in zip(torch.split(self._states, rows), torch.split(places, rows), strict=True):
-            found.append(self._layer(states, union).gather(-1, part))
+        if not self.layer.makes_some(self.states[:1], union):
+            ends = torch.split(ids, _rows_at_once(self.states, self.vocab_size))
+            return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
+        found, rows = [], _rows_at_once(self.states, len(union))
+        for states, part in zip(torch.split(self.states, rows), torch.split(places, rows), strict=True):
+            found.append(self.layer(states, union).gather(-1, part))
         return torch.cat(found)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The positions of all ``parts``, which are of one model."""
+    hidden = [part for part in parts if isinstance(part, Hidden)]
+    if len(hidden) == len(parts):
+        return Hidden(torch.cat([part.states for part in hidden]), hidden[0].layer)
+    return Logits(torch.cat([chunk for part in parts for chunk in part.chunks()]))
 
 
 def _rows_at_once(like: Tensor, width: int) -> int:
@@ -99,24 +113,26 @@ def _rows_at_once(like: Tensor, width: int) -> int:
 
 
 class OutputLayer:
-    """The product that a model ends in; the model's own forward makes what goes in, hooks, adapters and all."""
+    """The product that a model ends in, and what it does to each logit then; the model's own forward makes what goes in, hooks,
+    adapters and all."""
 
     some_ids = True
     """Whether logits are made of some ids only where no others are asked for; else always of the whole vocabulary."""
 
-    def __init__(self, layer: nn.Linear, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, layer: nn.Linear, ending: Ending, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._layer = layer
+        self._ending = ending
         self._autocast = autocast
         self._confirmed = False
+        self._rows_confirmed = False
         self.vocab_size = layer.weight.shape[0]
 
     @classmethod
     def of(cls, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> OutputLayer | None:
-        """The output layer of ``model``; None where something might come after it, or in its place."""
-        if not _is_plain_call(model) or _changes_logits(getattr(model, "config", None)):
-            return None
+        """The output layer of ``model``; None where something that is not known might come after it, or in its place."""
+        ending = _ending(getattr(model, "config", None)) if _is_plain_call(model) else None
         layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
-        return cls(layer, autocast) if _is_plain_linear(layer) else None
+        return cls(layer, ending, autocast) if ending is not None and _is_plain_linear(layer) else None
 
     @property
     def n_columns(self) -> int:
@@ -126,24 +142,43 @@ class OutputLayer:
     def __call__(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
         """Logits [n, vocab] of ``states`` [n, d], or [n, m] at ``ids`` [m]."""
         with self._autocast():
-            if ids is None:
-                return torch.as_tensor(self._layer(states))
-            bias = self._layer.bias
-            return nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids])
+            return self._ending(self._product(states, ids))
 
-    def states(self, forward: Callable[[], Tensor]) -> Tensor | None:
-        """What goes into this layer while ``forward()`` runs the model and returns its logits: [batch, length, d].
+    def makes_some(self, states: Tensor, ids: Tensor) -> bool:
+        """Whether logits at some ids are to be made without the others.
+
+        At the first use, those at ``ids`` [m] of ``states`` [1, d] are compared with what the layer itself makes: where they
+        differ (another ``forward`` put into ``nn.Linear``, to try a quantisation), all logits are made from then on.
+        """
+        if self.some_ids and not self._rows_confirmed:
+            with self._autocast():
+                self.some_ids = same_logits(self._product(states, ids), self._product(states)[:, ids])
+            self._rows_confirmed = True
+        return self.some_ids
+
+    def _product(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
+        if ids is None:
+            return torch.as_tensor(self._layer(states))
+        bias = self._layer.bias
+        return nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids])
+
+    def states(self, forward: Callable[[], Tensor], shape: Sequence[int]) -> Tensor | None:
+        """What goes into this layer while ``forward()`` runs the model and returns its logits: ``shape`` [batch, length] and d.
 
         The layer itself is given nothing to do, but for one position at the first use, which shows whether the model's logits
-        are what comes out of it. None where they are not.
+        are what comes out of it, and the ending made of that. None where they are not, or where something of another shape goes
+        in (ProphetNet's states of two tokens ahead), of which nothing is taken away.
         """
         went_in: list[Tensor] = []
         came_out: list[Tensor] = []
         keep = self.n_columns
 
-        def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            went_in.append(arguments[0])
-            return (arguments[0][:, arguments[0].shape[1] - keep :], *arguments[1:])
+        def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            states = arguments[0] if arguments else None
+            if not isinstance(states, Tensor) or states.shape[:-1] != tuple(shape):
+                return None
+            went_in.append(states)
+            return (states[:, states.shape[1] - keep :], *arguments[1:])
 
         def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
             came_out.append(output)
@@ -154,9 +189,9 @@ class OutputLayer:
         finally:
             for handle in handles:
                 handle.remove()
-        if not self._confirmed:
-            once = len(came_out) == 1 and went_in[0].ndim == 3
-            self._confirmed = once and torch.equal(logits, came_out[0].to(logits.dtype))
+        once = len(came_out) == len(went_in) == 1
+        if not self._confirmed or not once:
+            self._confirmed = once and torch.equal(logits, self._ending(came_out[0]).to(logits.dtype))
         return went_in[0] if self._confirmed else None
 
 
@@ -189,9 +224,32 @@ def _is_changed(module: nn.Module) -> bool:
     )
 
 
-def _changes_logits(config: Any) -> bool:
-    """Whether a model's configuration speaks of logits: soft caps, scales. In low precision one position may not show them."""
+_ENDINGS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
+    "final_logit_softcapping": lambda logits, cap: torch.tanh(logits / cap) * cap,
+    "logits_soft_cap": lambda logits, cap: torch.tanh(logits / cap) * cap,
+    "logit_scale": lambda logits, scale: logits * scale,
+    "logits_scaling": lambda logits, scaling: logits / scaling,
+}
+"""By the configuration's field, what transformers does to the logits, in its operations and their order: Gemma 2 and later,
+RecurrentGemma, Cohere, Granite."""
+
+
+def _ending(config: Any) -> Ending | None:
+    """What a model of this configuration does to its logits; None where it speaks of logits in a way that is not known.
+
+    The first use shows whether the model does so, but in low precision one position may not show what it does beside that.
+    """
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
-    fields: Mapping[str, Any] = vars(config) if config is not None else {}
-    return any("logit" in name and value not in (None, False, 1) for name, value in fields.items() if "attn" not in name)
+    every: Mapping[str, Any] = vars(config) if config is not None else {}
+    fields = [
+        (name, value)
+        for name, value in every.items()
+        if "logit" in name and "attn" not in name and value not in (None, False, 1)
+    ]
+    if not fields:
+        return lambda logits: logits
+    (name, value), *others = fields
+    if others or name not in _ENDINGS or type(value) not in (int, float):
+        return None
+    return lambda logits: _ENDINGS[name](logits, value)

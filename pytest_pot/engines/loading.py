@@ -18,7 +18,7 @@ import torch
 
 from pytest_pot.config import ScoringConfig
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.device import choose_device, choose_dtype, rng_untouched
+from pytest_pot.engines.device import choose_device, choose_dtype, own_dtype, rng_untouched
 from pytest_pot.errors import PotError
 
 __all__ = ["load_model", "load_tokenizer"]
@@ -81,8 +81,9 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
     with _loading_errors(f"the {role} {spec!r}", _FORMS):
         model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
         model.eval()
-        wanted = choose_dtype(config.dtype, model.dtype, device)
-        if model.dtype != wanted:
+        own = own_dtype(model)
+        wanted = choose_dtype(config.dtype, own, device)
+        if own != wanted:
             model.to(wanted)
         if model.device.type != device.type:
             model.to(device)

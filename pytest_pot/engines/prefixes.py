@@ -6,17 +6,15 @@ for all. That holds for a cache that keeps every token in every layer, and for n
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pytest_pot.tokens import Tokens
 
-__all__ = ["PrefixCaches", "distance", "shared_prefix"]
+__all__ = ["PrefixCaches", "shared_prefix"]
 
 _STEP = 16
 """Beginnings are shared in multiples of this many tokens: else a batch whose prompts happen to have one more in common would
@@ -55,9 +53,11 @@ class PrefixCaches:
         self._read: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     @classmethod
-    def of(cls, model: nn.Module) -> PrefixCaches | None:
-        """For ``model``, a transformers model; None where its cache is of another kind, or it says nothing of one."""
-        accepts = inspect.signature(model.forward).parameters
+    def of(cls, model: nn.Module, accepts: Container[str]) -> PrefixCaches | None:
+        """For ``model``, a transformers model whose forward ``accepts`` these arguments.
+
+        None where its cache is of another kind, or it says nothing of one.
+        """
         argument = next((name for name in _ARGUMENTS if name in accepts), None)
         if argument is None or "use_cache" not in accepts or getattr(model, "_is_stateful", True):
             return None
@@ -94,9 +94,3 @@ def _keeps_everything(cache: Any) -> bool:
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
-def distance(first: Tensor, second: Tensor) -> float:
-    """The largest total variation distance between the distributions of two sets of logits, [n, vocab] each."""
-    p, q = (logits.to(torch.float32).softmax(-1) for logits in (first, second))
-    return float(0.5 * (p - q).abs_().sum(-1).max())

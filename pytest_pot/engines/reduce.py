@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pytest_pot.distributions import Flags, Floats, Ints, TopK
 from pytest_pot.engines.heads import Rows
+from pytest_pot.engines.rounding import relative_rounding
 
 __all__ = ["reduce_over_choice", "reduce_rows"]
 
@@ -30,14 +31,6 @@ _LEAST_TAIL = 1e-25
 
 _STRIP = 32
 """Ids of which only the largest logit is looked at first, when the likeliest are searched."""
-
-_SUMMING_STEPS = 16
-"""Rounding error of a logit as a sum, in units in the last place of the sum's precision: matrix products of another shape
-moved SmolLM2's by up to 15. Sums are kept in float32 or better, also by models in half precision."""
-
-_STORING_STEPS = 2
-"""The same of what is stored between sums, in the model's own precision: the logit, and what it is computed from.
-Of SmolLM2 in bf16, one first choice in 512 changed with the batch's shape; it was ahead by 1.6 of these."""
 
 
 def reduce_rows(
@@ -169,8 +162,7 @@ def _tail(logits: Tensor, ids: Tensor | None, first: int | None, peak: Tensor, t
 
 def _clear(first: Tensor, second: Tensor | None, eps: float, dtype: torch.dtype) -> Flags:
     """[n]: whether logits ``first`` are ahead of ``second`` by more than rounding, ``dtype`` being what they came in."""
-    eps = max(eps, torch.finfo(dtype).eps)
-    rounding = max(_STORING_STEPS * eps, _SUMMING_STEPS * min(eps, torch.finfo(torch.float32).eps))
+    rounding = relative_rounding(max(eps, torch.finfo(dtype).eps))
     if second is None:
         return np.ones(len(first), dtype=np.bool_)
     return np.asarray((first - second > first.abs() * rounding).cpu().numpy())

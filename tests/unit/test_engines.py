@@ -172,6 +172,22 @@ def test_precision_and_device_are_given_to_a_copy(prompts, tokenizer):
     np.testing.assert_array_equal(report.scores, exact.scores)
 
 
+def half_but_for_one():
+    model = tiny("mamba").to(torch.bfloat16)
+    for layer in model.backbone.layers:
+        layer.mixer.A_log.data = layer.mixer.A_log.data.float()
+    return model
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of models on a CPU")
+def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
+    """As Mamba keeps its decay rates in float32; and all of it is converted where that is asked for."""
+    with CausalLM.ready(half_but_for_one(), "candidate", ScoringConfig()) as engine:
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+    with CausalLM.ready(half_but_for_one(), "candidate", ScoringConfig(dtype="bfloat16")) as engine:
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_an_error(prompts, tokenizer):
     with pytest.raises(PotError, match=r"the device 'cuda' cannot be used here: .* Use 'auto' or 'cpu'"):

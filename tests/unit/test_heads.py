@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig
+from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, ProphetNetConfig
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.causal_lm import CausalLM
@@ -19,12 +19,16 @@ SCALED = {
     "cohere": lambda: CohereConfig(**ATTENTION, logit_scale=0.3),
     "granite": lambda: GraniteConfig(**ATTENTION, logits_scaling=3.0),
 }
-SPLIT = sorted(set(CONFIGS) - {"gemma2-softcap"})
 
 
 def scaled(name):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+    """Scaled by much, and not flat all the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    return model
 
 
 def is_split(model, prompts, tokenizer, **fields):
@@ -33,12 +37,25 @@ def is_split(model, prompts, tokenizer, **fields):
     tokens = scorer.record(tiny(), prompts, tokenizer).tokens
     with CausalLM.ready(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)
-        return engine._output_layer is not None
+        return engine._reader.output_layer is not None
 
 
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_an_architecture_that_ends_in_a_product_is_split(name, prompts, tokenizer):
     assert is_split(tiny(name), prompts, tokenizer)
+
+
+@pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}])
+@pytest.mark.parametrize("name", SCALED)
+def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(name, fields, prompts, tokenizer, monkeypatch):
+    assert is_split(scaled(name), prompts, tokenizer, **fields)
+    pair = scaled(name), changed(scaled(name))
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
+    split = scorer.score_batch(*pair, prompts, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_batch(*pair, prompts, tokenizer)
+    assert whole.mean > 0.01
+    np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if "dtype" in fields else 1e-6)
 
 
 def test_the_last_token_is_read_only_where_the_model_might_need_it(prompts, tokenizer):
@@ -90,11 +107,23 @@ def capped_unannounced(model):
     return model
 
 
+def prophetnet():
+    """Its last layer is given states for this token and the next, [batch, 2, length, d]."""
+    sizes = {"num_decoder_layers": 2, "num_encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "ngram": 2}
+    heads = {"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4}
+    config = ProphetNetConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=True, pad_token_id=0, **sizes, **heads)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
 LEFT_WHOLE = {
-    "soft cap": lambda: tiny("gemma2-softcap"),
     "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
-    "scaled": lambda: scaled("cohere"),
-    "scaled otherwise": lambda: scaled("granite"),
+    "other states than one per token": prophetnet,
+    "a field on logits that is not known": lambda: tiny("llama", logit_shift=2.0),
+    "a field on logits that is no number": lambda: tiny("llama", logit_scale="inv_sqrt_d_model"),
+    "two fields on logits": lambda: tiny("gemma2-softcap", logit_scale=0.5),
+    "a known field that the model does not heed": lambda: tiny("llama", logits_scaling=3.0),
     "another forward": lambda: shifted(tiny("llama")),
     "a hook": lambda: hooked(tiny("llama")),
     "a hook on the last layer": lambda: hooked_layer(tiny("llama")),
@@ -122,7 +151,7 @@ def test_a_model_that_does_more_is_left_whole(kind, prompts, tokenizer):
 @pytest.mark.parametrize(
     "fields", [{}, {"use_amp": True}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}]
 )
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatch):
     pair = tiny(name), changed(tiny(name))
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
@@ -173,6 +202,28 @@ def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompt
     ids = {*baseline.top_k().ids.ravel().tolist(), *(token for t in tokens for token in t.targets)}
     assert head_flops(counted) == 2 * n * 32 * len(ids)
     assert len(ids) < 2500
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2-softcap"])
+def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(name, prompts, tokenizer, monkeypatch):
+    """As where a library tries a quantisation in ``nn.Linear``, for all instances."""
+    model = tiny(name)
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20))
+    baseline = scorer.record(model, prompts, tokenizer)
+    plain = torch.nn.Linear.forward
+
+    def rounded(layer, states):
+        if layer is not model.lm_head:
+            return plain(layer, states)
+        step = layer.weight.abs().amax(1, keepdim=True) / 127
+        return torch.nn.functional.linear(states, torch.round(layer.weight / step) * step, layer.bias)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", rounded)
+    found = scorer.score_baseline(baseline, model, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_baseline(baseline, model, tokenizer)
+    assert whole.mean > 1e-4
+    np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
 
 
 def test_a_bias_and_hooks_inside_the_model_count(prompts, tokenizer):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BartConfig
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.batches import longest_first
 from pytest_pot.engines.causal_lm import CausalLM
-from pytest_pot.engines.prefixes import shared_prefix
+from pytest_pot.engines.prefixes import PrefixCaches, shared_prefix
 from pytest_pot.tokens import Tokens
 
-from .models import CONFIGS, changed, tiny
+from .models import CONFIGS, VOCAB, changed, tiny
 
 HEAD = "You are a helpful assistant. Answer in one word, and never say why. "  # 68 characters, a token each
 SHARING = [Prompt(HEAD + text, " word") for text in ("What is blue?", "Who?", "Why not?", "Where is it?", "When?", "How?")]
 WHOLE = {"gemma3", "gemma2-softcap", "mamba"}
-"""Windows, a soft cap, a recurrent state."""
+"""Windows, a recurrent state."""
 
 
 def embedded(model):
@@ -75,6 +76,53 @@ def test_a_cache_that_gives_other_scores_is_not_used(tokenizer):
     found = TeacherForcedScorer(ScoringConfig(batch_size=4)).score_batch(tiny("llama"), model, SHARING, tokenizer)
     assert found.max < 1e-5
     assert forgotten
+
+
+def bart(encoder_layers, decoder_layers):
+    """The decoder of a model whose configuration counts the encoder's layers first."""
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+    config = BartConfig(vocab_size=VOCAB, d_model=32, max_position_embeddings=160, is_decoder=True, **heads, **layers)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("layers", [(1, 2), (2, 1)])
+def test_a_model_that_does_not_get_along_with_the_cache_reads_all(layers, tokenizer):
+    pair = bart(*layers), changed(bart(*layers))
+    found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, SHARING, tokenizer)
+    plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, SHARING, tokenizer)
+    assert plain.mean > 1e-3
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+
+
+def test_running_out_of_memory_is_no_reason_not_to_share(tokenizer, monkeypatch):
+    """It is one to halve the batch."""
+    model, sizes = tiny("llama"), []
+    get = PrefixCaches.get
+
+    def scarce(caches, ids, n, read):
+        sizes.append(n)
+        if n > 2:
+            raise MemoryError
+        return get(caches, ids, n, read)
+
+    monkeypatch.setattr(PrefixCaches, "get", scarce)
+    TeacherForcedScorer(ScoringConfig(batch_size=4)).record(model, SHARING, tokenizer)
+    assert sizes[0] == 4
+    assert set(sizes[1:]) == {2}
+
+
+@pytest.mark.parametrize("fields", [{"use_amp": True}, {"dtype": "bfloat16"}, {"dtype": "float16"}], ids=str)
+def test_half_precision_shares_as_well(fields, tokenizer):
+    """Its rounding is above that of float32, by which the beginnings would not be the same."""
+    model = tiny("llama", hidden_size=256, intermediate_size=512)
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=6, **fields))
+    tokens = scorer.record(model, SHARING, tokenizer).tokens
+    with CausalLM.ready(model, "reference", scorer.config) as engine:
+        engine.top_k(tokens, 10)
+        assert engine._reader.prefixes is not None
 
 
 def test_only_what_predicts_nothing_and_pays_is_shared():
