@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,21 +59,24 @@ def run_latency_gate(
     """Time the first batch of the prompts as ``settings`` ask.
 
     Raises:
-        PotError: the models cannot be run on these prompts; or there is a limit on memory, which cannot be measured here.
+        PotError: the models cannot be run on these prompts, or run out of memory; there is a limit on memory, which cannot be
+            measured here.
     """
     from pytest_pot.engines.threads import cpu_threads, uncrowded
-    from pytest_pot.engines.timing import on_cpu, synchroniser, work
+    from pytest_pot.engines.timing import alike, on_cpu, synchroniser, work
     from pytest_pot.scorer import TeacherForcedScorer
 
     scorer = TeacherForcedScorer(settings.config)
     prompts = as_prompts(inputs.prompts, or_builtin=True)[: settings.batch_size]
     if inputs.candidate_tokenizer is not None:
         check_same_encoding(prompts, inputs.tokenizer, inputs.candidate_tokenizer)
-    with ExitStack() as stack:
+    with _memory_advice(), ExitStack() as stack:
         engines = {"candidate": stack.enter_context(scorer.engine(inputs.candidate, "candidate"))}
         if inputs.reference is not None:
             engines["reference"] = stack.enter_context(scorer.engine(inputs.reference, "reference"))
         batch = _batch(settings, scorer, prompts, inputs.tokenizer, engines)
+        if settings.what == WHATS[0]:
+            alike(engines.values(), batch, settings.config.top_k)
         works = {role: work(engine, role, batch, settings.what, settings.config.top_k) for role, engine in engines.items()}
         watch = Stopwatch(time.perf_counter, synchroniser(engines.values()))
         threads, started = cpu_threads(), watch.now()
@@ -101,6 +104,19 @@ def run_latency_gate(
         )
     _check_memory(report, settings)
     return LatencyResult(settings, inputs.names, report)
+
+
+@contextmanager
+def _memory_advice() -> Iterator[None]:
+    """A batch that is timed has one size: it is not halved."""
+    from pytest_pot.engines.base import OutOfMemory
+
+    try:
+        yield
+    except OutOfMemory as error:
+        raise PotError(
+            f"{error}. What is timed is one batch as it is: time fewer or shorter prompts (preset='single', prompts=[...])"
+        ) from error
 
 
 def _batch(

@@ -98,6 +98,11 @@ class CausalLM:
         """The arguments of the model's forward."""
         return self._accepts
 
+    @property
+    def reader(self) -> Reader | None:
+        """What reads batches cheaply; None with ``every_position``."""
+        return self._reader
+
     def call(self, ids: Tensor, **optional: Any) -> Any:
         """What the model returns for ``ids`` [batch, length], and for those of ``optional`` that its forward takes."""
         with self._autocast():
@@ -108,7 +113,7 @@ class CausalLM:
         return padded(rows, self._device, left=left)
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
-        with self._memory_errors():
+        with self.memory_errors():
             rows, targets = self._rows(batch)
             top = self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
             if self._config.tail == "bucket" or top.ids is None or top.log_tail is None:
@@ -118,7 +123,7 @@ class CausalLM:
             return replace(chosen, log_tail=top.log_tail)
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
-        with self._memory_errors():
+        with self.memory_errors():
             rows, targets = self._rows(batch)
             if isinstance(ids, int):
                 return self._reduce(rows, targets, select=None, first=min(ids, rows.vocab_size))
@@ -135,8 +140,8 @@ class CausalLM:
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         for context in contexts:
-            self._check_ids(context)
-        with self._autocast(), self._memory_errors():
+            self.check_ids(context)
+        with self._autocast(), self.memory_errors():
             return [
                 sample_continuation(self._model, self._next_token_logits, list(context), n_tokens, seed, self._device)
                 for context in contexts
@@ -153,12 +158,12 @@ class CausalLM:
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
         """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
         for tokens in batch:
-            self._check_ids(tokens.ids)
+            self.check_ids(tokens.ids)
         with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
             reader = self._reader
             rows = each_alone(batch, self._forward, self._device) if reader is None else reader.rows(batch)
         targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=rows.device)
-        self._check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
+        self.check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
         return rows, targets
 
     def _forward(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
@@ -192,7 +197,7 @@ class CausalLM:
         kind = self._device.type
         return torch.autocast(kind, enabled=self._config.use_amp)
 
-    def _check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
+    def check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
         """Raise unless all ``ids`` are in the vocabulary; on CUDA an id outside it would poison the whole process."""
         size = self._vocabulary() if size is None else size
         if size is not None and max(ids) >= size:
@@ -209,14 +214,14 @@ class CausalLM:
 
     def _refuse_lookup(self, row: int, size: int) -> None:
         if self._reading is not None and row == int(self._reading.max()):
-            self._check_ids([row], size)
+            self.check_ids([row], size)
         raise PotError(
             f"the {self._role} looks up row {row} of an embedding that has {size}, and no id that it reads is that high: a "
             "position, perhaps, beyond the longest sequence that it takes. Lower max_length"
         )
 
     @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
+    def memory_errors(self) -> Iterator[None]:
         """Turn what torch raises when memory runs out, on any device, into :class:`OutOfMemory`."""
         try:
             yield

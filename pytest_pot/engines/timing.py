@@ -17,10 +17,27 @@ from pytest_pot.latency import Peak
 from pytest_pot.timing import Work
 from pytest_pot.tokens import Tokens
 
-__all__ = ["on_cpu", "synchroniser", "work"]
+__all__ = ["alike", "on_cpu", "synchroniser", "work"]
 
 _CACHES = ("cache", "past_key_values", "cache_params")
 """What transformers calls the cache, in forward's arguments and in what it returns: now, before, and for recurrent models."""
+
+
+def alike(engines: Iterable[Engine], batch: Sequence[Tokens], top_k: int | None) -> None:
+    """Have ``engines`` read all of ``batch`` in every run, and all by the same road.
+
+    What prompts begin with alike would be read in the first run only; and a model that has to be left whole, because of a hook
+    or an adapter, would be held against one of which only the needed logits are made.
+    """
+    models = [engine for engine in engines if isinstance(engine, CausalLM)]
+    readers = [model.reader for model in models if model.reader is not None]
+    for reader in readers:
+        reader.prefixes = None
+    for model in models:
+        model.top_k(batch[:1], top_k)  # shows whether it can be split
+    if any(reader.output_layer is None for reader in readers):
+        for reader in readers:
+            reader.output_layer = None
 
 
 def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: int | None) -> Work:
@@ -32,12 +49,15 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
             generated greedily after its prompt with the model's own key-value cache. The first of them is the lead.
 
     Raises:
-        PotError: the engine can only score, or its model has no cache.
+        PotError: the engine can only score, its model has no cache, or a token id is outside its vocabulary. What is timed
+            raises :class:`~pytest_pot.engines.base.OutOfMemory` where it does not fit.
     """
     if what == "score":
         return _measured(engine, lambda: engine.top_k(batch, top_k))
     if not isinstance(engine, CausalLM):
         raise PotError(f"the {role} is an engine of its own ({engine.label}), of which only what='score' can be timed")
+    for tokens in batch:
+        engine.check_ids(tokens.ids)
     if what == "prefill":
         ids, mask = engine.padded([tokens.ids for tokens in batch])
         return _measured(engine, lambda: engine.call(ids, attention_mask=mask, use_cache=False))
@@ -52,6 +72,18 @@ def _measured(
     forget: Callable[[], None] = lambda: None,
 ) -> Work:
     """``forget`` drops what a run leaves behind, which would hide that the next one needs it too."""
+
+    def guarded(part: Callable[[], object]) -> Callable[[], object]:
+        if not isinstance(engine, CausalLM):
+            return part
+
+        def run() -> None:
+            with engine.memory_errors():
+                part()
+
+        return run
+
+    run, lead = guarded(run), None if lead is None else guarded(lead)
 
     def whole() -> None:
         if lead is not None:

@@ -12,9 +12,10 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import PotError, ScoringConfig
+from pytest_pot.engines.base import OutOfMemory
 from pytest_pot.engines.causal_lm import CausalLM
 from pytest_pot.engines.memory import peak_of, weights_size
-from pytest_pot.engines.timing import _Decoding, synchroniser, work
+from pytest_pot.engines.timing import _Decoding, alike, synchroniser, work
 from pytest_pot.tokens import Tokens
 
 CONFIG = ScoringConfig()
@@ -101,6 +102,60 @@ def test_the_shapes_that_are_run(what):
         timed.run()
     # score: only the columns that predict something; prefill: all; decode: the prompt, whose last token counts, then three.
     assert shapes == {"score": [(2, 9, 7)], "prefill": [(2, 9, 9)], "decode": [(2, 5, 1)] + [(2, 1, 1)] * 3}[what]
+
+
+HEAD = tuple(range(1, 49))
+SHARING = [Tokens((*HEAD, i, i, i, i), 50) for i in range(60, 64)]
+
+
+def lengths_read(model):
+    """The lengths of the sequences that it reads from now on; hooks on the model itself would keep it whole."""
+    read = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, arguments: read.append(tuple(arguments[0].shape)))
+    return read
+
+
+def test_every_run_reads_all_of_every_prompt():
+    model = llama()
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        alike([engine], SHARING, 10)
+        read = lengths_read(model)
+        timed = work(engine, "candidate", SHARING, "score", 10)
+        timed.run()
+        timed.run()
+    assert read == [(4, 51)] * 2
+
+
+def test_both_are_run_whole_where_one_of_them_has_to_be():
+    """Else a model is told to be slower for a hook that does nothing."""
+    plain, other, hooked = llama(), llama(), llama()
+    hooked.register_forward_hook(lambda *_: None)
+    for candidate, split in ((other, True), (hooked, False)):
+        with CausalLM.ready(plain, "reference", CONFIG) as ours, CausalLM.ready(candidate, "candidate", CONFIG) as theirs:
+            alike([ours, theirs], SHARING, 10)
+            for engine in (ours, theirs):
+                work(engine, "candidate", SHARING, "score", 10).run()
+                assert (engine.reader.output_layer is not None) == split
+
+
+@pytest.mark.parametrize("what", ["prefill", "decode"])
+def test_an_id_outside_the_vocabulary_is_told_before_anything_is_run(what):
+    with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine, pytest.raises(PotError, match="the tokenizer gives id 97, but"):
+        work(engine, "candidate", [Tokens((5, 97, 6), 2)], what, None)
+
+
+@pytest.mark.parametrize("what", ["score", "prefill", "decode"])
+def test_memory_that_runs_out_is_told_as_such(what):
+    model = gpt2()
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        timed = work(engine, "candidate", BATCH, what, 10)
+
+        def refuse(*_):
+            raise torch.OutOfMemoryError("no room")
+
+        model.register_forward_pre_hook(refuse)
+        with pytest.raises(OutOfMemory, match="the candidate ran out of memory on cpu: no room"):
+            (timed.lead or timed.run)()
 
 
 def in_pieces(megabytes: int, pieces: int, kept: list[torch.Tensor]) -> None:
