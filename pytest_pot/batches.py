@@ -85,7 +85,7 @@ class Batches(Generic[Result]):
             batch = todo[: plan[0]]
             try:
                 found = work(batch)
-            except OutOfMemory as error:
+            except (OutOfMemory, MemoryError) as error:  # of an engine, or of what is made of its numbers
                 if len(batch) == 1:
                     tokens = self._tokens[batch[0]]
                     raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
@@ -167,10 +167,11 @@ def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> lis
     return sizes[::-1]
 
 
-def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: int, error: OutOfMemory) -> PotError:
+def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: int, error: Exception) -> PotError:
     """The error of one prompt, ``length`` tokens with its continuation, that alone is too much."""
+    reason = str(error) or "There is no memory to compare them"
     return PotError(
         f"out of memory with a single prompt: prompt {index} has {length} tokens and {n_positions} positions "
-        f"(max_length={config.max_length}, top_k={config.top_k}). {error}. Lower max_length or positions_per_prompt, set a "
+        f"(max_length={config.max_length}, top_k={config.top_k}). {reason}. Lower max_length or positions_per_prompt, set a "
         "top_k, or use a smaller dtype or another device"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer, comparison
 
 from .models import changed, tiny
 
@@ -80,6 +80,22 @@ def test_a_prompt_that_does_not_fit_while_it_is_continued_is_an_error_with_the_s
         f"ran out of memory on cpu: {str(error) or 'MemoryError'}. Lower max_length or positions_per_prompt, set a top_k, or "
         "use a smaller dtype or another device"
     )
+
+
+def test_memory_that_runs_out_while_distributions_are_compared(prompts, tokenizer, monkeypatch):
+    """With the whole vocabulary that takes as much as the models do."""
+    compare = comparison.position_divergences
+
+    def refuse(reference, candidate, tail):
+        if len(reference.targets) > 12:
+            raise MemoryError
+        return compare(reference, candidate, tail)
+
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=4, positions_per_prompt=6))
+    whole = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
+    monkeypatch.setattr(comparison, "position_divergences", refuse)
+    report = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
+    assert (report.batch_size, report.n_prompts) == (2, whole.n_prompts)
 
 
 def test_other_errors_of_a_model_are_its_own(prompts, tokenizer):
