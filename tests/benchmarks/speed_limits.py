@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import torch
@@ -94,6 +95,7 @@ def startup(bench: Bench) -> Rows:
         )
         (home / "bare.py").write_text(BARE, encoding="utf-8")
         (home / "test_gate.py").write_text(GATE, encoding="utf-8")
+        (home / "test_bare.py").write_text(f"def test_bare():\n{textwrap.indent(BARE, '    ')}", encoding="utf-8")
 
         def run(*command: str) -> None:
             paths = os.pathsep.join(map(os.path.abspath, sys.path[1:]))
@@ -107,7 +109,8 @@ def startup(bench: Bench) -> Rows:
 
         ways: dict[str, Way] = {
             "a bare script": lambda: run("bare.py"),
-            "pytest with one recorded gate": lambda: run("-m", "pytest", "-q", "-p", "pytest_pot.plugin"),
+            "pytest with one recorded gate": lambda: run("-m", "pytest", "-q", "-p", "pytest_pot.plugin", "test_gate.py"),
+            "the bare script as the body of a test, without us": lambda: run("-m", "pytest", "-q", "test_bare.py"),
         }
         taken = bench.time(ways)
     for name in ways:

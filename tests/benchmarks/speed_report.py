@@ -79,6 +79,7 @@ def plot(document: Document, target: Path) -> str:
         errors = [[row["ratio"] - row["least"] for row in rows], [row["most"] - row["ratio"] for row in rows]]
         ax.barh(labels, ratios, xerr=errors, height=0.7)
         ax.bar_label(ax.containers[-1], fmt="%.3g", padding=3)
+        ax.margins(x=0.12)
         ax.invert_yaxis()
         ax.set_title(TITLES[name].replace("`", ""), loc="left", fontsize="medium")
         ax.set_xlabel("time, original = 1")
