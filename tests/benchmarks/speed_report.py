@@ -53,7 +53,7 @@ def page(document: Document) -> str:
         "# What scoring costs",
         "",
         f"Written by `tests/benchmarks/speed.py`: {document['model']}, {document['prompts']} prompts of {document['tokens']} "
-        f"tokens where nothing else is said, before they are cut; {document['cpu']}, {document['threads']} threads, torch "
+        f"tokens where nothing else is said; {document['cpu']}, {document['threads']} threads, torch "
         f"{document['torch']}, transformers {document['transformers']}. Ratios are medians over {document['rounds']} rounds of "
         "the ratio within a round, with the least and the most. On a GPU nothing was measured.",
     ]
