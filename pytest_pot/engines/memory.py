@@ -24,6 +24,9 @@ def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -
 
     Other models may be in the same process: what they hold is in use before and during the run, and cancels. None where
     neither CUDA nor Linux counts it; a sample taken now and then would miss the peak, and understate it.
+
+    Resident memory is also what the C library cannot use again: in a process that has run much else, its free memory is in
+    pieces, and the same run was seen to take up to twice as much.
     """
     if device.type == "cuda":
         return _on_cuda(run, weights_size(model), device)

@@ -170,7 +170,8 @@ def in_pieces(megabytes: int, pieces: int, kept: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("megabytes", [64, 256])
 def test_peak_memory_is_what_the_run_needs_above_rest_and_its_own_weights(megabytes):
     model = nn.Linear(1000, 1000, bias=False)
-    peak = peak_of(lambda: in_pieces(megabytes, 1, []), model, torch.device("cpu"))
+    # Once, and gone at the end: a second time might find what was freed too small by a few bytes, and take as much again.
+    peak = peak_of(lambda: torch.ones(megabytes * 250_000).sum(), model, torch.device("cpu"))
     assert peak.weights == 4_000_000
     assert (peak.bytes - peak.weights) / 1e6 == pytest.approx(megabytes, abs=5)
 
