@@ -22,10 +22,9 @@ from pytest_pot.models import STORE, ModelStore, is_overridden, named_by_fixture
 from pytest_pot.prompts import Prompt, as_prompts, builtin_prompts, listed, load_prompts, shorten
 from pytest_pot.recording import refuse_stale
 from pytest_pot.recordings import RECORDINGS, Live
-from pytest_pot.report import RECORDED
 from pytest_pot.settings import GateSettings
 from pytest_pot.specs import SUFFIX, is_baseline
-from pytest_pot.told import tell
+from pytest_pot.told import RECORDED, tell
 
 if TYPE_CHECKING:
     from pytest_pot.scorer import TeacherForcedScorer

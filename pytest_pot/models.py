@@ -11,6 +11,7 @@ import pytest
 
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.errors import PotError
+from pytest_pot.garbage import no_garbage_collection
 from pytest_pot.settings import fixture_path, option_config, option_path
 from pytest_pot.specs import is_baseline
 
@@ -92,18 +93,14 @@ class ModelStore:
         """The one that ``--pot-tokenizer`` or the ini key names; None where neither does."""
         spec = option_path(self._config, "tokenizer")
         if spec is not None and self._tokenizer is None:
-            from pytest_pot.engines.loading import load_tokenizer
-
-            self._tokenizer = load_tokenizer(spec)
+            self._tokenizer = _load_tokenizer(spec)
         return self._tokenizer
 
     def tokenizer_at(self, spec: str) -> Any | None:
         """The tokenizer that lies beside a model's files; None where there is none."""
         if self._at_home is None or self._at_home[0] != spec:
-            from pytest_pot.engines.loading import load_tokenizer
-
             try:
-                self._at_home = spec, load_tokenizer(spec)
+                self._at_home = spec, _load_tokenizer(spec)
             except PotError:
                 return None
         return self._at_home[1]
@@ -124,9 +121,17 @@ STORE = pytest.StashKey[ModelStore]()
 
 def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
     """pytest-pot's own implementation of the hook ``pytest_pot_load_model``."""
-    from pytest_pot.engines.loading import load_model
+    with no_garbage_collection():  # this imports torch, and nothing of it is garbage
+        from pytest_pot.engines.loading import load_model
 
     return load_model(spec, role, option_config(config)[1])
+
+
+def _load_tokenizer(spec: str) -> Any:
+    with no_garbage_collection():  # this imports torch
+        from pytest_pot.engines.loading import load_tokenizer
+
+    return load_tokenizer(spec)
 
 
 def is_overridden(node: pytest.Item | pytest.Collector, name: str) -> bool:

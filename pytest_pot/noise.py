@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from pytest_pot.config import ScoringConfig
-from pytest_pot.distributions import Ints, TopK
 from pytest_pot.divergence import position_divergences
 from pytest_pot.engines.base import Engine, OutOfMemory
 from pytest_pot.tokens import Tokens
@@ -24,32 +23,25 @@ _POSITIONS = 8
 
 
 def noise_floor(config: ScoringConfig, engine: Engine, texts: Sequence[Sequence[int]]) -> float | None:
-    """The gated metric between two runs of ``engine``: two texts in one batch, and each alone.
+    """The gated metric between two runs of ``engine``: a text in a batch with another, and alone.
 
     Args:
         texts: token ids; the first two of at least two tokens are read, as far as is needed.
 
     Returns:
-        the mean over both texts' last positions; None where there are not two such texts, or no memory for them.
+        the mean over the text's last positions; None where there are not two such texts, or no memory for them.
     """
     probes = _probes(texts, engine.max_positions)
     if len(probes) < len(_LENGTHS):
         return None
     try:
         together = engine.top_k(probes, config.top_k)
-        ids = together.log_probs.shape[1] if together.ids is None else together.ids
-        alone = TopK.concatenate([_alone(engine, probes, i, ids) for i in range(len(probes))])
+        beside = together.rows(len(together) - probes[-1].n_positions, len(together))
+        alone = engine.at(probes[-1:], beside.log_probs.shape[1] if beside.ids is None else beside.ids)
     except OutOfMemory:
         return None
-    found = position_divergences(together, alone, config.tail)[config.metric]
+    found = position_divergences(beside, alone, config.tail)[config.metric]
     return float(found.mean()) if np.isfinite(found).all() else None
-
-
-def _alone(engine: Engine, probes: Sequence[Tokens], index: int, ids: int | Ints) -> TopK:
-    if isinstance(ids, int):
-        return engine.at([probes[index]], ids)
-    start = sum(tokens.n_positions for tokens in probes[:index])
-    return engine.at([probes[index]], ids[start : start + probes[index].n_positions])
 
 
 def _probes(texts: Sequence[Sequence[int]], limit: int | None) -> list[Tokens]:

@@ -34,7 +34,7 @@ from pytest_pot.prompts import builtin_prompts, listed, load_prompts
 from pytest_pot.recordings import RECORDINGS, Recordings
 from pytest_pot.results import SessionResults
 from pytest_pot.settings import OPTIONS, GateSettings
-from pytest_pot.told import forget, tell
+from pytest_pot.told import NOT_GATED, forget, tell
 
 if TYPE_CHECKING:
     from pytest_pot.gates import GateInputs, PotResult
@@ -230,7 +230,7 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 
     forget(item)
     if reason is not None:
-        tell(item, [(report.NOT_GATED, reason)])
+        tell(item, [(NOT_GATED, reason)])
     found = item.stash[_RESULT].gates
     found.clear()
     inputs_of_gates = item.stash[_INPUTS]

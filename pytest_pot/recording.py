@@ -149,7 +149,8 @@ def refuse_stale(baseline: Baseline, config: ScoringConfig, tokenizer: Any, prom
 
 def stale_parts(baseline: Baseline, config: ScoringConfig, tokenizer: Any, prompts: Sequence[Prompt] | None) -> list[str]:
     """A line for each thing that ``baseline`` was recorded with and that is another one now."""
-    tokenizers = tokenizer_differences(baseline.provenance.tokenizer, tokenizer_digests(tokenizer))
+    recorded = baseline.provenance.tokenizer
+    tokenizers = tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded))
     lines = config_differences(baseline.config, config) + tokenizers
     if prompts is not None:
         lines += prompt_differences(baseline, prompts, None if tokenizers else tokenizer)

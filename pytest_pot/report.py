@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest_pot
@@ -13,20 +13,18 @@ from pytest_pot.gates import GateResult
 from pytest_pot.latency_gate import LatencyResult
 from pytest_pot.prompts import shorten
 from pytest_pot.settings import GateSettings
+from pytest_pot.told import PREFIX
 from pytest_pot.verdict import IdentityLimits
 
 if TYPE_CHECKING:
     from pytest_pot.scores import WorstPosition
 
 __all__ = [
-    "NOT_GATED",
-    "RECORDED",
     "error_properties",
     "explain",
     "json_report",
     "markdown_report",
     "properties",
-    "rows_of",
     "summary_table",
 ]
 
@@ -35,11 +33,6 @@ Row = Mapping[str, Any]
 _COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt")
 _SIGNS = {"pot_distinct": ">", "tokens per second": ">=", "min_tokens_per_s": ">="}
 """How a score relates to its limit where a gate passes, by gate or by metric; at most, by default."""
-_PREFIX = "pot_"
-RECORDED = "pot_recorded"
-"""The property of a test whose gate has written a recorded reference: a line that says so."""
-NOT_GATED = "pot_not_gated"
-"""The property of a test with a gate that was not run: a line that says why."""
 
 
 def explain(result: GateResult | LatencyResult, verbosity: int = 0) -> str:
@@ -189,18 +182,7 @@ def _asked(settings: GateSettings, names: tuple[str | None, str | None]) -> dict
 
 
 def _prefixed(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return [(_PREFIX + name, value) for name, value in values.items()]
-
-
-def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """The gates of one test, read back from its properties; the test may have some of its own, called as it likes."""
-    rows: list[dict[str, Any]] = []
-    for name, value in user_properties:
-        if name == _PREFIX + "gate":
-            rows.append({"test": nodeid})
-        if rows and name.startswith(_PREFIX) and name not in (RECORDED, NOT_GATED):
-            rows[-1].setdefault(name.removeprefix(_PREFIX), value)
-    return [row for row in rows if "verdict" in row]
+    return [(PREFIX + name, value) for name, value in values.items()]
 
 
 def summary_table(rows: Sequence[Row]) -> list[str]:
@@ -215,7 +197,7 @@ def _cells(row: Row) -> list[str]:
     decided = row.get("score") is not None
     return [
         row["test"],
-        row["gate"].removeprefix(_PREFIX),
+        row["gate"].removeprefix(PREFIX),
         row["preset"],
         row["metric"],
         number(row["score"]) if decided else "-",

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_pot import report as text
 from pytest_pot.settings import option
+from pytest_pot.told import NOT_GATED, RECORDED, rows_of
 
 __all__ = ["SessionResults"]
 
@@ -24,12 +24,12 @@ class SessionResults:
         self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self._recorded.update((str(line), None) for name, line in report.user_properties if name == text.RECORDED)
+        self._recorded.update((str(line), None) for name, line in report.user_properties if name == RECORDED)
         for name, line in report.user_properties:
-            if name == text.NOT_GATED:
+            if name == NOT_GATED:
                 self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
-            rows = text.rows_of(report.nodeid, report.user_properties)
+            rows = rows_of(report.nodeid, report.user_properties)
             if rows:
                 self._rows[report.nodeid] = rows  # the last run of a test that was run again
 
@@ -39,6 +39,8 @@ class SessionResults:
         ran = exitstatus not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
         if target is None or self._config.option.collectonly or not ran:
             return
+        from pytest_pot import report as text
+
         path = self._config.invocation_params.dir / target
         write = text.json_report if path.suffix == ".json" else text.markdown_report
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +54,8 @@ class SessionResults:
             return
         if terminalreporter.verbosity < 0 and self._written is None and not notes:
             return
+        from pytest_pot import report as text
+
         terminalreporter.write_sep("=", "pot")
         for line in text.summary_table(rows) if rows else ["no gate ran"]:
             terminalreporter.write_line(line)

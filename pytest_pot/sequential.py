@@ -32,12 +32,11 @@ from typing import NamedTuple
 
 from pytest_pot.betting import MeanTest, mean_interval
 from pytest_pot.errors import InvalidArgument
-from pytest_pot.verdict import Verdict
+from pytest_pot.verdict import DEFAULT_MAX_OUTLIERS, Verdict
 
-__all__ = ["DEFAULT_CONFIDENCE", "DEFAULT_MAX_OUTLIERS", "Decision", "PerTest", "SequentialTest", "Step"]
+__all__ = ["DEFAULT_CONFIDENCE", "Decision", "PerTest", "SequentialTest", "Step"]
 
 DEFAULT_CONFIDENCE = 0.95
-DEFAULT_MAX_OUTLIERS = 0.05
 CLIP_FACTOR = 10.0
 """The clip in limits, unless the user says."""
 

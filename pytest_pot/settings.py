@@ -8,16 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from pytest_pot.config import DEFAULT_PRESET, DTYPES, METRICS, PRESETS, ScoringConfig, check_device, one_of
 from pytest_pot.errors import InvalidArgument
 from pytest_pot.prompts import Prompt, as_prompts, shorten
-from pytest_pot.sequential import DEFAULT_MAX_OUTLIERS, SequentialTest
 from pytest_pot.specs import SUFFIX, is_baseline
-from pytest_pot.verdict import DistinctLimit, IdentityLimits, default_prompt_limit
+from pytest_pot.verdict import DEFAULT_MAX_OUTLIERS, DistinctLimit, IdentityLimits, default_prompt_limit
+
+if TYPE_CHECKING:
+    from pytest_pot.sequential import SequentialTest
 
 __all__ = [
     "CALIBRATE",
@@ -141,6 +143,8 @@ class Settings(GateSettings):
 
     def sequential_test(self, pool: int | None) -> SequentialTest:
         """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
+        from pytest_pot.sequential import SequentialTest
+
         assert self.confidence is not None
         return SequentialTest(
             self.limits.score,

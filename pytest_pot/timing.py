@@ -5,14 +5,13 @@ Pure Python: what is run, the clock and the synchroniser are passed in.
 
 from __future__ import annotations
 
-import gc
 import math
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_pot.errors import PotError
+from pytest_pot.garbage import no_garbage_collection
 from pytest_pot.latency import Check, LatencyLimits, LatencyReport, Outcome, Peak, checked
 
 __all__ = ["Stopwatch", "Work", "measure"]
@@ -136,7 +135,7 @@ def measure(
     ours = _Runner(candidate, watch)
     runners = [ours] if reference is None else [_Runner(reference, watch), ours]
     theirs = None if reference is None else runners[0]
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for runner in runners:
             fastest = runner.warm_up(expired)
             if limits.stat != "p95":  # a tail is one of single runs, which a median would hide
@@ -175,15 +174,3 @@ def measure(
         elapsed_s=watch.now() - started,
         capped=not decided and len(ours.times) < limits.looks[-1],
     )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Python's collector, which stops the world when it likes, is off; afterwards as it was."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

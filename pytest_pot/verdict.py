@@ -12,6 +12,7 @@ from pytest_pot.config import one_of
 from pytest_pot.errors import InvalidArgument
 
 __all__ = [
+    "DEFAULT_MAX_OUTLIERS",
     "DEFAULT_TOLERANCE",
     "TOLERANCES",
     "TOLERANCE_METRIC",
@@ -39,6 +40,8 @@ TOLERANCES: Mapping[str, float] = MappingProxyType(
 version; rounded to bf16 or fp16; eight-bit weights; four-bit weights."""
 
 DEFAULT_TOLERANCE = "half"
+DEFAULT_MAX_OUTLIERS = 0.05
+"""The share of prompts that may score above the clip where a verdict with a confidence is SAME."""
 PROMPT_FACTOR = 10.0
 PROMPT_SHARE = 0.25
 _UP_TO_1 = ("tv", "jsd", "top1_flip")

@@ -20,6 +20,7 @@ from pytest_pot.config import ScoringConfig
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.device import choose_device, choose_dtype, own_dtype, rng_untouched
 from pytest_pot.errors import PotError
+from pytest_pot.garbage import no_garbage_collection
 
 __all__ = ["load_model", "load_tokenizer"]
 
@@ -45,7 +46,8 @@ def load_model(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
             return LoadedModel.of(_call_factory(spec, role))
     if path.is_file() and path.suffix != ".gguf":
         raise PotError(f"the {role} {spec!r} is a file that is no model. {_FORMS}")
-    with _quietly(), rng_untouched():
+    # What is imported and loaded stays: looking through it for garbage, again and again, is a sixth of the time.
+    with no_garbage_collection(), _quietly(), rng_untouched():
         model = _load_weights(spec, role, config)
         return LoadedModel(model, _tokenizer_beside(spec, role))
 
@@ -56,13 +58,14 @@ def load_tokenizer(spec: str) -> Any:
     Raises:
         PotError: there is none by that name.
     """
-    from transformers import AutoTokenizer
-
     folder, options = _source(spec)
     with (
+        no_garbage_collection(),
         _quietly(),
         _loading_errors(f"the tokenizer {spec!r}", "A tokenizer is named by a directory, a hub id or a .gguf file."),
     ):
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
 
 

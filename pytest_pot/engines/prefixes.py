@@ -10,24 +10,24 @@ from collections import OrderedDict
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pytest_pot.tokens import Tokens
 
 __all__ = ["PrefixCaches", "shared_prefix"]
 
 _STEP = 16
-"""Beginnings are shared in multiples of this many tokens: else a batch whose prompts happen to have one more in common would
-have a beginning of its own."""
+"""Beginnings are read up to a multiple of this many tokens, and the rest of one on top of that: batches whose prompts happen to
+have a few more in common have the larger part together."""
 
 _LEAST = 64
-"""Tokens that sharing must save in a batch; it takes a forward more."""
+"""Tokens that sharing must save in a batch, and sharing the rest as well: it takes a forward more."""
 
 _ARGUMENTS = ("past_key_values", "cache")
 """What transformers calls a forward's cache, in this version or that."""
 
-_KEPT = 2
-"""Beginnings whose keys and values are kept."""
+_KEPT = 4
+"""Beginnings whose keys and values are kept, with and without the rest."""
 
 
 def shared_prefix(batch: Sequence[Tokens]) -> tuple[int, ...]:
@@ -39,7 +39,9 @@ def shared_prefix(batch: Sequence[Tokens]) -> tuple[int, ...]:
     length = min(tokens.prompt_len for tokens in batch) - 1
     for tokens in batch[1:]:
         length = next((i for i in range(length) if tokens.ids[i] != first[i]), length)
-    length -= length % _STEP
+    rest = length % _STEP
+    if rest * (len(batch) - 1) < _LEAST:
+        length -= rest
     return first[:length] if length * (len(batch) - 1) >= _LEAST else ()
 
 
@@ -50,7 +52,7 @@ class PrefixCaches:
         """``config``: the model's, which says what kind of cache its layers need. ``argument``: what its forward calls one."""
         self._config = config
         self.argument = argument
-        self._read: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._read: OrderedDict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = OrderedDict()
 
     @classmethod
     def of(cls, model: nn.Module, accepts: Container[str]) -> PrefixCaches | None:
@@ -64,24 +66,39 @@ class PrefixCaches:
         caches = cls(getattr(model, "config", None), argument)
         return caches if _keeps_everything(caches._new()) else None
 
-    def get(self, ids: tuple[int, ...], n: int, read: Callable[[Any], None]) -> Any:
-        """A cache as after ``ids``, for ``n`` sequences; ``read(cache)`` has the model read them into an empty one.
+    def get(self, ids: tuple[int, ...], n: int, read: Callable[[tuple[int, ...], Any], None]) -> Any:
+        """A cache as after ``ids``, for ``n`` sequences; ``read(ids, cache)`` has the model read those that it does not hold.
 
         None where the model left something else in it than keys and values of all these tokens.
         """
-        if ids not in self._read:
-            cache = self._new()
-            read(cache)
-            if not _keeps_everything(cache) or cache.get_seq_length() != len(ids):
-                return None
-            self._read[ids] = [(layer.keys, layer.values) for layer in cache.layers]
-            if len(self._read) > _KEPT:
-                self._read.popitem(last=False)
-        self._read.move_to_end(ids)
-        expanded = self._new()
-        for index, states in enumerate(self._read[ids]):
-            expanded.update(*(tensor.expand(n, *tensor.shape[1:]) for tensor in states), index)
-        return expanded
+        if not self._has_read(ids, read):
+            return None
+        return self._holding(self._read[ids], n)
+
+    def _has_read(self, ids: tuple[int, ...], read: Callable[[tuple[int, ...], Any], None]) -> bool:
+        """Whether the keys and values of ``ids`` are kept now."""
+        if ids in self._read:
+            self._read.move_to_end(ids)
+            return True
+        whole_steps = ids[: len(ids) - len(ids) % _STEP]
+        cache = self._new()
+        if 0 < len(whole_steps) < len(ids):
+            if not self._has_read(whole_steps, read):
+                return False
+            cache = self._holding(self._read[whole_steps], 1)
+        read(ids, cache)
+        if not _keeps_everything(cache) or cache.get_seq_length() != len(ids):
+            return False
+        self._read[ids] = [(layer.keys, layer.values) for layer in cache.layers]
+        if len(self._read) > _KEPT:
+            self._read.popitem(last=False)
+        return True
+
+    def _holding(self, read: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
+        cache = self._new()
+        for index, states in enumerate(read):
+            cache.update(*(tensor.expand(n, *tensor.shape[1:]) for tensor in states), index)
+        return cache
 
     def _new(self) -> Any:
         from transformers import DynamicCache

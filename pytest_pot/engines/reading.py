@@ -113,9 +113,9 @@ class Reader:
         if self.prefixes is None:
             return None
 
-        def read(cache: Any) -> None:
-            ids = torch.tensor([prefix], device=self._device)
-            self._states(ids, torch.ones_like(ids), cache)
+        def read(beginning: tuple[int, ...], cache: Any) -> None:
+            ids = torch.tensor([beginning], device=self._device)
+            self._states(ids[:, cache.get_seq_length() :], torch.ones_like(ids), cache)
 
         cache = self.prefixes.get(prefix, len(batch), read)
         if cache is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 import transformers
@@ -60,6 +62,24 @@ def test_loading_leaves_random_state_and_progress_bars_alone(folder, capfd):
     assert torch.equal(torch.get_rng_state(), before)
     assert transformers.utils.logging.is_progress_bar_enabled()
     assert "Loading weights" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_waits_and_is_left_as_it_was(folder, enabled):
+    before, phases = gc.isenabled(), []
+    watch = lambda phase, info: phases.append(phase)  # noqa: E731
+    gc.enable() if enabled else gc.disable()
+    gc.callbacks.append(watch)
+    try:
+        load_model(str(folder), "reference", AUTO)
+        assert len(phases) <= 2  # the one that it was due for meanwhile, begun and ended
+        assert gc.isenabled() is enabled
+        with pytest.raises(PotError, match="cannot load"):
+            load_model(str(folder.parent / "nowhere"), "reference", AUTO)
+        assert gc.isenabled() is enabled
+    finally:
+        gc.callbacks.remove(watch)
+        gc.enable() if before else gc.disable()
 
 
 @pytest.fixture

@@ -61,6 +61,19 @@ def test_the_beginning_is_read_once_for_all_batches(tokenizer):
     assert sum(n * length for n, length in seen) < 64 + len(SHARING) * (whole - 64) + whole + 1  # once more, to compare
 
 
+def test_the_rest_of_a_beginning_is_read_on_top_of_it(tokenizer):
+    """79 tokens in common: 64, which batches with a few less would share too, and 15, once for both batches."""
+    model = tiny("llama")
+    prompts = [Prompt(HEAD + "x" * 11 + first + "?", " word") for first in "abcdefghijkl"]
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=6))
+    baseline = scorer.record(model, prompts, tokenizer)
+    seen = embedded(model)
+    assert scorer.score_baseline(baseline, model, tokenizer).max == 0.0
+    assert [shape for shape in seen if shape[0] == 1][:2] == [(1, 64), (1, 15)]
+    assert [length for n, length in seen if n == 6] == 2 * [len("a? word") - 1]
+    assert len(seen) == 5  # and the whole of one prompt, to compare
+
+
 def test_a_cache_that_gives_other_scores_is_not_used(tokenizer):
     """The model forgets what it has read as soon as it is given a cache."""
     model, forgotten = tiny("llama"), []

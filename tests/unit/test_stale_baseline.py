@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer, provenance
+from pytest_pot.provenance import tokenizer_differences, tokenizer_digests
 
 from .models import tiny
 
@@ -117,6 +118,26 @@ def test_the_same_tokenizer_loaded_again_is_the_same(baseline, tokenizer, prompt
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     again(["a", "abc"], padding=False, truncation=True, max_length=2)  # leaves its mark on the backend
     assert TeacherForcedScorer(ScoringConfig(top_k=10)).score_baseline(baseline, tiny(), again, prompts=prompts).max == 0
+
+
+def test_what_is_the_same_as_a_whole_is_not_taken_apart(tokenizer, monkeypatch):
+    """Nor is it taken for the same where anything differs, also if the parts that were recorded are another's."""
+    monkeypatch.setattr(provenance, "_LATEST", {})
+    recorded = tokenizer_digests(tokenizer)
+    provenance._LATEST.clear()
+    taken_apart = []
+    monkeypatch.setattr(provenance, "_rules", lambda _: taken_apart.append(1) or {})
+    assert tokenizer_digests(tokenizer, recorded) == recorded
+    assert not taken_apart
+    other = tokenizer_digests(edited(tokenizer, swap_two_tokens), recorded)
+    assert taken_apart
+    assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary"}
+
+
+def test_another_form_of_the_whole_is_no_difference(tokenizer):
+    """The library writes a tokenizer otherwise in another version of it."""
+    recorded = {**tokenizer_digests(tokenizer), "whole": "0" * 64}
+    assert tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded)) == []
 
 
 def test_one_prompt_of_another_text(baseline, tokenizer, prompts):
