@@ -42,9 +42,9 @@ def test_the_batch_is_halved_until_it_fits(prompts, tokenizer, error):
 
 
 def test_a_model_stays_at_distance_zero_from_itself_when_only_one_side_runs_out(prompts, tokenizer):
-    model = tiny()
-    limited = Limited(model, 3, MemoryError())
-    report = TeacherForcedScorer(ScoringConfig(batch_size="auto")).score_batch(model, limited, prompts, tokenizer)
+    # Both wrapped: a model that is not makes its logits another way, and rounds otherwise.
+    unlimited, limited = (Limited(tiny(), most, MemoryError()) for most in (len(prompts), 3))
+    report = TeacherForcedScorer(ScoringConfig(batch_size="auto")).score_batch(unlimited, limited, prompts, tokenizer)
     assert report.metrics["kl"] == 0
     assert report.batch_size <= 3
 

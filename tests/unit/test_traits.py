@@ -103,7 +103,8 @@ def test_what_depends_on_its_neighbours_is_read_alone(name, prompts, tokenizer):
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, texts, tokenizer)
     for fields in ({"batch_size": 8}, {"batch_size": "auto"}, {"batch_size": 1}):
         found = TeacherForcedScorer(ScoringConfig(top_k=None, **fields)).score_batch(*pair, texts, tokenizer)
-        np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+        # On some CPUs the yardstick's own rounding comes to 3e-6 with CPM-Ant; read beside others, the scores are off by 1e-2.
+        np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6, rtol=1e-5)
 
 
 def test_short_prompts_of_a_longrope_model_share_a_forward(tokenizer):
