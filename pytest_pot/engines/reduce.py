@@ -9,6 +9,7 @@ sum to 1, and for equal logits all numbers are equal to the last bit.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ def reduce_rows(
             Of ids that are given it says nothing: the second choice, which takes long to find, is not looked for.
     """
     parts: list[TopK] = []
+    log_probs: Floats | None = None
     start = 0
     for logits in _blocks(rows):
         stop = start + len(logits)
@@ -55,9 +57,14 @@ def reduce_rows(
         top = _likeliest(logits, max(select, 2) if isinstance(select, int) else 1 if ids is not None else 2)
         if isinstance(select, int):
             ids = top[:, :select]
-        parts.append(_reduce_block(logits, targets[start:stop], top[:, :2], ids, first, temperature, eps))
+        part = _reduce_block(logits, targets[start:stop], top[:, :2], ids, first, temperature, eps)
+        # Of a whole vocabulary these are large: each block's are moved to where they will stay, not all at the end.
+        log_probs = np.empty((len(rows), part.log_probs.shape[1])) if log_probs is None else log_probs
+        log_probs[start:stop] = part.log_probs
+        parts.append(replace(part, log_probs=np.empty((stop - start, 0))))
         start = stop
-    return TopK.concatenate(parts)
+    assert log_probs is not None
+    return replace(TopK.concatenate(parts), log_probs=log_probs)
 
 
 def reduce_over_choice(logits: Tensor, targets: Tensor, ids: Tensor, temperature: float, eps: float, vocab_size: int) -> TopK:

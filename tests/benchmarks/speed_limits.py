@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
 import torch
@@ -57,7 +56,7 @@ def test_same():
 def dtype(bench: Bench) -> Rows:
     """A bf16 checkpoint on this CPU, which is upcast, and the same weights in float32 to begin with."""
     scorer = TeacherForcedScorer(AUTO)
-    baseline = scorer.record(bench.reference, builtin_prompts(), bench.tokenizer)
+    baseline = scorer.record(bench.reference, bench.prompts, bench.tokenizer)
     models = {"float32": bench.candidate, "bfloat16": copy.deepcopy(bench.candidate).to(torch.bfloat16)}
     ways: dict[str, Way] = {
         name: lambda model=model: scorer.score_baseline(baseline, model, bench.tokenizer) for name, model in models.items()
@@ -95,7 +94,6 @@ def startup(bench: Bench) -> Rows:
         )
         (home / "bare.py").write_text(BARE, encoding="utf-8")
         (home / "test_gate.py").write_text(GATE, encoding="utf-8")
-        (home / "test_bare.py").write_text(f"def test_bare():\n{textwrap.indent(BARE, '    ')}", encoding="utf-8")
 
         def run(*command: str) -> None:
             paths = os.pathsep.join(map(os.path.abspath, sys.path[1:]))
@@ -110,7 +108,6 @@ def startup(bench: Bench) -> Rows:
         ways: dict[str, Way] = {
             "a bare script": lambda: run("bare.py"),
             "pytest with one recorded gate": lambda: run("-m", "pytest", "-q", "-p", "pytest_pot.plugin", "test_gate.py"),
-            "the bare script as the body of a test, without us": lambda: run("-m", "pytest", "-q", "test_bare.py"),
         }
         taken = bench.time(ways)
     for name in ways:

@@ -17,7 +17,7 @@ from pytest_pot.verdict import identity_limits
 
 __all__ = ["verdicts", "waterfall"]
 
-_EVERY = 20
+_EVERY = 40
 """Of the pool sorted by length, each so manieth prompt stands for all: ``original`` takes minutes for a hundred."""
 
 
@@ -56,8 +56,7 @@ def waterfall(bench: Bench) -> Rows:
 def verdicts(bench: Bench) -> Rows:
     """(e) Until a verdict at 95 %, in random order out of the whole suite, against ``original`` on 100 prompts of that."""
     pool = builtin_prompts(None)
-    by_length = sorted(pool, key=lambda prompt: len(bench.tokenizer(prompt.text)["input_ids"]))
-    sample = by_length[_EVERY // 2 :: _EVERY]
+    sample = bench.spread(pool, _EVERY)
     scorer = TeacherForcedScorer(AUTO)
     baseline = scorer.record(bench.reference, pool, bench.tokenizer)
     reached: dict[str, str] = {}
