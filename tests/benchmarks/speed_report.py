@@ -18,7 +18,7 @@ TITLES = {
     "waterfall": "From `original` to `fastest`",
     "verdicts": "Until a verdict at 95 %, reference recorded, batch auto",
     "prefix": "32 prompts with 128 tokens in common and 16 of their own, reference recorded",
-    "dtype": "A model in bf16, which is upcast on this CPU, reference recorded",
+    "dtype": "A model in bf16, which is upcast on this CPU, 32 prompts, reference recorded",
     "vocabulary": "A vocabulary of 262,144: a tiny model, 64 prompts of 256 tokens, reference recorded",
     "startup": "A whole run of pytest with one recorded gate (32 prompts, `balanced`)",
 }
