@@ -181,7 +181,7 @@ class OutputLayer:
             return (states[:, states.shape[1] - keep :], *arguments[1:])
 
         def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            came_out.append(output)
+            came_out.append(output if self._confirmed else output.clone())  # Chameleon writes over what it gets
 
         handles = self._layer.register_forward_pre_hook(cut), self._layer.register_forward_hook(note)
         try:

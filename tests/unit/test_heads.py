@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, CohereConfig, GraniteConfig, ProphetNetConfig
+from transformers import (
+    AutoModelForCausalLM,
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    CohereConfig,
+    GraniteConfig,
+    ProphetNetConfig,
+)
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.causal_lm import CausalLM
@@ -117,7 +124,20 @@ def prophetnet():
         return AutoModelForCausalLM.from_config(config).eval()
 
 
+def chameleon():
+    """It writes over the logits of the ids that stand for parts of images, in the tensor that its last layer returned."""
+    names = {"<image>": VOCAB - 1, **{f"IMGIMG{chr(65 + i)}Z": 40 + i for i in range(20)}}
+    images = {"embed_dim": 8, "num_embeddings": 20, "latent_channels": 8, "resolution": 32, "base_channels": 32}
+    config = ChameleonConfig(
+        **ATTENTION, vocabulary_map=names, vq_config={**images, "channel_multiplier": [1], "num_res_blocks": 1}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ChameleonForConditionalGeneration(config).eval()
+
+
 LEFT_WHOLE = {
+    "ids that are never said, written over in place": chameleon,
     "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
     "other states than one per token": prophetnet,
     "a field on logits that is not known": lambda: tiny("llama", logit_shift=2.0),
