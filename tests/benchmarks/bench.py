@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).parent))
 
 from floor import products
 
-__all__ = ["AUTO", "Bench", "Model", "Rows", "Way", "against"]
+__all__ = ["AUTO", "Bench", "Model", "Rows", "Way", "against", "cut_short"]
 
 Model = torch.nn.Module
 Way = Callable[[], object]
@@ -48,12 +48,6 @@ class Bench:
         baseline = scorer.record(self.reference, self.prompts if prompts is None else prompts, self.tokenizer)
         return lambda: scorer.score_baseline(baseline, self.candidate, self.tokenizer)
 
-    def cut_short(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """``prompts`` with the last two fifths of their contexts alone: 45 tokens on average, with 32 of the continuation."""
-        encoded = [self.tokenizer(prompt.text)["input_ids"] for prompt in prompts]
-        texts = [self.tokenizer.decode(ids[-round(0.4 * len(ids)) :]) for ids in encoded]
-        return [Prompt(text, prompt.continuation) for text, prompt in zip(texts, prompts, strict=True)]
-
     def spread(self, prompts: Sequence[Prompt], every: int) -> list[Prompt]:
         """Each so manieth of ``prompts`` by length, to stand for all where a way takes them one by one."""
         by_length = sorted(prompts, key=lambda prompt: len(self.tokenizer(prompt.text)["input_ids"]))
@@ -79,6 +73,13 @@ class Bench:
                 way()
                 taken[name].append(time.perf_counter() - started)
         return taken
+
+
+def cut_short(prompts: Sequence[Prompt], tokenizer: Any) -> list[Prompt]:
+    """``prompts`` with the last two fifths of their contexts alone: 45 tokens on average, with 32 of the continuation."""
+    encoded = [tokenizer(prompt.text)["input_ids"] for prompt in prompts]
+    texts = [tokenizer.decode(ids[-round(0.4 * len(ids)) :]) for ids in encoded]
+    return [Prompt(text, prompt.continuation) for text, prompt in zip(texts, prompts, strict=True)]
 
 
 Rows = Iterator[dict[str, Any]]

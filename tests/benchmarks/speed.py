@@ -4,7 +4,7 @@ Every section takes its ways in turns, round after round, and its figures are me
 a machine that is slow for a while is slow for all of them. Writes speed.json, speed.md and, where matplotlib is installed
 (the extra ``bench``), speed.svg into ``--out``.
 
-    PYTHONPATH=. python tests/benchmarks/speed.py [--rounds 5] [--prompts 12] [--sections presets batches ...] [--out FOLDER]
+    PYTHONPATH=. python tests/benchmarks/speed.py [--rounds 5] [--prompts 8] [--sections presets batches ...] [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ sys.path += [str(Path(__file__).parents[2] / "examples"), str(Path(__file__).par
 
 import smollm2
 import speed_report
-from bench import AUTO, Bench, Rows
+from bench import AUTO, Bench, Rows, cut_short
 from speed_limits import dtype, startup, vocabulary
 from speed_verdicts import verdicts, waterfall
 from speed_ways import batches, counts, prefix, presets, top_k
@@ -65,7 +65,8 @@ def main() -> None:
     arguments = parse()
     transformers.utils.logging.disable_progress_bar()
     reference, tokenizer = smollm2.reference()
-    bench = Bench(reference, perturb(reference, "bf16"), tokenizer, builtin_prompts(arguments.prompts), arguments.rounds)
+    prompts = cut_short(builtin_prompts(arguments.prompts), tokenizer)
+    bench = Bench(reference, perturb(reference, "bf16"), tokenizer, prompts, arguments.rounds)
     document: dict[str, Any] = {**machine(), "rounds": arguments.rounds, "prompts": arguments.prompts, "sections": {}}
     document["tokens"] = round(statistics.mean(len(tokens.ids) for tokens in bench.live(AUTO).tokens))
     for name in arguments.sections:
@@ -82,7 +83,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=12, help="of the sections that do not say otherwise")
+    parser.add_argument("--prompts", type=int, default=8, help="of the sections that do not say otherwise")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--out", default=tempfile.gettempdir(), help="the folder to write to")
     return parser.parse_args()

@@ -11,27 +11,27 @@ __all__ = ["page", "plot", "section"]
 Document = dict[str, Any]
 
 TITLES = {
-    "presets": "The five configurations, 24 prompts of 45 tokens",
+    "presets": "The five configurations, 24 prompts",
     "batches": "Batch sizes, 32 prompts, reference recorded",
     "top_k": "Top-k against the whole vocabulary, reference recorded, 32 positions",
-    "counts": "10, 100 and 1000 prompts of 6 tokens, reference recorded, batches of 8",
+    "counts": "10, 100 and 1000 prompts of 4 tokens, reference recorded, batches of 25",
     "waterfall": "From `original` to `fastest`",
     "verdicts": "Until a verdict at 95 %, reference recorded, batch auto",
     "prefix": "32 prompts with 128 tokens in common and 16 of their own, reference recorded",
-    "dtype": "A model in bf16, which is upcast on this CPU, 32 prompts, reference recorded",
+    "dtype": "A model in bf16, which is upcast on this CPU, 32 whole prompts, reference recorded",
     "vocabulary": "A vocabulary of 262,144: a tiny model, 64 prompts of 256 tokens, reference recorded",
-    "startup": "A whole run of pytest with one recorded gate (32 prompts, `balanced`)",
+    "startup": "A whole run of pytest with one recorded gate (32 whole prompts, `balanced`)",
 }
 NOTES = {
-    "presets": "The prompts have the last two fifths of their contexts only. Time per prompt, a share of `original`'s, which "
-    "reads every other prompt by length, as accurate and single do. Where it does not say recorded, both models are run. "
-    "Floors: time over that of the matrix products alone that this configuration cannot do without.",
-    "batches": "Time per prompt as a share of `original`'s (by 8 of the prompts, one in four by length).",
+    "presets": "Time per prompt as a share of `original`'s, which reads one prompt in three by length, as accurate and "
+    "single do. Where it does not say recorded, both models are run. Floors: time over that of the matrix products alone that "
+    "this configuration cannot do without.",
+    "batches": "Time per prompt as a share of `original`'s (by one prompt in four by length).",
     "top_k": "Scores are mean tv; the error is that against the whole vocabulary. Verdicts at the tolerance int8.",
     "counts": "Time per prompt as a share of that with 100 prompts; memory above what was resident before the run.",
     "waterfall": "Each line has what the ones above it have. Floors as above, with one model to be run.",
-    "verdicts": "Prompts are drawn from the whole suite, long ones too; the time is a share of what `original` takes for 100 "
-    "prompts of it (by 6 of them, one in forty by length).",
+    "verdicts": "Prompts are drawn from the whole suite, of which one in nine has about 1,000 tokens or more: the preset reads "
+    "256 of them, `original` up to 1,024. The time is a share of what `original` takes for 100 of them (one in 25 by length).",
     "prefix": "Time as a share of that without sharing.",
     "dtype": "Time as a share of that of the same weights in float32; the model is in memory, and converted in each run.",
     "vocabulary": "Resident memory.",
@@ -53,10 +53,11 @@ def page(document: Document) -> str:
     lines = [
         "# What scoring costs",
         "",
-        f"Written by `tests/benchmarks/speed.py`: {document['model']}, {document['prompts']} prompts of {document['tokens']} "
-        f"tokens where nothing else is said; {document['cpu']}, {document['threads']} threads, torch "
-        f"{document['torch']}, transformers {document['transformers']}. Ratios are medians over {document['rounds']} rounds of "
-        "the ratio within a round, with the least and the most. On a GPU nothing was measured.",
+        f"Written by `tests/benchmarks/speed.py`: {document['model']}; unless it says otherwise {document['prompts']} prompts "
+        f"of {document['tokens']} tokens, the last two fifths of a context and 32 of a continuation; {document['cpu']}, "
+        f"{document['threads']} threads, torch {document['torch']}, transformers {document['transformers']}. Ratios are "
+        f"medians over {document['rounds']} rounds of the ratio within a round, with the least and the most. On a GPU nothing "
+        "was measured.",
     ]
     for name in document["sections"]:
         lines += ["", *section(name, document)]

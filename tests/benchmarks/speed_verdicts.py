@@ -17,7 +17,7 @@ from pytest_pot.verdict import identity_limits
 
 __all__ = ["verdicts", "waterfall"]
 
-_EVERY = 40
+_EVERY = 25
 """Of the pool sorted by length, each so manieth prompt stands for all: ``original`` takes minutes for a hundred."""
 
 
