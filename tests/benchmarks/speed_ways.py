@@ -56,25 +56,29 @@ def batches(bench: Bench) -> Rows:
     sample = bench.spread(prompts, _EVERY_FOURTH)
     ways: dict[str, Way] = {"original": bench.original(sample)}
     baseline = TeacherForcedScorer(AUTO).record(bench.reference, prompts, bench.tokenizer)
-    for size in (*BATCH_SIZES, "auto"):
+    ways["1"] = bench.recorded(replace(AUTO, batch_size=1), sample)
+    for size in (*BATCH_SIZES[1:], "auto"):
         scorer = TeacherForcedScorer(replace(AUTO, batch_size=size))
         ways[str(size)] = partial(scorer.score_baseline, baseline, bench.candidate, bench.tokenizer)
     taken = bench.time(ways)
     for name in list(ways)[1:]:
-        yield {"batch": name, **against(taken["original"], taken[name], len(sample) / len(prompts))}
+        row = against(taken["original"], taken[name], len(sample) / (len(sample) if name == "1" else len(prompts)))
+        yield {"batch": name, **row}
 
 
 def top_k(bench: Bench) -> Rows:
     """(c) Top-k against the whole vocabulary: scores, verdicts, time."""
     changed = {"int8": perturb(bench.reference, "int8 per row"), "pruned 20 %": perturb(bench.reference, "pruned 20 %")}
     configs = {str(k): replace(AUTO, top_k=k) for k in TOP_KS} | {"whole": replace(AUTO, top_k=None)}
-    taken = bench.time({"original": bench.original(), **{name: bench.recorded(config) for name, config in configs.items()}})
+    sample = bench.spread(bench.prompts, _EVERY_THIRD)
+    ways = {name: bench.recorded(config) for name, config in configs.items()}
+    taken = bench.time({"original": bench.original(sample), **ways})
     whole: dict[str, float] = {}
     found = []
     for name, config in reversed(configs.items()):
         scorer = TeacherForcedScorer(config)
         baseline = scorer.record(bench.reference, bench.prompts, bench.tokenizer)
-        row: dict[str, Any] = {"k": name, **against(taken["original"], taken[name])}
+        row: dict[str, Any] = {"k": name, **against(taken["original"], taken[name], len(sample) / len(bench.prompts))}
         row["identical"] = scorer.score_baseline(baseline, bench.reference, bench.tokenizer).mean
         for change, model in changed.items():
             report = scorer.score_baseline(baseline, model, bench.tokenizer)
@@ -87,7 +91,7 @@ def top_k(bench: Bench) -> Rows:
 
 def counts(bench: Bench) -> Rows:
     """(d) 10, 100 and 1000 prompts as short as can be: time per prompt, and memory above that of the model."""
-    config = replace(ScoringConfig.preset("balanced"), batch_size=25, positions_per_prompt=2, max_length=4)
+    config = replace(ScoringConfig.preset("balanced"), batch_size=50, positions_per_prompt=2, max_length=4)
     ways, peaks = {}, {}
     for n in COUNTS:
         prompts = [Prompt(p.text, f"{p.continuation} {i}") for i, p in zip(range(n), 8 * builtin_prompts(None), strict=False)]
