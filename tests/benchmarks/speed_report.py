@@ -11,10 +11,10 @@ __all__ = ["page", "plot", "section"]
 Document = dict[str, Any]
 
 TITLES = {
-    "presets": "The five configurations, 24 prompts",
+    "presets": "The five configurations, 20 prompts",
     "batches": "Batch sizes, 32 prompts, reference recorded",
     "top_k": "Top-k against the whole vocabulary, reference recorded, 32 positions",
-    "counts": "10, 100 and 1000 prompts of 4 tokens, reference recorded, batches of 50",
+    "counts": "10, 100 and 1000 prompts of 3 tokens, reference recorded, batches of 20",
     "waterfall": "From `original` to `fastest`",
     "verdicts": "Until a verdict at 95 %, reference recorded, batch auto",
     "prefix": "32 prompts with 128 tokens in common and 16 of their own, reference recorded",
@@ -26,7 +26,7 @@ NOTES = {
     "presets": "Time per prompt as a share of `original`'s, which reads one prompt in three by length, as accurate and "
     "single do. Where it does not say recorded, both models are run. Floors: time over that of the matrix products alone that "
     "this configuration cannot do without.",
-    "batches": "Time per prompt as a share of `original`'s (which reads one in four by length, as batches of 1 do).",
+    "batches": "Time per prompt as a share of `original`'s (which reads one in five by length, as batches of 1 do).",
     "top_k": "Time per prompt as a share of `original`'s, which reads one in three by length. Scores are mean tv; "
     "the error is that against the whole vocabulary. Verdicts at the tolerance int8.",
     "counts": "Time per prompt as a share of that with 100 prompts; memory above what was resident before the run.",

@@ -24,14 +24,14 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 TOP_KS = (10, 30, 100, 300, 1000)
 COUNTS = (10, 100, 1000)
 _ONE_BY_ONE = ("accurate", "single")
-_EVERY_THIRD, _EVERY_FOURTH = 3, 4
+_EVERY_THIRD, _EVERY_FIFTH = 3, 5
 """Of the prompts by length, each so manieth is read by ``original`` and others that take them one by one or two by two: their
 time per prompt hardly depends on how many there are."""
 
 
 def presets(bench: Bench) -> Rows:
-    """(a) The five configurations with the reference recorded, and the default with both models run, on 24 prompts."""
-    prompts = cut_short(builtin_prompts(24), bench.tokenizer)
+    """(a) The five configurations with the reference recorded, and the default with both models run, on 20 prompts."""
+    prompts = cut_short(builtin_prompts(20), bench.tokenizer)
     sample = bench.spread(prompts, _EVERY_THIRD)
     configs = {name: ScoringConfig.preset(name) for name in PRESETS if name != "original"} | {"balanced, batch auto": AUTO}
     ways: dict[str, Way] = {"original": bench.original(sample)}
@@ -53,7 +53,7 @@ def presets(bench: Bench) -> Rows:
 def batches(bench: Bench) -> Rows:
     """(b) Batch sizes, on 32 prompts and a recorded reference."""
     prompts = cut_short(builtin_prompts(32), bench.tokenizer)
-    sample = bench.spread(prompts, _EVERY_FOURTH)
+    sample = bench.spread(prompts, _EVERY_FIFTH)
     ways: dict[str, Way] = {"original": bench.original(sample)}
     baseline = TeacherForcedScorer(AUTO).record(bench.reference, prompts, bench.tokenizer)
     ways["1"] = bench.recorded(replace(AUTO, batch_size=1), sample)
@@ -91,7 +91,7 @@ def top_k(bench: Bench) -> Rows:
 
 def counts(bench: Bench) -> Rows:
     """(d) 10, 100 and 1000 prompts as short as can be: time per prompt, and memory above that of the model."""
-    config = replace(ScoringConfig.preset("balanced"), batch_size=50, positions_per_prompt=2, max_length=4)
+    config = replace(ScoringConfig.preset("balanced"), batch_size=20, positions_per_prompt=1, max_length=3)
     ways, peaks = {}, {}
     for n in COUNTS:
         prompts = [Prompt(p.text, f"{p.continuation} {i}") for i, p in zip(range(n), 8 * builtin_prompts(None), strict=False)]
