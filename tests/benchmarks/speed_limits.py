@@ -56,7 +56,7 @@ def test_same():
 def dtype(bench: Bench) -> Rows:
     """A bf16 checkpoint on this CPU, which is upcast, and the same weights in float32 to begin with."""
     scorer = TeacherForcedScorer(AUTO)
-    baseline = scorer.record(bench.reference, builtin_prompts(), bench.tokenizer)
+    baseline = scorer.record(bench.reference, builtin_prompts(24), bench.tokenizer)
     models = {"float32": bench.candidate, "bfloat16": copy.deepcopy(bench.candidate).to(torch.bfloat16)}
     ways: dict[str, Way] = {
         name: lambda model=model: scorer.score_baseline(baseline, model, bench.tokenizer) for name, model in models.items()

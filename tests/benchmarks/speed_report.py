@@ -11,14 +11,14 @@ __all__ = ["page", "plot", "section"]
 Document = dict[str, Any]
 
 TITLES = {
-    "presets": "The five configurations, 20 prompts",
+    "presets": "The five configurations, 16 prompts",
     "batches": "Batch sizes, 32 prompts, reference recorded",
     "top_k": "Top-k against the whole vocabulary, reference recorded, 32 positions",
     "counts": "10, 100 and 1000 prompts of 3 tokens, reference recorded, batches of 20",
     "waterfall": "From `original` to `fastest`",
     "verdicts": "Until a verdict at 95 %, reference recorded, batch auto",
     "prefix": "32 prompts with 128 tokens in common and 16 of their own, reference recorded",
-    "dtype": "A model in bf16, which is upcast on this CPU, 32 whole prompts, reference recorded",
+    "dtype": "A model in bf16, which is upcast on this CPU, 24 whole prompts, reference recorded",
     "vocabulary": "A vocabulary of 262,144: a tiny model, 64 prompts of 256 tokens, reference recorded",
     "startup": "A whole run of pytest with one recorded gate (32 whole prompts, `balanced`)",
 }
