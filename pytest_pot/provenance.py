@@ -33,7 +33,7 @@ __all__ = [
 
 COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "temperature", "dtype", "use_amp")
 """The fields of a :class:`ScoringConfig` that change what a recording holds. The others choose a metric, or how the same
-numbers are come by: they move a score by rounding error at most."""
+numbers are come by: they move a score by rounding error, and by which of equally likely tokens are the last compared."""
 
 _LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
 

@@ -31,8 +31,8 @@ NOTES = {
     "the error is that against the whole vocabulary. Verdicts at the tolerance int8.",
     "counts": "Time per prompt as a share of that with 100 prompts; memory above what was resident before the run.",
     "waterfall": "Each line has what the ones above it have. Floors as above, with one model to be run.",
-    "verdicts": "Prompts are drawn from the whole suite, of which one in nine has about 1,000 tokens or more: the preset reads "
-    "256 of them, `original` up to 1,024. The time is a share of what `original` takes for 100 of them (one in 25 by length).",
+    "verdicts": "Prompts are drawn from the whole suite, of which one in thirteen has 1,000 tokens or more: the preset reads "
+    "256 of them, `original` up to 1,024. The time is a share of what `original` takes for 100 (one in 25 by length).",
     "prefix": "Time as a share of that without sharing.",
     "dtype": "Time as a share of that of the same weights in float32; the model is in memory, and converted in each run.",
     "vocabulary": "Resident memory.",
