@@ -44,6 +44,7 @@ class CausalLM:
         self._role = role
         self._config = config
         self._accepts = accepted(model)
+        self._own_code = any(not type(module).__module__.startswith(("torch.", "transformers.")) for module in model.modules())
         self._device = device_of(model)
         self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None
@@ -105,8 +106,14 @@ class CausalLM:
 
     def call(self, ids: Tensor, **optional: Any) -> Any:
         """What the model returns for ``ids`` [batch, length], and for those of ``optional`` that its forward takes."""
+        given = {name: value for name, value in optional.items() if name in self._accepts}
         with self._autocast():
-            return self._model(ids, **{name: value for name, value in optional.items() if name in self._accepts})
+            if not self._own_code:
+                return self._model(ids, **given)
+            # What the user's module makes and keeps, a table or a buffer, is to be of use outside inference mode too.
+            with torch.inference_mode(False), torch.no_grad():
+                tensors = {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
+                return self._model(ids.clone(), **tensors)
 
     def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, both [batch, length], padded on the right or the left."""

@@ -13,7 +13,7 @@ from pytest_pot.engines.device import is_out_of_memory
 from pytest_pot.engines.heads import Hidden, Logits, OutputLayer, Rows, joined
 from pytest_pot.engines.prefixes import PrefixCaches, shared_prefix
 from pytest_pot.engines.rounding import same_distributions
-from pytest_pot.engines.traits import accepted, is_causal, reads_alone
+from pytest_pot.engines.traits import accepted, is_causal, reads_alone, takes_columns
 from pytest_pot.tokens import Tokens
 
 __all__ = ["Reader", "each_alone", "padded"]
@@ -76,7 +76,8 @@ class Reader:
         self._eps = eps
         self.output_layer = OutputLayer.of(model, autocast)
         self.prefixes = PrefixCaches.of(model, accepted(model)) if share_prefixes and self.output_layer is not None else None
-        self._prefixes_confirmed = False
+        self._prefixes_confirmed: set[bool] = set()
+        self._pad_id: Any = getattr(getattr(model, "get_input_embeddings", lambda: None)(), "padding_idx", None)
         self._causal = is_causal(model)
 
     def rows(self, batch: Sequence[Tokens]) -> Rows:
@@ -91,20 +92,23 @@ class Reader:
         """What :meth:`_whole` gives, with ``prefix``, which all of ``batch`` begin with, read once; None where it cannot be.
 
         At the first use, the last prompt of the batch is also run whole: where its scores would differ by more than rounding,
-        or the model does not get along with the cache, no beginning is shared any more.
+        or the model does not get along with the cache, no beginning is shared any more. So it is at the first use of one that
+        holds the model's padding id, which RoBERTa and its like leave out of the positions, but not where a cache counts them.
         """
+        padding = self._pad_id in prefix
         try:
             rows = self._with_cache(prefix, batch)
         except Exception as error:  # whatever a model raises that was given a cache
             if is_out_of_memory(error):
                 raise
             rows = None
-        if rows is not None and not self._prefixes_confirmed:
+        if rows is not None and padding not in self._prefixes_confirmed:
             whole = self._whole(batch[-1:])
             alone = rows.last(len(whole))
             pairs = zip(alone.chunks(), whole.chunks(), strict=True)
-            self._prefixes_confirmed = all(same_distributions(ours, theirs, self._eps) for ours, theirs in pairs)
-        if rows is None or not self._prefixes_confirmed:
+            if all(same_distributions(ours, theirs, self._eps) for ours, theirs in pairs):
+                self._prefixes_confirmed.add(padding)
+        if rows is None or padding not in self._prefixes_confirmed:
             self.prefixes = None
             return None
         return rows
@@ -132,7 +136,8 @@ class Reader:
         # The model makes its logits itself, at the columns that some prompt needs: where it can, at no others.
         start, stop = int(column.min()), int(column.max()) + 1
         columns = torch.arange(start, stop, device=self._device)
-        logits = self._forward(ids, mask, {stop - start}, logits_to_keep=columns)
+        kept = {"logits_to_keep": columns} if takes_columns(self._model) else {}
+        logits = self._forward(ids, mask, {stop - start}, **kept)
         offset = start if logits.shape[1] == stop - start else 0
         return Logits(logits[row.to(logits.device), (column - offset).to(logits.device)])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["accepted", "is_causal", "max_positions", "reads_alone"]
+__all__ = ["accepted", "is_causal", "max_positions", "reads_alone", "takes_columns"]
 
 _ALONE = ("cpmant", "prophetnet", "xlm", "xlnet")
 """Model types in which a token sees padding on its right, whatever the mask says."""
@@ -26,6 +26,12 @@ def accepted(model: nn.Module) -> frozenset[str]:
     # Of a user's own module nobody knows what it does with what it does not name.
     inner = _wrapped(model)
     return names if inner is None else names | accepted(inner)
+
+
+def takes_columns(model: nn.Module) -> bool:
+    """Whether ``logits_to_keep`` may be a tensor of columns: to transformers' forwards; for others it may be a number."""
+    inner = _wrapped(model)
+    return type(model).forward.__module__.startswith("transformers.") or (inner is not None and takes_columns(inner))
 
 
 def is_causal(model: nn.Module) -> bool:

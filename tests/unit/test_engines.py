@@ -217,3 +217,25 @@ def test_the_engine_satisfies_its_protocol():
         assert isinstance(engine, Engine)
         assert torch.is_inference_mode_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+class Tabled(torch.nn.Module):
+    """Makes a table in its first forward and writes into it in each."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = tiny()
+        self.table = None
+
+    def forward(self, ids, attention_mask):
+        self.table = torch.zeros(1) if self.table is None else self.table
+        self.table.add_(1)
+        return self.model(ids, attention_mask=attention_mask).logits * (1 + 0 * self.table)
+
+
+def test_what_a_users_module_makes_while_it_is_scored_is_still_of_use(prompts, tokenizer):
+    model = Tabled()
+    TeacherForcedScorer(ScoringConfig()).score_batch(tiny(), model, prompts, tokenizer)
+    ids = torch.tensor([[5, 6, 7]])
+    model(ids, torch.ones_like(ids)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.model.get_output_embeddings().parameters())

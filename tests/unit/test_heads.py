@@ -293,3 +293,24 @@ def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
 def head_flops(counted):
     flops = counted.get_flop_counts()
     return sum(flops["Global"].values()) - sum(flops["LlamaForCausalLM.model"].values())
+
+
+class CountsFromTheEnd(torch.nn.Module):
+    """A user's own, to which ``logits_to_keep`` is a number."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, attention_mask, logits_to_keep=0):
+        logits = self.model(ids, attention_mask=attention_mask, use_cache=False).logits
+        return logits[:, -logits_to_keep:] if logits_to_keep else logits
+
+
+@pytest.mark.parametrize("continuation", ["c", "cde"])
+def test_a_users_own_forward_is_not_asked_for_columns(continuation, tokenizer):
+    pair = CountsFromTheEnd(tiny("llama")), CountsFromTheEnd(changed(tiny("llama")))
+    prompts = [Prompt("ab", continuation)]
+    found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
+    plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)

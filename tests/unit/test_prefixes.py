@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BartConfig
+from transformers import AutoModelForCausalLM, BartConfig, RobertaConfig
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.batches import longest_first
@@ -157,3 +157,24 @@ def test_prompts_that_begin_alike_stand_together():
     order = longest_first([Tokens((*ids, 1), len(ids)) for ids in sequences], range(12))
     assert [sequences[i][0] for i in order] == [7, 100, *[0] * 5, *[50] * 5]
     assert sorted(order) == list(range(12))
+
+
+def test_a_beginning_that_holds_the_padding_id_is_looked_at_again(tokenizer, monkeypatch):
+    """RoBERTa leaves padding out of the positions; with a cache, it counts all that was read."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 200}
+    pad = tokenizer("~")["input_ids"][-1]
+    config = RobertaConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=True, pad_token_id=pad, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)
+        model.roberta.embeddings.position_embeddings.weight.mul_(20)
+    plain = [Prompt(prompt.text + " Say it in a few words.", prompt.continuation) for prompt in SHARING[:4]]
+    padded = [Prompt("~~~~~~~~" + prompt.text, prompt.continuation) for prompt in SHARING[:4]]
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=4, top_k=None))
+    shared = scorer.score_batch(model, changed(model), [*plain, *padded], tokenizer)
+    monkeypatch.setattr(CausalLM, "share_prefixes", False)
+    apart = scorer.score_batch(model, changed(model), [*plain, *padded], tokenizer)
+    assert apart.mean > 1e-3
+    np.testing.assert_allclose(shared.scores, apart.scores, atol=1e-6)
