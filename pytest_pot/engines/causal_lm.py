@@ -20,7 +20,7 @@ from pytest_pot.engines.lookups import lookups_checked
 from pytest_pot.engines.reading import Reader, each_alone, padded
 from pytest_pot.engines.reduce import reduce_over_choice, reduce_rows
 from pytest_pot.engines.sampling import sample_continuation
-from pytest_pot.engines.traits import accepted, max_positions
+from pytest_pot.engines.traits import accepted, has_own_code, max_positions
 from pytest_pot.errors import PotError
 from pytest_pot.tokens import Tokens
 
@@ -44,7 +44,7 @@ class CausalLM:
         self._role = role
         self._config = config
         self._accepts = accepted(model)
-        self._own_code = any(not type(module).__module__.startswith(("torch.", "transformers.")) for module in model.modules())
+        self._own_code = has_own_code(model)
         self._device = device_of(model)
         self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None

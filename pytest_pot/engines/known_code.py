@@ -19,6 +19,7 @@ import torch
 import transformers
 from torch import nn
 
+from pytest_pot.engines.traits import PACKAGES
 from pytest_pot.engines.weights import weights_digest
 
 __all__ = ["content_of", "loads_as_known"]
@@ -33,7 +34,6 @@ _HOMES = (
 )
 """Where code comes from that is the same as long as the versions of the libraries are, which a record's key names."""
 
-_PACKAGES = ("torch.", "transformers.")
 _PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size)
 _ELSEWHERE = frozenset({"config", "generation_config", "training", *vars(nn.Module())})
 """Attributes that are told by the configuration or by the weights, or are the bookkeeping of every module."""
@@ -77,7 +77,7 @@ def loads_as_known(spec: str) -> bool:
         kind: Any = transformers.AutoModelForCausalLM._model_mapping[type(config)]
     except (OSError, ValueError, KeyError, AttributeError):
         return False
-    return isinstance(kind, type) and _known_class(kind) and type(config).__module__.startswith(_PACKAGES)
+    return isinstance(kind, type) and _known_class(kind) and type(config).__module__.startswith(PACKAGES)
 
 
 def _global_hooks() -> bool:
@@ -112,7 +112,7 @@ def _is_plain(value: object) -> bool:
         return _is_known_function(value)
     if isinstance(value, type):
         return _known_class(value)
-    return isinstance(value, _PLAIN) or type(value).__module__.startswith(_PACKAGES) or type(value).__module__ == "builtins"
+    return isinstance(value, _PLAIN) or type(value).__module__.startswith(PACKAGES) or type(value).__module__ == "builtins"
 
 
 def _described(value: object) -> str:
@@ -130,12 +130,12 @@ def _known_class(kind: type) -> bool:
     for base in kind.__mro__:
         if base.__module__ == "builtins" or not _of_models(base):
             continue
-        if not base.__module__.startswith(_PACKAGES) or not all(map(_is_known_function, _functions(base))):
+        if not base.__module__.startswith(PACKAGES) or not all(map(_is_known_function, _functions(base))):
             return False
         # Beside the class are functions that it calls, its own and imported ones of whatever library.
         if not all(_is_known_function(beside, installed=True) for beside in _functions(sys.modules[base.__module__])):
             return False
-    return kind.__module__.startswith(_PACKAGES)
+    return kind.__module__.startswith(PACKAGES)
 
 
 def _of_models(base: type) -> bool:

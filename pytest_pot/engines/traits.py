@@ -9,7 +9,10 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["accepted", "is_causal", "max_positions", "reads_alone", "takes_columns"]
+__all__ = ["PACKAGES", "accepted", "has_own_code", "is_causal", "max_positions", "reads_alone", "takes_columns"]
+
+PACKAGES = ("torch.", "transformers.")
+"""Where the classes of models come from that are nobody's own."""
 
 _ALONE = ("cpmant", "prophetnet", "xlm", "xlnet")
 """Model types in which a token sees padding on its right, whatever the mask says."""
@@ -21,7 +24,7 @@ def accepted(model: nn.Module) -> frozenset[str]:
     names = frozenset(p.name for p in parameters if p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD))
     if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         return names
-    if type(model).forward.__module__.startswith("transformers."):
+    if _has_known_forward(model):
         return names | {"use_cache"}
     # Of a user's own module nobody knows what it does with what it does not name.
     inner = _wrapped(model)
@@ -31,7 +34,12 @@ def accepted(model: nn.Module) -> frozenset[str]:
 def takes_columns(model: nn.Module) -> bool:
     """Whether ``logits_to_keep`` may be a tensor of columns: to transformers' forwards; for others it may be a number."""
     inner = _wrapped(model)
-    return type(model).forward.__module__.startswith("transformers.") or (inner is not None and takes_columns(inner))
+    return _has_known_forward(model) or (inner is not None and takes_columns(inner))
+
+
+def has_own_code(model: nn.Module) -> bool:
+    """Whether some module of ``model`` is of a class outside torch and transformers."""
+    return not all(type(module).__module__.startswith(PACKAGES) for module in model.modules())
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -52,6 +60,10 @@ def reads_alone(model: object, length: int) -> bool:
     config = _text_config(model)
     reach = _short_reach(config)
     return getattr(config, "model_type", None) in _ALONE or (reach is not None and length > reach)
+
+
+def _has_known_forward(model: nn.Module) -> bool:
+    return type(model).forward.__module__.startswith("transformers.")
 
 
 def _text_config(model: object) -> Any:

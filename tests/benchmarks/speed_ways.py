@@ -62,8 +62,8 @@ def batches(bench: Bench) -> Rows:
         ways[str(size)] = partial(scorer.score_baseline, baseline, bench.candidate, bench.tokenizer)
     taken = bench.time(ways)
     for name in list(ways)[1:]:
-        row = against(taken["original"], taken[name], len(sample) / (len(sample) if name == "1" else len(prompts)))
-        yield {"batch": name, **row}
+        read = sample if name == "1" else prompts
+        yield {"batch": name, **against(taken["original"], taken[name], len(sample) / len(read))}
 
 
 def top_k(bench: Bench) -> Rows:
