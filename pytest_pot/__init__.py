@@ -10,14 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pytest_pot.baseline import Baseline
-    from pytest_pot.config import PRESETS, ScoringConfig
-    from pytest_pot.errors import PotError
-    from pytest_pot.latency import LatencyReport
-    from pytest_pot.prompts import Prompt
-    from pytest_pot.scorer import TeacherForcedScorer
-    from pytest_pot.scores import ScoreReport
-    from pytest_pot.verdict import Verdict
+    from pytest_pot.baseline.baseline import Baseline
+    from pytest_pot.core.config import PRESETS, ScoringConfig
+    from pytest_pot.core.errors import PotError
+    from pytest_pot.gates.latency.statistics import LatencyReport
+    from pytest_pot.gates.verdict.limits import Verdict
+    from pytest_pot.prompts.prompt import Prompt
+    from pytest_pot.scoring.score_report import ScoreReport
+    from pytest_pot.scoring.scorer import TeacherForcedScorer
 
 __all__ = [
     "PRESETS",
@@ -34,15 +34,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Baseline": "baseline",
-    "LatencyReport": "latency",
-    "PRESETS": "config",
-    "PotError": "errors",
-    "Prompt": "prompts",
-    "ScoreReport": "scores",
-    "ScoringConfig": "config",
-    "TeacherForcedScorer": "scorer",
-    "Verdict": "verdict",
+    "Baseline": "baseline.baseline",
+    "LatencyReport": "gates.latency.statistics",
+    "PRESETS": "core.config",
+    "PotError": "core.errors",
+    "Prompt": "prompts.prompt",
+    "ScoreReport": "scoring.score_report",
+    "ScoringConfig": "core.config",
+    "TeacherForcedScorer": "scoring.scorer",
+    "Verdict": "gates.verdict.limits",
 }
 
 

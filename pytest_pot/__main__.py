@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pytest_pot.errors import PotError
+from pytest_pot.core.errors import PotError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,17 +47,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> list[str]:
-    from pytest_pot import inspection
-    from pytest_pot.baseline import Baseline
+    from pytest_pot.baseline.baseline import Baseline
+    from pytest_pot.report import inspection
 
     facts = inspection.facts(Baseline.load(options.file), options.file.stat().st_size)
     return [json.dumps(facts, indent=2, ensure_ascii=False)] if options.json else inspection.lines(facts)
 
 
 def _compare(options: argparse.Namespace) -> list[str]:
-    from pytest_pot import inspection
-    from pytest_pot.baseline import Baseline
-    from pytest_pot.overlap import compare
+    from pytest_pot.baseline.baseline import Baseline
+    from pytest_pot.report import inspection
+    from pytest_pot.scoring.baseline_comparison import compare
 
     reference, candidate = Baseline.load(options.reference), Baseline.load(options.candidate)
     overlap = compare(reference, candidate)

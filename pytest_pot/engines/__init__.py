@@ -1,1 +1,5 @@
-"""What can be scored. Only this folder imports torch and transformers, and only when a concrete engine is asked for."""
+"""What can be scored: the protocol of an engine, what engines return, and which engine runs a given model.
+
+``core`` may be imported here. This folder and :mod:`pytest_pot.calibration.perturbations` are the only places that import torch
+and transformers, and they do so only when a concrete engine is used.
+"""

@@ -1,8 +1,8 @@
 """The protocol of an engine: whatever turns token ids into next-token log-probabilities.
 
 The scorer knows nothing else of a model, so a server, another runtime or a recording can stand in for one by having these
-methods. Batches are lists of :class:`~pytest_pot.tokens.Tokens`; how they are padded, split or sent is the engine's own
-business. The rows of what comes back are the batch's positions, one prompt after the other.
+methods. Batches are lists of :class:`~pytest_pot.prompts.tokenization.Tokens`; how they are padded, split or sent is the
+engine's own business. The rows of what comes back are the batch's positions, one prompt after the other.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from pytest_pot.errors import PotError
-from pytest_pot.tokens import Tokens
+from pytest_pot.core.errors import PotError
+from pytest_pot.prompts.tokenization import Tokens
 
 if TYPE_CHECKING:
-    from pytest_pot.distributions import Ints, TopK
+    from pytest_pot.engines.distributions import Ints, TopK
 
 __all__ = ["Engine", "LoadedModel", "OutOfMemory", "Room"]
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from pytest_pot.config import ScoringConfig
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+from pytest_pot.core.gc_pause import no_garbage_collection
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.device import choose_device, choose_dtype, own_dtype, rng_untouched
-from pytest_pot.errors import PotError
-from pytest_pot.garbage import no_garbage_collection
+from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
 
 __all__ = ["load_model", "load_tokenizer"]
 

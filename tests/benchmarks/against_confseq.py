@@ -21,8 +21,8 @@ try:
 except ImportError as error:
     raise SystemExit(f"skipped: the package confseq is not here ({error}); see the head of this file") from None
 
-from pytest_pot import betting as ours
-from pytest_pot.sequential import SequentialTest
+from pytest_pot.gates.verdict import betting as ours
+from pytest_pot.gates.verdict.sequential import SequentialTest
 
 HERE = Path(__file__).parent
 REAL = json.loads((HERE / "data" / "smollm2_tv.json").read_text())

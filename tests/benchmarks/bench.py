@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.pytorch.engine import CausalLM
 
 sys.path.append(str(Path(__file__).parent))
 

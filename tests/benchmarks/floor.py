@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from pytest_pot import ScoringConfig
-from pytest_pot.batches import cheapest
-from pytest_pot.engines.causal_lm import CausalLM
-from pytest_pot.tokens import Tokens
+from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.scoring.batching import cheapest
 
 
 def products(model: Any, texts: Sequence[Tokens], config: ScoringConfig) -> Callable[[], None]:

@@ -27,9 +27,9 @@ import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Baseline, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
-from pytest_pot.config import METRICS
-from pytest_pot.engines.perturbations import PERTURBATIONS, perturb
-from pytest_pot.prompts import builtin_prompts
+from pytest_pot.calibration.perturbations import PERTURBATIONS, perturb
+from pytest_pot.core.config import METRICS
+from pytest_pot.prompts.prompt import builtin_prompts
 
 sys.path += [str(Path(__file__).parents[2] / "examples"), str(Path(__file__).parent)]
 

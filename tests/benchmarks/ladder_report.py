@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.config import METRICS
-from pytest_pot.verdict import PROMPT_FACTOR, TOLERANCES, Verdict, default_prompt_limit, identity_limits
+from pytest_pot.core.config import METRICS
+from pytest_pot.gates.verdict.limits import PROMPT_FACTOR, TOLERANCES, Verdict, default_prompt_limit, identity_limits
 
 sys.path.append(str(Path(__file__).parent))
 

@@ -27,10 +27,10 @@ import torch
 import transformers
 
 from pytest_pot import Prompt, ScoringConfig
-from pytest_pot.gates import GateInputs
-from pytest_pot.latency import LatencyLimits, Outcome
-from pytest_pot.latency_gate import run_latency_gate
-from pytest_pot.latency_settings import LatencySettings
+from pytest_pot.gates.latency.gate import run_latency_gate
+from pytest_pot.gates.latency.settings import LatencySettings
+from pytest_pot.gates.latency.statistics import LatencyLimits, Outcome
+from pytest_pot.gates.verdict.gate import GateInputs
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_pot import Verdict
-from pytest_pot.prompts import builtin_prompts
-from pytest_pot.sequential import SequentialTest
-from pytest_pot.verdict import identity_limits
+from pytest_pot.gates.verdict.limits import identity_limits
+from pytest_pot.gates.verdict.sequential import SequentialTest
+from pytest_pot.prompts.prompt import builtin_prompts
 
 HERE = Path(__file__).parent
 TARGET = HERE / "results" / "orders.md"

@@ -18,8 +18,8 @@ import torch
 import transformers
 
 from pytest_pot import ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.perturbations import perturb
-from pytest_pot.prompts import Prompt, builtin_prompts
+from pytest_pot.calibration.perturbations import perturb
+from pytest_pot.prompts.prompt import Prompt, builtin_prompts
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pytest_pot import Verdict, betting
-from pytest_pot.sequential import SequentialTest
-from pytest_pot.verdict import TOLERANCES, default_prompt_limit
+from pytest_pot import Verdict
+from pytest_pot.gates.verdict import betting
+from pytest_pot.gates.verdict.limits import TOLERANCES, default_prompt_limit
+from pytest_pot.gates.verdict.sequential import SequentialTest
 
 HERE = Path(__file__).parent
 ALPHA = 0.05

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 import transformers
 
-from pytest_pot.engines.device import hardware
-from pytest_pot.engines.perturbations import perturb
-from pytest_pot.prompts import builtin_prompts
+from pytest_pot.calibration.perturbations import perturb
+from pytest_pot.engines.pytorch.device import hardware
+from pytest_pot.prompts.prompt import builtin_prompts
 
 sys.path += [str(Path(__file__).parents[2] / "examples"), str(Path(__file__).parent)]
 

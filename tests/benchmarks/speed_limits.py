@@ -14,8 +14,8 @@ from bench import AUTO, Bench, Rows, Way, against
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.memory import peak_of
-from pytest_pot.prompts import builtin_prompts
+from pytest_pot.gates.latency.memory import peak_of
+from pytest_pot.prompts.prompt import builtin_prompts
 
 __all__ = ["dtype", "startup", "vocabulary"]
 
@@ -23,7 +23,7 @@ BARE = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pytest_pot.prompts import builtin_prompts
+from pytest_pot.prompts.prompt import builtin_prompts
 
 tokenizer = AutoTokenizer.from_pretrained("candidate")
 model = AutoModelForCausalLM.from_pretrained("candidate").eval()

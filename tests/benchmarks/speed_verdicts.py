@@ -10,10 +10,10 @@ import torch
 from bench import AUTO, Bench, Model, Rows, Way, against
 
 from pytest_pot import ScoreReport, TeacherForcedScorer
-from pytest_pot.engines.perturbations import perturb
-from pytest_pot.prompts import builtin_prompts
-from pytest_pot.sequential import SequentialTest
-from pytest_pot.verdict import identity_limits
+from pytest_pot.calibration.perturbations import perturb
+from pytest_pot.gates.verdict.limits import identity_limits
+from pytest_pot.gates.verdict.sequential import SequentialTest
+from pytest_pot.prompts.prompt import builtin_prompts
 
 __all__ = ["verdicts", "waterfall"]
 

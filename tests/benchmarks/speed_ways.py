@@ -12,11 +12,11 @@ import torch
 from bench import AUTO, Bench, Rows, Way, against, cut_short
 
 from pytest_pot import PRESETS, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.causal_lm import CausalLM
-from pytest_pot.engines.memory import peak_of
-from pytest_pot.engines.perturbations import perturb
-from pytest_pot.prompts import builtin_prompts
-from pytest_pot.verdict import identity_limits
+from pytest_pot.calibration.perturbations import perturb
+from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.gates.latency.memory import peak_of
+from pytest_pot.gates.verdict.limits import identity_limits
+from pytest_pot.prompts.prompt import builtin_prompts
 
 __all__ = ["batches", "counts", "prefix", "presets", "top_k"]
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pytest_pot.challenges import challenge_sample
+from pytest_pot.prompts.challenges import challenge_sample
 
 from .conftest import Project
 

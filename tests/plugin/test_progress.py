@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_pot import progress
+from pytest_pot.plugin.session import progress
 
 from .conftest import Project
 

@@ -311,7 +311,7 @@ def test_the_file_is_read_once_for_many_tests(recorded: Project) -> None:
     recorded.write(
         test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"),
         conftest="""
-        import pytest_pot.baseline_file as files
+        import pytest_pot.baseline.file_format as files
 
         original = files.read
 

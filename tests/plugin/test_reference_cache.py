@@ -23,7 +23,7 @@ COUNTING = """
 import pytest
 from transformers import GPT2LMHeadModel
 from pytest_pot.engines import loading
-from pytest_pot.engines.causal_lm import CausalLM
+from pytest_pot.engines.pytorch.engine import CausalLM
 
 forwards, loads = [], []
 forward, load = CausalLM._forward, loading._load_weights
@@ -307,7 +307,7 @@ transformers.AutoModelForCausalLM.register(transformers.GPT2Config, Mine, exist_
 
 
 def test_an_adapters_folder_is_not_known_by_its_files(tmp_path) -> None:
-    from pytest_pot.engines.known_code import loads_as_known
+    from pytest_pot.engines.pytorch.model_identity import loads_as_known
 
     assert not loads_as_known(str(tmp_path))
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")

@@ -77,7 +77,7 @@ def test_an_update_still_gates(project: Project) -> None:
 def test_one_run_of_the_reference_for_many_tests(project: Project) -> None:
     project.write(
         conftest="""
-        import pytest_pot.scorer as scorer
+        import pytest_pot.scoring.scorer as scorer
 
         original = scorer.TeacherForcedScorer.record
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pytest_pot import PRESETS
-from pytest_pot.challenges import challenge_prompts
-from pytest_pot.tokens import tokenise
+from pytest_pot.prompts.challenges import challenge_prompts
+from pytest_pot.prompts.tokenization import tokenise
 
 
 def test_every_preset_finds_its_positions_and_cuts_nothing(reference):

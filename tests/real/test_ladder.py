@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.diagnosis import likely_cause
-from pytest_pot.prompts import builtin_prompts
+from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.scoring.diagnosis import likely_cause
 
 MEASURED = {
     "bf16": {"kl": 7.6e-5, "jsd": 2.7e-5, "tv": 4.4e-3, "delta_ce": 8.2e-3},

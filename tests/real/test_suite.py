@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_pot import PRESETS
-from pytest_pot.prompts import builtin_prompts
-from pytest_pot.tokens import tokenise
+from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.tokenization import tokenise
 
 
 @pytest.fixture(scope="module")

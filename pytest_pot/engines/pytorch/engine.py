@@ -1,0 +1,242 @@
+"""The engine for transformers models, and for any module whose forward maps token ids to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+from pytest_pot.engines.base import OutOfMemory, Room
+from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
+from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched
+from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
+from pytest_pot.engines.pytorch.model_traits import accepted, has_own_code, max_positions
+from pytest_pot.engines.pytorch.output_layer import Rows
+from pytest_pot.engines.pytorch.reduction import reduce_over_choice, reduce_rows
+from pytest_pot.engines.pytorch.sampling import sample_continuation
+from pytest_pot.prompts.tokenization import Tokens
+
+__all__ = ["CausalLM"]
+
+
+class CausalLM:
+    """A causal language model in this process; an :class:`~pytest_pot.engines.base.Engine`.
+
+    Sequences are padded on the right: that is safe for absolute, rotary and ALiBi positions and for recurrent models, and
+    position j of a prompt is at the same index however long its neighbours are. Models whose positions depend on the length of
+    the batch, or that see what stands to the right, read each prompt alone: those that
+    :mod:`~pytest_pot.engines.pytorch.model_traits` knows.
+    """
+
+    share_prefixes = True
+    """Whether tokens that the prompts of a batch begin with are read once."""
+
+    def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
+        """``model`` is in evaluation mode and stays so while the engine is used; :meth:`ready` sees to that."""
+        self._model = model
+        self._role = role
+        self._config = config
+        self._accepts = accepted(model)
+        self._own_code = has_own_code(model)
+        self._device = device_of(model)
+        self._room = RoomForTokens(self._device)
+        self._reading: Tensor | None = None
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self._eps = torch.finfo(self._dtype).eps
+        self._reader: Reader | None = None
+        if not config.every_position:
+            self._reader = Reader(
+                model, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
+            )
+
+    @classmethod
+    @contextmanager
+    def ready(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[CausalLM]:
+        """An engine for ``model``; when the context ends, model, random state and gradient mode are as they were."""
+        if not isinstance(model, nn.Module):
+            raise PotError(
+                f"the {role} is {type(model).__name__}, not a model: give a torch.nn.Module whose forward returns logits "
+                "[batch, length, vocab], such as a transformers causal LM"
+            )
+        with prepared(model, config) as running:
+            engine = cls(running, role, config)
+            known = engine._vocabulary() is not None
+            checked = nullcontext() if known else lookups_checked(running, engine._refuse_lookup)
+            with rng_untouched(engine._device), torch.inference_mode(), checked:
+                yield engine
+
+    @property
+    def label(self) -> str:
+        precision = str(self._dtype).removeprefix("torch.")
+        return f"{precision}{' with autocast' if self._config.use_amp else ''} on {self._device}"
+
+    @property
+    def max_positions(self) -> int | None:
+        return max_positions(self._model)
+
+    @property
+    def room(self) -> Room:
+        return self._room.room
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it runs: a copy, where it had to be moved or converted."""
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """The arguments of the model's forward."""
+        return self._accepts
+
+    @property
+    def reader(self) -> Reader | None:
+        """What reads batches cheaply; None with ``every_position``."""
+        return self._reader
+
+    def call(self, ids: Tensor, **optional: Any) -> Any:
+        """What the model returns for ``ids`` [batch, length], and for those of ``optional`` that its forward takes."""
+        given = {name: value for name, value in optional.items() if name in self._accepts}
+        with self._autocast():
+            if not self._own_code:
+                return self._model(ids, **given)
+            # What the user's module makes and keeps, a table or a buffer, is to be of use outside inference mode too.
+            with torch.inference_mode(False), torch.no_grad():
+                tensors = {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
+                return self._model(ids.clone(), **tensors)
+
+    def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, both [batch, length], padded on the right or the left."""
+        return padded(rows, self._device, left=left)
+
+    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
+        with self.memory_errors():
+            rows, targets = self._rows(batch)
+            top = self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
+            if self._config.tail == "bucket" or top.ids is None or top.log_tail is None:
+                return top
+            # Over again, by the way that candidates go: the same weights must come to the same bits.
+            chosen = self._over_choice(rows, targets, torch.from_numpy(top.ids).to(targets.device)).most_likely_first()
+            return replace(chosen, log_tail=top.log_tail)
+
+    def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        with self.memory_errors():
+            rows, targets = self._rows(batch)
+            if isinstance(ids, int):
+                return self._reduce(rows, targets, select=None, first=min(ids, rows.vocab_size))
+            highest = int(ids.max(initial=0))
+            if highest >= rows.vocab_size:
+                raise PotError(
+                    f"the {self._role}'s vocabulary has {rows.vocab_size} tokens, but the other model's likeliest tokens "
+                    f"include id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
+                )
+            select = torch.from_numpy(ids).to(targets.device)
+            if self._config.tail == "renormalise":
+                return self._over_choice(rows, targets, select)
+            return self._reduce(rows, targets, select=select, first=None)
+
+    def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
+        for context in contexts:
+            self.check_ids(context)
+        with self._autocast(), self.memory_errors():
+            return [
+                sample_continuation(self._model, self._next_token_logits, list(context), n_tokens, seed, self._device)
+                for context in contexts
+            ]
+
+    def _reduce(self, rows: Rows, targets: Tensor, *, select: int | Tensor | None, first: int | None) -> TopK:
+        return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=self._eps)
+
+    def _over_choice(self, rows: Rows, targets: Tensor, ids: Tensor) -> TopK:
+        """The softmax over ``ids`` [n, m] alone: no other logits are needed, but for the continuation's tokens."""
+        logits = rows.at(torch.cat([ids, targets[:, None]], dim=-1))
+        return reduce_over_choice(logits[:, :-1], logits[:, -1], ids, self._config.temperature, self._eps, rows.vocab_size)
+
+    def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
+        """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
+        for tokens in batch:
+            self.check_ids(tokens.ids)
+        with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
+            reader = self._reader
+            rows = each_alone(batch, self._forward, self._device) if reader is None else reader.rows(batch)
+        targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=rows.device)
+        self.check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
+        return rows, targets
+
+    def _forward(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
+        """A :class:`~pytest_pot.engines.pytorch.batch_reader.Forward`."""
+        self._reading = ids
+        try:
+            output = self.call(ids, **{"attention_mask": mask, "use_cache": False, **optional})
+        except IndexError as error:  # of a lookup that is no nn.Embedding's; others are the model's own
+            if str(error) != "index out of range in self":
+                raise
+            raise PotError(
+                f"the {self._role} has no row for what it looks up ({error}): it read ids up to {int(ids.max())} in sequences "
+                f"of {ids.shape[1]} tokens. Either this tokenizer is not this model's, or the model takes shorter sequences: "
+                "lower max_length"
+            ) from error
+        logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+        fits = len(shape) == 3 and shape[0] == len(ids) and (shape[1] == ids.shape[1] or shape[1] in lengths)
+        if not isinstance(logits, Tensor) or not fits:
+            raise PotError(
+                f"the {self._role}'s forward returned {shape or type(logits).__name__} for token ids of shape "
+                f"{tuple(ids.shape)}; expected logits [batch, length, vocab], or an object with .logits"
+            )
+        return logits
+
+    def _next_token_logits(self, ids: Tensor) -> Tensor:
+        """Logits [batch, vocab] of the token after ``ids`` [batch, length]."""
+        return self._forward(ids, torch.ones_like(ids))[:, -1]
+
+    def _autocast(self) -> torch.autocast:
+        kind = self._device.type
+        return torch.autocast(kind, enabled=self._config.use_amp)
+
+    def check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
+        """Raise unless all ``ids`` are in the vocabulary; on CUDA an id outside it would poison the whole process."""
+        size = self._vocabulary() if size is None else size
+        if size is not None and max(ids) >= size:
+            raise PotError(
+                f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: this tokenizer "
+                "is not this model's"
+            )
+
+    def _vocabulary(self) -> int | None:
+        """How many ids the model reads; None where it does not say, as plain modules do not."""
+        lookup = getattr(self._model, "get_input_embeddings", None)
+        size = getattr(lookup() if lookup is not None else None, "num_embeddings", None)
+        return size if isinstance(size, int) else None
+
+    def _refuse_lookup(self, row: int, size: int) -> None:
+        if self._reading is not None and row == int(self._reading.max()):
+            self.check_ids([row], size)
+        raise PotError(
+            f"the {self._role} looks up row {row} of an embedding that has {size}, and no id that it reads is that high: a "
+            "position, perhaps, beyond the longest sequence that it takes. Lower max_length"
+        )
+
+    @contextmanager
+    def memory_errors(self) -> Iterator[None]:
+        """Turn what torch raises when memory runs out, on any device, into :class:`OutOfMemory`."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error

@@ -1,0 +1,216 @@
+"""A latency gate's result -> what people and machines read. Pure functions."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_pot.gates.latency.gate import LatencyResult
+from pytest_pot.gates.latency.statistics import REFERENCE_LIMITS, Check, LatencyReport, Outcome, Peak
+from pytest_pot.gates.verdict.explain import number
+
+__all__ = ["explain", "figures"]
+
+_WORKS = {"score": "scoring forward", "prefill": "bare forward", "decode": "greedy decoding"}
+_BINS = 8
+_BAR = 24
+
+
+def explain(result: LatencyResult, verbosity: int = 0) -> str:
+    """Why a gate failed, or could not be decided: the figure against its limit, what was timed, and what to do.
+
+    ``verbosity`` below 0 gives the first line alone; above 0, a histogram of the times.
+    """
+    report, decisive = result.report, result.report.decisive
+    headline = f"{result.settings.gate}: {_headline(report, decisive)}"
+    if verbosity < 0:
+        return headline
+    lines = [headline, f"  {_models(result)}; {_conditions(result)}"]
+    lines += [f"  {_plainly(check)}: {check.outcome}" for check in report.checks if check is not decisive]
+    if report.lead:
+        lines.append(f"  {_decoding(result)}")
+    if report.memory is not None:
+        lines.append(f"  {_memory(report, report.memory)}")
+    if verbosity > 0 and report.candidate:
+        lines += _histogram(report)
+    return "\n".join([*lines, f"  {_advice(result, decisive)}"])
+
+
+def _headline(report: LatencyReport, check: Check) -> str:
+    if check.point is None:
+        timed = f"{_timings(report)} in {report.elapsed_s:.0f} s"
+        return f"inconclusive: only {timed}, and {check.name} cannot be told from so few"
+    if check.limit_name.startswith("max_memory"):
+        return f"{_plainly(check)} ({_memory(report, report.memory)})" if report.memory is not None else _plainly(check)
+    evidence = f"({_bound(check)}, {_timings(report)}; {_times(report)})"
+    if check.outcome is Outcome.INCONCLUSIVE:
+        after = " when time was up" if report.capped else ""
+        return f"inconclusive: {_plainly(check)}, but its bound is not{after} {evidence}"
+    return f"{_plainly(check)} {evidence}"
+
+
+def _plainly(check: Check) -> str:
+    """``slowdown 1.41x > 1.25x``."""
+    if check.point is None:
+        return check.name
+    beyond = check.point < check.limit if check.at_least else check.point > check.limit
+    sign = ("<" if beyond else ">=") if check.at_least else (">" if beyond else "<=")
+    figure, limit = _figure(check, check.point), _figure(check, check.limit)
+    return f"{check.name} {figure} {sign} {limit}" if _is_ratio(check) else f"{figure} {check.name} {sign} {limit}"
+
+
+def _bound(check: Check) -> str:
+    return f"95% bound {_figure(check, check.bound)}" if check.bound is not None else "no bound"
+
+
+def _figure(check: Check, value: float) -> str:
+    if not _is_ratio(check):
+        return number(value)
+    # A figure that misses its limit by a hair does not look like it.
+    digits = next((n for n in range(2, 7) if round(value, n) != round(check.limit, n)), 2)
+    return f"{value:.{digits}f}x"
+
+
+def _is_ratio(check: Check) -> bool:
+    return check.limit_name in REFERENCE_LIMITS
+
+
+def _timings(report: LatencyReport) -> str:
+    if report.reference is not None:
+        return f"{report.n_pairs} pairs"
+    return f"{len(report.candidate)} timings"
+
+
+def _times(report: LatencyReport) -> str:
+    spread = _spread(report)
+    candidate = f"candidate {_ms(report.candidate)}"
+    return f"{candidate}, {spread}" if report.reference is None else f"reference {_ms(report.reference)}, {candidate}, {spread}"
+
+
+def _spread(report: LatencyReport) -> str:
+    return f"IQR {report.iqr:.0%}"
+
+
+def _ms(times: Sequence[float]) -> str:
+    return f"{number(1000 * statistics.median(times))} ms"
+
+
+def _models(result: LatencyResult) -> str:
+    reference, candidate = result.names
+    return f"candidate {candidate}" if reference is None else f"reference {reference}, candidate {candidate}"
+
+
+def _conditions(result: LatencyResult) -> str:
+    report, settings = result.report, result.settings
+    work = f"{_WORKS[report.what]} of {report.n_prompts} prompt{'s' * (report.n_prompts > 1)}, {report.n_tokens} tokens"
+    if report.n_truncated:
+        work += f", {report.n_truncated} cut on the left"
+    repeated = f", {report.repeats} runs per timing" if report.repeats > 1 else ""
+    threads = f", {report.threads} thread{'s' * (report.threads != 1)}" if report.threads else ""
+    if report.threads != report.usual_threads:
+        threads += f" (it was slower with {report.usual_threads}, as it is beside other processes)"
+    return f"{work}{repeated}; preset {settings.preset}, {report.label}{threads}, {report.elapsed_s:.0f} s"
+
+
+def _decoding(result: LatencyResult) -> str:
+    steps = result.settings.new_tokens - 1
+    report = result.report
+    parts = []
+    for role, lead, times in (
+        ("reference", report.reference_lead, report.reference),
+        ("candidate", report.lead, report.candidate),
+    ):
+        if lead and times:
+            each = number(1000 * statistics.median(times) / steps)
+            parts.append(f"{role} {_ms(lead)} to the first token, then {each} ms per step of {report.n_prompts} tokens")
+    return "; ".join(parts)
+
+
+def _memory(report: LatencyReport, memory: Peak) -> str:
+    parts = [f"candidate {_megabytes(memory)}"]
+    if report.reference_memory is not None:
+        parts.insert(0, f"reference {_megabytes(report.reference_memory)}")
+    return f"peak memory, {memory.kind}: {', '.join(parts)}"
+
+
+def _megabytes(peak: Peak) -> str:
+    return f"{peak.bytes / 1e6:.0f} MB ({peak.weights / 1e6:.0f} of weights)"
+
+
+def _histogram(report: LatencyReport) -> list[str]:
+    """How often each time came, both models on one scale."""
+    series = {"candidate": report.candidate}
+    if report.reference is not None:
+        series = {"reference": report.reference, **series}
+    ms = {role: [1000 * time for time in times] for role, times in series.items()}
+    low, high = min(map(min, ms.values())), max(map(max, ms.values()))
+    width = (high - low) / _BINS or 1.0
+    counts = {role: [0] * _BINS for role in ms}
+    for role, values in ms.items():
+        for value in values:
+            counts[role][min(int((value - low) / width), _BINS - 1)] += 1
+    most = max(max(found) for found in counts.values())
+    lines = ["  " + " " * 22 + "  ".join(role.ljust(_BAR + 4) for role in ms).rstrip()]
+    for index in range(_BINS):
+        edges = f"{number(low + index * width)} to {number(low + (index + 1) * width)} ms"
+        bars = [_bar(found[index], most).ljust(_BAR + 4) for found in counts.values()]
+        lines.append(f"  {edges:>20}  {'  '.join(bars)}".rstrip())
+    return lines
+
+
+def _bar(count: int, most: int) -> str:
+    return f"{'█' * max(1, round(_BAR * count / most))} {count}" if count else ""
+
+
+def _advice(result: LatencyResult, check: Check) -> str:
+    if check.point is None or result.report.capped:
+        return (
+            f"what to do: raise max_seconds (now {result.settings.max_seconds:g}), or time less: fewer or shorter prompts, "
+            "preset='single'"
+        )
+    if check.outcome is Outcome.INCONCLUSIVE:
+        return (
+            f"what to do: times differ too much here ({_spread(result.report)}) for {_timings(result.report)} to decide; run "
+            "it again where less else runs, or time more or longer prompts"
+        )
+    if check.limit_name.startswith("max_memory"):
+        return "what to do: memory does not depend on what else runs; if it is meant to be so, raise the limit"
+    if _is_ratio(check):
+        return (
+            "what to do: both ran side by side, so another load on this machine does not explain it; look at the candidate's "
+            f"layers, dtype and attention kernel, or, if it is meant to be slower, raise {check.limit_name}"
+        )
+    return (
+        "what to do: such a limit is for this machine alone, idle; on one that is slower or shared, compare with a reference "
+        "(max_slowdown=1.25) or measure without failing (--pot-latency=report)"
+    )
+
+
+def figures(result: LatencyResult) -> dict[str, Any]:
+    """What machines read, beside what was asked: JSON types, without the times one by one."""
+    report, decisive = result.report, result.report.decisive
+    leads = {"first_token_ms": report.lead, "reference_first_token_ms": report.reference_lead}
+    medians = {"candidate_ms": report.candidate, "reference_ms": report.reference or (), **leads}
+    memories = {"memory_mb": report.memory, "reference_memory_mb": report.reference_memory}
+    return {
+        "score": decisive.point,
+        "bound": decisive.bound,
+        "verdict": str(result.verdict),
+        "passed": result.passed,
+        "gated": result.settings.gates,
+        "checks": {check.limit_name: {"found": check.point, "outcome": str(check.outcome)} for check in report.checks},
+        "what": report.what,
+        "prompts": report.n_prompts,
+        "tokens": report.n_tokens,
+        "truncated": report.n_truncated,
+        "timings": len(report.candidate),
+        "repeats": report.repeats,
+        "iqr": report.iqr,
+        "slowdown": report.slowdown,
+        **{name: 1000 * statistics.median(times) for name, times in medians.items() if times},
+        **{name: peak.bytes / 1e6 for name, peak in memories.items() if peak is not None},
+        "threads": report.threads,
+        "elapsed_s": report.elapsed_s,
+        "ms_per_prompt": report.ms_per_prompt,
+    }

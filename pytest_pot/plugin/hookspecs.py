@@ -1,0 +1,59 @@
+"""The hooks that a conftest.py or another plugin may implement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_pot.gates.latency.gate import LatencyResult
+    from pytest_pot.gates.verdict.gate import GateResult
+    from pytest_pot.prompts.prompt import Prompt
+
+__all__ = ["pytest_pot_gate", "pytest_pot_load_model", "pytest_pot_prompts"]
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_pot_load_model(spec: str, role: str, config: pytest.Config) -> Any:
+    """Load the model that ``spec`` names; the first result that is not None wins.
+
+    Args:
+        spec: as given in a marker, an option, the ini file or by a fixture.
+        role: ``"reference"`` or ``"candidate"``.
+
+    Returns:
+        the model, or ``(model, tokenizer)``; None leaves the spec to the next implementation, at last pytest-pot's own.
+
+    Example::
+
+        def pytest_pot_load_model(spec, role, config):
+            if spec.startswith("registry://"):
+                return my_registry.fetch(spec)
+    """
+
+
+@pytest.hookspec
+def pytest_pot_prompts(config: pytest.Config) -> Iterable[str | Prompt] | None:
+    """Prompts in place of the built-in suite, where neither a marker nor an option names any; all results are joined.
+
+    Example::
+
+        def pytest_pot_prompts(config):
+            return [Prompt("Dear customer,", " thank you for your letter of the 3rd of May.")]
+    """
+
+
+@pytest.hookspec
+def pytest_pot_gate(item: pytest.Item, result: GateResult | LatencyResult) -> None:
+    """Called after each gate, passed or not, with its verdict and report.
+
+    Both kinds of result have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
+    marker's name, and the report of ``pot_latency`` is a :class:`~pytest_pot.LatencyReport`.
+
+    Example::
+
+        def pytest_pot_gate(item, result):
+            dashboard.send(item.nodeid, result.settings.gate, result.verdict, result.report.to_dict())
+    """

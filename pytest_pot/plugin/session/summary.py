@@ -1,0 +1,72 @@
+"""The session's results: gathered from test reports where they end up, shown as one table, written to a file if asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_pot.plugin.options import option
+from pytest_pot.plugin.session.item_properties import NOT_GATED, RECORDED, rows_of
+
+__all__ = ["SessionResults"]
+
+
+class SessionResults:
+    """A plugin for the process that prints: the only one, or the controller of many workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._written: Path | None = None
+        self._recorded: dict[str, None] = {}  # lines, in their order
+        self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._recorded.update((str(line), None) for name, line in report.user_properties if name == RECORDED)
+        for name, line in report.user_properties:
+            if name == NOT_GATED:
+                self._not_gated.setdefault(str(line), set()).add(report.nodeid)
+        if report.when == "call" or report.failed:
+            rows = rows_of(report.nodeid, report.user_properties)
+            if rows:
+                self._rows[report.nodeid] = rows  # the last run of a test that was run again
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
+        target = option(self._config, "report")
+        ran = exitstatus not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
+        if target is None or self._config.option.collectonly or not ran:
+            return
+        from pytest_pot.report import table as text
+
+        path = self._config.invocation_params.dir / target
+        write = text.json_report if path.suffix == ".json" else text.markdown_report
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(write(self._all_rows()), encoding="utf-8")
+        self._written = path
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        rows = self._all_rows()
+        notes = [*self._recorded, *(_not_gated(line, len(tests)) for line, tests in self._not_gated.items())]
+        if not rows and self._written is None and not notes:
+            return
+        if terminalreporter.verbosity < 0 and self._written is None and not notes:
+            return
+        from pytest_pot.report import table as text
+
+        terminalreporter.write_sep("=", "pot")
+        for line in text.summary_table(rows) if rows else ["no gate ran"]:
+            terminalreporter.write_line(line)
+        for line in notes:
+            terminalreporter.write_line(line)
+        if self._written is not None:
+            terminalreporter.write_line(f"written to {self._written}")
+
+    def _all_rows(self) -> list[dict[str, Any]]:
+        return [row for rows in self._rows.values() for row in rows]
+
+
+def _not_gated(reason: str, tests: int) -> str:
+    return f"{reason}; {tests} test{'s' * (tests > 1)}"

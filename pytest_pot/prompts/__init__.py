@@ -1,0 +1,8 @@
+"""The texts that models are compared on: prompts, the built-in suite, prompts drawn by a key, and their token ids.
+
+``core`` and ``engines`` may be imported here.
+"""
+
+from pytest_pot.prompts.prompt import builtin_prompts, load_prompts
+
+__all__ = ["builtin_prompts", "load_prompts"]

@@ -1,0 +1,115 @@
+"""Two engines over the same token ids: the same cells for both, and the divergences of each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+from pytest_pot.engines.base import Engine
+from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.prompts.prompt import Prompt, shorten
+from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.scoring.metrics import position_divergences, renormalised
+
+__all__ = ["Comparison", "PromptResult", "check_finite"]
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt's positions: every metric by name, [n_positions] each, and what is worth showing of both models."""
+
+    divergences: dict[str, Floats]
+    reference: TopK
+    candidate: TopK
+    tail_mass: Floats
+
+
+class Comparison:
+    """Runs two engines over the same prompts, a batch at a time."""
+
+    def __init__(
+        self,
+        config: ScoringConfig,
+        reference: Engine,
+        candidate: Engine,
+        prompts: Sequence[Prompt],
+        tokens: Sequence[Tokens] | Mapping[int, Tokens],
+    ) -> None:
+        self._config = config
+        self._reference = reference
+        self._candidate = candidate
+        self._prompts = prompts
+        self._tokens = tokens
+
+    def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
+        """The results of the prompts of one batch. Both models run it in the same shape, also after a halving."""
+        reference, candidate = self._distributions(batch)
+        if self._config.tail == "renormalise":
+            reference, candidate = renormalised(reference), renormalised(candidate)
+        metrics = position_divergences(reference, candidate, self._config.tail)
+        tail_mass = reference.tail_mass
+        results, start = [], 0
+        for index in batch:
+            stop = start + self._tokens[index].n_positions
+            results.append(
+                PromptResult(
+                    divergences={name: values[start:stop].copy() for name, values in metrics.items()},
+                    reference=reference.rows(start, stop).without_cells(),
+                    candidate=candidate.rows(start, stop).without_cells(),
+                    tail_mass=tail_mass[start:stop].copy(),
+                )
+            )
+            start = stop
+        return results
+
+    def _distributions(self, batch: Sequence[int]) -> tuple[TopK, TopK]:
+        """Both models' distributions over the same cells.
+
+        Where a whole vocabulary is compared and the other model's has another size, the cells are the ids that both have,
+        and the tail is those that only one of them has: the other has nothing there.
+        """
+        tokens = [self._tokens[index] for index in batch]
+        reference = self._reference.top_k(tokens, self._config.top_k)
+        self._check_finite(reference, "reference", batch)
+        if reference.log_tail is None:
+            reference = reference.in_order()
+        candidate = self._candidate.at(tokens, reference.vocab_size if reference.ids is None else reference.ids)
+        self._check_finite(candidate, "candidate", batch)
+        if reference.log_tail is None:
+            reference = reference.first(candidate.vocab_size)
+        if reference.log_tail is None and candidate.log_tail is not None:
+            reference = reference.with_empty_tail()
+        if candidate.log_tail is None and reference.log_tail is not None:
+            candidate = candidate.with_empty_tail()
+        return reference, candidate
+
+    def _check_finite(self, top: TopK, role: str, batch: Sequence[int]) -> None:
+        check_finite(top, role, self._prompts, self._tokens, batch)
+
+
+def check_finite(
+    top: TopK,
+    role: str,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[Tokens] | Mapping[int, Tokens],
+    batch: Sequence[int],
+) -> None:
+    """Raise :class:`PotError`, naming prompt and position, unless all log-probabilities of a batch are finite."""
+    finite = np.isfinite(top.targets) & np.isfinite(top.log_probs).all(axis=1)
+    if top.log_tail is not None:
+        finite &= np.isfinite(top.log_tail)
+    if finite.all():
+        return
+    row = int(np.argmin(finite))
+    index, position = [(i, j) for i in batch for j in range(tokens[i].n_positions)][row]
+    wrong = "NaN" if np.isnan(top.targets[row]) or np.isnan(top.log_probs[row]).any() else "infinite"
+    raise PotError(
+        f"the {role}'s log-probabilities are {wrong} at prompt {index} "
+        f"({shorten(prompts[index].text, 40)!r}), position {position}, and at {int((~finite).sum())} of the "
+        f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
+        "weights that are not finite"
+    )

@@ -1,0 +1,283 @@
+"""A recorded reference: the same scores as the live one, bit for bit, from a small file that is always the same."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from pytest_pot import PRESETS, Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.baseline.baseline import Recorded
+from pytest_pot.scoring.batching import Batches
+
+from ..conftest import make_tokenizer
+from ..engines.pytorch.test_engine import Uniform
+from ..models import CONFIGS, changed, tiny
+
+
+def assert_same_report(found, expected):
+    for name, values in expected.divergences.items():
+        for ours, theirs in zip(found.divergences[name], values, strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+    assert found.worst(5) == expected.worst(5)
+    assert found.tail_mass == expected.tail_mass
+    assert found.tokens == expected.tokens
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("name", ["gpt2", "gemma2-softcap", "mixtral"])
+def test_scores_are_those_of_the_live_reference_to_the_last_bit(name, preset, temperature, prompts, tokenizer, tmp_path):
+    reference, candidate = tiny(name), changed(tiny(name))
+    mixed = [*prompts, "one that the reference continues"]
+    scorer = TeacherForcedScorer(ScoringConfig.preset(preset, temperature=temperature, positions_per_prompt=12))
+    live = scorer.score_batch(reference, candidate, mixed, tokenizer)
+    path = scorer.record(reference, mixed, tokenizer).save(tmp_path / "x.pot.safetensors")
+    assert live.mean > 0
+    assert_same_report(scorer.score_baseline(Baseline.load(path), candidate, tokenizer), live)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_a_model_is_at_distance_zero_from_its_recording(dtype, prompts, tokenizer, tmp_path):
+    scorer = TeacherForcedScorer(ScoringConfig(dtype=dtype, top_k=20, batch_size=3, temperature=0.9))
+    path = scorer.record(tiny(), prompts, tokenizer).save(tmp_path / "x.pot.safetensors")
+    report = scorer.score_baseline(Baseline.load(path), tiny(), tokenizer)
+    assert report.metrics == dict.fromkeys(report.metrics, 0.0)
+    assert report.max == 0.0
+
+
+def test_the_reference_is_not_needed_any_more(prompts, tokenizer, tmp_path):
+    reference = tiny()
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=20))
+    path = scorer.record(reference, prompts, tokenizer).save(tmp_path / "x.pot.safetensors")
+    expected = scorer.score_batch(reference, changed(tiny()), prompts, tokenizer)
+    reference.forward = None
+    assert_same_report(scorer.score_baseline(Baseline.load(path), changed(tiny()), tokenizer), expected)
+
+
+def test_a_whole_vocabulary_serves_a_candidate_whose_vocabulary_has_another_size(prompts, tokenizer):
+    reference, padded = tiny("llama"), tiny("llama")
+    padded.resize_token_embeddings(112, mean_resizing=False)
+    for top_k in (None, 97, 20):
+        scorer = TeacherForcedScorer(ScoringConfig(top_k=top_k))
+        live = scorer.score_batch(reference, padded, prompts, tokenizer)
+        recorded = scorer.score_baseline(scorer.record(reference, prompts, tokenizer), padded, tokenizer)
+        np.testing.assert_allclose(recorded.scores, live.scores, rtol=1e-12, atol=1e-15)
+        assert live.mean > 0
+
+
+def test_an_engine_without_logits_can_be_recorded(prompts, tokenizer, tmp_path):
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
+    path = scorer.record(Uniform(), prompts, tokenizer).save(tmp_path / "x.pot.safetensors")
+    baseline = Baseline.load(path)
+    assert baseline.provenance.weights is None
+    assert scorer.score_baseline(baseline, Uniform(), tokenizer).max == 0.0
+
+
+def test_bytes_per_position(tokenizer, tmp_path):
+    """8.2 k + 40, also where ids need four bytes each; a character is a token here, and 45 are what real prompts have."""
+    texts = [Prompt("A prompt as many tokens long as others are: " + c, "x" * 70) for c in "abcdefgh"]
+    for vocab_size, preset in ((97, "balanced"), (70_000, "balanced"), (70_000, "single"), (70_000, "fastest")):
+        scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
+        baseline = scorer.record(tiny("llama", vocab_size=vocab_size), texts * 8, tokenizer)
+        size = baseline.save(tmp_path / "x.pot.safetensors").stat().st_size
+        assert size / baseline.n_positions <= 8.2 * min(scorer.config.top_k, vocab_size) + 40
+
+
+def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabulary(prompts, tokenizer):
+    fields = {"top_k": 20, "batch_size": 8}
+    whole, alone = (
+        TeacherForcedScorer(ScoringConfig(tail=tail, **fields)).record(tiny(), prompts, tokenizer).over_all()
+        for tail in ("bucket", "renormalise")
+    )
+    np.testing.assert_allclose(np.sort(alone.log_probs), np.sort(whole.log_probs), atol=1e-5)
+    for name in ("targets", "top_log_probs", "log_tail"):
+        np.testing.assert_allclose(getattr(alone, name), getattr(whole, name), atol=1e-5)
+
+
+def test_the_same_recording_makes_the_same_bytes(prompts, tokenizer, tmp_path):
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    first, second = (scorer.record(tiny(), prompts, tokenizer).save(tmp_path / f"{i}.pot.safetensors") for i in range(2))
+    assert first.read_bytes() == second.read_bytes()
+    again = Baseline.load(first).save(tmp_path / "again.pot.safetensors")
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_plain_safetensors_reads_it(prompts, tokenizer, tmp_path):
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    baseline = scorer.record(tiny(), prompts, tokenizer, name="the model")
+    path = baseline.save(tmp_path / "x.pot.safetensors")
+    with safe_open(path, framework="pt") as file:
+        values, normalisers = file.get_tensor("values").double(), file.get_tensor("log_normalisers")
+        document = json.loads(file.metadata()["pytest_pot"])
+    np.testing.assert_array_equal((values - normalisers[:, None]).numpy(), baseline.top_k().log_probs)
+    assert document["format"] == 1
+    assert document["provenance"]["reference"] == "the model"
+    assert document["provenance"]["label"] == "float32 on cpu"
+    assert document["config"]["top_k"] == 10
+    assert [entry[0] for entry in document["prompts"]] == [prompt.text for prompt in prompts]
+
+
+def test_a_continuation_is_kept_as_far_as_it_is_compared(tokenizer):
+    scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=4))
+    baseline = scorer.record(tiny(), [Prompt("Once", " upon a time"), "drawn"], tokenizer)
+    assert [prompt.continuation for prompt in baseline.prompts] == [" upo", None]
+
+
+def test_the_weights_digest_is_of_the_weights(prompts, tokenizer):
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
+
+    def digest(model):
+        return scorer.record(model, prompts[:1], tokenizer).provenance.weights
+
+    other = tiny("llama")
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight[0, 0] += 1e-7
+    assert digest(tiny("llama")) == digest(tiny("llama")) != digest(other)
+    moved = tiny("llama")
+    moved.model.rotary_emb.inv_freq[1] *= 2  # a buffer that is not saved with the weights
+    assert digest(moved) != digest(tiny("llama"))
+
+
+def test_what_has_no_exact_short_form_is_kept_in_full():
+    """Log-probabilities that are no float32 less a normaliser, as a server may send them."""
+    from ..scoring.test_metrics import log_normalised, top
+
+    odd = top(log_normalised(np.random.default_rng(0).normal(size=(5, 7))), clear=np.array([1, 0, 1, 1, 0], dtype=bool))
+    recorded = Recorded.of(odd, temperature=0.7)
+    assert recorded.values.dtype == np.float64
+    np.testing.assert_array_equal(recorded.top_k(0.7, 7).log_probs, odd.log_probs)
+    np.testing.assert_array_equal(recorded.top_k(0.7, 7).clear, odd.clear)
+
+
+def test_a_batch_that_did_not_fit_while_recording_is_not_tried_again(prompts, tokenizer):
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, top_k=10))
+    model = tiny()
+    largest = []
+
+    def refuse(module, arguments):
+        largest.append(len(arguments[0]))
+        if len(arguments[0]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    # Not on the model itself: one with hooks is not taken apart, and rounds otherwise.
+    handle = model.get_input_embeddings().register_forward_pre_hook(refuse)
+    baseline = scorer.record(model, prompts, tokenizer)
+    handle.remove()
+    assert baseline.batch_size == 2
+    report = scorer.score_baseline(baseline, tiny(), tokenizer)
+    assert report.batch_size == 2
+    assert report.max == 0.0
+    assert max(largest) == 8
+    assert Batches(scorer.config, report.tokens).size == 8
+
+
+def test_a_file_keeps_its_permissions_and_leaves_nothing_beside_it(prompts, tokenizer, tmp_path):
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
+    path = baseline.save(tmp_path / "new folder" / "x.pot.safetensors")
+    path.chmod(0o640)
+    baseline.save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert [file.name for file in path.parent.iterdir()] == ["x.pot.safetensors"]
+
+
+def test_a_name_that_no_one_would_take_for_a_recording(prompts, tokenizer, tmp_path):
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
+    with pytest.raises(ValueError, match=r"x\.safetensors' must end in \.pot\.safetensors"):
+        baseline.save(tmp_path / "x.safetensors")
+
+
+def test_a_place_that_cannot_be_written(prompts, tokenizer, tmp_path):
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
+    (tmp_path / "file").touch()
+    with pytest.raises(PotError, match=r"cannot write the baseline .*file/x\.pot\.safetensors"):
+        baseline.save(tmp_path / "file" / "x.pot.safetensors")
+
+
+def test_a_candidate_that_takes_shorter_sequences(tokenizer):
+    scorer = TeacherForcedScorer()
+    baseline = scorer.record(tiny(), [Prompt("x" * 60, "y" * 30)], tokenizer)
+    with pytest.raises(
+        PotError, match=r"sequences of up to 90 tokens, and the candidate takes 64: record it with max_length=64"
+    ):
+        scorer.score_baseline(baseline, tiny(n_positions=64), tokenizer)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_architecture_can_be_recorded(name, prompts, tokenizer):
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10, batch_size=3))
+    assert scorer.score_baseline(scorer.record(tiny(name), prompts, tokenizer), tiny(name), tokenizer).max == 0.0
+
+
+def test_prompts_that_stand_there_twice_have_each_its_own_batch(tokenizer):
+    long = [Prompt("Nobody said " * k, "so long as this") for k in (9, 8, 7)]
+    many = [*long, *[Prompt("The old mill", " stood empty")] * 6]
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
+    for size in (2, 4, 8):
+        scorer = TeacherForcedScorer(ScoringConfig(batch_size=size, top_k=20))
+        assert scorer.score_baseline(scorer.record(wide, many, tokenizer), wide, tokenizer).max == 0.0
+
+
+def test_the_tokenizer_is_left_as_it_was(prompts):
+    padded = make_tokenizer(pad=True)
+    padded.backend_tokenizer.enable_truncation(7)
+    padded.backend_tokenizer.enable_padding(length=9)
+    before = padded.backend_tokenizer.to_str()
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    scorer.score_baseline(scorer.record(tiny(), prompts, padded), tiny(), padded, prompts=prompts)
+    assert padded.backend_tokenizer.to_str() == before
+
+
+class Odd:
+    """A tokenizer that is none of the library's: its vocabulary is of bytes, and it reads only what it knows."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __call__(self, text, **options):
+        if not text.isascii():
+            raise RuntimeError("no such letter")
+        return self.inner(text, **options)
+
+    def get_vocab(self):
+        return {b"a": 1}
+
+    def decode(self, ids):
+        return self.inner.decode(ids)
+
+
+def test_a_tokenizer_that_cannot_tell_what_it_is_made_of(tokenizer, prompts, tmp_path):
+    odd = Odd(tokenizer)
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    baseline = Baseline.load(scorer.record(tiny(), prompts, odd).save(tmp_path / "x.pot.safetensors"))
+    assert set(baseline.provenance.tokenizer) == {"vocabulary"}
+    assert scorer.score_baseline(baseline, tiny(), odd, prompts=prompts).max == 0.0
+
+
+def test_something_that_is_no_baseline(tokenizer):
+    with pytest.raises(ValueError, match=r"baseline is str, not a pytest_pot\.Baseline: Baseline\.load\(path\) reads one"):
+        TeacherForcedScorer().score_baseline("x.pot.safetensors", tiny(), tokenizer)
+
+
+def test_a_link_stays_a_link(prompts, tokenizer, tmp_path):
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
+    real, link = tmp_path / "shared" / "real.pot.safetensors", tmp_path / "x.pot.safetensors"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    baseline.save(link)
+    assert link.is_symlink()
+    assert real.read_bytes() == link.read_bytes()
+
+
+def test_a_tokenizer_that_adds_a_bos(prompts):
+    adding = make_tokenizer(bos=True)
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    baseline = scorer.record(tiny(), prompts, adding)
+    assert_same_report(
+        scorer.score_baseline(baseline, changed(tiny()), adding, prompts=prompts),
+        scorer.score_batch(tiny(), changed(tiny()), prompts, adding),
+    )

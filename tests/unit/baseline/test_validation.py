@@ -1,0 +1,262 @@
+"""A baseline may come from anywhere: whatever is wrong with it, it is refused by name, and its numbers are never others."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from pytest_pot import Baseline, PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot.baseline import file_format as baseline_file
+from pytest_pot.baseline.file_format import to_bytes
+from pytest_pot.prompts.tokenization import Tokens
+
+from ..models import tiny
+
+
+@pytest.fixture(scope="module")
+def baseline(prompts, tokenizer):
+    return TeacherForcedScorer(ScoringConfig(top_k=10)).record(tiny(), prompts, tokenizer, name="the model")
+
+
+@pytest.fixture(scope="module")
+def content(baseline):
+    return to_bytes(baseline)
+
+
+@pytest.fixture
+def refused(tmp_path):
+    def refused(content: bytes) -> str:
+        path = tmp_path / "x.pot.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(PotError) as error:
+            Baseline.load(path)
+        message = str(error.value)
+        assert message.startswith(f"the baseline {path} is damaged, or no recording of pytest-pot: ")
+        assert message.endswith("Take it from version control again, or record it anew with --pot-update")
+        return message.split("no recording of pytest-pot: ")[1].split(". Take it from")[0]
+
+    return refused
+
+
+def test_cut_anywhere(content, refused):
+    for length in np.linspace(0, len(content) - 1, 200).astype(int):
+        refused(content[:length])
+
+
+def test_longer_than_it_was(content, refused):
+    refused(content + b"\0")
+
+
+def test_one_bit_flipped_anywhere(content, refused):
+    draw = random.Random(0)
+    for _ in range(1000):
+        place, bit = draw.randrange(len(content)), draw.randrange(8)
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << bit
+        refused(bytes(flipped))
+
+
+def test_one_bit_flipped_in_every_byte_of_the_header(content, refused):
+    (length,) = struct.unpack("<Q", content[:8])
+    draw = random.Random(0)
+    for place in range(8 + length):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << draw.randrange(8)
+        refused(bytes(flipped))
+
+
+HOSTILE = {
+    "a header of 2^60 bytes": struct.pack("<Q", 1 << 60),
+    "no header": b"",
+    "a shape of 2^62 elements": {"values": {"dtype": "F32", "shape": [1 << 31, 1 << 31], "data_offsets": [0, 4]}},
+    "a shape whose product overflows": {"values": {"dtype": "F64", "shape": [1 << 32, 1 << 32], "data_offsets": [0, 0]}},
+    "a negative shape": {"values": {"dtype": "F32", "shape": [-1, 4], "data_offsets": [0, 4]}},
+    "offsets beyond the file": {"values": {"dtype": "F32", "shape": [1], "data_offsets": [1 << 40, (1 << 40) + 4]}},
+    "offsets that run backwards": {"values": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}},
+    "an unknown type": {"values": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}},
+    "no tensor at all": {},
+    "metadata that is no JSON": {"__metadata__": {"pytest_pot": "{"}},
+    "metadata that is a list": {"__metadata__": {"pytest_pot": "[1]"}},
+    "a thousand brackets": {"__metadata__": {"pytest_pot": "[" * 100_000}},
+    "a number of a million digits": {"__metadata__": {"pytest_pot": "1" * 1_000_000}},
+    "another format": {"__metadata__": {"pytest_pot": '{"format":2}'}},
+    "NaN": {"__metadata__": {"pytest_pot": '{"format":NaN}'}},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_hostile_headers(what, refused):
+    header = HOSTILE[what]
+    if isinstance(header, bytes):
+        refused(header)
+        return
+    text = json.dumps(header).encode()
+    refused(struct.pack("<Q", len(text)) + text + b"\0" * 8)
+
+
+def test_a_safetensors_file_of_something_else(refused):
+    assert refused(save({"weight": np.zeros((2, 2), np.float32)})) == (
+        "it is a safetensors file without the metadata of a recording"
+    )
+
+
+def test_not_a_file(tmp_path):
+    with pytest.raises(PotError, match=r"there is no baseline .*x\.pot\.safetensors"):
+        Baseline.load(tmp_path / "x.pot.safetensors")
+    with pytest.raises(PotError, match="there is no baseline"):
+        Baseline.load(tmp_path)
+
+
+def with_array(baseline, name, change) -> bytes:
+    """A file with a right checksum, forged by someone who can compute one."""
+    array = getattr(baseline.recorded, name).copy()
+    changed = change(array)
+    return to_bytes(replace(baseline, recorded=replace(baseline.recorded, **{name: array if changed is None else changed})))
+
+
+def set_at(row, value):
+    def change(array):
+        array[row] = value
+
+    return change
+
+
+# The fixture's prompts have positions 0-9, 10-41, ...: row 12 is prompt 1, position 2.
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("values", set_at((12, 3), np.nan), "prompt 1, position 2: a log-probability is NaN or infinite"),
+        ("log_tail", set_at(12, -np.inf), "prompt 1, position 2: a log-probability is NaN or infinite"),
+        ("target_values", set_at(0, np.inf), "prompt 0, position 0: a log-probability is NaN or infinite"),
+        ("log_normalisers", set_at(12, 0.0), "prompt 1, position 2: the probabilities sum to more than 1"),
+        ("log_tail", set_at(12, 0.01), "prompt 1, position 2: the probabilities sum to more than 1"),
+        ("log_tail", set_at(12, 1e300), "prompt 1, position 2: the probabilities sum to more than 1"),
+        ("log_tail", set_at(12, -50.0), "prompt 1, position 2: the probabilities sum to less than 1"),
+        ("ids", set_at((12, 3), 97), "prompt 1, position 2: an id is outside the vocabulary of 97 ids"),
+        ("values", lambda a: a[:, ::-1].copy(), "prompt 0, position 0: the ids are not sorted, the likeliest first"),
+        ("target_values", set_at(12, 60.0), "prompt 1, position 2: the continuation's token outweighs the tail"),
+    ],
+)
+def test_forged_numbers(baseline, refused, name, change, told):
+    assert refused(with_array(baseline, name, change)) == told
+
+
+def test_an_id_that_stands_there_twice(baseline, refused):
+    def twice(ids):
+        ids[12, 5] = ids[12, 4]
+
+    assert refused(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id stands there twice"
+
+
+def test_two_log_probabilities_of_one_token(baseline, refused):
+    targets = np.array([token for tokens in baseline.tokens for token in tokens.targets])
+    row = int(np.argmax((baseline.recorded.ids == targets[:, None]).any(axis=1)))
+    told = refused(with_array(baseline, "target_values", lambda values: values.__setitem__(row, values[row] - 1)))
+    assert told.endswith("the continuation's token has two log-probabilities")
+
+
+@pytest.mark.parametrize("name", ["ids", "values", "target_values", "log_normalisers", "log_tail", "clear"])
+def test_a_position_that_one_tensor_lacks(baseline, refused, name):
+    told = refused(with_array(baseline, name, lambda array: array[:-1].copy()))
+    if name == "log_normalisers":  # by which the others are counted
+        assert " and there are 99 positions" in told
+    else:
+        assert told.startswith(f"the tensor '{name}' has the shape ")
+
+
+def test_a_whole_vocabulary_that_is_not(prompts, tokenizer, refused):
+    whole = TeacherForcedScorer(ScoringConfig(top_k=None)).record(tiny(), prompts, tokenizer)
+    told = refused(with_array(whole, "values", lambda values: values[:, :50].copy()))
+    assert told == "the tensor 'values' has the shape [100, 50], and 100 positions with top_k=None of 97 ids need [100, 97]"
+
+
+def forged(baseline, **fields) -> bytes:
+    return to_bytes(replace(baseline, **fields))
+
+
+def test_a_token_outside_the_vocabulary(baseline, refused):
+    first = baseline.tokens[0]
+    tokens = (Tokens((97, *first.ids[1:]), first.prompt_len), *baseline.tokens[1:])
+    assert refused(forged(baseline, tokens=tokens)) == "prompt 0 has the token 97, outside the vocabulary of 97 ids"
+
+
+def test_texts_without_tokens(baseline, refused):
+    told = refused(forged(baseline, prompts=baseline.prompts[1:]))
+    assert told == "it claims 293 tokens and 100 positions of 8 prompts, and has 7 texts"
+
+
+def test_prompts_of_no_position(baseline, refused):
+    first = baseline.tokens[0]
+    tokens = (Tokens(first.ids, len(first.ids)), *baseline.tokens[1:])
+    assert refused(forged(baseline, tokens=tokens)) == f"prompt 0 claims {len(first.ids)} tokens and 0 positions"
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**40, True])
+def test_a_vocabulary_of_no_size(baseline, refused, size):
+    assert refused(forged(baseline, vocab_size=size)) == f"vocab_size is {size!r}, not a count"
+
+
+def test_a_file_with_holes_that_claims_more_than_memory_holds(baseline, content, refused, tmp_path):
+    """Sizes that agree with each other and with a sparse file's, and take 4 kB on disk."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    n = 30_000_000
+    end = 0
+    for name, width in (
+        ("values", 10),
+        ("ids", 10),
+        ("target_values", 0),
+        ("log_normalisers", 0),
+        ("log_tail", 0),
+        ("clear", 0),
+    ):
+        size = {"F32": 4, "F64": 8, "U16": 2, "U8": 1}[header[name]["dtype"]]
+        shape = [n, width] if width else [n]
+        header[name] = {**header[name], "shape": shape, "data_offsets": [end, end + size * n * max(width, 1)]}
+        end = header[name]["data_offsets"][1]
+    for name, shape, size in (("tokens", [2 * n], 2), ("lengths", [8, 3], 4)):
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        header[name] = {**header[name], "shape": shape, "data_offsets": [end, end + size * count]}
+        end = header[name]["data_offsets"][1]
+    text = json.dumps(header).encode()
+    path = tmp_path / "holes.pot.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    with pytest.raises(PotError, match=r"holes\.pot\.safetensors is damaged, .* claims 60000000 tokens and 30000000 positions"):
+        Baseline.load(path)
+
+
+def test_half_a_character(baseline, refused):
+    """JSON can write it as an escape; nothing else can write it at all."""
+    odd = replace(baseline, provenance=replace(baseline.provenance, reference="\ud800"))
+    arrays, document = baseline_file._arrays(odd), baseline_file._document(odd)
+    document["checksum"] = baseline_file._checksum(arrays, document)
+    told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
+    assert told == "provenance.reference is no text: it holds half of a character"
+    with pytest.raises(PotError, match="cannot record a text that holds half of a character"):
+        to_bytes(odd)
+
+
+@pytest.mark.parametrize("name", ["reference", "label", "machine", "prompts"])
+def test_provenance_that_is_no_text(baseline, refused, name):
+    told = refused(forged(baseline, provenance=replace(baseline.provenance, **{name: 1})))
+    assert told == f"provenance.{name} is int, not a string"
+
+
+def test_metadata_of_another_form(baseline, refused):
+    told = refused(forged(baseline, provenance=replace(baseline.provenance, files=["not", "a", "mapping"])))
+    assert told.startswith("its metadata has another form (AttributeError: ")
+
+
+def test_a_configuration_that_no_one_can_ask_for(baseline, refused):
+    config = copy.copy(baseline.config)
+    object.__setattr__(config, "temperature", -1.0)
+    assert refused(forged(baseline, config=config)) == "temperature=-1.0 must be a finite number above 0"

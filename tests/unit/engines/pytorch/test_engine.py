@@ -1,0 +1,241 @@
+"""What can stand for a model: plain modules, objects with .logits, and engines that are no torch model at all."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.base import Engine
+from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.pytorch.engine import CausalLM
+
+from ...models import changed, tiny
+
+
+class Returning(torch.nn.Module):
+    def __init__(self, model, wrap):
+        super().__init__()
+        self.model, self.wrap = model, wrap
+
+    def forward(self, token_ids):
+        return self.wrap(self.model(token_ids).logits)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, lambda x: SimpleNamespace(logits=x), lambda x: (x, "cache")], ids=["tensor", "object", "tuple"]
+)
+def test_plain_modules_score_like_the_model_they_wrap(prompts, tokenizer, wrap):
+    reference, candidate = tiny(), changed(tiny())
+    expected = TeacherForcedScorer().score_batch(reference, candidate, prompts, tokenizer)
+    found = TeacherForcedScorer().score_batch(Returning(reference, wrap), Returning(candidate, wrap), prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
+def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(prompts, tokenizer):
+    def noisy(logits):
+        return logits + torch.randn_like(logits)
+
+    before = torch.get_rng_state()
+    report = TeacherForcedScorer().score_batch(Returning(tiny(), noisy), Returning(tiny(), noisy), prompts, tokenizer)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert report.mean > 0.1
+
+
+def test_only_the_columns_that_are_needed_go_through_the_head(prompts, tokenizer):
+    model = tiny("llama")
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    tokens = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, model, prompts, tokenizer).tokens
+    width = max(len(t.ids) - 1 for t in tokens) - min(t.prompt_len - 1 for t in tokens)
+    assert {shape[:2] for shape in seen} == {(8, width)}
+    seen.clear()
+    TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(model, model, prompts, tokenizer)
+    assert sorted({shape[:2] for shape in seen}) == sorted({(1, len(t.ids)) for t in tokens})
+
+
+class Fixed(torch.nn.Module):
+    """The same logits after every token."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.register_buffer("logits", logits)
+
+    def forward(self, ids):
+        return self.logits.expand(*ids.shape, -1)
+
+
+def one_ulp_below(value, dtype):
+    return torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(0.0, dtype=dtype)).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
+def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(prompts, tokenizer, dtype, preset):
+    """A margin of 1.5 nats is no rounding error, in whatever precision."""
+    flips = {}
+    for second in (18.5, one_ulp_below(20.0, dtype)):
+        logits = torch.zeros(97, dtype=dtype)
+        logits[5], logits[6] = 20.0, second
+        swapped = logits.clone()
+        swapped[5], swapped[6] = second, 20.0
+        scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
+        flips[second] = scorer.score_batch(Fixed(logits), Fixed(swapped), prompts, tokenizer).metrics["top1_flip"]
+    assert list(flips.values()) == [1.0, 0.0]
+
+
+def test_a_module_with_state_but_no_parameters_will_do(prompts, tokenizer):
+    class Unigram(torch.nn.Module):
+        def forward(self, ids):
+            return torch.zeros(97).index_fill(0, torch.tensor([5, 6]), 3.0).expand(*ids.shape, 97)
+
+    assert TeacherForcedScorer().score_batch(Unigram(), Unigram(), [*prompts, "drawn"], tokenizer).mean == 0
+
+
+@pytest.mark.parametrize(
+    ("wrap", "shown"),
+    [
+        (lambda x: x[0], r"\(\d+, 97\)"),
+        (lambda x: x[:, :3], r"\(4, 3, 97\)"),
+        (lambda x: "text", "str"),
+        (lambda x: None, "NoneType"),
+    ],
+)
+def test_other_outputs_are_refused_with_what_was_expected(prompts, tokenizer, wrap, shown):
+    with pytest.raises(PotError, match=rf"the candidate's forward returned {shown} for token ids .* expected logits"):
+        TeacherForcedScorer().score_batch(tiny(), Returning(tiny(), wrap), prompts, tokenizer)
+
+
+def test_what_is_no_model_is_refused(prompts, tokenizer):
+    with pytest.raises(PotError, match=r"the candidate is str, not a model: give a torch\.nn\.Module"):
+        TeacherForcedScorer().score_batch(tiny(), "gpt2", prompts, tokenizer)
+
+
+class Uniform:
+    """An engine that never heard of torch: every token is as likely as any other."""
+
+    max_positions = 40
+    label = "nowhere"
+
+    def _at(self, batch, ids, m):
+        n = sum(tokens.n_positions for tokens in batch)
+        row = np.full(n, -np.log(97))
+        return TopK(
+            ids=ids,
+            log_probs=np.repeat(row[:, None], m, axis=1),
+            log_tail=None if m == 97 else np.full(n, np.log((97 - m) / 97)),
+            targets=row,
+            top_ids=np.zeros(n, dtype=np.int64),
+            top_log_probs=row,
+            clear=np.zeros(n, dtype=bool),
+            log_normalisers=np.zeros(n),
+            vocab_size=97,
+        )
+
+    def top_k(self, batch, k):
+        n = sum(tokens.n_positions for tokens in batch)
+        return self._at(batch, np.tile(np.arange(k), (n, 1)) if k else None, k or 97)
+
+    def at(self, batch, ids):
+        return self._at(batch, None, ids) if isinstance(ids, int) else self._at(batch, ids, ids.shape[1])
+
+    def sample(self, contexts, n_tokens, seed):
+        return [[3] * n_tokens for _ in contexts]
+
+
+@pytest.mark.parametrize("top_k", [10, None])
+def test_any_engine_can_be_scored_against_any_other(prompts, tokenizer, top_k):
+    assert isinstance(Uniform(), Engine)
+    flat = tiny(scale=0.0)  # zero weights: the same uniform distribution, by another road
+    for reference, candidate in ((Uniform(), flat), (flat, Uniform())):
+        report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(
+            reference, candidate, [*prompts[:4], "drawn"], tokenizer
+        )
+        assert report.metrics["kl"] == pytest.approx(0, abs=1e-12)
+        assert "nowhere" in report.labels
+
+
+def test_precision_and_device_are_given_to_a_copy(prompts, tokenizer):
+    model = tiny("llama")
+    scorer = TeacherForcedScorer(ScoringConfig(dtype="float64"))
+    report = scorer.score_batch(model, changed(model), prompts, tokenizer)
+    assert report.labels == ("float64 on cpu", "float64 on cpu")
+    assert model.dtype == torch.float32
+    half = tiny("llama").to(torch.bfloat16)
+    report = TeacherForcedScorer().score_batch(model, half, prompts, tokenizer)
+    assert report.labels[1] == "float32 on cpu"  # upcast: bf16 is slow, or rounds its own way, on a CPU
+    assert half.dtype == torch.bfloat16
+    exact = TeacherForcedScorer().score_batch(model, tiny("llama").to(torch.bfloat16).float(), prompts, tokenizer)
+    np.testing.assert_array_equal(report.scores, exact.scores)
+
+
+def half_but_for_one():
+    model = tiny("mamba").to(torch.bfloat16)
+    for layer in model.backbone.layers:
+        layer.mixer.A_log.data = layer.mixer.A_log.data.float()
+    return model
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of models on a CPU")
+def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
+    """As Mamba keeps its decay rates in float32; and all of it is converted where that is asked for."""
+    with CausalLM.ready(half_but_for_one(), "candidate", ScoringConfig()) as engine:
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+    with CausalLM.ready(half_but_for_one(), "candidate", ScoringConfig(dtype="bfloat16")) as engine:
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_an_error(prompts, tokenizer):
+    with pytest.raises(PotError, match=r"the device 'cuda' cannot be used here: .* Use 'auto' or 'cpu'"):
+        TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(tiny(), tiny(), prompts, tokenizer)
+
+
+def test_autocast_is_used_where_asked(prompts, tokenizer):
+    model = tiny("llama")
+    report = TeacherForcedScorer(ScoringConfig(use_amp=True)).score_batch(model, model, prompts, tokenizer)
+    assert report.labels[0] == "float32 with autocast on cpu"
+    seen = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    TeacherForcedScorer(ScoringConfig(use_amp=True)).score_batch(model, model, prompts, tokenizer)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_reductions_are_chunked_without_a_seam(prompts, tokenizer, monkeypatch):
+    pair = tiny(), changed(tiny())
+    whole = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
+    monkeypatch.setattr("pytest_pot.engines.pytorch.reduction._CACHED", 97 * 5)
+    chunked = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
+    np.testing.assert_array_equal(np.concatenate(whole.positions), np.concatenate(chunked.positions))
+
+
+def test_the_engine_satisfies_its_protocol():
+    with CausalLM.ready(tiny(), "reference", ScoringConfig()) as engine:
+        assert isinstance(engine, Engine)
+        assert torch.is_inference_mode_enabled()
+    assert not torch.is_inference_mode_enabled()
+
+
+class Tabled(torch.nn.Module):
+    """Makes a table in its first forward and writes into it in each."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = tiny()
+        self.table = None
+
+    def forward(self, ids, attention_mask):
+        self.table = torch.zeros(1) if self.table is None else self.table
+        self.table.add_(1)
+        return self.model(ids, attention_mask=attention_mask).logits * (1 + 0 * self.table)
+
+
+def test_what_a_users_module_makes_while_it_is_scored_is_still_of_use(prompts, tokenizer):
+    model = Tabled()
+    TeacherForcedScorer(ScoringConfig()).score_batch(tiny(), model, prompts, tokenizer)
+    ids = torch.tensor([[5, 6, 7]])
+    model(ids, torch.ones_like(ids)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.model.get_output_embeddings().parameters())

@@ -1,0 +1,316 @@
+"""Logits where they are needed and nowhere else, and the model's own wherever it does more than multiply."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    CohereConfig,
+    GraniteConfig,
+    ProphetNetConfig,
+)
+
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.output_layer import OutputLayer
+
+from ...models import ATTENTION, CONFIGS, VOCAB, changed, tiny
+
+SCALED = {
+    "cohere": lambda: CohereConfig(**ATTENTION, logit_scale=0.3),
+    "granite": lambda: GraniteConfig(**ATTENTION, logits_scaling=3.0),
+}
+
+
+def scaled(name):
+    """Scaled by much, and not flat all the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(40)
+    return model
+
+
+def is_split(model, prompts, tokenizer, **fields):
+    """Whether the engine makes the logits itself, once it has seen the model run."""
+    scorer = TeacherForcedScorer(ScoringConfig(**fields))
+    tokens = scorer.record(tiny(), prompts, tokenizer).tokens
+    with CausalLM.ready(model, "reference", scorer.config) as engine:
+        engine.top_k(tokens, 10)
+        return engine._reader.output_layer is not None
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_an_architecture_that_ends_in_a_product_is_split(name, prompts, tokenizer):
+    assert is_split(tiny(name), prompts, tokenizer)
+
+
+@pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}])
+@pytest.mark.parametrize("name", SCALED)
+def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(name, fields, prompts, tokenizer, monkeypatch):
+    assert is_split(scaled(name), prompts, tokenizer, **fields)
+    pair = scaled(name), changed(scaled(name))
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
+    split = scorer.score_batch(*pair, prompts, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_batch(*pair, prompts, tokenizer)
+    assert whole.mean > 0.01
+    np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if "dtype" in fields else 1e-6)
+
+
+def test_the_last_token_is_read_only_where_the_model_might_need_it(prompts, tokenizer):
+    """What predicts nothing costs nothing; but of a module that is not known nobody can tell."""
+    read = {}
+    for name, model in {"known": tiny(), "own": shifted(tiny())}.items():
+        lengths = read[name] = []
+        model.get_input_embeddings().register_forward_pre_hook(lambda _, ids, to=lengths: to.append(ids[0].shape[1]))
+        report = TeacherForcedScorer(ScoringConfig(batch_size=1)).score_batch(tiny(), model, prompts, tokenizer)
+    longest_first = sorted((len(tokens.ids) for tokens in report.tokens), reverse=True)
+    assert read == {"known": [length - 1 for length in longest_first], "own": longest_first}
+
+
+def shifted(model):
+    """A class of a user's own, with another forward."""
+
+    class Shifted(type(model)):
+        def forward(self, *arguments, **named):
+            output = super().forward(*arguments, **named)
+            output.logits = output.logits.roll(1, dims=-1)
+            return output
+
+    model.__class__ = Shifted
+    return model
+
+
+def hooked(model):
+    model.register_forward_hook(lambda module, inputs, output: output)
+    return model
+
+
+def hooked_layer(model):
+    model.lm_head.register_forward_pre_hook(lambda module, inputs: None)
+    return model
+
+
+def capped_unannounced(model):
+    """Its configuration is silent: only running it shows what it does."""
+    forward = type(model).forward
+
+    class Capped(type(model)):
+        def forward(self, *arguments, **named):
+            output = forward(self, *arguments, **named)
+            output.logits = torch.tanh(output.logits / 5) * 5
+            return output
+
+    Capped.forward.__module__ = forward.__module__
+    model.__class__ = Capped
+    return model
+
+
+def prophetnet():
+    """Its last layer is given states for this token and the next, [batch, 2, length, d]."""
+    sizes = {"num_decoder_layers": 2, "num_encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "ngram": 2}
+    heads = {"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4}
+    config = ProphetNetConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=True, pad_token_id=0, **sizes, **heads)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+def chameleon():
+    """It writes over the logits of the ids that stand for parts of images, in the tensor that its last layer returned."""
+    names = {"<image>": VOCAB - 1, **{f"IMGIMG{chr(65 + i)}Z": 40 + i for i in range(20)}}
+    images = {"embed_dim": 8, "num_embeddings": 20, "latent_channels": 8, "resolution": 32, "base_channels": 32}
+    config = ChameleonConfig(
+        **ATTENTION, vocabulary_map=names, vq_config={**images, "channel_multiplier": [1], "num_res_blocks": 1}
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ChameleonForConditionalGeneration(config).eval()
+
+
+LEFT_WHOLE = {
+    "ids that are never said, written over in place": chameleon,
+    "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
+    "other states than one per token": prophetnet,
+    "a field on logits that is not known": lambda: tiny("llama", logit_shift=2.0),
+    "a field on logits that is no number": lambda: tiny("llama", logit_scale="inv_sqrt_d_model"),
+    "two fields on logits": lambda: tiny("gemma2-softcap", logit_scale=0.5),
+    "a known field that the model does not heed": lambda: tiny("llama", logits_scaling=3.0),
+    "another forward": lambda: shifted(tiny("llama")),
+    "a hook": lambda: hooked(tiny("llama")),
+    "a hook on the last layer": lambda: hooked_layer(tiny("llama")),
+    "a forward put in its place": lambda: _with_own_forward(tiny("llama")),
+}
+
+
+def _with_own_forward(model):
+    forward = model.forward
+    model.forward = lambda *arguments, **named: forward(*arguments, **named)
+    return model
+
+
+@pytest.mark.parametrize("kind", LEFT_WHOLE)
+def test_a_model_that_does_more_is_left_whole(kind, prompts, tokenizer):
+    """And is scored as by the plain road."""
+    model = LEFT_WHOLE[kind]()
+    assert not is_split(model, prompts, tokenizer)
+    pair = model, tiny("llama")
+    found = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
+    plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"use_amp": True}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}]
+)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatch):
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
+    split = scorer.score_batch(*pair, prompts, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_batch(*pair, prompts, tokenizer)
+    assert whole.mean > 0
+    # Products of other shapes are rounded otherwise: to 1 in 2^24 of a logit, or 1 in 2^8 in half precision.
+    half = "use_amp" in fields or "dtype" in fields
+    np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if half else 1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("name", ["llama", "phi", "gemma2-softcap"])
+def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(name, temperature, prompts, tokenizer, monkeypatch):
+    """Live and recorded, and every figure of the report."""
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20, temperature=temperature))
+
+    def reports():
+        baseline = scorer.record(pair[0], prompts, tokenizer)
+        live, recorded = scorer.score_batch(*pair, prompts, tokenizer), scorer.score_baseline(baseline, pair[1], tokenizer)
+        assert live.metrics == recorded.metrics
+        assert scorer.score_baseline(baseline, pair[0], tokenizer).max == 0.0
+        return live
+
+    some = reports()
+    monkeypatch.setattr(OutputLayer, "some_ids", False)
+    every = reports()
+    assert every.metrics["kl"] > 0.001
+    for metric, values in every.divergences.items():
+        np.testing.assert_allclose(np.concatenate(some.divergences[metric]), np.concatenate(values), atol=1e-6, rtol=1e-5)
+    assert some.tail_mass == pytest.approx(every.tail_mass, abs=1e-6)
+    for ours, theirs in zip(some.worst(5), every.worst(5), strict=True):
+        assert ours.candidate_probability == pytest.approx(theirs.candidate_probability, abs=1e-5)
+
+
+def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompts, tokenizer):
+    model = tiny("llama", vocab_size=5000)
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=5))
+    baseline = scorer.record(model, prompts, tokenizer)
+    tokens = baseline.tokens
+    n = sum(t.n_positions for t in tokens)
+    with CausalLM.ready(model, "candidate", scorer.config) as engine:
+        engine.at(tokens, baseline.top_k().ids)  # the first run also shows that the model can be split
+        with FlopCounterMode(display=False) as counted:
+            engine.at(tokens, baseline.top_k().ids)
+    ids = {*baseline.top_k().ids.ravel().tolist(), *(token for t in tokens for token in t.targets)}
+    assert head_flops(counted) == 2 * n * 32 * len(ids)
+    assert len(ids) < 2500
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2-softcap"])
+def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(name, prompts, tokenizer, monkeypatch):
+    """As where a library tries a quantisation in ``nn.Linear``, for all instances."""
+    model = tiny(name)
+    scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20))
+    baseline = scorer.record(model, prompts, tokenizer)
+    plain = torch.nn.Linear.forward
+
+    def rounded(layer, states):
+        if layer is not model.lm_head:
+            return plain(layer, states)
+        step = layer.weight.abs().amax(1, keepdim=True) / 127
+        return torch.nn.functional.linear(states, torch.round(layer.weight / step) * step, layer.bias)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", rounded)
+    found = scorer.score_baseline(baseline, model, tokenizer)
+    monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
+    whole = scorer.score_baseline(baseline, model, tokenizer)
+    assert whole.mean > 1e-4
+    np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
+
+
+def test_a_bias_and_hooks_inside_the_model_count(prompts, tokenizer):
+    reference, candidate = tiny("phi"), tiny("phi")
+    with torch.no_grad():
+        candidate.lm_head.bias[17] += 3.0
+    assert TeacherForcedScorer().score_batch(reference, candidate, prompts, tokenizer).mean > 0.01
+    same = tiny("phi")
+    same.model.layers[1].register_forward_hook(lambda module, inputs, output: output.roll(1, dims=-1))
+    assert TeacherForcedScorer().score_batch(reference, same, prompts, tokenizer).mean > 0.01
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements of any tensor that an operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if isinstance(output, torch.Tensor):
+            self.elements = max(self.elements, output.numel())
+        return output
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fastest"])
+def test_no_tensor_of_all_positions_and_the_whole_vocabulary(preset, tokenizer, monkeypatch):
+    monkeypatch.setattr("pytest_pot.engines.pytorch.output_layer._ELEMENTS", {"cpu": 1})
+    model = tiny("llama", vocab_size=5000)
+    prompts = [Prompt("a" * 60, "b" * 30)] * 16
+    with Largest() as largest:
+        TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=16)).score_batch(model, model, prompts, tokenizer)
+    assert largest.elements <= max(64 * 5000, sum(p.numel() for p in model.parameters()))
+    assert 64 * 5000 < 16 * 16 * 5000
+
+
+def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
+    model = tiny("llama")
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=len(prompts), top_k=10))
+    tokens = scorer.record(model, prompts, tokenizer).tokens
+    with CausalLM.ready(model, "reference", scorer.config) as engine:
+        engine.top_k(tokens, 10)  # the first run also shows that the model can be split
+        with FlopCounterMode(display=False) as counted:
+            engine.top_k(tokens, 10)
+    assert head_flops(counted) == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
+
+
+def head_flops(counted):
+    flops = counted.get_flop_counts()
+    return sum(flops["Global"].values()) - sum(flops["LlamaForCausalLM.model"].values())
+
+
+class CountsFromTheEnd(torch.nn.Module):
+    """A user's own, to which ``logits_to_keep`` is a number."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids, attention_mask, logits_to_keep=0):
+        logits = self.model(ids, attention_mask=attention_mask, use_cache=False).logits
+        return logits[:, -logits_to_keep:] if logits_to_keep else logits
+
+
+@pytest.mark.parametrize("continuation", ["c", "cde"])
+def test_a_users_own_forward_is_not_asked_for_columns(continuation, tokenizer):
+    pair = CountsFromTheEnd(tiny("llama")), CountsFromTheEnd(changed(tiny("llama")))
+    prompts = [Prompt("ab", continuation)]
+    found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
+    plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)

@@ -1,0 +1,180 @@
+"""What prompts begin with is read once, and changes no score."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BartConfig, RobertaConfig
+
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.prefix_cache import PrefixCaches, shared_prefix
+from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.scoring.batching import longest_first
+
+from ...models import CONFIGS, VOCAB, changed, tiny
+
+HEAD = "You are a helpful assistant. Answer in one word, and never say why. "  # 68 characters, a token each
+SHARING = [Prompt(HEAD + text, " word") for text in ("What is blue?", "Who?", "Why not?", "Where is it?", "When?", "How?")]
+WHOLE = {"gemma3", "gemma2-softcap", "mamba"}
+"""Windows, a recurrent state."""
+
+
+def embedded(model):
+    """The shapes of ids that the model's embedding reads; hooks on the model itself would keep it whole."""
+    seen = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
+    return seen
+
+
+@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_sharing_changes_no_score(name, preset, tokenizer, monkeypatch):
+    pair = tiny(name), changed(tiny(name))
+    scorer = TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=4))
+    seen = embedded(pair[1])
+    shared = scorer.score_batch(*pair, SHARING, tokenizer)
+    shortest = min(length for _, length in seen)
+    assert (shortest >= len(HEAD)) == (name in WHOLE)
+    monkeypatch.setattr(CausalLM, "share_prefixes", False)
+    apart = scorer.score_batch(*pair, SHARING, tokenizer)
+    assert apart.mean > 0.01
+    np.testing.assert_allclose(shared.scores, apart.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [3, 4, "auto"])
+@pytest.mark.parametrize("preset", ["balanced", "fastest"])
+def test_a_model_stays_at_distance_0_from_itself_live_and_recorded(preset, batch_size, tokenizer):
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
+    scorer = TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=batch_size))
+    assert scorer.score_batch(wide, wide, SHARING, tokenizer).max == 0.0
+    assert scorer.score_baseline(scorer.record(wide, SHARING, tokenizer), wide, tokenizer).max == 0.0
+
+
+def test_the_beginning_is_read_once_for_all_batches(tokenizer):
+    model = tiny("llama")
+    seen = embedded(model)
+    TeacherForcedScorer(ScoringConfig(batch_size=3)).record(model, SHARING, tokenizer)
+    whole = max(len(HEAD + prompt.text + " word") for prompt in SHARING)
+    assert [shape for shape in seen if shape[1] == 64] == [(1, 64)]
+    assert sum(n * length for n, length in seen) < 64 + len(SHARING) * (whole - 64) + whole + 1  # once more, to compare
+
+
+def test_the_rest_of_a_beginning_is_read_on_top_of_it(tokenizer):
+    """79 tokens in common: 64, which batches with a few less would share too, and 15, once for both batches."""
+    model = tiny("llama")
+    prompts = [Prompt(HEAD + "x" * 11 + first + "?", " word") for first in "abcdefghijkl"]
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=6))
+    baseline = scorer.record(model, prompts, tokenizer)
+    seen = embedded(model)
+    assert scorer.score_baseline(baseline, model, tokenizer).max == 0.0
+    assert [shape for shape in seen if shape[0] == 1][:2] == [(1, 64), (1, 15)]
+    assert [length for n, length in seen if n == 6] == 2 * [len("a? word") - 1]
+    assert len(seen) == 5  # and the whole of one prompt, to compare
+
+
+def test_a_cache_that_gives_other_scores_is_not_used(tokenizer):
+    """The model forgets what it has read as soon as it is given a cache."""
+    model, forgotten = tiny("llama"), []
+
+    def forget(module, inputs, named):
+        cache = named.get("past_key_values", named.get("cache"))
+        if cache is not None and cache.get_seq_length():
+            forgotten.append(True)
+            for layer in cache.layers:
+                layer.values = torch.zeros_like(layer.values)
+
+    model.model.register_forward_pre_hook(forget, with_kwargs=True)
+    found = TeacherForcedScorer(ScoringConfig(batch_size=4)).score_batch(tiny("llama"), model, SHARING, tokenizer)
+    assert found.max < 1e-5
+    assert forgotten
+
+
+def bart(encoder_layers, decoder_layers):
+    """The decoder of a model whose configuration counts the encoder's layers first."""
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+    config = BartConfig(vocab_size=VOCAB, d_model=32, max_position_embeddings=160, is_decoder=True, **heads, **layers)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("layers", [(1, 2), (2, 1)])
+def test_a_model_that_does_not_get_along_with_the_cache_reads_all(layers, tokenizer):
+    pair = bart(*layers), changed(bart(*layers))
+    found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, SHARING, tokenizer)
+    plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, SHARING, tokenizer)
+    assert plain.mean > 1e-3
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+
+
+def test_running_out_of_memory_is_no_reason_not_to_share(tokenizer, monkeypatch):
+    """It is one to halve the batch."""
+    model, sizes = tiny("llama"), []
+    get = PrefixCaches.get
+
+    def scarce(caches, ids, n, read):
+        sizes.append(n)
+        if n > 2:
+            raise MemoryError
+        return get(caches, ids, n, read)
+
+    monkeypatch.setattr(PrefixCaches, "get", scarce)
+    TeacherForcedScorer(ScoringConfig(batch_size=4)).record(model, SHARING, tokenizer)
+    assert sizes[0] == 4
+    assert set(sizes[1:]) == {2}
+
+
+@pytest.mark.parametrize("fields", [{"use_amp": True}, {"dtype": "bfloat16"}, {"dtype": "float16"}], ids=str)
+def test_half_precision_shares_as_well(fields, tokenizer):
+    """Its rounding is above that of float32, by which the beginnings would not be the same."""
+    model = tiny("llama", hidden_size=256, intermediate_size=512)
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=6, **fields))
+    tokens = scorer.record(model, SHARING, tokenizer).tokens
+    with CausalLM.ready(model, "reference", scorer.config) as engine:
+        engine.top_k(tokens, 10)
+        assert engine._reader.prefixes is not None
+
+
+def test_only_what_predicts_nothing_and_pays_is_shared():
+    def batch(*beginnings, prompt_len):
+        return [Tokens((*beginning, 1, 2, 3), prompt_len) for beginning in beginnings]
+
+    alike = tuple(range(100))
+    assert shared_prefix(batch(alike, alike, prompt_len=100)) == alike[:96]
+    assert shared_prefix(batch(alike, alike, prompt_len=96)) == alike[:80]  # index 95 predicts the first position
+    assert shared_prefix(batch(alike, (*alike[:90], *alike[:10]), prompt_len=100)) == alike[:80]
+    assert shared_prefix(batch(alike, prompt_len=100)) == ()
+    assert shared_prefix(batch(alike[:40], alike[:40], prompt_len=40)) == ()
+    assert shared_prefix(batch(alike[:40], alike[:40], alike[:40], prompt_len=40)) == alike[:32]
+
+
+def test_prompts_that_begin_alike_stand_together():
+    a, b = tuple(range(40)), tuple(range(50, 90))
+    sequences = [(*beginning, *range(n)) for n in range(5, 10) for beginning in (a, b)] + [tuple(range(100, 142)), (7,) * 60]
+    order = longest_first([Tokens((*ids, 1), len(ids)) for ids in sequences], range(12))
+    assert [sequences[i][0] for i in order] == [7, 100, *[0] * 5, *[50] * 5]
+    assert sorted(order) == list(range(12))
+
+
+def test_a_beginning_that_holds_the_padding_id_is_looked_at_again(tokenizer, monkeypatch):
+    """RoBERTa leaves padding out of the positions; with a cache, it counts all that was read."""
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 200}
+    pad = tokenizer("~")["input_ids"][-1]
+    config = RobertaConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=True, pad_token_id=pad, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(20)
+        model.roberta.embeddings.position_embeddings.weight.mul_(20)
+    plain = [Prompt(prompt.text + " Say it in a few words.", prompt.continuation) for prompt in SHARING[:4]]
+    padded = [Prompt("~~~~~~~~" + prompt.text, prompt.continuation) for prompt in SHARING[:4]]
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=4, top_k=None))
+    shared = scorer.score_batch(model, changed(model), [*plain, *padded], tokenizer)
+    monkeypatch.setattr(CausalLM, "share_prefixes", False)
+    apart = scorer.score_batch(model, changed(model), [*plain, *padded], tokenizer)
+    assert apart.mean > 1e-3
+    np.testing.assert_allclose(shared.scores, apart.scores, atol=1e-6)

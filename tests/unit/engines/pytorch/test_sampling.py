@@ -1,0 +1,108 @@
+"""Prompts without a continuation: drawn from the reference at temperature 1, from the whole distribution, reproducibly."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.pytorch.sampling import sample_continuation
+
+from ...models import CONFIGS, VOCAB, changed, tiny
+
+CPU = torch.device("cpu")
+
+
+class Plain(torch.nn.Module):
+    """A model without generate, a cache or a config."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        return self.model(ids).logits
+
+
+def drawn(model, prompts, tokenizer, n=8):
+    report = TeacherForcedScorer(ScoringConfig(positions_per_prompt=n)).score_batch(model, model, prompts, tokenizer)
+    return [tokens.targets for tokens in report.tokens]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_the_cache_changes_no_token(name, tokenizer):
+    model = tiny(name, scale=2.0)
+    prompts = ["The capital of", "x = "]
+    assert drawn(model, prompts, tokenizer) == drawn(Plain(model), prompts, tokenizer)
+
+
+def test_a_prompt_is_continued_alike_wherever_it_stands(tokenizer):
+    model = tiny()
+    first, second = drawn(model, ["one", "two"], tokenizer)
+    assert len(first) == len(second) == 8
+    assert drawn(model, ["two", Prompt("x", "y"), "one"], tokenizer)[::2] == [second, first]
+    assert first != second
+
+
+def test_prompts_do_not_share_their_luck(tokenizer):
+    """With one stream for all, models that are unsure would continue every prompt with the same words."""
+
+    class Uniform(torch.nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, VOCAB)
+
+    first, second, third = drawn(Uniform(), ["one", "two", "three"], tokenizer)
+    assert len({first, second, third}) == 3
+
+
+def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer):
+    model = tiny(scale=1.5)
+    context = list(tokenizer("some text")["input_ids"])
+    with torch.no_grad():
+        probabilities = model(torch.tensor([context])).logits[0, -1].double().softmax(-1).numpy()
+
+    def logits(ids):
+        with torch.no_grad():
+            return model(ids).logits[:, -1]
+
+    n = 4000
+    counts = Counter(sample_continuation(Plain(model), logits, context, 1, seed, CPU)[0] for seed in range(n))
+    observed = np.array([counts[token] for token in range(VOCAB)]) / n
+    # Total variation of n draws from their own distribution: about sqrt(VOCAB / (2 pi n)).
+    assert 0.5 * np.abs(observed - probabilities).sum() < 1.5 * np.sqrt(VOCAB / (2 * np.pi * n))
+
+
+def test_the_models_own_generation_settings_and_eos_are_not_used(tokenizer):
+    model = tiny(scale=2.0)
+    plain = drawn(model, ["abc"], tokenizer, n=24)
+    model.generation_config.repetition_penalty = 50.0
+    model.generation_config.eos_token_id = plain[0][2]
+    model.generation_config.top_k = 1
+    assert drawn(model, ["abc"], tokenizer, n=24) == plain
+    assert model.generation_config.top_k == 1
+
+
+def test_the_drawn_tokens_are_those_that_are_scored(tokenizer):
+    model, other = tiny(), changed(tiny())
+    config = ScoringConfig(positions_per_prompt=6)
+    report = TeacherForcedScorer(config).score_batch(model, other, ["The end of"], tokenizer)
+    ids = report.tokens[0].ids
+    assert report.to_dict()["prompts"][0]["continuation"] == list(ids[-6:])
+    with torch.no_grad():
+        log_p, log_q = (m(torch.tensor([ids])).logits[0].double().log_softmax(-1) for m in (model, other))
+    at = torch.arange(len(ids) - 7, len(ids) - 1)
+    expected = (log_p[at, list(ids[-6:])] - log_q[at, list(ids[-6:])]).abs().numpy()
+    np.testing.assert_allclose(report.divergences["delta_ce"][0], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_long_prompt_is_cut_before_it_is_continued(tokenizer):
+    config = ScoringConfig(positions_per_prompt=6, max_length=10)
+    report = TeacherForcedScorer(config).score_batch(tiny(), tiny(), ["0123456789"], tokenizer)
+    assert (len(report.tokens[0].ids), report.tokens[0].prompt_len, report.n_truncated) == (10, 4, 1)
+    with pytest.raises(PotError, match="leaves no room"):
+        TeacherForcedScorer(ScoringConfig(positions_per_prompt=10, max_length=10)).score_batch(
+            tiny(), tiny(), ["0123456789"], tokenizer
+        )

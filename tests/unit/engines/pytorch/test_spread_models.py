@@ -1,0 +1,104 @@
+"""Models that accelerate has spread over devices or offloaded, or torch over processes: scored where and as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.pytorch.device import device_of
+from pytest_pot.engines.pytorch.engine import CausalLM
+
+from ...models import changed, tiny
+
+accelerate = pytest.importorskip("accelerate")
+PARTS = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu"}
+MAPS = {
+    "one device": {"": "cpu"},
+    "a layer on disk": {**PARTS, "model.layers.1": "disk", "lm_head": "cpu"},
+    "the head on disk": {**PARTS, "model.layers.1": "cpu", "lm_head": "disk"},
+    "the embedding on disk": {**PARTS, "model.embed_tokens": "disk", "model.layers.1": "cpu", "lm_head": "cpu"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    changed(tiny("llama")).save_pretrained(folder)
+    return folder
+
+
+def spread(folder, tmp_path, name, **options):
+    return AutoModelForCausalLM.from_pretrained(folder, device_map=MAPS[name], offload_folder=tmp_path, **options).eval()
+
+
+@pytest.mark.parametrize("preset", ["balanced", "fastest", "original"])
+@pytest.mark.parametrize("name", MAPS)
+def test_a_spread_model_scores_as_the_plain_one(name, preset, folder, tmp_path, prompts, tokenizer):
+    scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
+    plain = scorer.score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer)
+    model = spread(folder, tmp_path, name)
+    places = {parameter.device.type for parameter in model.parameters()}
+    found = scorer.score_batch(tiny("llama"), model, prompts, tokenizer)
+    assert plain.mean > 0.01
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+    assert {parameter.device.type for parameter in model.parameters()} == places
+
+
+def test_a_model_that_is_offloaded_whole(prompts, tokenizer):
+    model = accelerate.cpu_offload(changed(tiny("llama")), execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    found = TeacherForcedScorer().score_batch(tiny("llama"), model, prompts, tokenizer)
+    plain = TeacherForcedScorer().score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+    with pytest.raises(PotError, match="spread over devices"):
+        TeacherForcedScorer(ScoringConfig(dtype="float64")).score_batch(model, model, prompts, tokenizer)
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_ids_go_where_the_embedding_runs(device):
+    model = accelerate.cpu_offload(tiny("llama"), execution_device=torch.device("cpu"))
+    model.get_input_embeddings()._hf_hook.execution_device = device
+    assert device_of(model) == torch.device(device)
+
+
+def test_its_precision_is_the_one_that_it_was_loaded_in(folder, tmp_path, prompts, tokenizer):
+    model = spread(folder, tmp_path, "a layer on disk", dtype=torch.bfloat16)
+    for config in (ScoringConfig(), ScoringConfig(dtype="bfloat16", device="cpu")):
+        with CausalLM.ready(model, "candidate", config) as engine:
+            assert engine.model is model
+            assert engine.label == "bfloat16 on cpu"
+    with pytest.raises(PotError, match=r"spread over devices, or offloaded, .* dtype='float32' was asked for: load it so"):
+        TeacherForcedScorer(ScoringConfig(dtype="float32")).score_batch(tiny("llama"), model, prompts, tokenizer)
+
+
+def test_it_is_not_moved(folder, tmp_path, monkeypatch, prompts, tokenizer):
+    model = spread(folder, tmp_path, "a layer on disk")
+    monkeypatch.setattr("pytest_pot.engines.pytorch.device.choose_device", torch.device)  # as on a machine that has it
+    with pytest.raises(PotError, match=r"device='cuda' was asked for: load it so"):
+        TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(model, model, prompts, tokenizer)
+
+
+def test_parameters_that_are_cut_over_processes_stay(prompts, tokenizer):
+    """One process stands for the many: the parameters are of the same kind."""
+    from torch.distributed import HashStore, destroy_process_group, init_process_group
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    init_process_group("gloo", rank=0, world_size=1, store=HashStore())
+    try:
+        model = changed(tiny("llama"))
+        plan = {"gate_proj": ColwiseParallel(), "up_proj": ColwiseParallel(), "down_proj": RowwiseParallel()}
+        for layer in model.model.layers:
+            parallelize_module(layer.mlp, init_device_mesh("cpu", (1,)), plan)
+        assert any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        found = TeacherForcedScorer().score_batch(tiny("llama"), model, prompts, tokenizer)
+        with pytest.raises(PotError, match="spread over devices"):
+            TeacherForcedScorer(ScoringConfig(dtype="float64")).score_batch(model, model, prompts, tokenizer)
+    finally:
+        destroy_process_group()
+    plain = TeacherForcedScorer().score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer)
+    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)

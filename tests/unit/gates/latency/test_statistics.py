@@ -1,0 +1,460 @@
+"""The statistics of latency, and the stopwatch on a clock that is told what the time is."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_pot import LatencyReport, PotError, ScoringConfig
+from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.gates.latency.explain import explain
+from pytest_pot.gates.latency.gate import LatencyResult
+from pytest_pot.gates.latency.settings import LatencySettings
+from pytest_pot.gates.latency.statistics import LatencyLimits, Outcome, Peak, checked, lower_rank, upper_rank
+from pytest_pot.gates.latency.stopwatch import Stopwatch, Work, measure
+
+TWICE = LatencyLimits(max_slowdown=2)
+
+
+class Machine:
+    """Two models, each of which takes the times that it is given, one after the other, and the last one for ever."""
+
+    def __init__(self, reference: Iterable[float], candidate: Iterable[float], warm_ups: int = 2) -> None:
+        self.now = 0.0
+        self.order = ""
+        self.reference = self._work("r", reference, warm_ups)
+        self.candidate = self._work("c", candidate, warm_ups)
+
+    def _work(self, name: str, times: Iterable[float], warm_ups: int) -> Work:
+        series = _warmed(times, warm_ups)
+
+        def run() -> None:
+            self.order += name
+            self.now += next(series)
+
+        return Work(run)
+
+    def measure(self, limits: LatencyLimits, *, alone: bool = False, **options) -> LatencyReport:
+        watch = Stopwatch(lambda: self.now)
+        return measure(self.candidate, None if alone else self.reference, limits, watch, **options)
+
+
+def _warmed(times: Iterable[float], warm_ups: int) -> Iterator[float]:
+    """``times`` after as many runs of the first as the warm-up takes of a model that is warm."""
+    series = iter(times)
+    time = next(series)
+    yield from [time] * (warm_ups + 1)
+    for time in series:
+        yield time
+    yield from itertools.repeat(time)
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------------
+
+
+def coverage_from_below(n: int, share: float, rank: int) -> float:
+    """P(x_(rank) <= quantile) by going through all 2^n outcomes of "is it at most the quantile"."""
+    hits = 0.0
+    for outcome in itertools.product((True, False), repeat=n):
+        if sum(outcome) >= rank:
+            hits += math.prod(share if below else 1 - share for below in outcome)
+    return hits
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.3])
+@pytest.mark.parametrize("n", [1, 4, 5, 10, 13])
+def test_the_lower_bound_is_the_highest_order_statistic_that_covers(n, share):
+    covering = [rank for rank in range(1, n + 1) if coverage_from_below(n, share, rank) >= 0.95]
+    assert lower_rank(n, share) == max(covering, default=0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.3])
+@pytest.mark.parametrize("n", [1, 4, 5, 10, 13])
+def test_the_upper_bound_is_the_lowest_order_statistic_that_covers(n, share):
+    # x_(rank) is at least the quantile where at most rank - 1 values are below it.
+    covering = [rank for rank in range(1, n + 1) if 1 - coverage_from_below(n, share, rank) >= 0.95]
+    assert upper_rank(n, share) == min(covering, default=n + 1)
+
+
+def test_ranks_of_the_two_looks():
+    """What the docstring of ``checked`` says of their errors."""
+    assert (lower_rank(10, 0.5), lower_rank(40, 0.5)) == (2, 15)
+    wrong = [1 - coverage_from_below(10, 0.5, 2), sum(math.comb(40, i) for i in range(15)) / 2**40]
+    assert wrong == pytest.approx([0.011, 0.040], abs=5e-4)
+    assert [upper_rank(n, 0.95) <= n for n in (58, 59)] == [False, True]
+
+
+@given(st.integers(1, 60), st.sampled_from([0.5, 0.95]))
+def test_the_bounds_lie_on_both_sides_and_mirror_each_other(n, share):
+    low, high = lower_rank(n, share), upper_rank(n, share)
+    assert 0 <= low < high <= n + 1
+    assert low == n + 1 - upper_rank(n, 1 - share)
+
+
+# -- exact outcomes ----------------------------------------------------------------------------------------------------
+
+
+def test_all_equal():
+    machine = Machine([1], [1])
+    report = machine.measure(TWICE)
+    assert (report.verdict, report.slowdown, report.iqr) == (Outcome.PASS, 1, 0)
+    assert report.n_pairs == 10
+    assert report.checks[0].bound == 1
+
+
+def test_the_order_alternates_after_the_warm_up():
+    machine = Machine([1], [1])
+    machine.measure(TWICE)
+    assert machine.order == "rrcc" + "rccr" * 5
+
+
+def test_exactly_at_the_limit_passes():
+    assert Machine([1], [2]).measure(TWICE).verdict is Outcome.PASS
+
+
+def test_just_above_the_limit_fails_at_the_first_look():
+    report = Machine([1], [2.125]).measure(TWICE)
+    assert (report.verdict, report.n_pairs, report.slowdown) == (Outcome.FAIL, 10, 2.125)
+
+
+def test_drift_cancels():
+    """The machine gets slower all the time, to a quarter of its speed: neither model is to blame."""
+    clock = [2.0 ** (i / 10) for i in range(20)]
+    report = Machine(clock[::2], clock[1::2]).measure(LatencyLimits(max_slowdown=1.25))
+    assert report.verdict is Outcome.PASS
+    assert report.slowdown == pytest.approx(2**0.1)
+
+
+def test_one_huge_outlier_changes_nothing():
+    calm = Machine([1], [1]).measure(TWICE)
+    shaken = Machine([1], [1, 1, 1, 1000, 1]).measure(TWICE)
+    assert (shaken.verdict, shaken.slowdown, shaken.n_pairs) == (Outcome.PASS, calm.slowdown, 10)
+
+
+def test_one_lucky_run_does_not_save_a_slow_candidate():
+    report = Machine([1], [3, 3, 0.125, 3]).measure(TWICE)
+    assert (report.verdict, report.n_pairs, report.checks[0].bound) == (Outcome.FAIL, 10, 3)
+
+
+def test_bimodal_times_take_more_pairs_and_are_told_as_they_are():
+    """Three of five runs take thrice as long: the median ratio is 3, the bound that 40 pairs give as well."""
+    report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
+    assert report.n_pairs == 40
+    assert (report.verdict, report.slowdown, report.checks[0].bound) == (Outcome.INCONCLUSIVE, 3, 1)
+    report = Machine([1], [1, 3, 3, 3] * 10).measure(TWICE)
+    assert (report.verdict, report.n_pairs, report.checks[0].bound) == (Outcome.FAIL, 40, 3)
+
+
+def test_a_pass_that_is_not_clear_takes_more_pairs_too():
+    """Two of ten are above the limit by chance, as far as the first look can tell: it is not trusted to be a pass."""
+    first = [1, 1, 1, 1, 1, 1, 1, 1, 3, 3]
+    report = Machine([1], [*first, *[1] * 30]).measure(TWICE)
+    assert (report.verdict, report.n_pairs, report.slowdown) == (Outcome.PASS, 40, 1)
+    report = Machine([1], [*first, *[3] * 30]).measure(TWICE)
+    assert (report.verdict, report.n_pairs, report.slowdown) == (Outcome.FAIL, 40, 3)
+
+
+def test_too_little_time_for_ten_pairs_is_inconclusive():
+    report = Machine([1], [5]).measure(TWICE, max_seconds=30)
+    assert (report.verdict, report.capped) == (Outcome.INCONCLUSIVE, True)
+    assert report.n_pairs == 3  # 12 s for the warm-up, then 6 s each
+    assert report.slowdown == 5
+    assert report.checks[0].point is None
+
+
+def test_time_that_is_up_between_the_looks_ends_in_a_look_at_what_there_is():
+    report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE, max_seconds=64)
+    assert report.capped
+    assert 10 < report.n_pairs < 40
+    assert report.verdict is Outcome.INCONCLUSIVE
+
+
+def test_a_model_is_warmed_up_until_it_gets_no_faster():
+    machine = Machine([1], [16, 8, 4, 2, 1.9], warm_ups=0)
+    machine.measure(TWICE)
+    assert machine.order.startswith("rr" + "ccccc" + "rc")
+    machine = Machine([1], [2.0**-i for i in range(20)], warm_ups=0)
+    machine.measure(TWICE, max_seconds=0.1)
+    assert machine.order == "rr" + "cc", "time is up, whatever it does"
+
+
+def test_short_runs_are_repeated_and_long_ones_are_not():
+    machine = Machine([1 / 64], [1 / 64])
+    report = machine.measure(TWICE)
+    assert report.repeats > 1
+    assert report.repeats / 64 >= 0.05
+    assert machine.order[4:].startswith("r" * report.repeats + "c" * report.repeats)
+    assert report.candidate == (1 / 64,) * 10
+    assert Machine([1], [1]).measure(TWICE).repeats == 1
+
+
+def test_each_model_is_repeated_as_its_own_runs_need():
+    """A candidate that takes a hundred times as long is told after ten pairs, not when time is up."""
+    machine = Machine([1 / 1024], [100 / 1024])
+    report = machine.measure(TWICE, max_seconds=10)
+    assert (report.verdict, report.n_pairs, report.slowdown, report.repeats) == (Outcome.FAIL, 10, 100, 1)
+    assert machine.order.count("r") > 500
+
+
+def test_a_hiccup_in_one_of_several_short_runs_does_not_count():
+    """One run in eight takes forty times as long, in every timing: what most runs take is what is told."""
+    times = [1 / 256] * 7 + [40 / 256]
+    report = Machine([1], times * 100).measure(LatencyLimits(budget_ms=5), alone=True)
+    assert report.repeats > 8
+    assert (report.verdict, report.ms_per_prompt) == (Outcome.PASS, 1000 / 256)
+
+
+def test_memory_is_measured_where_it_is_limited_and_nowhere_else():
+    """Measuring it resets a record of the process's, which is the user's."""
+    asked = []
+    machine = Machine([1], [1])
+
+    def peak() -> Peak:
+        asked.append(1)
+        return Peak(1_000_000, 1, "resident")
+
+    models = [Work(work.run, peak=peak) for work in (machine.candidate, machine.reference)]
+    watch = Stopwatch(lambda: machine.now)
+    assert measure(*models, TWICE, watch).memory is None
+    assert not asked
+    report = measure(*models, LatencyLimits(max_memory_ratio=1.5), watch)
+    assert (report.memory, report.verdict, len(asked)) == (Peak(1_000_000, 1, "resident"), Outcome.PASS, 2)
+
+
+# -- budgets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "name", "found"),
+    [
+        ({"budget_ms": 300}, "ms per prompt", 250),
+        ({"budget_ms": 1200, "per": "batch"}, "ms per batch", 1000),
+        ({"budget_ms": 12, "per": "token"}, "ms per token", 10),
+        ({"budget_ms": 300, "stat": "p95"}, "ms per prompt (p95)", 250),
+        ({"min_tokens_per_s": 90}, "tokens per second", 100),
+    ],
+)
+def test_a_budget_is_of_the_candidate_alone(limits, name, found):
+    machine = Machine([1000], [1])
+    report = machine.measure(LatencyLimits(**limits), alone=True, n_prompts=4, n_tokens=100)
+    [check] = report.checks
+    assert (check.name, check.point, check.bound, check.outcome) == (name, pytest.approx(found), pytest.approx(found), "pass")
+    assert "r" not in machine.order
+    assert (report.reference, report.n_pairs, report.slowdown, report.ratios) == (None, 0, None, ())
+
+
+@pytest.mark.parametrize("limits", [{"budget_ms": 200}, {"min_tokens_per_s": 110}, {"budget_ms": 200, "stat": "p95"}])
+def test_a_budget_that_is_missed(limits):
+    report = Machine([1], [1]).measure(LatencyLimits(**limits), alone=True, n_prompts=4, n_tokens=100)
+    assert report.verdict is Outcome.FAIL
+
+
+def test_a_tail_is_one_of_single_runs():
+    """One run in eight takes ten times as long: nothing to the median, all to the 95th percentile."""
+    times = [1 / 64] * 7 + [10 / 64]
+    median = Machine([1], times * 100).measure(LatencyLimits(budget_ms=50), alone=True)
+    tail = Machine([1], times * 100).measure(LatencyLimits(budget_ms=50, stat="p95"), alone=True)
+    assert (median.verdict, tail.verdict) == (Outcome.PASS, Outcome.FAIL)
+    assert (tail.repeats, tail.checks[0].point) == (1, 10000 / 64)
+
+
+def test_all_limits_must_hold_and_the_worst_decides():
+    limits = LatencyLimits(budget_ms=1, max_slowdown=2, min_tokens_per_s=1e-3)
+    report = Machine([1], [1]).measure(limits)
+    assert [check.outcome for check in report.checks] == ["fail", "pass", "pass"]
+    assert report.decisive.limit_name == "budget_ms"
+
+
+def test_memory_is_held_against_its_limits():
+    limits = LatencyLimits(max_memory_mb=100, max_memory_ratio=1.5)
+    found = checked(limits, [], [], 1, 1, Peak(150_000_000, 1, "resident"), Peak(120_000_000, 1, "resident"))
+    assert [(check.name, check.point, check.outcome) for check in found] == [
+        ("MB of memory", 150, "fail"),
+        ("memory ratio", 1.25, "pass"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "there is no limit to hold; give at least one of budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, "),
+        ({"budget_ms": -1}, "budget_ms=-1 must be a finite number above 0"),
+        ({"max_slowdown": 0}, "max_slowdown=0 must be a finite number above 0"),
+        ({"max_slowdown": math.nan}, "max_slowdown=nan must be a finite number above 0"),
+        ({"max_memory_mb": "1"}, "max_memory_mb='1' must be a finite number above 0"),
+        ({"min_tokens_per_s": True}, "min_tokens_per_s=True must be a finite number above 0"),
+        ({"budget_ms": 1, "per": "second"}, "per='second' is not one of 'prompt', 'batch', 'token'"),
+        ({"budget_ms": 1, "stat": "mean"}, "stat='mean' is not one of 'median', 'p95'"),
+    ],
+)
+def test_limits_that_have_no_meaning(arguments, message):
+    with pytest.raises(InvalidArgument) as caught:
+        LatencyLimits(**arguments)
+    assert str(caught.value).startswith(message)
+
+
+# -- the clock and the machine -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "word"), [(-1.0, "went backwards"), (0.0, "stood still")])
+def test_a_clock_that_cannot_be_trusted_is_refused(step, word):
+    machine = Machine([1], [1, 1, 1, step])
+    with pytest.raises(PotError, match=f"the clock {word} while a model ran"):
+        machine.measure(TWICE)
+
+
+def test_the_clock_is_read_after_the_device_is_done():
+    events: list[str] = []
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    watch = Stopwatch(clock, lambda: events.append("done"))
+    watch.time(lambda: events.append("run"))
+    assert events == ["done", "clock", "run", "done", "clock"]
+
+
+def test_the_lead_is_timed_by_itself():
+    machine = Machine([1], [1])
+    leads = iter([5.0] * 2 + [8.0] * 10)
+
+    def lead() -> None:
+        machine.now += next(leads)
+
+    candidate = Work(machine.candidate.run, lead)
+    report = measure(candidate, machine.reference, TWICE, Stopwatch(lambda: machine.now))
+    assert (report.slowdown, report.lead, report.reference_lead) == (1, (8.0,) * 10, ())
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("times", [[1], [1, 1, 0]], ids=["measured", "refused"])
+def test_garbage_collection_is_off_and_afterwards_as_it_was(enabled, times):
+    was = gc.isenabled()
+    machine = Machine([1], times)
+    seen: set[bool] = set()
+
+    def run() -> None:
+        seen.add(gc.isenabled())
+        machine.candidate.run()
+
+    try:
+        (gc.enable if enabled else gc.disable)()
+        try:
+            measure(Work(run), machine.reference, TWICE, Stopwatch(lambda: machine.now))
+        except PotError:
+            assert times != [1]
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()
+    assert seen == {False}
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def said(report: LatencyReport, limits: LatencyLimits) -> tuple[str, str]:
+    """The first and the last line."""
+    asked = LatencySettings(
+        gate="pot_latency",
+        preset="single",
+        config=ScoringConfig(),
+        reference=None,
+        baseline=None,
+        candidate=None,
+        prompts=None,
+        key=None,
+        limits=limits,
+    )
+    first, *_, last = explain(LatencyResult(asked, ("a", "b"), report)).splitlines()
+    return first, last
+
+
+def test_a_limit_that_is_missed_by_a_hair_looks_missed():
+    limits = LatencyLimits(max_slowdown=1.25)
+    first, _ = said(Machine([1], [1.2503]).measure(limits), limits)
+    assert first.startswith("pot_latency: slowdown 1.2503x > 1.25x (95% bound 1.2503x, 10 pairs; ")
+
+
+def test_noise_is_not_the_candidates_fault():
+    report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
+    first, last = said(report, TWICE)
+    assert first.startswith(
+        "pot_latency: inconclusive: slowdown 3.00x > 2.00x, but its bound is not (95% bound 1.00x, 40 pairs; "
+    )
+    assert last == (
+        "  what to do: times differ too much here (IQR 67%) for 40 pairs to decide; run it again where less else runs, or time "
+        "more or longer prompts"
+    )
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+times = st.lists(st.floats(0.25, 8), min_size=40, max_size=40)
+
+
+@settings(deadline=None)
+@given(times, times, st.floats(0.25, 8))
+def test_whatever_the_times(reference, candidate, limit):
+    report = Machine(reference, candidate).measure(LatencyLimits(max_slowdown=limit))
+    [check] = report.checks
+    assert report.n_pairs in (10, 40)
+    assert min(report.ratios) <= check.bound <= check.point <= max(report.ratios)
+    assert (report.verdict is Outcome.FAIL) == (check.bound > limit)
+    assert (report.verdict is Outcome.PASS) == (check.point <= limit)
+    assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == report.to_dict()
+
+
+@settings(deadline=None)
+@given(times, times, st.floats(0.5, 4))
+def test_a_slower_clock_changes_nothing(reference, candidate, limit):
+    def verdict(unit: float) -> tuple[Outcome, int]:
+        scaled = [[unit * time for time in series] for series in (reference, candidate)]
+        report = Machine(*scaled).measure(LatencyLimits(max_slowdown=limit))
+        return report.verdict, report.n_pairs
+
+    assert verdict(1) == verdict(4)  # a power of two: no rounding
+
+
+@settings(deadline=None)
+@given(times, times, st.floats(0.5, 4), st.integers(1, 4))
+def test_a_faster_candidate_never_turns_a_pass_into_a_failure(reference, candidate, limit, power):
+    slow = Machine(reference, candidate).measure(LatencyLimits(max_slowdown=limit))
+    fast = Machine(reference, [max(0.2, time / 2**power) for time in candidate]).measure(LatencyLimits(max_slowdown=limit))
+    if slow.verdict is Outcome.PASS and (slow.n_pairs, slow.repeats) == (fast.n_pairs, fast.repeats):
+        assert fast.verdict is Outcome.PASS
+
+
+def simulated(slowdown: float, limit: float, noise: float, gates: int) -> dict[Outcome, float]:
+    """The share of each outcome over gates whose times are drawn log-normally, each by itself."""
+    draw = random.Random(0)
+    found = dict.fromkeys(Outcome, 0)
+
+    def times(typical: float) -> Iterator[float]:
+        while True:
+            yield typical * math.exp(draw.gauss(0, noise))
+
+    for _ in range(gates):
+        report = Machine(times(1), times(slowdown)).measure(LatencyLimits(max_slowdown=limit))
+        found[report.verdict] += 1
+    return {outcome: count / gates for outcome, count in found.items()}
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.2, 0.5])
+def test_a_candidate_at_its_very_limit_fails_as_rarely_as_is_said(noise):
+    # 5.1 % at most; three standard errors of 1000 gates are 2.1 %.
+    assert simulated(1.25, 1.25, noise, 1000)[Outcome.FAIL] < 0.051 + 0.021
+
+
+def test_the_same_model_does_not_fail_and_one_that_is_slower_does():
+    assert simulated(1.0, 1.25, 0.3, 500)[Outcome.FAIL] < 0.005
+    assert simulated(1.5, 1.25, 0.1, 500)[Outcome.FAIL] == 1
+    assert simulated(1.5, 1.25, 0.18, 500)[Outcome.FAIL] > 0.95

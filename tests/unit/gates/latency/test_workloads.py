@@ -1,0 +1,220 @@
+"""What is timed of a real model: the work itself, the memory that it takes, and nothing left behind."""
+
+from __future__ import annotations
+
+import sys
+from collections import namedtuple
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from pytest_pot import PotError, ScoringConfig
+from pytest_pot.engines.base import OutOfMemory
+from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.gates.latency.memory import peak_of, weights_size
+from pytest_pot.gates.latency.workloads import _Decoding, alike, synchroniser, work
+from pytest_pot.prompts.tokenization import Tokens
+
+CONFIG = ScoringConfig()
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="counted by Linux")
+SIZES = {"vocab_size": 97, "bos_token_id": 0, "eos_token_id": 0}
+
+
+def made(cls, config):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = cls(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(4)  # or else all positions say the same
+    return model.eval()
+
+
+def gpt2():
+    return made(GPT2LMHeadModel, GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=64, **SIZES))
+
+
+def llama():
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+    return made(LlamaForCausalLM, LlamaConfig(max_position_embeddings=64, **sizes, **SIZES))
+
+
+BATCH = [Tokens((5, 6, 7, 8, 9, 0, 0, 0, 0), 5), Tokens((11, 12, 0, 0, 0, 0), 2)]
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_decoding_goes_on_with_the_cache_and_chooses_what_the_model_would(make):
+    model = make()
+    expected = []
+    with torch.inference_mode():
+        for tokens in BATCH:
+            ids = list(tokens.ids[: tokens.prompt_len])
+            for _ in range(4):
+                ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+            expected.append(ids[tokens.prompt_len :])
+    lengths = []
+    model.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        decoding = _Decoding(engine, "candidate", BATCH)
+        decoding.begin()
+        chosen = [decoding.last]
+        original = decoding._keep
+
+        def keep(output):
+            original(output)
+            chosen.append(decoding.last)
+
+        decoding._keep = keep
+        decoding.go_on()
+    assert torch.cat(chosen, dim=1).tolist() == expected
+    assert lengths == [5, 1, 1, 1], "after the prompt, one token at a time"
+
+
+def test_a_model_without_a_cache_cannot_be_timed_at_decoding():
+    class Plain(nn.Module):
+        def forward(self, ids):
+            return torch.zeros(*ids.shape, 97)
+
+    with CausalLM.ready(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as caught:
+        work(engine, "candidate", BATCH, "decode", None)
+    assert str(caught.value).startswith("the candidate takes and returns no key-value cache (cache or past_key_values or")
+
+
+def test_an_engine_of_ones_own_can_be_timed_at_scoring_alone():
+    Own = namedtuple("Own", ["label"])
+    with pytest.raises(PotError, match=r"the reference is an engine of its own \(a server\), of which only what='score'"):
+        work(Own("a server"), "reference", BATCH, "prefill", None)
+
+
+@pytest.mark.parametrize("what", ["score", "prefill", "decode"])
+def test_the_shapes_that_are_run(what):
+    model = gpt2()
+    shapes = []
+    model.register_forward_hook(lambda _, args, output: shapes.append((*args[0].shape, output.logits.shape[1])))
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        timed = work(engine, "candidate", BATCH, what, 10)
+        assert not shapes, "nothing is run before it is timed"
+        if timed.lead is not None:
+            timed.lead()
+        timed.run()
+    # score: only the columns that predict something; prefill: all; decode: the prompt, whose last token counts, then three.
+    assert shapes == {"score": [(2, 9, 7)], "prefill": [(2, 9, 9)], "decode": [(2, 5, 1)] + [(2, 1, 1)] * 3}[what]
+
+
+HEAD = tuple(range(1, 49))
+SHARING = [Tokens((*HEAD, i, i, i, i), 50) for i in range(60, 64)]
+
+
+def lengths_read(model):
+    """The lengths of the sequences that it reads from now on; hooks on the model itself would keep it whole."""
+    read = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, arguments: read.append(tuple(arguments[0].shape)))
+    return read
+
+
+def test_every_run_reads_all_of_every_prompt():
+    model = llama()
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        alike([engine], SHARING, 10)
+        read = lengths_read(model)
+        timed = work(engine, "candidate", SHARING, "score", 10)
+        timed.run()
+        timed.run()
+    assert read == [(4, 51)] * 2
+
+
+def test_both_are_run_whole_where_one_of_them_has_to_be():
+    """Else a model is told to be slower for a hook that does nothing."""
+    plain, other, hooked = llama(), llama(), llama()
+    hooked.register_forward_hook(lambda *_: None)
+    for candidate, split in ((other, True), (hooked, False)):
+        with CausalLM.ready(plain, "reference", CONFIG) as ours, CausalLM.ready(candidate, "candidate", CONFIG) as theirs:
+            alike([ours, theirs], SHARING, 10)
+            for engine in (ours, theirs):
+                work(engine, "candidate", SHARING, "score", 10).run()
+                assert (engine.reader.output_layer is not None) == split
+
+
+@pytest.mark.parametrize("what", ["prefill", "decode"])
+def test_an_id_outside_the_vocabulary_is_told_before_anything_is_run(what):
+    with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine, pytest.raises(PotError, match="the tokenizer gives id 97, but"):
+        work(engine, "candidate", [Tokens((5, 97, 6), 2)], what, None)
+
+
+@pytest.mark.parametrize("what", ["score", "prefill", "decode"])
+def test_memory_that_runs_out_is_told_as_such(what):
+    model = gpt2()
+    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+        timed = work(engine, "candidate", BATCH, what, 10)
+
+        def refuse(*_):
+            raise torch.OutOfMemoryError("no room")
+
+        model.register_forward_pre_hook(refuse)
+        with pytest.raises(OutOfMemory, match="the candidate ran out of memory on cpu: no room"):
+            (timed.lead or timed.run)()
+
+
+def in_pieces(megabytes: int, pieces: int, kept: list[torch.Tensor]) -> None:
+    """Hold so much three times over; something small stays behind each time."""
+    for _ in range(3):
+        held = [torch.ones(megabytes * 250_000 // pieces) for _ in range(pieces)]
+        kept.append(torch.ones(1000))
+        held.clear()
+
+
+@on_linux
+@pytest.mark.parametrize("megabytes", [64, 256])
+def test_peak_memory_is_what_the_run_needs_above_rest_and_its_own_weights(megabytes):
+    model = nn.Linear(1000, 1000, bias=False)
+    # Once, and gone at the end: a second time might find what was freed too small by a few bytes, and take as much again.
+    peak = peak_of(lambda: torch.ones(megabytes * 250_000).sum(), model, torch.device("cpu"))
+    assert peak.weights == 4_000_000
+    assert (peak.bytes - peak.weights) / 1e6 == pytest.approx(megabytes, abs=5)
+
+
+@on_linux
+def test_memory_that_the_allocator_keeps_for_later_hides_nothing():
+    kept: list[torch.Tensor] = []
+    for pieces in (1, 10, 200, 1000):
+        in_pieces(100, pieces, kept)  # what is freed here is used again below, and was resident all the time
+        peak = peak_of(partial(in_pieces, 100, pieces, kept), nn.Linear(1, 1), torch.device("cpu"))
+        assert peak.bytes / 1e6 > 95
+
+
+def test_tied_weights_are_counted_once():
+    model = gpt2()
+    assert model.lm_head.weight is model.transformer.wte.weight
+    unique = {id(p): p.numel() * 4 for p in model.parameters()}
+    assert weights_size(model) == sum(unique.values()) + sum(buffer.nbytes for buffer in model.buffers())
+
+
+def test_the_memory_of_other_devices_is_not_guessed():
+    assert peak_of(lambda: None, nn.Linear(1, 1), torch.device("meta")) is None
+
+
+@on_linux
+def test_the_cache_of_keys_and_values_counts_although_a_run_before_left_one():
+    config = GPT2Config(n_layer=8, n_embd=256, n_head=2, n_positions=512, **SIZES)
+    batch = [Tokens((*range(1, 9), *[0] * 400), 8)] * 4
+    cache = 8 * 2 * 4 * 256 * 4 * 407  # layers, keys and values, prompts, width, bytes, tokens
+    with CausalLM.ready(made(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
+        timed = work(engine, "candidate", batch, "decode", None)
+        timed.lead()
+        timed.run()
+        peak = timed.peak()
+    assert peak.bytes - peak.weights > 0.9 * cache
+
+
+def test_every_device_that_a_model_is_on_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch, "get_device_module", lambda device: namedtuple("Module", "synchronize")(waited.append))
+    places = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("xpu:0"), torch.device("cpu"), torch.device("meta")]
+    with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine:
+        parameters = [namedtuple("Parameter", "device")(place) for place in [*places, *places]]
+        monkeypatch.setattr(engine.model, "parameters", lambda: iter(parameters))
+        synchroniser([engine])()
+    assert sorted(map(str, waited)) == ["cuda:0", "cuda:1", "xpu:0"]

@@ -1,0 +1,83 @@
+"""The likely cause, on divergences made by hand; tests/real has it on a real model damaged in known ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pytest_pot.engines.distributions import TopK
+from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.scoring.diagnosis import likely_cause
+
+
+class Made:
+    """What the diagnosis reads of a report."""
+
+    def __init__(self, divergence, reference_ids=None, candidate_ids=None):
+        self.divergences = {"tv": divergence}
+        self.tokens = [Tokens(tuple(range(4 + len(values))), 4) for values in divergence]
+        self.n_positions = sum(len(values) for values in divergence)
+        self.indices = range(len(divergence))
+        zeros = [np.zeros(len(values), dtype=np.int64) for values in divergence]
+        self.distributions = [[top(ids) for ids in given or zeros] for given in (reference_ids, candidate_ids)]
+
+
+def top(ids):
+    n = len(ids)
+    floats = np.zeros(n)
+    return TopK(None, np.zeros((n, 0)), None, floats, ids, floats, floats > 0, floats, 10)
+
+
+def noisy(level, generator):
+    return np.clip(level * generator.lognormal(0, 0.5, np.shape(level)), 0, 1)
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (lambda j: 0.03 + 0 * j, "all prompts and positions alike"),
+        (lambda j: 0.02 + 0.01 * j, "grows with the position"),
+        (lambda j: 0.3 * np.exp(-j / 8) + 0.02, "from the first position on"),
+        (lambda j: 0.85 + 0 * j, "little in common"),
+    ],
+)
+def test_shapes_over_positions(generator, shape, words):
+    divergence = [noisy(shape(np.arange(32.0)), generator) for _ in range(12)]
+    if words == "little in common":
+        divergence = [np.clip(0.85 + 0.02 * generator.normal(size=32), 0, 1) for _ in range(12)]
+    assert words in likely_cause(Made(divergence))
+
+
+def test_a_few_prompts_are_named(generator):
+    levels = np.full(24, 1e-3)
+    levels[[3, 17]] = 0.4
+    divergence = [noisy(np.full(32, level), generator) for level in levels]
+    cause = likely_cause(Made(divergence))
+    assert cause.startswith("prompts 3, 17 alone hold 9")
+    assert "% of the divergence: look at what they have in common" in cause
+    assert likely_cause(Made(divergence[:10])).startswith("prompt 3 alone holds 9")
+
+
+@pytest.mark.parametrize(("shift", "words"), [(1, "one position late"), (-1, "one position early")])
+def test_choices_shifted_by_one(generator, shift, words):
+    reference = [generator.integers(0, 1000, 32) for _ in range(8)]
+    candidate = [np.roll(ids, shift) for ids in reference]
+    divergence = [np.full(32, 0.8) for _ in range(8)]
+    assert words in likely_cause(Made(divergence, reference, candidate))
+    assert "shifted by one" not in likely_cause(Made(divergence, reference, reference))
+
+
+def test_no_divergence_has_no_cause():
+    assert likely_cause(Made([np.zeros(32) for _ in range(12)])) is None
+
+
+def test_too_little_evidence_shows_no_pattern(generator):
+    assert likely_cause(Made([noisy(np.full(10, 0.1), generator)])) is None
+    # Prompts that differ widely, none of them dominant, and no trend: nothing to say.
+    levels = np.geomspace(0.001, 0.2, 16)
+    assert likely_cause(Made([noisy(np.full(16, level), generator) for level in levels])) is None

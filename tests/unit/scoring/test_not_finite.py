@@ -1,0 +1,61 @@
+"""NaN and infinity are errors that name the model, the prompt and the position; never a score."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+
+from ..models import tiny
+
+
+class Poisoned(torch.nn.Module):
+    """Puts ``value`` at one vocabulary id, for one sequence index of sequences of one length."""
+
+    def __init__(self, model, value, index, length):
+        super().__init__()
+        self.model, self.value, self.index, self.length = model, value, index, length
+
+    def forward(self, ids, attention_mask=None):
+        logits = self.model(ids, attention_mask=attention_mask).logits.clone()
+        rows = attention_mask.sum(1) == self.length
+        if rows.any():
+            logits[rows, self.index, 5] = self.value
+        return logits
+
+
+NO_SCORE = (
+    "and at 1 of the 13 positions of its batch. Such a model has no score; look for an overflow (float16?) or for weights that "
+    "are not finite"
+)
+PROMPTS = [Prompt("ab", "cd"), Prompt("abcdef", "ghijkl"), Prompt("abc", "defgh")]
+
+
+@pytest.mark.parametrize("config", [{}, {"top_k": None}, {"top_k": 5}, {"every_position": True, "top_k": None}], ids=str)
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_the_place_is_named(tokenizer, config, role, value):
+    models = {"reference": tiny(), "candidate": tiny()}
+    models[role] = Poisoned(tiny(), value, index=7, length=12)
+    with pytest.raises(PotError) as caught:
+        TeacherForcedScorer(ScoringConfig(**config)).score_batch(models["reference"], models["candidate"], PROMPTS, tokenizer)
+    # Sequence index 7 of the prompt of 6 tokens predicts its position 2.
+    assert str(caught.value) == (f"the {role}'s log-probabilities are NaN at prompt 1 ('abcdef'), position 2, {NO_SCORE}")
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize("larger", [None, "reference", "candidate"])
+def test_an_impossible_token_among_those_compared_is_an_error(tokenizer, role, larger):
+    """Also where the vocabularies differ in size, and one of them is given a tail that is empty."""
+    sizes = {name: {"vocab_size": 104} if name == larger else {} for name in ("reference", "candidate")}
+    models = {name: tiny(**size) for name, size in sizes.items()}
+    models[role] = Poisoned(models[role], float("-inf"), index=7, length=12)
+    with pytest.raises(PotError) as caught:
+        TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*models.values(), PROMPTS, tokenizer)
+    assert str(caught.value) == (f"the {role}'s log-probabilities are infinite at prompt 1 ('abcdef'), position 2, {NO_SCORE}")
+
+
+def test_what_is_not_read_may_be_anything(tokenizer):
+    unread = Poisoned(tiny(), float("nan"), index=2, length=12)  # inside the prompt: it predicts no position
+    assert TeacherForcedScorer().score_batch(tiny(), unread, PROMPTS, tokenizer).mean == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,105 @@
+"""When memory runs out the batch is halved; the errors are raised by a model that refuses large batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot.scoring import comparison
+
+from ..models import changed, tiny
+
+CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+
+
+class Limited(torch.nn.Module):
+    """Runs out of memory above ``most`` sequences at once."""
+
+    def __init__(self, model, most, error):
+        super().__init__()
+        self.model, self.most, self.error, self.sizes = model, most, error, []
+
+    def forward(self, ids, attention_mask=None):
+        self.sizes.append(len(ids))
+        if len(ids) > self.most:
+            raise self.error
+        return self.model(ids, attention_mask=attention_mask)
+
+
+ERRORS = [RuntimeError(CPU_MESSAGE), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_the_batch_is_halved_until_it_fits(prompts, tokenizer, error):
+    model, other = tiny(), changed(tiny())
+    limited = Limited(other, 2, error)
+    report = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, limited, prompts, tokenizer)
+    assert limited.sizes == [8, 4, 2, 2, 2, 2]
+    assert report.batch_size == 2
+    expected = TeacherForcedScorer(ScoringConfig(batch_size=2)).score_batch(model, other, prompts, tokenizer)
+    np.testing.assert_allclose(report.scores, expected.scores, atol=1e-6)
+
+
+def test_a_model_stays_at_distance_zero_from_itself_when_only_one_side_runs_out(prompts, tokenizer):
+    # Both wrapped: a model that is not makes its logits another way, and rounds otherwise.
+    unlimited, limited = (Limited(tiny(), most, MemoryError()) for most in (len(prompts), 3))
+    report = TeacherForcedScorer(ScoringConfig(batch_size="auto")).score_batch(unlimited, limited, prompts, tokenizer)
+    assert report.metrics["kl"] == 0
+    assert report.batch_size <= 3
+
+
+def test_one_prompt_that_does_not_fit_is_an_error_with_the_sizes(prompts, tokenizer):
+    limited = Limited(tiny(), 0, RuntimeError(CPU_MESSAGE))
+    with pytest.raises(PotError) as caught:
+        TeacherForcedScorer(ScoringConfig(batch_size=2)).score_batch(limited, tiny(), prompts, tokenizer)
+    longest = max(len(tokenizer(p.text + p.continuation)["input_ids"]) for p in prompts)
+    assert str(caught.value) == (
+        f"out of memory with a single prompt: prompt 4 has {longest} tokens and 1 positions (max_length=256, top_k=100). "
+        f"the reference ran out of memory on cpu: {CPU_MESSAGE}. Lower max_length or positions_per_prompt, set a top_k, or use "
+        "a smaller dtype or another device"
+    )
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("generates", [False, True])
+def test_a_prompt_that_does_not_fit_while_it_is_continued_is_an_error_with_the_sizes(prompts, tokenizer, error, generates):
+    limited = Limited(tiny(), 0, error)
+    if generates:
+
+        def refuse(module, inputs):
+            raise error
+
+        limited = tiny()
+        limited.lm_head.register_forward_pre_hook(refuse)
+    scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=6))
+    with pytest.raises(PotError) as caught:
+        scorer.score_batch(limited, tiny(), [prompts[0], "01234567"], tokenizer)
+    assert str(caught.value) == (
+        "out of memory with a single prompt: prompt 1 has 14 tokens and 6 positions (max_length=256, top_k=100). the reference "
+        f"ran out of memory on cpu: {str(error) or 'MemoryError'}. Lower max_length or positions_per_prompt, set a top_k, or "
+        "use a smaller dtype or another device"
+    )
+
+
+def test_memory_that_runs_out_while_distributions_are_compared(prompts, tokenizer, monkeypatch):
+    """With the whole vocabulary that takes as much as the models do."""
+    compare = comparison.position_divergences
+
+    def refuse(reference, candidate, tail):
+        if len(reference.targets) > 12:
+            raise MemoryError
+        return compare(reference, candidate, tail)
+
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=4, positions_per_prompt=6))
+    whole = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
+    monkeypatch.setattr(comparison, "position_divergences", refuse)
+    report = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
+    assert (report.batch_size, report.n_prompts) == (2, whole.n_prompts)
+
+
+def test_other_errors_of_a_model_are_its_own(prompts, tokenizer):
+    broken = Limited(tiny(), 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        TeacherForcedScorer().score_batch(tiny(), broken, prompts, tokenizer)

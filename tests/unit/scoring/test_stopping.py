@@ -1,0 +1,149 @@
+"""Scoring until the verdict is safe: the same scores as the whole suite's, in random order, and no more of them than needed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer, Verdict
+from pytest_pot.gates.verdict.sequential import SequentialTest
+
+from ..models import changed, tiny
+
+MANY = [Prompt(f"The number {i} comes before", f" the number {i + 1}.") for i in range(96)]
+CONFIG = ScoringConfig(top_k=20, batch_size=4, positions_per_prompt=12)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return tiny(), changed(tiny())
+
+
+@pytest.fixture(scope="module")
+def whole(pair, tokenizer):
+    return TeacherForcedScorer(CONFIG).score_batch(*pair, MANY, tokenizer)
+
+
+def decide(reference, candidate, tokenizer, limit, prompts=MANY, **named):
+    scorer = TeacherForcedScorer(CONFIG)
+    test = SequentialTest(limit, pool=len(prompts))
+    return scorer.decide(reference, candidate, prompts, tokenizer, test, **named)
+
+
+def test_a_clear_difference_takes_few_prompts(pair, whole, tokenizer):
+    report, decision = decide(*pair, tokenizer, whole.mean / 4)
+    assert decision.verdict is Verdict.DIFFERENT
+    assert report.n_prompts == decision.n_used <= 8
+    assert report.n_prompts % 4 == 0  # whole batches
+    np.testing.assert_allclose(report.scores, whole.scores[list(report.indices)], atol=1e-6)
+    assert [prompt.text for prompt in report.prompts] == [MANY[index].text for index in report.indices]
+    assert list(report.indices) == sorted(report.indices)
+    assert {worst.prompt_index for worst in report.worst(20)} <= set(report.indices)
+
+
+def test_the_same_takes_as_many_as_the_outliers_need(pair, whole, tokenizer):
+    report, decision = decide(*pair, tokenizer, 2 * whole.mean)
+    assert decision.verdict is Verdict.SAME
+    assert 30 < report.n_prompts < 96
+    assert decision.decided_after <= report.n_prompts < decision.decided_after + 4
+
+
+def test_a_limit_too_near_needs_the_whole_pool(pair, whole, tokenizer):
+    for limit, verdict in ((whole.mean * 0.999, Verdict.DIFFERENT), (whole.mean * 1.001, Verdict.SAME)):
+        report, decision = decide(*pair, tokenizer, limit)
+        assert decision.verdict is verdict
+        assert decision.exhausted or verdict is Verdict.DIFFERENT
+        assert report.n_prompts > 48
+
+
+def test_the_order_is_the_seeds_and_not_the_list(pair, whole, tokenizer):
+    first, again, other = (decide(*pair, tokenizer, whole.mean / 4, seed=seed)[0].indices for seed in (1, 1, 2))
+    assert first == again != other
+    assert decide(*pair, tokenizer, whole.mean / 4, seed=None)[0].indices == tuple(range(len(first)))
+
+
+def test_the_trajectory_is_in_the_order_drawn(pair, whole, tokenizer):
+    report, decision = decide(*pair, tokenizer, whole.mean / 4, seed=1)
+    scores = dict(zip(report.indices, report.scores.tolist(), strict=True))
+    assert sorted(step.score for step in decision.steps) == sorted(scores.values())
+    assert [step.score for step in decision.steps] != list(scores.values())
+
+
+def test_against_a_recording(pair, whole, tokenizer):
+    baseline = TeacherForcedScorer(CONFIG).record(pair[0], MANY, tokenizer)
+    live, recorded = (decide(reference, pair[1], tokenizer, whole.mean / 4) for reference in (pair[0], baseline))
+    assert recorded[0].indices == live[0].indices
+    np.testing.assert_allclose(recorded[0].scores, live[0].scores, atol=1e-6)
+    with pytest.raises(PotError, match="prompts: 96 recorded, 95 now"):
+        decide(baseline, pair[1], tokenizer, 0.1, MANY[:-1])
+
+
+def test_an_identical_model_at_limit_zero(pair, tokenizer):
+    report, decision = decide(pair[0], tiny(), tokenizer, 0.0)
+    assert decision.verdict is Verdict.SAME
+    assert report.max == 0.0
+    assert decide(*pair, tokenizer, 0.0)[1].verdict is Verdict.DIFFERENT
+
+
+def test_only_what_is_drawn_is_continued(pair, tokenizer, monkeypatch):
+    """A bare prompt costs a generation: it is made only for the prompts that are scored."""
+    from pytest_pot.engines.pytorch.engine import CausalLM
+
+    made = []
+    sample = CausalLM.sample
+    monkeypatch.setattr(CausalLM, "sample", lambda self, *a: made.append(1) or sample(self, *a))
+    report, decision = decide(*pair, tokenizer, 1e-6, [prompt.text for prompt in MANY])
+    assert decision.verdict is Verdict.DIFFERENT
+    assert len(made) == report.n_prompts < 96
+
+
+MIXED = [Prompt("z" * (5 + 37 * i % 80), " and so on and on") for i in range(96)]
+
+
+def drawn_with_auto(pair, tokenizer, limit):
+    """The report, the decision, and the lengths of the prompts of each forward."""
+    forwards = []
+    handle = pair[1].register_forward_pre_hook(lambda _, arguments: forwards.append(arguments[0].shape))
+    scorer = TeacherForcedScorer(replace(CONFIG, batch_size="auto"))
+    report, decision = scorer.decide(*pair, MIXED, tokenizer, SequentialTest(limit, pool=len(MIXED)), seed=3)
+    handle.remove()
+    return report, decision, forwards
+
+
+def test_auto_reads_what_is_looked_at_together_sorted_by_length(pair, tokenizer):
+    mean = TeacherForcedScorer(CONFIG).score_batch(*pair, MIXED, tokenizer).mean
+    report, decision, forwards = drawn_with_auto(pair, tokenizer, 2 * mean)
+    assert decision.verdict is Verdict.SAME
+    assert sum(n for n, _ in forwards) == report.n_prompts < decision.decided_after + 16
+    padding = 1 - sum(len(t.ids) for t in report.tokens) / sum(n * length for n, length in forwards)
+    assert padding < 0.1  # in the order drawn it is 0.12
+    order = list(range(96))
+    random.Random(3).shuffle(order)
+    scores = dict(zip(report.indices, report.scores.tolist(), strict=True))
+    assert [step.score for step in decision.steps] == [scores[index] for index in order[: report.n_prompts]]
+
+
+def test_auto_ends_soon_where_little_is_needed(pair, tokenizer):
+    report, decision, _ = drawn_with_auto(pair, tokenizer, 1e-6)
+    assert decision.verdict is Verdict.DIFFERENT
+    assert report.n_prompts == 4
+
+
+def test_a_batch_that_does_not_fit_is_halved(pair, whole, tokenizer):
+    import torch
+
+    model = tiny()
+
+    def refuse(module, arguments):
+        if len(arguments[0]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = model.register_forward_pre_hook(refuse)
+    report, decision = decide(model, pair[1], tokenizer, whole.mean / 4)
+    handle.remove()
+    assert report.batch_size == 2
+    assert decision.verdict is Verdict.DIFFERENT
+    assert decision.n_used == report.n_prompts

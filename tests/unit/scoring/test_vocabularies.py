@@ -1,0 +1,217 @@
+"""Models whose vocabularies differ in size, and ids that do not exist."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+
+from .. import oracle
+from ..conftest import make_tokenizer
+from ..models import VOCAB, changed, tiny
+
+
+def padded(model, by, logit):
+    """``model`` with ``by`` more ids, all of the same logit: what padding to a multiple of 64 leaves in a checkpoint."""
+
+    class Padded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids, attention_mask=None):
+            logits = self.model(ids, attention_mask=attention_mask).logits
+            return torch.cat([logits, torch.full((*logits.shape[:2], by), logit)], dim=-1)
+
+    return Padded()
+
+
+class Fixed(torch.nn.Module):
+    """The same distribution after every token."""
+
+    def __init__(self, *probabilities):
+        super().__init__()
+        self.logits = torch.log(torch.tensor(probabilities, dtype=torch.float64))
+
+    def forward(self, ids):
+        return self.logits.expand(*ids.shape, -1)
+
+
+def with_last(last, *padding):
+    """VOCAB ids, of which the last has the probability ``last``, and padding ids with theirs."""
+    rest = (1.0 - last - sum(padding)) / (VOCAB - 1)
+    return Fixed(*[rest] * (VOCAB - 1), last, *padding)
+
+
+def exact(reference, candidate, report, metric):
+    """The oracle over the union of both vocabularies, with probability 0 where an id does not exist."""
+    found = []
+    for tokens in report.tokens:
+        rows = zip(*(oracle.full_log_probs(m, tokens) for m in (reference, candidate)), strict=True)
+        for target, (log_p, log_q) in zip(tokens.targets, rows, strict=True):
+            size = max(len(log_p), len(log_q))
+            p, q = (np.pad(np.exp(row), (0, size - len(row))).tolist() for row in (log_p, log_q))
+            if metric == "delta_ce":
+                found.append(oracle.delta_ce(log_p, log_q, target))
+            elif metric == "kl_reverse":
+                found.append(oracle.kl(q, p))
+            else:
+                found.append(getattr(oracle, metric)(p, q))
+    return np.array(found)
+
+
+EXACT = {"reference": ("tv", "jsd", "kl_reverse", "delta_ce"), "candidate": ("tv", "jsd", "kl", "delta_ce")}
+"""The figures that are finite where that model has the larger vocabulary. An id that p has and q lacks makes kl infinite."""
+
+
+@pytest.mark.parametrize("top_k", [20, VOCAB, VOCAB + 7, None])
+@pytest.mark.parametrize("larger", ["reference", "candidate"])
+def test_a_padded_vocabulary_is_compared_over_the_whole_of_both(prompts, tokenizer, top_k, larger):
+    reference, candidate = tiny(), changed(tiny())
+    if larger == "reference":
+        reference = padded(reference, 7, -3.0)
+    else:
+        candidate = padded(candidate, 7, -3.0)
+    report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(reference, candidate, prompts, tokenizer)
+    for metric in EXACT[larger]:
+        truth = exact(reference, candidate, report, metric)
+        found = np.concatenate(report.divergences[metric])
+        assert (found <= truth + 1e-6).all()
+        if top_k != 20:
+            np.testing.assert_allclose(found, truth, atol=1e-6, rtol=1e-5)
+    assert all(np.isfinite(list(report.metrics.values())))
+
+
+@pytest.mark.parametrize("preset", ["accurate", "original"])
+@pytest.mark.parametrize("larger", ["reference", "candidate"])
+def test_probability_that_moves_from_the_last_shared_id_to_padding_is_seen(prompts, tokenizer, larger, preset):
+    """Also where the same ids are compared because top_k is no less than the vocabulary."""
+    small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
+    pair = (large, small) if larger == "reference" else (small, large)
+    for overrides in ({}, {"top_k": VOCAB + 2}, {"top_k": 5000}):
+        config = ScoringConfig.preset(preset, **overrides)
+        report = TeacherForcedScorer(config).score_batch(*pair, prompts, tokenizer)
+        assert report.metrics["tv"] == pytest.approx(0.5, abs=1e-12)
+        for metric in ("tv", "jsd", *EXACT[larger][2:]):
+            truth = exact(*pair, report, metric)
+            np.testing.assert_allclose(np.concatenate(report.divergences[metric]), truth, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("larger", "infinite"), [("reference", "kl"), ("candidate", "kl_reverse")])
+def test_an_infinite_divergence_is_a_large_finite_figure(prompts, tokenizer, larger, infinite):
+    small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
+    pair = (large, small) if larger == "reference" else (small, large)
+    report = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
+    assert 300 < report.metrics[infinite] < 400  # 0.5 of the mass, at about 750 nats
+
+
+@pytest.mark.parametrize("larger", ["reference", "candidate"])
+def test_fewer_ids_never_read_more_than_all_of_them(prompts, tokenizer, larger):
+    small, large = changed(tiny()), padded(tiny(), 31, -30.0)
+    pair = (large, small) if larger == "reference" else (small, large)
+    below = dict.fromkeys(("tv", "jsd", "kl", "kl_reverse"), 0.0)
+    for k in (1, 5, 20, 60, VOCAB - 1, VOCAB, VOCAB + 31, None):
+        report = TeacherForcedScorer(ScoringConfig(top_k=k)).score_batch(*pair, prompts, tokenizer)
+        for metric in below:
+            assert report.metrics[metric] >= below[metric] - 1e-12, (metric, k)
+            below[metric] = report.metrics[metric]
+
+
+@pytest.mark.parametrize("larger", ["reference", "candidate"])
+def test_renormalised_over_all_that_both_have(prompts, tokenizer, larger):
+    """The last shared id counts like any other."""
+    small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
+    pair = (large, small) if larger == "reference" else (small, large)
+    report = TeacherForcedScorer(ScoringConfig(top_k=None, tail="renormalise")).score_batch(*pair, prompts, tokenizer)
+    assert report.metrics["tv"] == pytest.approx(0.6 - 0.1 / 0.5, abs=1e-12)
+
+
+def test_the_tail_is_what_the_candidate_has_no_id_for(prompts, tokenizer):
+    small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
+    for reference, candidate, expected in ((small, small, 0.0), (small, large, 0.0), (large, large, 0.0), (large, small, 0.5)):
+        report = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(reference, candidate, prompts, tokenizer)
+        assert report.tail_mass == (pytest.approx(expected) if expected else 0.0)
+
+
+def test_a_candidate_all_of_whose_ids_are_compared(prompts, tokenizer):
+    """The reference's likeliest are just the ids that the candidate has, and its tail is the padding."""
+    reference, candidate = padded(tiny(), 7, -1e3), changed(tiny())
+    report = TeacherForcedScorer(ScoringConfig(top_k=VOCAB)).score_batch(reference, candidate, prompts, tokenizer)
+    np.testing.assert_allclose(np.concatenate(report.divergences["tv"]), exact(reference, candidate, report, "tv"), atol=1e-6)
+
+
+def test_impossible_padding_changes_nothing(prompts, tokenizer):
+    model = tiny()
+    for top_k in (20, None):
+        report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(model, padded(model, 31, -1e4), prompts, tokenizer)
+        assert report.mean == pytest.approx(0, abs=1e-12)
+
+
+def test_likely_ids_that_the_candidate_lacks_are_an_error(prompts, tokenizer):
+    reference = padded(tiny(), 7, 30.0)
+    with pytest.raises(PotError, match=rf"the candidate's vocabulary has {VOCAB} tokens, but .* include id 10\d") as caught:
+        TeacherForcedScorer(ScoringConfig(top_k=20)).score_batch(reference, tiny(), prompts, tokenizer)
+    assert "every id that is used must exist in both" in str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+def test_tokens_outside_a_models_vocabulary_are_an_error(prompts, role):
+    models = {"reference": tiny(), "candidate": tiny()}
+    models[role] = tiny(vocab_size=60)
+    with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 60 tokens"):
+        TeacherForcedScorer().score_batch(models["reference"], models["candidate"], prompts, make_tokenizer())
+
+
+class Plain(torch.nn.Module):
+    """A module that does not say which of its embeddings reads the tokens; its head is as wide as the tokenizer needs."""
+
+    def __init__(self, n_ids=VOCAB, n_positions=128, transposed=False):
+        super().__init__()
+        self.ids, self.positions = torch.nn.Embedding(n_ids, 8), torch.nn.Embedding(n_positions, 8)
+        self.types = torch.nn.Embedding(2, 8)
+        self.head = torch.nn.Linear(8, VOCAB)
+        self.transposed = transposed
+
+    def forward(self, ids):
+        places = torch.arange(ids.shape[1])
+        read = self.ids(input=ids.T).transpose(0, 1) if self.transposed else self.ids(ids)
+        return self.head(read + self.positions(places) + self.types(torch.zeros_like(ids)))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_tokens_outside_a_plain_modules_vocabulary_are_an_error(prompts, tokenizer, role, transposed, bare):
+    models = {"reference": tiny(), "candidate": Plain()}
+    models[role] = Plain(n_ids=50, transposed=transposed)
+    with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 50 tokens: this"):
+        TeacherForcedScorer().score_batch(*models.values(), ["The zoo"] if bare else prompts, tokenizer)
+    assert not any(module._forward_pre_hooks for module in models[role].modules())
+
+
+def test_a_plain_module_whose_vocabulary_is_large_enough_is_scored(prompts, tokenizer):
+    """Its other embeddings have fewer rows than there are ids."""
+    model = Plain(n_positions=64)
+    assert TeacherForcedScorer().score_batch(model, model, prompts, tokenizer).mean == 0
+
+
+def test_positions_that_a_plain_module_lacks_are_an_error(prompts, tokenizer):
+    with pytest.raises(PotError, match=r"the candidate looks up row \d+ of an embedding that has 20, .* Lower max_length"):
+        TeacherForcedScorer().score_batch(tiny(), Plain(n_positions=20), prompts, tokenizer)
+
+
+def test_lookups_of_another_kind_are_an_error_too(prompts, tokenizer):
+    class Table(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.zeros(50, VOCAB))
+
+        def forward(self, ids):
+            return torch.nn.functional.embedding(ids, self.table)
+
+    with pytest.raises(
+        PotError, match=r"the candidate has no row for what it looks up \(index out of range in self\): it read"
+    ):
+        TeacherForcedScorer().score_batch(tiny(), Table(), prompts, tokenizer)
