@@ -8,7 +8,7 @@ To read the messages as a user would meet them, let the failures through:
 import pytest
 
 from pytest_pot import Prompt
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 
 def after_the_first_words(prompt):

@@ -1,20 +1,25 @@
 """pytest-pot: is a candidate language model still the *same model* as its reference?
 
-Public names are resolved on first use: importing this package imports neither torch, transformers nor numpy, because a
-pytest plugin is imported by every run of every suite in its environment, also by those that never use it.
-"""
+All public names come from here. They are resolved at their first use: importing this package imports neither torch,
+transformers nor numpy, because a pytest plugin is imported by every run of every suite in its environment, also by those that
+never use it."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pytest_pot.core.version import __version__
+
 if TYPE_CHECKING:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.core.config import PRESETS, ScoringConfig
     from pytest_pot.core.errors import PotError
-    from pytest_pot.gates.latency.statistics import LatencyReport
+    from pytest_pot.gates.latency.latency_report import LatencyReport
     from pytest_pot.gates.verdict.limits import Verdict
+    from pytest_pot.prompts.builtin import builtin_prompts
+    from pytest_pot.prompts.challenges import challenge_prompts
+    from pytest_pot.prompts.jsonl import load_prompts
     from pytest_pot.prompts.prompt import Prompt
     from pytest_pot.scoring.score_report import ScoreReport
     from pytest_pot.scoring.scorer import TeacherForcedScorer
@@ -29,13 +34,15 @@ __all__ = [
     "ScoringConfig",
     "TeacherForcedScorer",
     "Verdict",
+    "__version__",
+    "builtin_prompts",
+    "challenge_prompts",
+    "load_prompts",
 ]
 
-__version__ = "0.1.0"
-
-_HOMES = {
+_MODULES = {
     "Baseline": "baseline.baseline",
-    "LatencyReport": "gates.latency.statistics",
+    "LatencyReport": "gates.latency.latency_report",
     "PRESETS": "core.config",
     "PotError": "core.errors",
     "Prompt": "prompts.prompt",
@@ -43,13 +50,16 @@ _HOMES = {
     "ScoringConfig": "core.config",
     "TeacherForcedScorer": "scoring.scorer",
     "Verdict": "gates.verdict.limits",
+    "builtin_prompts": "prompts.builtin",
+    "challenge_prompts": "prompts.challenges",
+    "load_prompts": "prompts.jsonl",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

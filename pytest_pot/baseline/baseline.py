@@ -8,123 +8,27 @@ computed from them again is the same to the last bit. A model is at distance 0 f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pytest_pot.baseline.atomic_write import write_bytes
+from pytest_pot.baseline.file_format import FORMAT, Arrays, pack, reading_errors, unpack
+from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
+from pytest_pot.baseline.recorded import Recorded, position_starts
+from pytest_pot.baseline.validation import Malformed, check_count, check_recorded, check_text, tokens_of
 from pytest_pot.core.config import ScoringConfig
-from pytest_pot.engines.distributions import Flags, Floats, TopK
+from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.core.names import RECORDED_SUFFIX
+from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenization import Tokens
 
-__all__ = ["Baseline", "Recorded"]
-
-
-@dataclass(frozen=True, eq=False)
-class Recorded:
-    """The distributions at n positions, in the form they have in a file; ``top_k()`` gives them back."""
-
-    ids: npt.NDArray[Any] | None
-    """[n, k] unsigned: the reference's likeliest ids, most likely first; None: all of the vocabulary, in order."""
-    values: npt.NDArray[Any]
-    """[n, k]: the logits at ``ids``, before the temperature; log-probabilities where ``log_normalisers`` is 0."""
-    target_values: npt.NDArray[Any]
-    """[n]: the same of the continuation's own token."""
-    log_normalisers: Floats
-    """[n]: log-sum-exp of all logits over the temperature, or of those at ``ids`` alone where the tail is renormalised; 0
-    where ``values`` are log-probabilities."""
-    log_tail: Floats | None
-    """[n]: log of the mass of all other ids; None where there are none."""
-    clear: Flags
-    """[n]: see :class:`~pytest_pot.engines.distributions.TopK`."""
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    @staticmethod
-    def of(top: TopK, temperature: float) -> Recorded:
-        """``top`` in the shortest form that gives it back exactly."""
-
-        def form(values: Floats, targets: Floats, normalisers: Floats, dtype: type) -> Recorded:
-            return Recorded(
-                ids=None if top.ids is None else top.ids.astype(np.uint16 if top.vocab_size <= 1 << 16 else np.uint32),
-                values=values.astype(dtype),
-                target_values=targets.astype(dtype),
-                log_normalisers=normalisers,
-                log_tail=top.log_tail,
-                clear=top.clear,
-            )
-
-        normalisers, none = top.log_normalisers, np.zeros(len(top))
-        as_logits = (top.log_probs + normalisers[:, None]) * temperature, (top.targets + normalisers) * temperature
-        for values, targets, subtracted in ((*as_logits, normalisers), (top.log_probs, top.targets, none)):
-            short = form(values, targets, subtracted, np.float32)
-            if np.array_equal(short.log_probs(temperature), top.log_probs) and np.array_equal(
-                short.targets(temperature), top.targets
-            ):
-                return short
-        return form(top.log_probs, top.targets, none, np.float64)
-
-    def rows(self, start: int, stop: int) -> Recorded:
-        """The positions ``start`` to ``stop``; views, no copies."""
-        part = slice(start, stop)
-        return Recorded(
-            ids=None if self.ids is None else self.ids[part],
-            values=self.values[part],
-            target_values=self.target_values[part],
-            log_normalisers=self.log_normalisers[part],
-            log_tail=None if self.log_tail is None else self.log_tail[part],
-            clear=self.clear[part],
-        )
-
-    def copy(self) -> Recorded:
-        """The same in arrays of its own, so that what it was cut from can go."""
-        return Recorded.concatenate([self], always=True)
-
-    @staticmethod
-    def concatenate(parts: Sequence[Recorded], *, always: bool = False) -> Recorded:
-        """The positions of all ``parts`` one after the other."""
-        if len(parts) == 1 and not always:
-            return parts[0]
-
-        def joined(name: str) -> Any:
-            arrays = [getattr(part, name) for part in parts]
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        return Recorded(**{name: joined(name) for name in Recorded.__dataclass_fields__})
-
-    def log_probs(self, temperature: float) -> Floats:
-        """[n, k] float64, by the same operations that an engine made them with."""
-        return self.values.astype(np.float64) * self._scale(temperature)[:, None] - self.log_normalisers[:, None]
-
-    def targets(self, temperature: float) -> Floats:
-        """[n] float64: log-probability of the continuation's own token."""
-        return self.target_values.astype(np.float64) * self._scale(temperature) - self.log_normalisers
-
-    def _scale(self, temperature: float) -> Floats:
-        return np.where(self.log_normalisers == 0.0, 1.0, 1.0 / temperature)
-
-    def top_k(self, temperature: float, vocab_size: int) -> TopK:
-        """What the reference's engine returned for these positions."""
-        log_probs = self.log_probs(temperature)
-        rows = np.arange(len(self))
-        first = np.zeros(len(self), dtype=np.int64) if self.ids is not None else log_probs.argmax(axis=1)
-        return TopK(
-            ids=None if self.ids is None else self.ids.astype(np.int64),
-            log_probs=log_probs,
-            log_tail=self.log_tail,
-            targets=self.targets(temperature),
-            top_ids=first if self.ids is None else self.ids[:, 0].astype(np.int64),
-            top_log_probs=log_probs[rows, first],
-            clear=self.clear,
-            log_normalisers=self.log_normalisers,
-            vocab_size=vocab_size,
-        )
+__all__ = ["Baseline"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +60,7 @@ class Baseline:
     @property
     def starts(self) -> list[int]:
         """Where each prompt's positions begin, and where the last one's end."""
-        ends = np.cumsum([0, *(tokens.n_positions for tokens in self.tokens)])
-        return [int(end) for end in ends]
+        return position_starts(self.tokens)
 
     def top_k(self, start: int = 0, stop: int | None = None) -> TopK:
         """The distributions at the positions ``start`` to ``stop``, by default all."""
@@ -178,6 +81,14 @@ class Baseline:
             log_normalisers=top.log_normalisers - share,
         )
 
+    def to_bytes(self) -> bytes:
+        """The content of the file; the same for the same recording.
+
+        Raises:
+            PotError: a prompt's text cannot be written as UTF-8.
+        """
+        return pack(_arrays(self), _document(self))
+
     def save(self, path: str | Path) -> Path:
         """Write the file ``path``, whose name must end in ``.pot.safetensors``.
 
@@ -188,9 +99,11 @@ class Baseline:
             InvalidArgument: the name has another ending.
             PotError: the file cannot be written.
         """
-        from pytest_pot.baseline.file_format import write
-
-        return write(self, Path(path))
+        if not is_baseline(path):
+            raise InvalidArgument(
+                f"the baseline's name {str(path)!r} must end in {RECORDED_SUFFIX}, which is how a reference is told from it"
+            )
+        return write_bytes(self.to_bytes(), Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Baseline:
@@ -199,6 +112,79 @@ class Baseline:
         Raises:
             PotError: there is no such file, or it is damaged, or holds what no recording holds; the message says where.
         """
-        from pytest_pot.baseline.file_format import read
+        path = Path(path)
+        if not path.is_file():
+            raise PotError(f"there is no baseline {path}")
+        with reading_errors(path):
+            arrays, document = unpack(path)
+            return _baseline(arrays, document, str(path))
 
-        return read(Path(path))
+
+def _arrays(baseline: Baseline) -> Arrays:
+    recorded = baseline.recorded
+    token_type = np.uint16 if baseline.vocab_size <= 1 << 16 else np.uint32
+    arrays = {
+        "tokens": np.array([index for tokens in baseline.tokens for index in tokens.ids], dtype=token_type),
+        "lengths": np.array([[t.prompt_len, t.n_positions, t.truncated] for t in baseline.tokens], dtype=np.uint32),
+        "ids": recorded.ids,
+        "values": recorded.values,
+        "target_values": recorded.target_values,
+        "log_normalisers": recorded.log_normalisers,
+        "log_tail": recorded.log_tail,
+        "clear": recorded.clear.astype(np.uint8),
+    }
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+
+
+def _document(baseline: Baseline) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "config": asdict(baseline.config),
+        "vocab_size": baseline.vocab_size,
+        "batch_size": baseline.batch_size,
+        "provenance": baseline.provenance.to_dict(),
+        "prompts": [[prompt.text, prompt.continuation, prompt.kind] for prompt in baseline.prompts],
+    }
+
+
+def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Baseline:
+    known = {field.name for field in fields(ScoringConfig)}
+    config = ScoringConfig(**{name: value for name, value in document["config"].items() if name in known})
+    prompts = tuple(Prompt(*entry) for entry in document["prompts"])
+    for index, prompt in enumerate(prompts):
+        check_text(f"prompt {index}", f"{prompt.text}{prompt.continuation}{prompt.kind}")
+    tokens = tokens_of(arrays["tokens"], arrays["lengths"])
+    recorded = Recorded(
+        ids=arrays.get("ids"),
+        values=arrays["values"],
+        target_values=arrays["target_values"],
+        log_normalisers=arrays["log_normalisers"],
+        log_tail=arrays.get("log_tail"),
+        clear=arrays["clear"].astype(np.bool_),
+    )
+    baseline = Baseline(
+        config=config,
+        prompts=prompts,
+        tokens=tokens,
+        recorded=recorded,
+        vocab_size=check_count(document, "vocab_size"),
+        batch_size=check_count(document, "batch_size"),
+        provenance=_provenance(document["provenance"]),
+        source=source,
+    )
+    if len(prompts) != len(tokens):
+        raise Malformed(f"it has the texts of {len(prompts)} prompts and the tokens of {len(tokens)}")
+    check_recorded(recorded, tokens, config, baseline.vocab_size)
+    return baseline
+
+
+def _provenance(entries: Mapping[str, Any]) -> Provenance:
+    provenance = Provenance(**entries)
+    for name in ("reference", "prompts", "label", "machine"):
+        check_text(f"provenance.{name}", getattr(provenance, name))
+    if provenance.weights is not None:
+        check_text("provenance.weights", provenance.weights)
+    for name in ("files", "tokenizer", "libraries"):
+        for key, value in getattr(provenance, name).items():
+            check_text(f"provenance.{name}.{key}", value)
+    return provenance

@@ -20,37 +20,28 @@ The log-probability of an id is its value over the temperature less the normalis
 A file may come from anywhere, so nothing in it is believed: safetensors checks that header, shapes and size agree before
 anything is allocated, the checksum finds what time and transport did, and :mod:`pytest_pot.baseline.validation` what a
 forger did.
+
+This module knows arrays and JSON only; :class:`~pytest_pot.Baseline` makes them and is made of them.
 """
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import secrets
-import time
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline.baseline import Baseline, Recorded
-from pytest_pot.baseline.naming import SUFFIX, is_baseline
-from pytest_pot.baseline.provenance import Provenance, digest
-from pytest_pot.baseline.validation import Malformed, check_baseline
-from pytest_pot.core.config import ScoringConfig
+from pytest_pot.baseline.validation import Malformed
 from pytest_pot.core.errors import InvalidArgument, PotError
-from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.core.hashing import digest
 
-__all__ = ["FORMAT", "read", "to_bytes", "write", "write_bytes"]
+__all__ = ["FORMAT", "Arrays", "checksum", "pack", "reading_errors", "unpack"]
 
 FORMAT = 1
-"""Of the file; a reader refuses a later one."""
+"""The version of the format; a reader refuses a later one."""
 
 _KEY = "pytest_pot"
 _DTYPES = {
@@ -64,98 +55,61 @@ _DTYPES = {
     "clear": ("U8",),
 }
 _OPTIONAL = ("ids", "log_tail")
-_UNFINISHED = ".tmp"
-_ABANDONED_S = 600.0
 _MOST_TOKENS = 1 << 17
-"""Of one prompt and its continuation, in a file that is not refused."""
+"""The most tokens of one prompt with its continuation that a file may claim."""
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+"""The tensors of a file by name."""
 
 
-def to_bytes(baseline: Baseline) -> bytes:
-    """The file as bytes; the same for the same recording."""
+def pack(arrays: Arrays, document: Mapping[str, Any]) -> bytes:
+    """The content of a file; the same for the same arrays and document.
+
+    Args:
+        arrays: contiguous, as in the table above.
+        document: the metadata, in JSON types.
+
+    Raises:
+        PotError: a text in it cannot be written as UTF-8.
+    """
     from safetensors.numpy import save
 
-    arrays = _arrays(baseline)
     # One metadata key, because safetensors writes several in no fixed order.
-    document = _document(baseline)
-    text = _json({**document, "checksum": _checksum(arrays, document)})
+    text = _json({**document, "checksum": checksum(arrays, document)})
     try:
         return bytes(save(dict(arrays), {_KEY: text}))
     except UnicodeEncodeError as error:
         raise PotError(f"cannot record a text that holds half of a character (a lone surrogate): {error}") from error
 
 
-def write(baseline: Baseline, path: Path) -> Path:
-    """See :meth:`Baseline.save`."""
-    if not is_baseline(path):
-        raise InvalidArgument(
-            f"the baseline's name {str(path)!r} must end in {SUFFIX}, which is how a reference is told from it"
-        )
-    return write_bytes(to_bytes(baseline), path)
-
-
-def write_bytes(content: bytes, path: Path) -> Path:
-    """Put what :func:`to_bytes` made in the place of ``path``, in one step.
+def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """The arrays and the metadata of the file ``path``, which agree with each other in shape and checksum.
 
     Raises:
-        PotError: it cannot be written.
+        Malformed: it is no such file, or damaged; :func:`reading_errors` turns that into a message.
     """
-    path = Path(os.path.realpath(path))  # what a link points to is written, and the link stays
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="numpy") as file:
+        document = _metadata(file)
+        arrays = _read_arrays(file, _n_prompts(document))
+    if document.pop("checksum", None) != checksum(arrays, document):
+        raise Malformed("its checksum is wrong")
+    return arrays, document
+
+
+@contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read and interpreted into one :class:`PotError` that names the file."""
+    from safetensors import SafetensorError
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
-    except OSError as error:
-        raise PotError(f"cannot write the baseline {path}: {error}") from error
-    return path
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put ``content`` in the place of ``path`` in one step; whoever is killed meanwhile leaves the old file as it was."""
-    _sweep(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
-    try:
-        with beside.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
-def _sweep(path: Path) -> None:
-    """Remove what writers that were killed have left beside ``path`` long enough ago not to be at work still."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_UNFINISHED}"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > _ABANDONED_S:
-                left.unlink()
-
-
-def read(path: Path) -> Baseline:
-    """See :meth:`Baseline.load`."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise PotError(f"there is no baseline {path}")
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            document = _metadata(file)
-            arrays = _read_arrays(file, _n_prompts(document))
-        checksum = document.pop("checksum", None)
-        if checksum != _checksum(arrays, document):
-            raise Malformed("its checksum is wrong")
-        baseline = _baseline(arrays, document, str(path))
-        check_baseline(baseline)
+        yield
     except (Malformed, SafetensorError, OSError, InvalidArgument, MemoryError) as error:
         _refuse(path, str(error) or "it does not fit into memory", error)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        # The metadata is some JSON of another form; which part is of no use to anyone.
+        # The metadata is JSON of another form; which part of it is of no use to the reader.
         _refuse(path, f"its metadata has another form ({type(error).__name__}: {error})", error)
-    return baseline
 
 
 def _refuse(path: Path, reason: str, error: Exception) -> NoReturn:
@@ -165,34 +119,7 @@ def _refuse(path: Path, reason: str, error: Exception) -> NoReturn:
     ) from error
 
 
-def _arrays(baseline: Baseline) -> Arrays:
-    recorded = baseline.recorded
-    token_type = np.uint16 if baseline.vocab_size <= 1 << 16 else np.uint32
-    found = {
-        "tokens": np.array([index for tokens in baseline.tokens for index in tokens.ids], dtype=token_type),
-        "lengths": np.array([[t.prompt_len, t.n_positions, t.truncated] for t in baseline.tokens], dtype=np.uint32),
-        "ids": recorded.ids,
-        "values": recorded.values,
-        "target_values": recorded.target_values,
-        "log_normalisers": recorded.log_normalisers,
-        "log_tail": recorded.log_tail,
-        "clear": recorded.clear.astype(np.uint8),
-    }
-    return {name: np.ascontiguousarray(array) for name, array in found.items() if array is not None}
-
-
-def _document(baseline: Baseline) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "config": asdict(baseline.config),
-        "vocab_size": baseline.vocab_size,
-        "batch_size": baseline.batch_size,
-        "provenance": baseline.provenance.to_dict(),
-        "prompts": [[prompt.text, prompt.continuation, prompt.kind] for prompt in baseline.prompts],
-    }
-
-
-def _checksum(arrays: Arrays, document: Mapping[str, Any]) -> str:
+def checksum(arrays: Arrays, document: Mapping[str, Any]) -> str:
     """SHA-256 over every tensor's name, type, shape and bytes, and over the metadata."""
 
     def parts() -> Any:
@@ -256,77 +183,6 @@ def _check_sizes(shapes: Mapping[str, tuple[int, ...]], n_prompts: int) -> None:
     for name, shape in shapes.items():
         if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
             raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, and there are {n} positions")
-
-
-def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Baseline:
-    known = {field.name for field in fields(ScoringConfig)}
-    config = ScoringConfig(**{name: value for name, value in document["config"].items() if name in known})
-    prompts = tuple(Prompt(*entry) for entry in document["prompts"])
-    for index, prompt in enumerate(prompts):
-        _text(f"prompt {index}", f"{prompt.text}{prompt.continuation}{prompt.kind}")
-    return Baseline(
-        config=config,
-        prompts=prompts,
-        tokens=_tokens(arrays["tokens"], arrays["lengths"]),
-        recorded=Recorded(
-            ids=arrays.get("ids"),
-            values=arrays["values"],
-            target_values=arrays["target_values"],
-            log_normalisers=arrays["log_normalisers"],
-            log_tail=arrays.get("log_tail"),
-            clear=arrays["clear"].astype(np.bool_),
-        ),
-        vocab_size=_count(document, "vocab_size"),
-        batch_size=_count(document, "batch_size"),
-        provenance=_provenance(document["provenance"]),
-        source=source,
-    )
-
-
-def _provenance(entries: Mapping[str, Any]) -> Provenance:
-    provenance = Provenance(**entries)
-    for name in ("reference", "prompts", "label", "machine"):
-        _text(f"provenance.{name}", getattr(provenance, name))
-    if provenance.weights is not None:
-        _text("provenance.weights", provenance.weights)
-    for name in ("files", "tokenizer", "libraries"):
-        for key, value in getattr(provenance, name).items():
-            _text(f"provenance.{name}.{key}", value)
-    return provenance
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise Malformed(f"{name} is {type(value).__name__}, not a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise Malformed(f"{name} is no text: it holds half of a character") from error
-
-
-def _count(document: Mapping[str, Any], name: str) -> int:
-    value = document[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
-        raise Malformed(f"{name} is {value!r}, not a count")
-    return value
-
-
-def _tokens(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens, ...]:
-    if ids.ndim != 1 or lengths.ndim != 2 or lengths.shape[1] != 3 or not len(lengths):
-        raise Malformed(f"tokens and lengths have the shapes {ids.shape} and {lengths.shape}, not [ids] and [prompts, 3]")
-    counts = lengths.astype(np.int64)
-    for index, (context, positions, cut) in enumerate(counts.tolist()):
-        if context < 1 or positions < 1 or cut > 1:
-            raise Malformed(f"prompt {index} claims {context} tokens and {positions} positions")
-    if counts[:, :2].sum() != len(ids):
-        raise Malformed(f"the prompts claim {counts[:, :2].sum()} tokens in all, and there are {len(ids)}")
-    found, start = [], 0
-    flat = ids.tolist()
-    for context, positions, cut in counts.tolist():
-        stop = start + context + positions
-        found.append(Tokens(tuple(flat[start:stop]), context, truncated=bool(cut)))
-        start = stop
-    return tuple(found)
 
 
 def _json(value: object) -> str:

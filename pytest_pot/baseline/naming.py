@@ -1,15 +1,14 @@
-"""The names of recorded references. Imports nothing heavy: markers are read with it while tests are collected."""
+"""The names of recorded references."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["SUFFIX", "is_baseline"]
+from pytest_pot.core.names import RECORDED_SUFFIX
 
-SUFFIX = ".pot.safetensors"
-"""How the name of a recorded file ends."""
+__all__ = ["is_baseline"]
 
 
 def is_baseline(spec: object) -> bool:
     """Whether ``spec`` names a recorded file."""
-    return isinstance(spec, str | Path) and str(spec).endswith(SUFFIX)
+    return isinstance(spec, str | Path) and str(spec).endswith(RECORDED_SUFFIX)

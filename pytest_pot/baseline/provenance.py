@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.hashing import digest
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import unchanged
 
@@ -21,7 +22,6 @@ __all__ = [
     "COMPARED_FIELDS",
     "Provenance",
     "config_differences",
-    "digest",
     "digest_of_prompts",
     "file_digests",
     "libraries",
@@ -72,15 +72,6 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)
-
-
-def digest(parts: Iterable[bytes]) -> str:
-    """SHA-256 over ``parts``, each with its length, so that no two lists of parts read alike."""
-    hashed = hashlib.sha256()
-    for part in parts:
-        hashed.update(len(part).to_bytes(8, "little"))
-        hashed.update(part)
-    return hashed.hexdigest()
 
 
 def digest_of_prompts(prompts: Sequence[Prompt]) -> str:

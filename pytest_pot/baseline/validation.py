@@ -1,19 +1,29 @@
-"""What every recording fulfils, whoever wrote it: shapes that agree, ids in the vocabulary, probabilities that are some."""
+"""What every recording fulfils, whoever wrote it: texts and counts, shapes that agree, ids in the vocabulary, probabilities.
+
+Each check raises :class:`Malformed` with the place where it fails. They take plain arrays, so that a file is checked before
+anything else is made of it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline.baseline import Baseline
+from pytest_pot.baseline.recorded import Recorded, position_starts
+from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.distributions import Flags
+from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Malformed", "check_baseline"]
+__all__ = ["Malformed", "check_count", "check_recorded", "check_text", "tokens_of"]
 
 _ROUNDING = 1e-5
 """How far the probabilities at a position may sum to above 1: far above float32 rounding, far below any tolerance."""
 _SHORTFALL = 1e-3
-"""How far they may fall short of it: a server's log-probabilities come with few digits."""
+"""How far they may sum to below 1: a server's log-probabilities have few digits."""
 
 _TARGET_ROUNDING = 1e-4
 """How far, in nats, a token's log-probability as the continuation's may be from its own among the likeliest ids."""
@@ -26,38 +36,88 @@ class Malformed(Exception):
     """What is wrong with a file; the reader says which file, and makes a :class:`~pytest_pot.PotError` of it."""
 
 
-def check_baseline(baseline: Baseline) -> None:
-    """Raise :class:`Malformed`, naming the prompt and the position, unless ``baseline`` could have been recorded."""
-    _check_shapes(baseline)
-    _check_tokens(baseline)
-    targets = np.array([token for tokens in baseline.tokens for token in tokens.targets])
-    width = max(1, _CELLS_AT_ONCE // baseline.recorded.values.shape[1])
-    for start in range(0, baseline.n_positions, width):
-        _check_positions(baseline, targets[start : start + width], start)
+def check_text(name: str, value: object) -> None:
+    """``value`` is a string that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise Malformed(f"{name} is {type(value).__name__}, not a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(f"{name} is no text: it holds half of a character") from error
 
 
-def _check_shapes(baseline: Baseline) -> None:
-    recorded = baseline.recorded
-    n = sum(tokens.n_positions for tokens in baseline.tokens)
-    if len(baseline.prompts) != len(baseline.tokens):
-        raise Malformed(f"it has the texts of {len(baseline.prompts)} prompts and the tokens of {len(baseline.tokens)}")
-    whole = baseline.config.top_k is None
-    k = baseline.vocab_size if whole else min(baseline.config.top_k or 0, baseline.vocab_size)
+def check_count(document: Mapping[str, Any], name: str) -> int:
+    """``document[name]``, which is a whole number from 1 to 2^31 - 1."""
+    value = document[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
+        raise Malformed(f"{name} is {value!r}, not a count")
+    return value
+
+
+def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens, ...]:
+    """The prompts' tokens out of ``ids`` [ids] and ``lengths`` [prompts, 3], which agree."""
+    if ids.ndim != 1 or lengths.ndim != 2 or lengths.shape[1] != 3 or not len(lengths):
+        raise Malformed(f"tokens and lengths have the shapes {ids.shape} and {lengths.shape}, not [ids] and [prompts, 3]")
+    counts = lengths.astype(np.int64)
+    for index, (context, positions, cut) in enumerate(counts.tolist()):
+        if context < 1 or positions < 1 or cut > 1:
+            raise Malformed(f"prompt {index} claims {context} tokens and {positions} positions")
+    if counts[:, :2].sum() != len(ids):
+        raise Malformed(f"the prompts claim {counts[:, :2].sum()} tokens in all, and there are {len(ids)}")
+    prompts, start = [], 0
+    flat = ids.tolist()
+    for context, positions, cut in counts.tolist():
+        stop = start + context + positions
+        prompts.append(Tokens(tuple(flat[start:stop]), context, truncated=bool(cut)))
+        start = stop
+    return tuple(prompts)
+
+
+def check_recorded(recorded: Recorded, tokens: Sequence[Tokens], config: ScoringConfig, vocab_size: int) -> None:
+    """Raise :class:`Malformed`, naming the prompt and the position, unless ``recorded`` could have been recorded.
+
+    Args:
+        recorded: the distributions at all positions of ``tokens``, prompt by prompt.
+        config: what the file says that it was recorded with.
+    """
+    _check_shapes(recorded, tokens, config, vocab_size)
+    _check_tokens(tokens, vocab_size)
+    suite = _Suite(recorded, position_starts(tokens), config, vocab_size)
+    targets = np.array([token for prompt in tokens for token in prompt.targets])
+    width = max(1, _CELLS_AT_ONCE // recorded.values.shape[1])
+    for start in range(0, len(recorded), width):
+        _check_positions(suite, targets[start : start + width], start)
+
+
+@dataclass(frozen=True)
+class _Suite:
+    """What the positions of a recording are checked against."""
+
+    recorded: Recorded
+    starts: Sequence[int]
+    config: ScoringConfig
+    vocab_size: int
+
+
+def _check_shapes(recorded: Recorded, tokens: Sequence[Tokens], config: ScoringConfig, vocab_size: int) -> None:
+    n = sum(prompt.n_positions for prompt in tokens)
+    whole = config.top_k is None
+    k = vocab_size if whole else min(config.top_k or 0, vocab_size)
     expected: dict[str, tuple[int, ...] | None] = {
         "ids": None if whole else (n, k),
         "values": (n, k),
         "target_values": (n,),
         "log_normalisers": (n,),
-        "log_tail": None if k == baseline.vocab_size else (n,),
+        "log_tail": None if k == vocab_size else (n,),
         "clear": (n,),
     }
     for name, shape in expected.items():
         array: npt.NDArray[np.generic] | None = getattr(recorded, name)
-        found = None if array is None else array.shape
-        if found != shape:
+        actual = None if array is None else array.shape
+        if actual != shape:
             raise Malformed(
-                f"the tensor {name!r} has the shape {_shape(found)}, and {n} positions with top_k={baseline.config.top_k} of "
-                f"{baseline.vocab_size} ids need {_shape(shape)}"
+                f"the tensor {name!r} has the shape {_shape(actual)}, and {n} positions with top_k={config.top_k} of "
+                f"{vocab_size} ids need {_shape(shape)}"
             )
 
 
@@ -65,30 +125,29 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "of an absent one" if shape is None else str(list(shape))
 
 
-def _check_tokens(baseline: Baseline) -> None:
-    for index, tokens in enumerate(baseline.tokens):
-        if max(tokens.ids) >= baseline.vocab_size:
-            raise Malformed(
-                f"prompt {index} has the token {max(tokens.ids)}, outside the vocabulary of {baseline.vocab_size} ids"
-            )
+def _check_tokens(tokens: Sequence[Tokens], vocab_size: int) -> None:
+    for index, prompt in enumerate(tokens):
+        if max(prompt.ids) >= vocab_size:
+            raise Malformed(f"prompt {index} has the token {max(prompt.ids)}, outside the vocabulary of {vocab_size} ids")
 
 
-def _check_positions(baseline: Baseline, targets: npt.NDArray[np.int64], start: int) -> None:
-    """The positions from ``start`` on, one for each of ``targets``, the continuation's tokens there."""
-    top = baseline.top_k(start, start + len(targets))
+def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) -> None:
+    """Check the positions from ``start`` on, one for each of ``targets``, the continuation's tokens there."""
+    part = suite.recorded.rows(start, start + len(targets))
+    top = part.top_k(suite.config.temperature, suite.vocab_size)
 
     def refuse_where(wrong: Flags | np.bool_, what: str) -> None:
         if np.any(wrong):
             row = start + int(np.argmax(wrong))
-            prompt = int(np.searchsorted(baseline.starts, row, side="right")) - 1
-            raise Malformed(f"prompt {prompt}, position {row - baseline.starts[prompt]}: {what}")
+            prompt = int(np.searchsorted(suite.starts, row, side="right")) - 1
+            raise Malformed(f"prompt {prompt}, position {row - suite.starts[prompt]}: {what}")
 
     finite = np.isfinite(top.log_probs).all(axis=1) & np.isfinite(top.targets)
     if top.log_tail is not None:
         finite &= np.isfinite(top.log_tail)
     refuse_where(~finite, "a log-probability is NaN or infinite")
     tail = np.zeros(len(top)) if top.log_tail is None else np.exp(np.minimum(top.log_tail, 1.0))
-    alone = baseline.config.tail == "renormalise"
+    alone = suite.config.tail == "renormalise"
     refuse_where(tail > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
     total = np.exp(np.minimum(top.log_probs, 1.0)).sum(axis=1) + (0.0 if alone else tail)
     refuse_where(total > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
@@ -97,7 +156,7 @@ def _check_positions(baseline: Baseline, targets: npt.NDArray[np.int64], start: 
         known = top.log_probs[np.arange(len(top)), targets]
         refuse_where(np.abs(known - top.targets) > _TARGET_ROUNDING, "the continuation's token has two log-probabilities")
         return
-    refuse_where((top.ids >= baseline.vocab_size).any(axis=1), f"an id is outside the vocabulary of {baseline.vocab_size} ids")
+    refuse_where((top.ids >= suite.vocab_size).any(axis=1), f"an id is outside the vocabulary of {suite.vocab_size} ids")
     refuse_where((np.diff(top.log_probs, axis=1) > 0).any(axis=1), "the ids are not sorted, the likeliest first")
     ordered = np.sort(top.ids, axis=1)
     refuse_where((ordered[:, 1:] == ordered[:, :-1]).any(axis=1), "an id stands there twice")

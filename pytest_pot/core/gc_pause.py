@@ -1,4 +1,4 @@
-"""Python's garbage collector, held off for a while."""
+"""A pause of Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["no_garbage_collection"]
+__all__ = ["gc_paused"]
 
 
 @contextmanager
-def no_garbage_collection() -> Iterator[None]:
-    """The collector, which stops the world when it likes, is off; afterwards it is as it was."""
+def gc_paused() -> Iterator[None]:
+    """Turn the garbage collector off, and afterwards back on if it was on.
+
+    A collection stops the process at a moment of its own choosing, which would count as a model's time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,23 +1,27 @@
 """The protocol of an engine: whatever turns token ids into next-token log-probabilities.
 
-The scorer knows nothing else of a model, so a server, another runtime or a recording can stand in for one by having these
-methods. Batches are lists of :class:`~pytest_pot.prompts.tokenization.Tokens`; how they are padded, split or sent is the
-engine's own business. The rows of what comes back are the batch's positions, one prompt after the other.
+The scorer knows nothing else of a model, so a server, another runtime or a recording can stand in for one by having the methods
+of :class:`Engine`. Batches are lists of :class:`~pytest_pot.engines.tokens.Tokens`; how they are padded, split or sent is up to
+the engine. The rows of a result are the batch's positions, one prompt after the other.
+
+What only some engines can do is a protocol of its own, so that others need not pretend: :class:`Timeable` for gates on latency.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy takes long to import
+    from pytest_pot.core.config import ScoringConfig
     from pytest_pot.engines.distributions import Ints, TopK
 
-__all__ = ["Engine", "LoadedModel", "OutOfMemory", "Room"]
+__all__ = ["Backend", "CpuThreads", "Engine", "Generation", "LoadedModel", "OutOfMemory", "PeakMemory", "Room", "Timeable"]
 
 
 @runtime_checkable
@@ -57,6 +61,74 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class Timeable(Engine, Protocol):
+    """What a gate on latency asks of an engine beyond scoring; without it, only ``what="score"`` can be timed."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model computes on the CPU, where other processes compete for the cores."""
+
+    @property
+    def cpu_threads(self) -> CpuThreads:
+        """The CPU threads that the engine computes with."""
+
+    @property
+    def splits_output(self) -> bool:
+        """Whether logits are made for the needed positions only. Known for certain after the first batch."""
+
+    def use_whole_output(self) -> None:
+        """Make all logits from now on, as for a model whose output layer cannot be split off."""
+
+    def read_whole_prompts(self) -> None:
+        """Read every token of every batch from now on, instead of keeping what prompts have in common."""
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all that it was asked to."""
+
+    def prefill(self, batch: Sequence[Tokens]) -> Callable[[], object]:
+        """A function that runs the bare forward pass over ``batch``, with all logits; ids are on the device already."""
+
+    def generate(self, batch: Sequence[Tokens]) -> Generation:
+        """Greedy generation of as many tokens as each of ``batch`` has positions, after its prompt.
+
+        Raises:
+            PotError: the model has no key-value cache to go on with.
+        """
+
+    def peak_memory(self, run: Callable[[], object]) -> PeakMemory | None:
+        """The most memory in use during ``run``, the model's weights included; None where it cannot be measured."""
+
+
+class Generation(Protocol):
+    """Greedy generation, in two parts that are timed apart."""
+
+    def first_token(self) -> None:
+        """Read the prompts and choose the first token."""
+
+    def other_tokens(self) -> None:
+        """Choose all other tokens, one after the other."""
+
+    def forget(self) -> None:
+        """Free the keys and values of the last run."""
+
+
+class CpuThreads(Protocol):
+    """How many CPU threads an engine computes with."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """A model's peak memory during one run, in bytes, its weights included."""
+
+    bytes: int
+    weights: int
+    kind: str
+    """What was counted: ``"resident"`` or ``"allocated on cuda:0"``."""
+
+
 @dataclass(frozen=True)
 class Room:
     """How much is worth putting into one forward, in tokens with their padding; an engine may have it as ``room``."""
@@ -77,6 +149,8 @@ class LoadedModel:
 
     model: Any
     tokenizer: Any = None
+    movable: bool = False
+    """Whether pytest-pot chose the device, and may choose another: not for a model that a fixture or factory made."""
 
     @classmethod
     def of(cls, value: Any) -> LoadedModel:
@@ -86,3 +160,44 @@ class LoadedModel:
         if isinstance(value, tuple) and len(value) == 2:
             return cls(*value)
         return cls(value)
+
+
+class Backend(Protocol):
+    """One way of running models: which specs and objects it takes, and how to load and run them.
+
+    :mod:`pytest_pot.engines.registry` lists the backends and asks them in turn.
+    """
+
+    def loads(self, spec: str) -> bool:
+        """Whether ``spec`` names a model of this kind."""
+
+    def load(self, spec: str, role: str, config: ScoringConfig) -> LoadedModel:
+        """The model that ``spec`` names, on the device and in the precision of ``config``.
+
+        Raises:
+            PotError: it cannot be loaded; the message says why and what to do.
+        """
+
+    def runs(self, model: object) -> bool:
+        """Whether ``model``, loaded here or made by a fixture or factory, is run by this backend."""
+
+    def opened(self, model: Any, role: str, config: ScoringConfig) -> AbstractContextManager[Engine]:
+        """An engine for ``model``; when the context ends, the model is as it was."""
+
+    def max_positions(self, model: Any) -> int | None:
+        """The longest sequence that ``model`` takes, without opening it; None where it has no limit."""
+
+    def device(self, model: Any) -> str | None:
+        """Where ``model`` is, as ``config.device`` names it (``"cuda:0"``); None where devices mean nothing to it."""
+
+    def pinned(self, model: Any) -> bool:
+        """Whether ``model`` cannot run anywhere else, not even as a copy."""
+
+    def weights_digest(self, model: Any) -> str | None:
+        """SHA-256 over all weights of ``model``, or None where they cannot be read."""
+
+    def content(self, model: Any) -> Mapping[str, Any] | None:
+        """What identifies ``model``: equal content means equal results. None where content does not tell all of it."""
+
+    def files_tell_all(self, spec: str) -> bool:
+        """Whether the files that ``spec`` names identify the model that :meth:`load` makes of them."""

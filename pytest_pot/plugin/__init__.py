@@ -5,7 +5,7 @@ compares (``inputs``) and what a run shows (``session``). Any folder may be impo
 has to be cheap, because every pytest run of the environment pays for it.
 """
 
-from pytest_pot.plugin.hooks import (
+from pytest_pot.plugin.fixtures import (
     _pot_inputs,
     pot_candidate,
     pot_prompts,
@@ -13,6 +13,8 @@ from pytest_pot.plugin.hooks import (
     pot_result,
     pot_scorer,
     pot_tokenizer,
+)
+from pytest_pot.plugin.hooks import (
     pytest_addhooks,
     pytest_addoption,
     pytest_after_the_body,

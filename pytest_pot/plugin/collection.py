@@ -1,30 +1,41 @@
-"""The gates of a test: attached while tests are collected, from the markers that are there by then, and from no others."""
+"""The gates of a test: attached while tests are collected, from the markers that are there by then and from no others."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.plugin.markers import gate_marks, gates_of
-from pytest_pot.plugin.options import GateSettings
-from pytest_pot.plugin.session.unused_baselines import Leftovers
+from pytest_pot.gates.base import Gate, ReferenceUse
+from pytest_pot.plugin.markers import MARKERS, gate_marks, has_gate_marks, marks_on, nearest
+from pytest_pot.plugin.options import run_options
+from pytest_pot.plugin.paths import recorded_reference
+from pytest_pot.plugin.pytest_internals import fixture_names, is_overridden, use_fixture
+from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 
-__all__ = ["LEFTOVERS", "attach", "gates_on", "late_marker"]
+__all__ = ["attach_gates", "gates_on", "gates_to_run", "late_marker", "needed_fixtures"]
 
-LEFTOVERS = pytest.StashKey[Leftovers]()
-_GATES = pytest.StashKey[list[GateSettings]]()
+_GATES = pytest.StashKey[list[Gate]]()
 _MARKS = pytest.StashKey[list[pytest.Mark]]()
 _INPUTS = "_pot_inputs"
 """The fixture that resolves what a gate compares."""
 
 
-def gates_on(item: pytest.Item) -> list[GateSettings]:
-    """What :func:`attach` left on ``item``; nothing where no marker is on it."""
+def gates_on(item: pytest.Item) -> list[Gate]:
+    """The gates attached to ``item``; none where no marker is on it."""
     return item.stash.get(_GATES, [])
 
 
-def attach(item: pytest.Item) -> None:
-    """Put the gates of all markers on ``item`` that are there now in place of those that were attached before.
+def gates_to_run(item: pytest.Item) -> tuple[list[Gate], str | None]:
+    """The gates of ``item`` that are run, and why others are not; None where all are."""
+    options = run_options(item.config)
+    reasons = [(gate, gate.not_run(options)) for gate in gates_on(item)]
+    return [gate for gate, reason in reasons if reason is None], next((reason for _, reason in reasons if reason), None)
+
+
+def attach_gates(item: pytest.Item) -> None:
+    """Attach the gates of all markers that are on ``item`` now, in place of those that were attached before.
 
     Raises:
         InvalidArgument: a marker's argument has no meaning, or the item is no test function.
@@ -32,22 +43,23 @@ def attach(item: pytest.Item) -> None:
     marks = gate_marks(item)
     if _same(marks, item.stash.get(_MARKS, [])):
         return
+    from pytest_pot.plugin.marker_arguments import gates_of
+
     gates = gates_of(item, marks)
-    names = getattr(item, "fixturenames", None)
-    if names is None:
+    if fixture_names(item) is None:
         raise InvalidArgument(f"{marks[0].name} works on test functions only, not on {type(item).__name__}")
     item.stash[_GATES], item.stash[_MARKS] = gates, marks
     for gate in gates:
-        if gate.baseline is not None:
-            item.config.stash[LEFTOVERS].name(gate.baseline)
-    # Asked for like any fixture, so that what goes wrong in it is an ERROR at set-up, not a verdict. A new list: the one
-    # there is shared by all items made from the same function.
-    others = [name for name in names if name != _INPUTS]
-    item.fixturenames = [*others, _INPUTS] if gates else others  # type: ignore[attr-defined]
+        if gate.settings.baseline is not None:
+            item.config.stash[UNUSED_BASELINES].note_use(gate.settings.baseline)
+    # Asked for like any fixture, so that what goes wrong in it is an ERROR at set-up, not a verdict.
+    use_fixture(item, _INPUTS, used=bool(gates))
 
 
 def late_marker(item: pytest.Item) -> str | None:
     """The message about a marker on ``item`` that came when its gate could no longer be attached; None where none did."""
+    if not has_gate_marks(item):
+        return None
     attached = {id(mark) for mark in item.stash.get(_MARKS, [])}
     late = [mark for mark in gate_marks(item) if id(mark) not in attached]
     if not late:
@@ -59,6 +71,43 @@ def late_marker(item: pytest.Item) -> str | None:
     )
 
 
-def _same(some: list[pytest.Mark], others: list[pytest.Mark]) -> bool:
-    """Whether both are the same objects: what marks hold may be anything, and need not be comparable."""
-    return [id(mark) for mark in some] == [id(mark) for mark in others]
+def needed_fixtures(collector: pytest.Module | pytest.Class, function: object) -> set[str]:
+    """The fixtures that supply what the markers on ``function``, or above it, leave open, as far as their gates need it."""
+    names: set[str] = set()
+    for marker in MARKERS:
+        here = [(None, mark) for mark in marks_on(function) if mark.name == marker]
+        for mark in nearest([*here, *collector.iter_markers_with_node(marker)]):
+            names.update(_fixtures_for(mark, collector, function))
+    return names
+
+
+def _fixtures_for(mark: pytest.Mark, collector: pytest.Module | pytest.Class, function: object) -> Iterator[str]:
+    not_run = MARKERS[mark.name].gate.not_run(run_options(collector.config)) is not None
+    if mark.kwargs.get("reference") is None and _wants_reference(mark, collector, function):
+        yield "pot_reference"
+    for name in ("candidate", "prompts"):
+        if mark.kwargs.get(name) is None and (not not_run or _is_the_suites(f"pot_{name}", collector, function)):
+            yield f"pot_{name}"
+
+
+def _wants_reference(mark: pytest.Mark, collector: pytest.Module | pytest.Class, function: object) -> bool:
+    """Whether the gate needs a reference, and the suite has its own ``pot_reference``.
+
+    pytest-pot's own fixture would only load the model, which a recording may make unnecessary; the gate finds it by its name.
+    """
+    use = MARKERS[mark.name].gate.reference_use(mark.kwargs)
+    if use is ReferenceUse.NONE or (use is ReferenceUse.ANY and recorded_reference(collector.config)):
+        return False
+    return _is_the_suites("pot_reference", collector, function)
+
+
+def _is_the_suites(fixture: str, collector: pytest.Module | pytest.Class, function: object) -> bool:
+    """Whether the suite overrides ``fixture``, or parametrises it."""
+    marks = [*marks_on(function), *collector.iter_markers()]
+    parametrised = any(fixture in str(mark.args[:1]) for mark in marks if mark.name == "parametrize")
+    return parametrised or is_overridden(collector, fixture)
+
+
+def _same(marks: list[pytest.Mark], others: list[pytest.Mark]) -> bool:
+    """Whether both are the same objects: a mark may hold anything, also what cannot be compared."""
+    return [id(mark) for mark in marks] == [id(mark) for mark in others]

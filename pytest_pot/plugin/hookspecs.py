@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_pot.gates.latency.gate import LatencyResult
-    from pytest_pot.gates.verdict.gate import GateResult
+    from pytest_pot.gates.base import GateResult
     from pytest_pot.prompts.prompt import Prompt
 
 __all__ = ["pytest_pot_gate", "pytest_pot_load_model", "pytest_pot_prompts"]
@@ -46,10 +45,10 @@ def pytest_pot_prompts(config: pytest.Config) -> Iterable[str | Prompt] | None:
 
 
 @pytest.hookspec
-def pytest_pot_gate(item: pytest.Item, result: GateResult | LatencyResult) -> None:
+def pytest_pot_gate(item: pytest.Item, result: GateResult) -> None:
     """Called after each gate, passed or not, with its verdict and report.
 
-    Both kinds of result have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
+    All kinds of result have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
     marker's name, and the report of ``pot_latency`` is a :class:`~pytest_pot.LatencyReport`.
 
     Example::

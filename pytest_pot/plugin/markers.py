@@ -1,68 +1,65 @@
-"""The markers: which of them stand on a test, what they take, and the settings that they ask for."""
+"""The markers: which there are, what kind of gate each asks for, and which of several on a test counts.
+
+A new kind of gate is one line in :data:`MARKERS`. A project may :func:`register` a marker of its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_pot.core.errors import InvalidArgument, PotError
-from pytest_pot.gates.latency.settings import LATENCY_ARGUMENTS, latency_settings
-from pytest_pot.gates.verdict.limits import distinct_limit, identity_limits
-from pytest_pot.plugin.options import GateSettings, scoring_settings
+if TYPE_CHECKING:
+    from pytest_pot.gates.base import Gate
 
-__all__ = ["MARKERS", "gate_marks", "gates_of", "marks_on", "nearest"]
+__all__ = ["MARKERS", "Marker", "gate_marks", "has_gate_marks", "marks_on", "nearest"]
 
 
-@dataclass(frozen=True)
-class _Marker:
-    """What a gate's marker takes, and how its arguments become settings."""
+class Marker:
+    """A marker, and the kind of gate that it asks for, which is imported at its first use."""
 
-    arguments: tuple[str, ...]
-    parse: Callable[[pytest.Item, str, Mapping[str, Any]], GateSettings]
-    summary: str
+    def __init__(self, gate: str | type[Gate], summary: str) -> None:
+        """``gate``: the class, or ``package.module:Class``. ``summary``: what the gate does, for ``pytest --markers``."""
+        self._gate = gate
+        self.summary = summary
+
+    @property
+    def gate(self) -> type[Gate]:
+        if isinstance(self._gate, str):
+            module, _, name = self._gate.partition(":")
+            self._gate = getattr(import_module(module), name)
+        assert not isinstance(self._gate, str)
+        return self._gate
 
 
-_SCORING = ("tolerance", "confidence", "max_outliers", "reference", "candidate", "prompts", "key")
-_IDENTITY = ("max_score", "max_prompt_score")
-_DISTINCT = ("min_score",)
-
-MARKERS: Mapping[str, _Marker] = {
-    "pot_identity": _Marker(
-        ("preset", "metric", *_IDENTITY, *_SCORING),
-        partial(scoring_settings, limit_names=_IDENTITY, make_limits=identity_limits),
-        "fail unless the candidate is the SAME model as its reference",
+MARKERS: dict[str, Marker] = {
+    "pot_identity": Marker(
+        "pytest_pot.gates.verdict.gate:IdentityGate", "fail unless the candidate is the SAME model as its reference"
     ),
-    "pot_distinct": _Marker(
-        ("preset", "metric", *_DISTINCT, *_SCORING),
-        partial(scoring_settings, limit_names=_DISTINCT, make_limits=distinct_limit),
-        "fail unless the candidate is DIFFERENT from its reference",
+    "pot_distinct": Marker(
+        "pytest_pot.gates.verdict.gate:DistinctGate", "fail unless the candidate is DIFFERENT from its reference"
     ),
-    "pot_latency": _Marker(
-        LATENCY_ARGUMENTS, latency_settings, "fail if the candidate is slower, or takes more memory, than it may"
+    "pot_latency": Marker(
+        "pytest_pot.gates.latency.gate:LatencyGate", "fail if the candidate is slower, or takes more memory, than it may"
     ),
 }
+"""The markers by name. Gates of one test run in this order."""
+
+
+def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None) -> bool:
+    """Whether a gate's marker is on ``function``, ``node`` or what contains it. Every test of every suite is asked this."""
+    return any(mark.name in MARKERS for mark in marks_on(function)) or any(mark.name in MARKERS for mark in node.iter_markers())
 
 
 def gate_marks(item: pytest.Item) -> list[pytest.Mark]:
-    """The marks on ``item`` that ask for a gate: in the order of :data:`MARKERS`.
+    """The marks on ``item`` that ask for a gate, in the order of :data:`MARKERS`.
 
-    Of one marker on a class or module and on the test itself, the nearest counts, as pytest users expect. On one node the
-    same marker may stand several times; the topmost decorator comes first.
+    Where the same marker is on a class or module and on the test itself, the nearest counts, as pytest users expect. On one
+    node the same marker may stand several times; the topmost decorator comes first.
     """
     return [mark for name in MARKERS for mark in reversed(nearest(item.iter_markers_with_node(name)))]
-
-
-def gates_of(item: pytest.Item, marks: Iterable[pytest.Mark]) -> list[GateSettings]:
-    """The settings of the gates that ``marks`` on ``item`` ask for.
-
-    Raises:
-        InvalidArgument: an argument has no meaning; the message names the marker and the choices.
-    """
-    return [_settings(item, mark) for mark in marks]
 
 
 def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
@@ -70,24 +67,25 @@ def nearest(marks: Iterable[tuple[object, pytest.Mark]]) -> list[pytest.Mark]:
 
     On one node, a class's own marks are nearer than those of its bases, and a parameter's nearer than its function's.
     """
-    found = list(marks)
-    here = [mark for node, mark in found if node is found[0][0]]
-    layers = [{id(mark) for mark in layer} for layer in _layers(found[0][0])] if found else []
+    pairs = list(marks)
+    here = [mark for node, mark in pairs if node is pairs[0][0]]
+    layers = [{id(mark) for mark in layer} for layer in _layers(pairs[0][0])] if pairs else []
     inherited = {mark for layer in layers for mark in layer}
     closest: set[int] = next((layer for layer in layers if any(id(mark) in layer for mark in here)), set())
     kept = {id(mark): mark for mark in here if id(mark) in closest or id(mark) not in inherited}
     return list(kept.values())
 
 
-def _layers(node: object) -> list[list[pytest.Mark]]:
-    """The marks that came to ``node`` from its own definition and from behind that, the nearest first.
+def _layers(node: object) -> Iterator[list[pytest.Mark]]:
+    """The marks on ``node``'s own definition, then those that it inherits, the nearest first.
 
-    pytest keeps them in one list; marks that a program has added are in none of these.
+    pytest keeps all of them in one list. Marks that a program added are in none of these layers.
     """
     if isinstance(node, pytest.Class):
-        return [_marks(vars(cls).get("pytestmark")) for cls in node.obj.__mro__]
-    callspec = getattr(node, "callspec", None)
-    return [] if callspec is None else [_marks(callspec.marks), marks_on(getattr(node, "obj", None))]
+        yield from (_marks(vars(cls).get("pytestmark")) for cls in node.obj.__mro__)
+    elif (callspec := getattr(node, "callspec", None)) is not None:
+        yield _marks(callspec.marks)
+        yield marks_on(getattr(node, "obj", None))
 
 
 def marks_on(function: object) -> list[pytest.Mark]:
@@ -95,23 +93,10 @@ def marks_on(function: object) -> list[pytest.Mark]:
     return _marks(getattr(function, "pytestmark", None))
 
 
-def _marks(found: object) -> list[pytest.Mark]:
-    """What stands in a ``pytestmark`` as marks; a decorator stands for its mark."""
-    several = found if isinstance(found, list | tuple) else [found]
-    marks = [getattr(one, "mark", one) for one in several]
+def _marks(pytestmark: object) -> list[pytest.Mark]:
+    """The value of a ``pytestmark`` as marks; a decorator stands for its mark."""
+    if pytestmark is None:
+        return []
+    several = pytestmark if isinstance(pytestmark, list | tuple) else [pytestmark]
+    marks = [getattr(mark, "mark", mark) for mark in several]
     return [mark for mark in marks if isinstance(mark, pytest.Mark)]
-
-
-def _settings(item: pytest.Item, mark: pytest.Mark) -> GateSettings:
-    marker = MARKERS[mark.name]
-    try:
-        if mark.args:
-            names = ", ".join(marker.arguments)
-            raise InvalidArgument(f"takes keyword arguments only, not {mark.args[0]!r}; they are {names}")
-        for name in mark.kwargs:
-            if name not in marker.arguments:
-                raise InvalidArgument(f"unknown argument {name!r}; the arguments are {', '.join(marker.arguments)}")
-        given = {name: value for name, value in mark.kwargs.items() if value is not None}
-        return marker.parse(item, mark.name, given)
-    except PotError as error:
-        raise InvalidArgument(f"{mark.name}: {error}") from error

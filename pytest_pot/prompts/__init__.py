@@ -3,6 +3,7 @@
 ``core`` and ``engines`` may be imported here.
 """
 
-from pytest_pot.prompts.prompt import builtin_prompts, load_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
+from pytest_pot.prompts.jsonl import load_prompts
 
 __all__ = ["builtin_prompts", "load_prompts"]

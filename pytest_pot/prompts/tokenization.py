@@ -1,49 +1,92 @@
-"""From prompts to token ids: encoding, the left cut, and the check that two tokenizers agree."""
+"""From prompts to token ids: each text is encoded once, and two tokenizers are checked to agree."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.prompts.prompt import Prompt, shorten
+from pytest_pot.core.text import shorten
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.prompt import Prompt, as_prompts
 
-__all__ = ["Tokens", "check_same_encoding", "fit", "tokenise", "unchanged"]
+__all__ = ["Encoded", "EncodedPrompts", "fit", "tokenise", "unchanged"]
+
+Encoded: TypeAlias = tuple[list[int], list[int] | None]
+"""The ids of a prompt's text, and of its continuation; None where a prompt has no continuation."""
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """A prompt and its continuation as token ids.
+class EncodedPrompts:
+    """Prompts and their token ids by one tokenizer, encoded at the first use and never again.
 
-    Position j is the continuation's token j; the logits at sequence index ``prompt_len - 1 + j`` predict it.
+    Nothing is checked before the first use, so that an error belongs to whoever uses them.
     """
 
-    ids: tuple[int, ...]
-    prompt_len: int
-    truncated: bool = False
-    """Whether the prompt was cut on the left to fit ``max_length``."""
+    def __init__(self, prompts: Iterable[str | Prompt], tokenizer: Any, *, or_builtin: bool = False) -> None:
+        """``or_builtin``: whether leaving the prompts out means the built-in suite; the message of an empty list says so."""
+        self._prompts = prompts
+        self._or_builtin = or_builtin
+        self.tokenizer = tokenizer
 
     @property
-    def targets(self) -> tuple[int, ...]:
-        """The continuation: the token to predict at each position."""
-        return self.ids[self.prompt_len :]
+    def is_empty(self) -> bool:
+        """Whether there is no prompt, which is an error at the first use."""
+        return isinstance(self._prompts, Sequence) and not self._prompts
 
-    @property
-    def n_positions(self) -> int:
-        return len(self.ids) - self.prompt_len
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """The prompts.
+
+        Raises:
+            PotError: there is none, or one is neither a string nor a :class:`Prompt`.
+        """
+        return as_prompts(self._prompts, or_builtin=self._or_builtin)
+
+    @cached_property
+    def ids(self) -> list[Encoded]:
+        """The ids of every prompt.
+
+        Raises:
+            PotError: as :func:`tokenise`.
+        """
+        return tokenise(self.tokenizer, self.prompts)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def first(self, n: int) -> EncodedPrompts:
+        """The first ``n`` prompts, encoded apart from the others."""
+        return EncodedPrompts(self.prompts[:n], self.tokenizer)
+
+    def check_same(self, tokenizer: Any) -> None:
+        """Raise :class:`PotError` with the first prompt that the candidate's ``tokenizer`` encodes differently, and both
+        ids."""
+        if tokenizer is self.tokenizer:
+            return
+        other_ids = tokenise(tokenizer, self.prompts)
+        for index, (encoded, other_encoded) in enumerate(zip(self.ids, other_ids, strict=True)):
+            for part, ids, other in zip(("text", "continuation"), encoded, other_encoded, strict=True):
+                if ids != other:
+                    raise PotError(
+                        f"the tokenizers of reference and candidate disagree on the {part} of prompt {index} "
+                        f"({shorten(getattr(self.prompts[index], part), 60)!r}):\n"
+                        f"  reference: {_listed(ids)}\n  candidate: {_listed(other)}\n"
+                        "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the "
+                        "one to use with --pot-tokenizer or the pot_tokenizer fixture."
+                    )
 
 
-def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[list[int], list[int] | None]]:
+def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
     """The ids of each prompt's text, with the tokenizer's special tokens, and of its continuation, without.
 
-    The continuation's ids are None where a prompt has no continuation. The tokenizer is left as it was.
+    The tokenizer is left as it was.
 
     Raises:
-        PotError: a text or a continuation comes to no token at all; there would be no position to score.
+        PotError: a text or a continuation gives no token at all; there would be no position to score.
     """
-    encoded: list[tuple[list[int], list[int] | None]] = []
+    encoded: list[Encoded] = []
     with unchanged(tokenizer):
         for index, prompt in enumerate(prompts):
             context = _encode(tokenizer, prompt.text, special=True)
@@ -81,26 +124,9 @@ def fit(index: int, context: Sequence[int], continuation: Sequence[int], max_len
     return Tokens((*kept, *continuation), len(kept), truncated=len(kept) < len(context))
 
 
-def check_same_encoding(prompts: Sequence[Prompt], reference: Any, candidate: Any) -> None:
-    """Raise :class:`PotError` with the first prompt that the two tokenizers encode differently, and both encodings."""
-    if reference is candidate:
-        return
-    theirs = zip(tokenise(reference, prompts), tokenise(candidate, prompts), strict=True)
-    for index, ((r_text, r_cont), (c_text, c_cont)) in enumerate(theirs):
-        for part, ours, other in (("text", r_text, c_text), ("continuation", r_cont, c_cont)):
-            if ours != other:
-                raise PotError(
-                    f"the tokenizers of reference and candidate disagree on the {part} of prompt {index} "
-                    f"({shorten(getattr(prompts[index], part), 60)!r}):\n"
-                    f"  reference: {_listed(ours)}\n  candidate: {_listed(other)}\n"
-                    "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the "
-                    "one to use with --pot-tokenizer or the pot_tokenizer fixture."
-                )
-
-
 def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     # verbose=False: the warning about long texts would also leave a mark on the tokenizer.
-    # int: a tokenizer of one's own may give numpy's, which are no JSON.
+    # int: a custom tokenizer may return numpy integers, which are no JSON.
     return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 

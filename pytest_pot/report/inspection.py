@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_differences
-from pytest_pot.prompts.prompt import shorten
+from pytest_pot.core.text import shorten
 from pytest_pot.scoring.baseline_comparison import Overlap
 
 __all__ = ["comparison_lines", "facts", "lines"]

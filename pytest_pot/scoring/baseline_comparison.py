@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.core.config import METRICS
+from pytest_pot.baseline.provenance import config_differences, tokenizer_differences
+from pytest_pot.baseline.staleness import prompt_differences
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.distributions import Flags, Floats, Ints, TopK
+from pytest_pot.core.names import METRICS
+from pytest_pot.scoring.alignment import on_common_ids
 from pytest_pot.scoring.metrics import position_divergences
 
-__all__ = ["Overlap", "compare"]
-
-_NOWHERE = -700.0
-"""The log-probability, for both, of a cell that only one of them knows: equal cells add nothing to any metric."""
+__all__ = ["Changes", "Overlap", "changes", "compare"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class Overlap:
 def compare(reference: Baseline, candidate: Baseline) -> Overlap:
     """Score the recording ``candidate`` against the recording ``reference``.
 
-    Prompts are matched by the ids of their context. Of continuations that part ways, the positions before that count.
+    Prompts are matched by the ids of their context. Where two continuations differ, the positions before the first difference
+    count.
 
     Raises:
         PotError: not one position has the same tokens in both, or the two were recorded at different temperatures.
@@ -58,8 +58,8 @@ def compare(reference: Baseline, candidate: Baseline) -> Overlap:
         start, other_start = reference.starts[index], candidate.starts[other]
         p, q = reference.over_all(start, start + n), candidate.over_all(other_start, other_start + n)
         p, q = on_common_ids(p, q)
-        found = position_divergences(p, q, "bucket")
-        for name, values in found.items():
+        divergences = position_divergences(p, q, "bucket")
+        for name, values in divergences.items():
             metrics[name].append(float(values.mean()))
         scores[index] = metrics["tv"][-1]
         unseen.append((float(p.tail_mass.mean()), float(q.tail_mass.mean())))
@@ -83,7 +83,7 @@ def _matches(reference: Baseline, candidate: Baseline) -> list[tuple[int, int, i
     by_context: dict[tuple[int, ...], list[int]] = {}
     for index, tokens in enumerate(candidate.tokens):
         by_context.setdefault(tokens.ids[: tokens.prompt_len], []).append(index)
-    found = []
+    matches = []
     for index, tokens in enumerate(reference.tokens):
         others = by_context.get(tokens.ids[: tokens.prompt_len])
         if not others:
@@ -91,8 +91,8 @@ def _matches(reference: Baseline, candidate: Baseline) -> list[tuple[int, int, i
         other = others.pop(0)
         n = _common_prefix(tokens.targets, candidate.tokens[other].targets)
         if n:
-            found.append((index, other, n))
-    return found
+            matches.append((index, other, n))
+    return matches
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
@@ -102,44 +102,30 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     return min(len(first), len(second))
 
 
-def on_common_ids(p: TopK, q: TopK) -> tuple[TopK, TopK]:
-    """Both distributions over the ids that both know, and one cell for all others."""
-    if p.ids is None and q.ids is None:
-        m = min(p.log_probs.shape[1], q.log_probs.shape[1])
-        known = np.ones((len(p), m), dtype=np.bool_)
-        return _cells(p, p.log_probs[:, :m], known, p.log_probs[:, m:]), _cells(
-            q, q.log_probs[:, :m], known, q.log_probs[:, m:]
-        )
-    if p.ids is None:
-        q, p = on_common_ids(q, p)
-        return p, q
-    theirs, known, rest = _at(q, p.ids)
-    ours = np.where(known, _NOWHERE, p.log_probs)
-    return _cells(p, p.log_probs, known, ours), _cells(q, theirs, known, rest)
+@dataclass(frozen=True)
+class Changes:
+    """What a new recording changes of an old one."""
+
+    differences: list[str]
+    """A line for each part of configuration, tokenizer and prompts that differs."""
+    overlap: Overlap | None
+    """How far the old one is from the new one; None where they share no position."""
+
+    def __str__(self) -> str:
+        if self.overlap is None:
+            text = "the old file has no position in common with it"
+        else:
+            text = f"tv of the old file against it {self.overlap.metrics['tv']:.3g}, {self.overlap.n_positions} positions"
+        return "; ".join([text, *self.differences])
 
 
-def _at(top: TopK, ids: Ints) -> tuple[Floats, Flags, Floats]:
-    """``top`` at other ids: log-probabilities [n, m], which of them it knows, and those of its other ids."""
-    if top.ids is None:
-        known = ids < top.log_probs.shape[1]
-        place = np.where(known, ids, 0)
-    else:
-        # One search for all rows: row r's ids, sorted, are moved into an interval of their own.
-        order = np.argsort(top.ids, axis=1)
-        width = int(max(top.ids.max(), ids.max())) + 1
-        shift = width * np.arange(len(ids))[:, None]
-        flat = (np.take_along_axis(top.ids, order, axis=1) + shift).ravel()
-        found = np.minimum(np.searchsorted(flat, ids + shift), flat.size - 1)
-        known = flat[found] == ids + shift
-        place = np.where(known, order.ravel()[found], 0)
-    seen = np.zeros(top.log_probs.shape, dtype=np.bool_)
-    rows = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
-    seen[rows[known], place[known]] = True
-    return np.take_along_axis(top.log_probs, place, axis=1), known, np.where(seen, _NOWHERE, top.log_probs)
-
-
-def _cells(top: TopK, log_probs: Floats, known: Flags, rest: Floats) -> TopK:
-    """The known cells, and ``rest`` [n, any] together with the tail as the last one."""
-    mass = np.exp(rest).sum(axis=1) + top.tail_mass
-    log_tail = np.log(np.maximum(mass, np.finfo(np.float64).tiny))
-    return replace(top, ids=None, log_probs=np.where(known, log_probs, _NOWHERE), log_tail=log_tail)
+def changes(old: Baseline, new: Baseline) -> Changes:
+    """What ``new`` changes of ``old``."""
+    differences = config_differences(old.config, new.config)
+    differences += tokenizer_differences(old.provenance.tokenizer, new.provenance.tokenizer)
+    if old.provenance.prompts != new.provenance.prompts:
+        differences += prompt_differences(old, new.prompts, None) or ["prompts: other continuations now"]
+    try:
+        return Changes(differences, compare(new, old))
+    except PotError:
+        return Changes(differences, None)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Engine, OutOfMemory, Room
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Batches", "Progress", "cheapest", "does_not_fit"]
 

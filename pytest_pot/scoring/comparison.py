@@ -9,10 +9,11 @@ import numpy as np
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import shorten
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Floats, TopK
-from pytest_pot.prompts.prompt import Prompt, shorten
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.metrics import position_divergences, renormalised
 
 __all__ = ["Comparison", "PromptResult", "check_finite"]
@@ -42,8 +43,12 @@ class Comparison:
         self._config = config
         self._reference = reference
         self._candidate = candidate
-        self._prompts = prompts
-        self._tokens = tokens
+        self.prompts = prompts
+        self.tokens = tokens
+
+    @property
+    def engines(self) -> tuple[Engine, Engine]:
+        return self._reference, self._candidate
 
     def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
         """The results of the prompts of one batch. Both models run it in the same shape, also after a halving."""
@@ -54,7 +59,7 @@ class Comparison:
         tail_mass = reference.tail_mass
         results, start = [], 0
         for index in batch:
-            stop = start + self._tokens[index].n_positions
+            stop = start + self.tokens[index].n_positions
             results.append(
                 PromptResult(
                     divergences={name: values[start:stop].copy() for name, values in metrics.items()},
@@ -72,7 +77,7 @@ class Comparison:
         Where a whole vocabulary is compared and the other model's has another size, the cells are the ids that both have,
         and the tail is those that only one of them has: the other has nothing there.
         """
-        tokens = [self._tokens[index] for index in batch]
+        tokens = [self.tokens[index] for index in batch]
         reference = self._reference.top_k(tokens, self._config.top_k)
         self._check_finite(reference, "reference", batch)
         if reference.log_tail is None:
@@ -88,7 +93,7 @@ class Comparison:
         return reference, candidate
 
     def _check_finite(self, top: TopK, role: str, batch: Sequence[int]) -> None:
-        check_finite(top, role, self._prompts, self._tokens, batch)
+        check_finite(top, role, self.prompts, self.tokens, batch)
 
 
 def check_finite(

@@ -14,7 +14,7 @@ from math import log
 
 import numpy as np
 
-from pytest_pot.core.config import METRICS
+from pytest_pot.core.names import METRICS
 from pytest_pot.engines.distributions import Floats, TopK
 
 __all__ = ["Cells", "position_divergences", "renormalised"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine, OutOfMemory
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.metrics import position_divergences
 
 __all__ = ["noise_floor"]

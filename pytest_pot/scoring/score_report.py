@@ -11,8 +11,8 @@ import numpy as np
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenization import Tokens
 
 __all__ = ["ScoreReport", "WorstPosition"]
 

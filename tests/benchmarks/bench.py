@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.engine import TorchEngine
+from pytest_pot.prompts.tokenization import tokenise
+from pytest_pot.scoring.encoding import fit_all
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -58,10 +60,9 @@ class Bench:
 
     def floor(self, config: ScoringConfig, prompts: Sequence[Prompt] | None = None) -> Way:
         """One model's matrix products for the same tokens and positions, see :func:`floor.products`."""
-        with CausalLM.ready(self.reference, "reference", config) as engine:
-            tokens = TeacherForcedScorer(config).tokens(
-                self.prompts if prompts is None else prompts, self.tokenizer, engine, None
-            )
+        with TorchEngine.opened(self.reference, "reference", config) as engine:
+            encoded = tokenise(self.tokenizer, self.prompts if prompts is None else prompts)
+            tokens = fit_all(config, encoded, engine, None)
         return products(self.candidate, tokens, config)
 
     def time(self, ways: Mapping[str, Way]) -> dict[str, list[float]]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pytest_pot import ScoringConfig
-from pytest_pot.engines.pytorch.engine import CausalLM
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.pytorch.engine import TorchEngine
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.batching import cheapest
 
 
@@ -18,7 +18,7 @@ def products(model: Any, texts: Sequence[Tokens], config: ScoringConfig) -> Call
     its output layer for the positions that are compared (with ``renormalise``, of so many of its rows): the weights themselves
     on numbers of the same shape, without padding, attention, norms or anything else. No prompt's last token has to be read."""
     tokens = sorted(texts, key=lambda one: -len(one.ids))
-    with CausalLM.ready(model, "candidate", config) as engine:
+    with TorchEngine.opened(model, "candidate", config) as engine:
         sizes = cheapest([len(one.ids) for one in tokens], engine.room)
     output_layer = model.get_output_embeddings()
     layers = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output_layer]

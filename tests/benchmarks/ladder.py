@@ -28,8 +28,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Baseline, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.calibration.perturbations import PERTURBATIONS, perturb
-from pytest_pot.core.config import METRICS
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.core.names import METRICS
+from pytest_pot.engines.registry import opened
+from pytest_pot.prompts.builtin import builtin_prompts
+from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.scoring.run import ScoringRun
 
 sys.path += [str(Path(__file__).parents[2] / "examples"), str(Path(__file__).parent)]
 
@@ -245,8 +248,10 @@ def measure(name: str, views: tuple[str, ...], rungs: list[str], deadline: float
             if view not in recorded:
                 recorded[view] = TeacherForcedScorer(config).record(reference, subject.prompts(), tokenizer)
             now = replace(config, batch_size=rung.batch_size or config.batch_size, dtype=rung.dtype)
-            with threads(rung.threads):  # score_fresh: another dtype than the recording's is what some rungs are about
-                report = TeacherForcedScorer(now).score_fresh(recorded[view], candidate, tokenizer, started=started)
+            # Not score_baseline: some rungs are about another dtype than the recording's, which that refuses.
+            run = ScoringRun(now, EncodedPrompts(subject.prompts(), tokenizer))
+            with threads(rung.threads), opened(candidate, "candidate", now) as engine:
+                report = run.replay(recorded[view], engine)
             store.put(rung.name, view, figures(report))
             taken = time.perf_counter() - started
             print(f"{name}, {rung.name}, {view}: tv {report.mean:.3g}, worst {report.max:.3g} ({taken:.0f} s)", flush=True)

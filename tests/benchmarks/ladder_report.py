@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.core.config import METRICS
+from pytest_pot.core.names import METRICS
 from pytest_pot.gates.verdict.limits import PROMPT_FACTOR, TOLERANCES, Verdict, default_prompt_limit, identity_limits
 
 sys.path.append(str(Path(__file__).parent))

@@ -27,10 +27,12 @@ import torch
 import transformers
 
 from pytest_pot import Prompt, ScoringConfig
-from pytest_pot.gates.latency.gate import run_latency_gate
+from pytest_pot.gates.base import GateInputs
+from pytest_pot.gates.latency.gate import LatencyGate
+from pytest_pot.gates.latency.latency_report import Outcome
+from pytest_pot.gates.latency.limits import LatencyLimits
 from pytest_pot.gates.latency.settings import LatencySettings
-from pytest_pot.gates.latency.statistics import LatencyLimits, Outcome
-from pytest_pot.gates.verdict.gate import GateInputs
+from pytest_pot.prompts.tokenization import EncodedPrompts
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
@@ -108,15 +110,12 @@ def gate(reference: Any, candidate: Any, tokenizer: Any) -> Row:
         gate="pot_latency",
         preset=PRESET,
         config=ScoringConfig.preset(PRESET),
-        reference=None,
-        baseline=None,
-        candidate=None,
         prompts=PROMPTS,
-        key=None,
         limits=LatencyLimits(max_slowdown=LIMIT),
     )
     started = time.perf_counter()
-    report = run_latency_gate(settings, GateInputs(reference, candidate, tokenizer, None, PROMPTS, ("", ""))).report
+    inputs = GateInputs(candidate, EncodedPrompts(PROMPTS, tokenizer), ("", ""), reference)
+    report = LatencyGate(settings).run(inputs, lambda *_: None).report
     taken = time.perf_counter() - started
     return (
         str(report.verdict),

@@ -18,7 +18,7 @@ from pathlib import Path
 from pytest_pot import Verdict
 from pytest_pot.gates.verdict.limits import identity_limits
 from pytest_pot.gates.verdict.sequential import SequentialTest
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 HERE = Path(__file__).parent
 TARGET = HERE / "results" / "orders.md"

@@ -19,7 +19,8 @@ import transformers
 
 from pytest_pot import ScoringConfig, TeacherForcedScorer
 from pytest_pot.calibration.perturbations import perturb
-from pytest_pot.prompts.prompt import Prompt, builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
+from pytest_pot.prompts.prompt import Prompt
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 

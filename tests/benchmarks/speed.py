@@ -25,7 +25,7 @@ import transformers
 
 from pytest_pot.calibration.perturbations import perturb
 from pytest_pot.engines.pytorch.device import hardware
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 sys.path += [str(Path(__file__).parents[2] / "examples"), str(Path(__file__).parent)]
 

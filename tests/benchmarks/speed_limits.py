@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.gates.latency.memory import peak_of
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 __all__ = ["dtype", "startup", "vocabulary"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -11,9 +10,12 @@ from bench import AUTO, Bench, Model, Rows, Way, against
 
 from pytest_pot import ScoreReport, TeacherForcedScorer
 from pytest_pot.calibration.perturbations import perturb
+from pytest_pot.engines.registry import opened
 from pytest_pot.gates.verdict.limits import identity_limits
 from pytest_pot.gates.verdict.sequential import SequentialTest
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
+from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.scoring.run import ScoringRun
 
 __all__ = ["verdicts", "waterfall"]
 
@@ -64,7 +66,9 @@ def verdicts(bench: Bench) -> Rows:
     def decided(name: str, candidate: Model, tolerance: str) -> ScoreReport:
         limits = identity_limits("tv", tolerance=tolerance)
         test = SequentialTest(limits.max_score, score_clip=limits.max_prompt_score, pool=len(pool))
-        report = scorer.draw_fresh(baseline, candidate, bench.tokenizer, test, seed=0, started=time.perf_counter(), note="")
+        run = ScoringRun(AUTO, EncodedPrompts(pool, bench.tokenizer))
+        with opened(candidate, "candidate", AUTO) as engine:
+            report = run.replay_until(baseline, engine, test)
         reached[name] = f"{test.verdict} after {report.n_prompts} prompts"
         return report
 

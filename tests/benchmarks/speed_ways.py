@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from bench import AUTO, Bench, Rows, Way, against, cut_short
+from pytest_pot.gates.latency.memory import peak_of
 
 from pytest_pot import PRESETS, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.calibration.perturbations import perturb
-from pytest_pot.engines.pytorch.engine import CausalLM
-from pytest_pot.gates.latency.memory import peak_of
+from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.gates.verdict.limits import identity_limits
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 __all__ = ["batches", "counts", "prefix", "presets", "top_k"]
 
@@ -108,11 +108,11 @@ def counts(bench: Bench) -> Rows:
 @contextmanager
 def nothing_shared() -> Iterator[None]:
     """The engine without its sharing of beginnings."""
-    CausalLM.share_prefixes = False
+    TorchEngine.share_prefixes = False
     try:
         yield
     finally:
-        CausalLM.share_prefixes = True
+        TorchEngine.share_prefixes = True
 
 
 def prefix(bench: Bench) -> Rows:

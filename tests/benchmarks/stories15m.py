@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from pytest_pot.prompts.prompt import Prompt, load_prompts
+from pytest_pot.prompts.jsonl import load_prompts
+from pytest_pot.prompts.prompt import Prompt
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 

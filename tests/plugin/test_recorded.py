@@ -311,15 +311,15 @@ def test_the_file_is_read_once_for_many_tests(recorded: Project) -> None:
     recorded.write(
         test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"),
         conftest="""
-        import pytest_pot.baseline.file_format as files
+        import pytest_pot.baseline.baseline as files
 
-        original = files.read
+        original = files.unpack
 
-        def read(path):
+        def unpack(path):
             print("reading")
             return original(path)
 
-        files.read = read
+        files.unpack = unpack
         """,
     )
     result = recorded.run_apart("-s")

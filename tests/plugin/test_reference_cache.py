@@ -22,11 +22,11 @@ def test_it():
 COUNTING = """
 import pytest
 from transformers import GPT2LMHeadModel
-from pytest_pot.engines import loading
-from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch import checkpoint
+from pytest_pot.engines.pytorch.engine import TorchEngine
 
 forwards, loads = [], []
-forward, load = CausalLM._forward, loading._load_weights
+forward, load = TorchEngine._forward, checkpoint._load_weights
 
 def counted(self, *arguments, **named):
     forwards.append(self._role)
@@ -38,8 +38,8 @@ def loaded(spec, role, config):
 
 @pytest.fixture(autouse=True)
 def count(monkeypatch):
-    monkeypatch.setattr(CausalLM, "_forward", counted)
-    monkeypatch.setattr(loading, "_load_weights", loaded)
+    monkeypatch.setattr(TorchEngine, "_forward", counted)
+    monkeypatch.setattr(checkpoint, "_load_weights", loaded)
 
 def pytest_unconfigure():
     print("loaded", *loads, "forwards", *forwards)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.scoring.diagnosis import likely_cause
 
 MEASURED = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from pytest_pot import PRESETS, Baseline, ScoringConfig, TeacherForcedScorer
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 PRESETS_RECORDED = [name for name in PRESETS if PRESETS[name].top_k is not None]
 

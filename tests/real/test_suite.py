@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_pot import PRESETS
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.tokenization import tokenise
 
 

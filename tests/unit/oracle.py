@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 
 
 def log_softmax(logits: list[float]) -> list[float]:

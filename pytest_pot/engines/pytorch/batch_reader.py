@@ -14,7 +14,7 @@ from pytest_pot.engines.pytorch.model_traits import accepted, is_causal, reads_a
 from pytest_pot.engines.pytorch.output_layer import Hidden, Logits, OutputLayer, Rows, joined
 from pytest_pot.engines.pytorch.prefix_cache import PrefixCaches, shared_prefix
 from pytest_pot.engines.pytorch.rounding import same_distributions
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Reader", "each_alone", "padded"]
 

@@ -23,9 +23,11 @@ __all__ = [
     "device_of",
     "hardware",
     "is_out_of_memory",
+    "is_spread",
     "own_dtype",
     "prepared",
     "rng_untouched",
+    "synchronise",
 ]
 
 _TOKENS_ON_CPU = 1024
@@ -102,7 +104,7 @@ def own_dtype(model: nn.Module) -> torch.dtype | None:
     return dtypes[0] if len(set(dtypes)) == 1 else None
 
 
-def _is_spread(model: nn.Module) -> bool:
+def is_spread(model: nn.Module) -> bool:
     """Whether ``model`` is on several devices, in files, or cut over processes: by hooks that a copy would share."""
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return True
@@ -127,7 +129,7 @@ def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
     own = own_dtype(model)
     dtype = choose_dtype(config.dtype, own, device)
     converts = dtype != own if config.dtype == "auto" else dtypes != {dtype}
-    if _is_spread(model):
+    if is_spread(model):
         if moves or (converts and config.dtype != "auto"):
             asked = f"device={config.device!r}" if moves else f"dtype={config.dtype!r}"
             raise PotError(
@@ -197,3 +199,12 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def synchronise(model: nn.Module) -> None:
+    """Wait until every device that ``model`` is on has done what it was asked to; a CPU has when a call returns."""
+    for device in {parameter.device for parameter in model.parameters()}:
+        if device.type == "mps":
+            torch.mps.synchronize()  # takes no device, because there is only one
+        elif device.type not in ("cpu", "meta"):
+            torch.get_device_module(device).synchronize(device)

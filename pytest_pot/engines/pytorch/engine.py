@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
@@ -13,22 +13,25 @@ from torch import Tensor, nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import OutOfMemory, Room
+from pytest_pot.engines.base import OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
-from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched
+from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchronise
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
+from pytest_pot.engines.pytorch.generation import GreedyGeneration
+from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.engines.pytorch.model_traits import accepted, has_own_code, max_positions
 from pytest_pot.engines.pytorch.output_layer import Rows
 from pytest_pot.engines.pytorch.reduction import reduce_over_choice, reduce_rows
 from pytest_pot.engines.pytorch.sampling import sample_continuation
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.pytorch.threads import TorchThreads
+from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["CausalLM"]
+__all__ = ["TorchEngine"]
 
 
-class CausalLM:
-    """A causal language model in this process; an :class:`~pytest_pot.engines.base.Engine`.
+class TorchEngine:
+    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable`.
 
     Sequences are padded on the right: that is safe for absolute, rotary and ALiBi positions and for recurrent models, and
     position j of a prompt is at the same index however long its neighbours are. Models whose positions depend on the length of
@@ -40,7 +43,7 @@ class CausalLM:
     """Whether tokens that the prompts of a batch begin with are read once."""
 
     def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
-        """``model`` is in evaluation mode and stays so while the engine is used; :meth:`ready` sees to that."""
+        """``model`` is in evaluation mode and stays so while the engine is used; :meth:`opened` sees to that."""
         self._model = model
         self._role = role
         self._config = config
@@ -59,13 +62,8 @@ class CausalLM:
 
     @classmethod
     @contextmanager
-    def ready(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[CausalLM]:
+    def opened(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[TorchEngine]:
         """An engine for ``model``; when the context ends, model, random state and gradient mode are as they were."""
-        if not isinstance(model, nn.Module):
-            raise PotError(
-                f"the {role} is {type(model).__name__}, not a model: give a torch.nn.Module whose forward returns logits "
-                "[batch, length, vocab], such as a transformers causal LM"
-            )
         with prepared(model, config) as running:
             engine = cls(running, role, config)
             known = engine._vocabulary() is not None
@@ -146,6 +144,46 @@ class CausalLM:
                 return self._over_choice(rows, targets, select)
             return self._reduce(rows, targets, select=select, first=None)
 
+    @property
+    def on_cpu(self) -> bool:
+        return self._device.type == "cpu"
+
+    @property
+    def cpu_threads(self) -> TorchThreads:
+        return TorchThreads()
+
+    @property
+    def splits_output(self) -> bool:
+        return self._reader is None or self._reader.output_layer is not None
+
+    def use_whole_output(self) -> None:
+        if self._reader is not None:
+            self._reader.output_layer = None
+
+    def read_whole_prompts(self) -> None:
+        if self._reader is not None:
+            self._reader.prefixes = None
+
+    def synchronise(self) -> None:
+        synchronise(self._model)
+
+    def prefill(self, batch: Sequence[Tokens]) -> Callable[[], object]:
+        self._check_batch(batch)
+        ids, mask = self.padded([tokens.ids for tokens in batch])
+
+        def run() -> None:
+            with self.memory_errors():
+                self.call(ids, attention_mask=mask, use_cache=False)
+
+        return run
+
+    def generate(self, batch: Sequence[Tokens]) -> GreedyGeneration:
+        self._check_batch(batch)
+        return GreedyGeneration(self, self._role, batch)
+
+    def peak_memory(self, run: Callable[[], object]) -> PeakMemory | None:
+        return peak_of(run, self._model, self._device)
+
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         for context in contexts:
             self.check_ids(context)
@@ -165,8 +203,7 @@ class CausalLM:
 
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
         """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
-        for tokens in batch:
-            self.check_ids(tokens.ids)
+        self._check_batch(batch)
         with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
             reader = self._reader
             rows = each_alone(batch, self._forward, self._device) if reader is None else reader.rows(batch)
@@ -204,6 +241,10 @@ class CausalLM:
     def _autocast(self) -> torch.autocast:
         kind = self._device.type
         return torch.autocast(kind, enabled=self._config.use_amp)
+
+    def _check_batch(self, batch: Sequence[Tokens]) -> None:
+        for tokens in batch:
+            self.check_ids(tokens.ids)
 
     def check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
         """Raise unless all ``ids`` are in the vocabulary; on CUDA an id outside it would poison the whole process."""

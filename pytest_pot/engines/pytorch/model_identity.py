@@ -6,10 +6,12 @@ same, and so may code that was patched at run time.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -17,12 +19,12 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
+from pytest_pot.core.hashing import digest
 from pytest_pot.engines.pytorch.model_traits import PACKAGES
-from pytest_pot.engines.pytorch.weights_digest import weights_digest
 
-__all__ = ["content_of", "loads_as_known"]
+__all__ = ["content_of", "loads_as_known", "weights_digest"]
 
 _SITE = Path(transformers.__file__).parents[1]
 _BESIDE = ("transformers", "huggingface_hub", "safetensors", "tokenizers", "accelerate", "numpy", "tqdm", "packaging", "regex")
@@ -160,3 +162,27 @@ def _is_known_function(function: FunctionType, *, installed: bool = False) -> bo
             return False
         seen = getattr(seen, "__wrapped__", None)
     return True
+
+
+def weights_digest(model: nn.Module) -> str | None:
+    """SHA-256 over names, types, shapes and bytes of all parameters and buffers; None where some have no bytes to read.
+
+    Buffers that are computed and not saved (a table of rotary frequencies) count as well: they are part of what a model
+    says. A tensor that is there under two names is read once.
+    """
+    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    distinct = {id(tensor): tensor for tensor in tensors.values()}
+    try:
+        # hashlib lets other threads run meanwhile.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            hashes = dict(zip(distinct, pool.map(_hash, distinct.values()), strict=True))
+    except (RuntimeError, NotImplementedError, TypeError):
+        return None  # on the meta device, offloaded to disk, or packed in a class that shows no bytes
+    return digest(
+        f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashes[id(tensor)]}".encode() for name, tensor in sorted(tensors.items())
+    )
+
+
+def _hash(tensor: Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(raw.data).hexdigest()

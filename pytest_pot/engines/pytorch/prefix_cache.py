@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["PrefixCaches", "shared_prefix"]
 

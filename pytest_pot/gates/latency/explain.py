@@ -1,4 +1,4 @@
-"""A latency gate's result -> what people and machines read. Pure functions."""
+"""The outcome of a gate on latency in words: the headline, what was timed, and what to do."""
 
 from __future__ import annotations
 
@@ -6,35 +6,41 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_pot.gates.latency.gate import LatencyResult
-from pytest_pot.gates.latency.statistics import REFERENCE_LIMITS, Check, LatencyReport, Outcome, Peak
-from pytest_pot.gates.verdict.explain import number
+from pytest_pot.core.text import number
+from pytest_pot.engines.base import PeakMemory
+from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
+from pytest_pot.gates.latency.limits import REFERENCE_LIMITS
+from pytest_pot.gates.latency.result import LatencyOutcome
 
-__all__ = ["explain", "figures"]
+__all__ = ["explain", "headline", "properties"]
 
 _WORKS = {"score": "scoring forward", "prefill": "bare forward", "decode": "greedy decoding"}
 _BINS = 8
 _BAR = 24
 
 
-def explain(result: LatencyResult, verbosity: int = 0) -> str:
+def headline(outcome: LatencyOutcome) -> str:
+    """The figure against its limit, in one line."""
+    return f"{outcome.settings.gate}: {_headline(outcome.report, outcome.report.decisive)}"
+
+
+def explain(outcome: LatencyOutcome, verbosity: int = 0) -> str:
     """Why a gate failed, or could not be decided: the figure against its limit, what was timed, and what to do.
 
-    ``verbosity`` below 0 gives the first line alone; above 0, a histogram of the times.
+    ``verbosity`` below 0 gives the headline alone; above 0, a histogram of the times.
     """
-    report, decisive = result.report, result.report.decisive
-    headline = f"{result.settings.gate}: {_headline(report, decisive)}"
+    report, decisive = outcome.report, outcome.report.decisive
     if verbosity < 0:
-        return headline
-    lines = [headline, f"  {_models(result)}; {_conditions(result)}"]
+        return headline(outcome)
+    lines = [headline(outcome), f"  {_models(outcome)}; {_conditions(outcome)}"]
     lines += [f"  {_plainly(check)}: {check.outcome}" for check in report.checks if check is not decisive]
     if report.lead:
-        lines.append(f"  {_decoding(result)}")
+        lines.append(f"  {_decoding(outcome)}")
     if report.memory is not None:
         lines.append(f"  {_memory(report, report.memory)}")
     if verbosity > 0 and report.candidate:
         lines += _histogram(report)
-    return "\n".join([*lines, f"  {_advice(result, decisive)}"])
+    return "\n".join([*lines, f"  {_advice(outcome, decisive)}"])
 
 
 def _headline(report: LatencyReport, check: Check) -> str:
@@ -67,7 +73,7 @@ def _bound(check: Check) -> str:
 def _figure(check: Check, value: float) -> str:
     if not _is_ratio(check):
         return number(value)
-    # A figure that misses its limit by a hair does not look like it.
+    # As many digits as it takes to show a figure and its limit as different.
     digits = next((n for n in range(2, 7) if round(value, n) != round(check.limit, n)), 2)
     return f"{value:.{digits}f}x"
 
@@ -96,26 +102,26 @@ def _ms(times: Sequence[float]) -> str:
     return f"{number(1000 * statistics.median(times))} ms"
 
 
-def _models(result: LatencyResult) -> str:
-    reference, candidate = result.names
+def _models(outcome: LatencyOutcome) -> str:
+    reference, candidate = outcome.names
     return f"candidate {candidate}" if reference is None else f"reference {reference}, candidate {candidate}"
 
 
-def _conditions(result: LatencyResult) -> str:
-    report, settings = result.report, result.settings
+def _conditions(outcome: LatencyOutcome) -> str:
+    report, settings = outcome.report, outcome.settings
     work = f"{_WORKS[report.what]} of {report.n_prompts} prompt{'s' * (report.n_prompts > 1)}, {report.n_tokens} tokens"
     if report.n_truncated:
         work += f", {report.n_truncated} cut on the left"
     repeated = f", {report.repeats} runs per timing" if report.repeats > 1 else ""
     threads = f", {report.threads} thread{'s' * (report.threads != 1)}" if report.threads else ""
     if report.threads != report.usual_threads:
-        threads += f" (it was slower with {report.usual_threads}, as it is beside other processes)"
+        threads += f" ({report.usual_threads} threads were slower; other processes are using the cores)"
     return f"{work}{repeated}; preset {settings.preset}, {report.label}{threads}, {report.elapsed_s:.0f} s"
 
 
-def _decoding(result: LatencyResult) -> str:
-    steps = result.settings.new_tokens - 1
-    report = result.report
+def _decoding(outcome: LatencyOutcome) -> str:
+    steps = outcome.settings.new_tokens - 1
+    report = outcome.report
     parts = []
     for role, lead, times in (
         ("reference", report.reference_lead, report.reference),
@@ -127,14 +133,14 @@ def _decoding(result: LatencyResult) -> str:
     return "; ".join(parts)
 
 
-def _memory(report: LatencyReport, memory: Peak) -> str:
+def _memory(report: LatencyReport, memory: PeakMemory) -> str:
     parts = [f"candidate {_megabytes(memory)}"]
     if report.reference_memory is not None:
         parts.insert(0, f"reference {_megabytes(report.reference_memory)}")
     return f"peak memory, {memory.kind}: {', '.join(parts)}"
 
 
-def _megabytes(peak: Peak) -> str:
+def _megabytes(peak: PeakMemory) -> str:
     return f"{peak.bytes / 1e6:.0f} MB ({peak.weights / 1e6:.0f} of weights)"
 
 
@@ -163,15 +169,15 @@ def _bar(count: int, most: int) -> str:
     return f"{'█' * max(1, round(_BAR * count / most))} {count}" if count else ""
 
 
-def _advice(result: LatencyResult, check: Check) -> str:
-    if check.point is None or result.report.capped:
+def _advice(outcome: LatencyOutcome, check: Check) -> str:
+    if check.point is None or outcome.report.capped:
         return (
-            f"what to do: raise max_seconds (now {result.settings.max_seconds:g}), or time less: fewer or shorter prompts, "
+            f"what to do: raise max_seconds (now {outcome.settings.max_seconds:g}), or time less: fewer or shorter prompts, "
             "preset='single'"
         )
     if check.outcome is Outcome.INCONCLUSIVE:
         return (
-            f"what to do: times differ too much here ({_spread(result.report)}) for {_timings(result.report)} to decide; run "
+            f"what to do: times differ too much here ({_spread(outcome.report)}) for {_timings(outcome.report)} to decide; run "
             "it again where less else runs, or time more or longer prompts"
         )
     if check.limit_name.startswith("max_memory"):
@@ -187,18 +193,18 @@ def _advice(result: LatencyResult, check: Check) -> str:
     )
 
 
-def figures(result: LatencyResult) -> dict[str, Any]:
-    """What machines read, beside what was asked: JSON types, without the times one by one."""
-    report, decisive = result.report, result.report.decisive
+def properties(outcome: LatencyOutcome) -> dict[str, Any]:
+    """The outcome as JSON types, without the single times."""
+    report, decisive = outcome.report, outcome.report.decisive
     leads = {"first_token_ms": report.lead, "reference_first_token_ms": report.reference_lead}
     medians = {"candidate_ms": report.candidate, "reference_ms": report.reference or (), **leads}
     memories = {"memory_mb": report.memory, "reference_memory_mb": report.reference_memory}
     return {
         "score": decisive.point,
         "bound": decisive.bound,
-        "verdict": str(result.verdict),
-        "passed": result.passed,
-        "gated": result.settings.gates,
+        "verdict": str(outcome.verdict),
+        "passed": outcome.passed,
+        "gated": outcome.settings.gates,
         "checks": {check.limit_name: {"found": check.point, "outcome": str(check.outcome)} for check in report.checks},
         "what": report.what,
         "prompts": report.n_prompts,

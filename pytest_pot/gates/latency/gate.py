@@ -1,114 +1,175 @@
-"""The gate on latency: settings and models in, a report with its verdict out."""
+"""The gate on latency and memory: ``pot_latency``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pytest_pot.core.errors import PotError
-from pytest_pot.gates.latency.settings import LatencySettings
-from pytest_pot.gates.latency.statistics import WHATS, LatencyReport, Outcome
-from pytest_pot.gates.latency.stopwatch import Stopwatch, measure
-from pytest_pot.prompts.prompt import Prompt, as_prompts
-from pytest_pot.prompts.tokenization import Tokens, check_same_encoding, fit, tokenise
+from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.gates.base import (
+    COMMON_ARGUMENTS,
+    Gate,
+    GateInputs,
+    GateResult,
+    GateSettings,
+    Progress,
+    ReferenceUse,
+    RunOptions,
+)
+from pytest_pot.gates.latency.limits import REFERENCE_LIMITS, WHATS
+from pytest_pot.gates.latency.result import LatencyOutcome
+from pytest_pot.gates.latency.settings import ARGUMENTS, LatencySettings, latency_settings
 
-if TYPE_CHECKING:
-    from pytest_pot.engines.base import Engine
-    from pytest_pot.gates.verdict.gate import GateInputs
-    from pytest_pot.scoring.scorer import TeacherForcedScorer
+if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collected
+    from pytest_pot.engines.base import CpuThreads, Engine
+    from pytest_pot.engines.tokens import Tokens
+    from pytest_pot.gates.latency.latency_report import LatencyReport
+    from pytest_pot.prompts.tokenization import Encoded
 
-__all__ = ["LatencyResult", "run_latency_gate"]
-
+__all__ = ["LatencyGate", "LatencyResult"]
 
 _PROBING = 0.1
 """The share of a gate's time in which it may look for a number of threads."""
 
 
 @dataclass(frozen=True)
-class LatencyResult:
-    """What a gate on latency found."""
+class LatencyResult(LatencyOutcome, GateResult):
+    """The result of a gate on latency: a :class:`~pytest_pot.gates.latency.result.LatencyOutcome` that explains itself."""
+
+    kind = "latency"
+
+    @property
+    def warning(self) -> str | None:
+        return self.headline if self.doubtful else None
+
+    @property
+    def headline(self) -> str:
+        from pytest_pot.gates.latency.explain import headline
+
+        return headline(self)
+
+    def explain(self, verbosity: int = 0) -> str:
+        from pytest_pot.gates.latency.explain import explain
+
+        return explain(self, verbosity)
+
+    def properties(self) -> dict[str, Any]:
+        from pytest_pot.gates.latency.explain import properties
+
+        check = self.report.decisive
+        return {"metric": check.name, "limit": check.limit, **properties(self)}
+
+
+@dataclass(frozen=True)
+class LatencyGate(Gate):
+    """Times the first batch of the prompts."""
 
     settings: LatencySettings
-    names: tuple[str | None, str]
-    """Reference, None where none was run, and candidate."""
-    report: LatencyReport
+
+    arguments = (*ARGUMENTS, "preset", *COMMON_ARGUMENTS)
+
+    @classmethod
+    def from_arguments(cls, settings: GateSettings, arguments: Mapping[str, Any], options: RunOptions) -> Self:
+        return cls(latency_settings(settings, arguments, options))
+
+    @classmethod
+    def reference_use(cls, arguments: Mapping[str, Any]) -> ReferenceUse:
+        needed = any(arguments.get(name) is not None for name in REFERENCE_LIMITS)
+        return ReferenceUse.LIVE if needed else ReferenceUse.NONE
 
     @property
-    def verdict(self) -> Outcome:
-        return self.report.verdict
+    def uses_reference(self) -> ReferenceUse:
+        return ReferenceUse.LIVE if self.settings.limits.need_reference else ReferenceUse.NONE
+
+    @classmethod
+    def not_run(cls, options: RunOptions) -> str | None:
+        if options.values.get("latency") == "off":
+            return "latency is off (--pot-latency=off or the ini key pot_latency)"
+        if options.is_worker:
+            return "latency is not gated under -n, where workers disturb each other; run these tests without it"
+        return None
 
     @property
-    def passed(self) -> bool:
-        if not self.settings.gates:
-            return True
-        failing = (Outcome.FAIL, Outcome.INCONCLUSIVE) if self.settings.inconclusive_fails else (Outcome.FAIL,)
-        return self.verdict not in failing
+    def limit(self) -> tuple[str, float]:
+        return next(iter(self.settings.limits.given.items()))
 
     @property
-    def doubtful(self) -> bool:
-        """Whether the gate passes although it could not be decided."""
-        return self.passed and self.settings.gates and self.verdict is Outcome.INCONCLUSIVE
+    def counted(self) -> str:
+        return "pairs" if self.settings.limits.need_reference else "timings"
+
+    def refuse_recording(self, name: str) -> None:
+        limits = self.settings.limits
+        if not limits.need_reference:
+            raise InvalidArgument(
+                f"reference={name!r} is a recording, which has no clock, and no limit here needs a reference; leave it out"
+            )
+        limit = "max_slowdown" if limits.max_slowdown is not None else "max_memory_ratio"
+        alone = "budget_ms" if limit == "max_slowdown" else "max_memory_mb"
+        raise InvalidArgument(
+            f"{limit}={limits.given[limit]!r} needs a live reference to run beside the candidate, and {name} is a recording, "
+            f"which has no clock. Name a model, reference=..., or limit the candidate alone, {alone}=..."
+        )
+
+    def run(self, inputs: GateInputs, progress: Progress) -> LatencyResult:
+        from pytest_pot.engines.registry import opened
+
+        settings = self.settings
+        config = settings.config if inputs.device == "auto" else replace(settings.config, device=inputs.device)
+        prompts = inputs.prompts.first(settings.batch_size)
+        if inputs.candidate_tokenizer is not None:
+            prompts.check_same(inputs.candidate_tokenizer)
+        with _memory_advice(), ExitStack() as stack:
+            engines = {"candidate": stack.enter_context(opened(inputs.candidate, "candidate", config))}
+            if inputs.reference is not None:
+                engines["reference"] = stack.enter_context(opened(inputs.reference, "reference", config))
+            batch = _batch(settings, prompts.ids, engines)
+            report = _timed(settings, engines, batch, progress)
+        _check_memory(report, settings)
+        return LatencyResult(settings, inputs.names, report)
 
 
-def run_latency_gate(
-    settings: LatencySettings, inputs: GateInputs, progress: Callable[[int, int], None] | None = None
-) -> LatencyResult:
-    """Time the first batch of the prompts as ``settings`` ask.
+def _timed(
+    settings: LatencySettings, engines: Mapping[str, Engine], batch: Sequence[Tokens], progress: Progress
+) -> LatencyReport:
+    """The report on ``engines``, by role, at ``batch``."""
+    from pytest_pot.gates.latency.stopwatch import Deadline, Measured, Pair, Stopwatch, measure
+    from pytest_pot.gates.latency.threads import uncrowded
+    from pytest_pot.gates.latency.workloads import on_cpu, same_path, synchroniser, work
 
-    Raises:
-        PotError: the models cannot be run on these prompts, or run out of memory; there is a limit on memory, which cannot be
-            measured here.
-    """
-    from pytest_pot.gates.latency.threads import cpu_threads, uncrowded
-    from pytest_pot.gates.latency.workloads import alike, on_cpu, synchroniser, work
-    from pytest_pot.scoring.scorer import TeacherForcedScorer
-
-    scorer = TeacherForcedScorer(settings.config)
-    prompts = as_prompts(inputs.prompts, or_builtin=True)[: settings.batch_size]
-    if inputs.candidate_tokenizer is not None:
-        check_same_encoding(prompts, inputs.tokenizer, inputs.candidate_tokenizer)
-    with _memory_advice(), ExitStack() as stack:
-        engines = {"candidate": stack.enter_context(scorer.engine(inputs.candidate, "candidate"))}
-        if inputs.reference is not None:
-            engines["reference"] = stack.enter_context(scorer.engine(inputs.reference, "reference"))
-        batch = _batch(settings, scorer, prompts, inputs.tokenizer, engines)
-        if settings.what == WHATS[0]:
-            alike(engines.values(), batch, settings.config.top_k)
-        works = {role: work(engine, role, batch, settings.what, settings.config.top_k) for role, engine in engines.items()}
-        watch = Stopwatch(time.perf_counter, synchroniser(engines.values()))
-        threads, started = cpu_threads(), watch.now()
-        if settings.limits.relative and on_cpu(engines.values()):
-            probe = work(engines["reference"], "reference", batch[:1], WHATS[0], settings.config.top_k)
-            stack.enter_context(uncrowded(probe.run, watch, _PROBING * settings.max_seconds))
+    top_k = settings.config.top_k
+    if settings.what == WHATS[0]:
+        same_path(engines.values(), batch, top_k)
+    works = {role: work(engine, role, batch, settings.what, top_k) for role, engine in engines.items()}
+    watch = Stopwatch(time.perf_counter, synchroniser(engines.values()))
+    threads = _cpu_threads(engines)
+    usual_threads, started = None if threads is None else threads.count, watch.now()
+    with ExitStack() as stack:
+        if threads is not None and settings.limits.relative and on_cpu(engines.values()):
+            probe = work(engines["reference"], "reference", batch[:1], WHATS[0], top_k)
+            stack.enter_context(uncrowded(probe.run, watch, threads, _PROBING * settings.max_seconds))
         report = measure(
-            works["candidate"],
-            works.get("reference"),
+            Pair(works["candidate"], works.get("reference")),
             settings.limits,
             watch,
-            what=settings.what,
-            n_prompts=len(batch),
-            n_tokens=_tokens_per_run(settings, batch),
-            max_seconds=settings.max_seconds,
-            started=started,
-            progress=progress,
+            Measured(settings.what, len(batch), _tokens_per_run(settings, batch)),
+            Deadline(settings.max_seconds, started),
+            progress,
         )
-        report = replace(
+        return replace(
             report,
             n_truncated=sum(tokens.truncated for tokens in batch),
-            threads=cpu_threads(),
-            usual_threads=threads,
+            threads=None if threads is None else threads.count,
+            usual_threads=usual_threads,
             label=_label(engines),
         )
-    _check_memory(report, settings)
-    return LatencyResult(settings, inputs.names, report)
 
 
 @contextmanager
 def _memory_advice() -> Iterator[None]:
-    """A batch that is timed has one size: it is not halved."""
+    """The batch that is timed has one size: it is not halved."""
     from pytest_pot.engines.base import OutOfMemory
 
     try:
@@ -119,18 +180,15 @@ def _memory_advice() -> Iterator[None]:
         ) from error
 
 
-def _batch(
-    settings: LatencySettings,
-    scorer: TeacherForcedScorer,
-    prompts: Sequence[Prompt],
-    tokenizer: Any,
-    engines: dict[str, Engine],
-) -> list[Tokens]:
+def _batch(settings: LatencySettings, encoded: Sequence[Encoded], engines: Mapping[str, Engine]) -> list[Tokens]:
     """The token ids that both models read: with their continuation, or room for what is to be generated."""
+    from pytest_pot.prompts.tokenization import fit
+    from pytest_pot.scoring.encoding import fit_all
+
     limits = [engine.max_positions for engine in engines.values()]
     most = min((limit for limit in limits if limit is not None), default=None)
     if settings.what != "decode":
-        return scorer.tokens(prompts, tokenizer, engines.get("reference", engines["candidate"]), most)
+        return fit_all(settings.config, encoded, engines.get("reference", engines["candidate"]), most)
     length = min(settings.config.max_length, most or settings.config.max_length)
     if settings.new_tokens >= length:
         raise PotError(
@@ -138,10 +196,17 @@ def _batch(
             "Generate fewer"
         )
     room = [0] * settings.new_tokens
-    return [fit(index, context, room, length) for index, (context, _) in enumerate(tokenise(tokenizer, prompts))]
+    return [fit(index, context, room, length) for index, (context, _) in enumerate(encoded)]
 
 
-def _label(engines: dict[str, Engine]) -> str:
+def _cpu_threads(engines: Mapping[str, Engine]) -> CpuThreads | None:
+    """The thread count of the first engine that has one."""
+    from pytest_pot.engines.base import Timeable
+
+    return next((engine.cpu_threads for engine in engines.values() if isinstance(engine, Timeable)), None)
+
+
+def _label(engines: Mapping[str, Engine]) -> str:
     labels = {role: engine.label for role, engine in engines.items()}
     if len(set(labels.values())) == 1:
         return labels["candidate"]

@@ -1,6 +1,6 @@
 """The stopwatch: runs of a candidate, and of a reference beside it, timed until the limits are decided.
 
-Pure Python: what is run, the clock and the synchroniser are passed in.
+Pure Python: what is run, the clock and the function that waits for the device are passed in.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.gc_pause import no_garbage_collection
-from pytest_pot.gates.latency.statistics import Check, LatencyLimits, LatencyReport, Outcome, Peak, checked
+from pytest_pot.core.gc_pause import gc_paused
+from pytest_pot.engines.base import PeakMemory
+from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
+from pytest_pot.gates.latency.limits import LatencyLimits
+from pytest_pot.gates.latency.statistics import Timings, checked
 
-__all__ = ["Stopwatch", "Work", "measure"]
+__all__ = ["Deadline", "Measured", "Pair", "Stopwatch", "Work", "measure"]
 
 _WARM_UPS = (2, 8)
 """Untimed runs of each model, at least and at most."""
 _GAIN = 0.1
 """A model is warm when a run is not faster than the fastest before by this share."""
 _TIMING_S = 0.05
-"""The least that one timing lasts: short runs are repeated, and the timing is their median. So what is as long as a scheduler's
-time slice and meets one of the runs alone does not count."""
+"""One timing lasts at least this long: short runs are repeated, and the timing is their median, so that an interruption of the
+length of a scheduler's time slice, which hits one run only, does not count."""
 _REPEATS = 1000
-"""And the most runs in a timing."""
+"""The most runs in one timing."""
 
 Clock = Callable[[], float]
 
@@ -35,14 +38,14 @@ class Work:
 
     run: Callable[[], object]
     lead: Callable[[], object] | None = None
-    """What has to come before each run; timed by itself, and not held against a limit."""
-    peak: Callable[[], Peak | None] = lambda: None
-    """The peak memory of one run more; None where it cannot be told."""
+    """What has to come before each run; timed separately, and not held against a limit."""
+    peak: Callable[[], PeakMemory | None] = lambda: None
+    """Does one more run and gives its peak memory; None where that cannot be measured."""
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A clock, in seconds, that is read when the device has done what it was told."""
+    """A clock, in seconds, that is read when the device has finished its work."""
 
     clock: Clock
     synchronise: Callable[[], None] = lambda: None
@@ -82,7 +85,7 @@ class _Runner:
         lead = 0.0 if self.work.lead is None else self.watch.time(self.work.lead)
         return lead, self.watch.time(self.work.run)
 
-    def take(self) -> None:
+    def time(self) -> None:
         leads, times = zip(*(self.once() for _ in range(self.repeats)), strict=True)
         self.times.append(statistics.median(times))
         if self.work.lead is not None:
@@ -101,76 +104,94 @@ class _Runner:
         return fastest
 
 
+@dataclass(frozen=True)
+class Pair:
+    """What is timed: a candidate, and a reference beside it if there is one."""
+
+    candidate: Work
+    reference: Work | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run is, for the report."""
+
+    what: str = "score"
+    n_prompts: int = 1
+    n_tokens: int = 1
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When measuring has to end; a timing that has begun is completed."""
+
+    max_seconds: float = math.inf
+    started: float | None = None
+    """When the seconds began, by the clock of the stopwatch; when measuring begins, by default."""
+
+
 def measure(
-    candidate: Work,
-    reference: Work | None,
+    pair: Pair,
     limits: LatencyLimits,
     watch: Stopwatch,
-    *,
-    what: str = "score",
-    n_prompts: int = 1,
-    n_tokens: int = 1,
-    max_seconds: float = math.inf,
-    started: float | None = None,
+    measured: Measured = Measured(),
+    deadline: Deadline = Deadline(),
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyReport:
-    """Time ``candidate``, and ``reference`` beside it, until the limits are decided, or time is up.
+    """Time the candidate, and the reference beside it, until the limits are decided, or time is up.
 
-    Timings come in pairs, one of each model, and the order alternates: what the machine does meanwhile, and what the first of
-    two does to the second, meets both alike. After the first look (10 pairs), more are taken only where the limit lies between
-    a bound from below and one from above: if it is clear that the candidate is slower, or that it is not, that is the end.
-    The last look is made on all of them (40 pairs), or on what there is when time is up.
-
-    Args:
-        started: when the ``max_seconds`` began, by the clock of ``watch``; now, by default.
+    Timings come in pairs, one of each model, in alternating order: whatever the machine does meanwhile, and whatever the first
+    of two does to the second, affects both alike. After the first look (10 pairs), more are taken only where the limit lies
+    between a lower and an upper bound: if it is clear that the candidate is slower, or that it is not, that is the end. The
+    last look is at all of them (40 pairs), or at what there is when time is up.
 
     Raises:
         PotError: the clock went backwards, or stood still.
     """
-    started = watch.now() if started is None else started
+    started = watch.now() if deadline.started is None else deadline.started
 
     def expired() -> bool:
-        return watch.now() - started >= max_seconds
+        return watch.now() - started >= deadline.max_seconds
 
-    ours = _Runner(candidate, watch)
-    runners = [ours] if reference is None else [_Runner(reference, watch), ours]
-    theirs = None if reference is None else runners[0]
-    with no_garbage_collection():
+    candidate = _Runner(pair.candidate, watch)
+    reference = None if pair.reference is None else _Runner(pair.reference, watch)
+    runners = [candidate] if reference is None else [reference, candidate]
+    with gc_paused():
         for runner in runners:
             fastest = runner.warm_up(expired)
-            if limits.stat != "p95":  # a tail is one of single runs, which a median would hide
+            if limits.stat != "p95":  # p95 is of single runs, which a median would hide
                 runner.repeats = min(_REPEATS, math.ceil(_TIMING_S / fastest))
-        memory = candidate.peak() if limits.weigh else None
-        reference_memory = reference.peak() if limits.weigh and reference is not None else None
+        memory = pair.candidate.peak() if limits.need_memory else None
+        reference_memory = pair.reference.peak() if limits.need_memory and pair.reference is not None else None
 
         def look() -> tuple[Check, ...]:
-            times = None if theirs is None else theirs.times
-            return checked(limits, ours.times, times, n_prompts, n_tokens, memory, reference_memory)
+            beside = None if reference is None else Timings(reference.times, reference_memory)
+            return checked(limits, Timings(candidate.times, memory), beside, measured.n_prompts, measured.n_tokens)
 
         checks: tuple[Check, ...] = ()
         decided = False
         for target in limits.looks:
-            while len(ours.times) < target and not expired():
-                for runner in runners if len(ours.times) % 2 == 0 else reversed(runners):
-                    runner.take()
+            while len(candidate.times) < target and not expired():
+                for runner in runners if len(candidate.times) % 2 == 0 else reversed(runners):
+                    runner.time()
                 if progress is not None:
-                    progress(len(ours.times), target)
+                    progress(len(candidate.times), target)
             checks = look()
             decided = any(check.outcome is Outcome.FAIL for check in checks) or all(check.settled for check in checks)
             if decided or expired():
                 break
     return LatencyReport(
-        what=what,
-        candidate=tuple(ours.times),
-        reference=None if theirs is None else tuple(theirs.times),
+        what=measured.what,
+        candidate=tuple(candidate.times),
+        reference=None if reference is None else tuple(reference.times),
         checks=checks,
-        n_prompts=n_prompts,
-        n_tokens=n_tokens,
-        repeats=ours.repeats,
-        lead=tuple(ours.leads),
-        reference_lead=() if theirs is None else tuple(theirs.leads),
+        n_prompts=measured.n_prompts,
+        n_tokens=measured.n_tokens,
+        repeats=candidate.repeats,
+        lead=tuple(candidate.leads),
+        reference_lead=() if reference is None else tuple(reference.leads),
         memory=memory,
         reference_memory=reference_memory,
         elapsed_s=watch.now() - started,
-        capped=not decided and len(ours.times) < limits.looks[-1],
+        capped=not decided and len(candidate.times) < limits.looks[-1],
     )

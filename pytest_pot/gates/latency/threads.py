@@ -1,4 +1,4 @@
-"""How many CPU threads torch computes with, and fewer of them while other processes hold some of the cores."""
+"""Timing with fewer CPU threads while other processes use some of the cores."""
 
 from __future__ import annotations
 
@@ -7,49 +7,43 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
-
+from pytest_pot.engines.base import CpuThreads
 from pytest_pot.gates.latency.stopwatch import Stopwatch
 
-__all__ = ["cpu_threads", "uncrowded"]
+__all__ = ["uncrowded"]
 
 _RUNS = 5
 _FASTER = 0.95
-"""Half the threads have to take at most this share of the time, where they should take more: then the others only waited."""
-
-
-def cpu_threads() -> int:
-    """Threads that torch computes with on the CPU."""
-    return torch.get_num_threads()
+"""Half the threads must take at most this share of the time, where they should take more: then some threads only waited."""
 
 
 @contextmanager
-def uncrowded(run: Callable[[], object], watch: Stopwatch, most_s: float = math.inf) -> Iterator[None]:
-    """Half as many threads, and half of those again, for as long as that makes ``run`` faster; afterwards as before.
+def uncrowded(run: Callable[[], object], watch: Stopwatch, threads: CpuThreads, most_s: float = math.inf) -> Iterator[None]:
+    """Halve the number of threads, again and again, for as long as that makes ``run`` faster; afterwards it is as before.
 
-    A parallel loop ends when its last thread does. Where another process computes on one of the cores, that thread is put
-    aside for whole time slices, and the others wait: on two cores beside one such process, forwards of SmolLM2 took 122 to
-    269 ms with two threads, and 103 to 107 ms with one. Ratios of such times say little, however many there are.
+    A parallel loop ends when its last thread does. Where another process computes on one of the cores, that thread is suspended
+    for whole time slices, and the others wait: on two cores beside one such process, forwards of SmolLM2 took 122 to 269 ms
+    with two threads, and 103 to 107 ms with one. Ratios of such times say little, however many there are.
 
     Args:
-        run: the work of a model that is known to be sound: one that is slow with many threads would only be found out by them.
-        most_s: seconds to find that out in; what is not known by then is left as it is.
+        run: the work of the reference. A candidate that is slow with many threads would be excused by fewer of them.
+        most_s: seconds for finding that out; if it takes longer, the number of threads stays as it is.
     """
-    threads, started = cpu_threads(), watch.now()
+    usual, started = threads.count, watch.now()
 
-    def seconds(n: int) -> float:
-        torch.set_num_threads(n)
+    def seconds(count: int) -> float:
+        threads.count = count
         run()
-        taken: list[float] = []
-        while len(taken) < _RUNS and watch.now() - started < most_s:
-            taken.append(watch.time(run))
-        return statistics.median(taken) if len(taken) == _RUNS else math.inf
+        times: list[float] = []
+        while len(times) < _RUNS and watch.now() - started < most_s:
+            times.append(watch.time(run))
+        return statistics.median(times) if len(times) == _RUNS else math.inf
 
     try:
-        chosen, fastest = threads, seconds(threads) if threads > 1 else 0.0
+        chosen, fastest = usual, seconds(usual) if usual > 1 else 0.0
         while chosen > 1 and math.isfinite(fastest) and (halved := seconds(chosen // 2)) <= _FASTER * fastest:
             chosen, fastest = chosen // 2, halved
-        torch.set_num_threads(chosen)
+        threads.count = chosen
         yield
     finally:
-        torch.set_num_threads(threads)
+        threads.count = usual

@@ -1,76 +1,141 @@
-"""How a verdict with a confidence is told: what is claimed, on how many prompts, and how sure. Pure functions."""
+"""The outcome of a gate on a score in words: the headline, the evidence, and what may be the cause."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from pytest_pot.gates.verdict.gate import GateResult
-from pytest_pot.gates.verdict.limits import Verdict
+from pytest_pot.core.text import number, quoted, shorten, times_over
+from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
+from pytest_pot.gates.verdict.result import ScoreOutcome
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these need numpy
     from pytest_pot.gates.verdict.sequential import Decision
+    from pytest_pot.scoring.score_report import WorstPosition
 
-__all__ = ["headline", "lines", "number", "properties", "times_over"]
-
-
-def number(value: float) -> str:
-    """A score or a limit for people: three significant digits, and whole numbers from a thousand on."""
-    return f"{float(value):.0f}" if 1000 <= value < 1e15 else f"{float(value):.3g}"
+__all__ = ["explain", "headline", "properties"]
 
 
-def times_over(score: float, limit: float) -> str:
-    """By how much a score is above its limit."""
-    return f" ({score / limit:.3g} times the limit)" if limit > 0 else ""
+def headline(outcome: ScoreOutcome) -> str:
+    """The verdict, and the score against its limit, in one line."""
+    if outcome.decision is not None:
+        return _sequential_headline(outcome, outcome.decision)
+    report, limits, gate = outcome.report, outcome.settings.limits, outcome.settings.gate
+    score = f"{report.metric} {number(report.mean)}"
+    if not isinstance(limits, IdentityLimits):
+        return f"{gate}: {outcome.verdict}: {score} is not above {number(limits.min_score)}, so the models count as the same"
+    if report.mean > limits.max_score:
+        return f"{gate}: {outcome.verdict}: {score} > {number(limits.max_score)}{times_over(report.mean, limits.max_score)}"
+    over = int((report.scores > limits.max_prompt_score).sum())
+    worst = report.indices[int(report.scores.argmax())]
+    return (
+        f"{gate}: {outcome.verdict}: prompt {worst} has {report.metric} {number(report.max)} > "
+        f"{number(limits.max_prompt_score)}, the limit for one prompt{times_over(report.max, limits.max_prompt_score)}; "
+        f"{over} of {report.n_prompts} prompts {'is' if over == 1 else 'are'} above it, though the mean of "
+        f"{number(report.mean)} is within {number(limits.max_score)}"
+    )
 
 
-def headline(result: GateResult, decision: Decision) -> str:
-    """The verdict, the score, and how many prompts it took."""
-    report, limit = result.report, result.limit
-    gate = f"{result.settings.gate}: {decision.verdict} at {_confidence(result)} confidence after {_used(result)}"
+def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
+    """Why a gate failed: the score against its limit, the worst prompts and positions, a likely cause.
+
+    ``verbosity`` below 0 gives the headline alone; above 0, more prompts and positions and every metric.
+    """
+    from pytest_pot.scoring.diagnosis import likely_cause
+
+    if verbosity < 0:
+        return headline(outcome)
+    report = outcome.report
+    n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
+    lines = [headline(outcome), f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"]
+    if outcome.decision is not None:
+        lines += _evidence(outcome, outcome.decision)
+    if verbosity > 0:
+        if report.kinds:
+            lines.append("  by kind: " + ", ".join(f"{kind} {number(value)}" for kind, value in report.kinds.items()))
+        lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
+    if not isinstance(outcome.settings.limits, IdentityLimits) or report.max == 0.0:  # perhaps undecided, with nothing to show
+        return "\n".join(lines)
+    lines += ["  worst prompts:", *_worst_prompts(outcome, n_prompts)]
+    lines += ["  worst positions (what was read ▸ the token that came):"]
+    for position in report.worst(n_positions):
+        lines += _position_lines(position)
+    cause = likely_cause(report)
+    if cause is not None:
+        lines.append(f"  likely cause: {cause}")
+    return "\n".join(lines)
+
+
+def properties(outcome: ScoreOutcome) -> dict[str, Any]:
+    """The outcome as JSON types."""
+    report, limits = outcome.report, outcome.settings.limits
+    return {
+        "score": report.mean,
+        "max_prompt_score": report.max,
+        "max_prompt_limit": limits.max_prompt_score if isinstance(limits, IdentityLimits) else None,
+        "verdict": str(outcome.verdict),
+        "passed": outcome.passed,
+        "prompts": report.n_prompts,
+        "positions": report.n_positions,
+        "truncated": report.n_truncated,
+        "tail_mass": report.tail_mass,
+        "noise_floor": outcome.noise_floor,
+        "kinds": report.kinds,
+        **({} if outcome.decision is None else _sequential_properties(outcome, outcome.decision)),
+        "ms_per_prompt": report.ms_per_prompt,
+        **report.metrics,
+    }
+
+
+# -- with a confidence -------------------------------------------------------------------------------------------------
+
+
+def _sequential_headline(outcome: ScoreOutcome, decision: Decision) -> str:
+    report, limit = outcome.report, outcome.limit
+    gate = f"{outcome.settings.gate}: {decision.verdict} at {_confidence(outcome)} confidence after {_prompts_used(outcome)}"
     score = f"{report.metric} {number(report.mean)}"
     if decision.verdict is Verdict.DIFFERENT:
         if report.mean > limit:
             return f"{gate}: {score} > {number(limit)}{times_over(report.mean, limit)}"
-        # What the rest of the batch scored, after the verdict, may lower the mean below the limit again.
-        until = [step.score for step in decision.steps[: decision.decided_after]]
-        mean = math.fsum(until) / len(until)
-        return f"{gate}: {report.metric} {number(mean)} > {number(limit)} on the {len(until)} prompts that decided"
+        # The rest of the batch, scored after the verdict, may lower the mean below the limit again.
+        scores = [step.score for step in decision.steps[: decision.decided_after]]
+        mean = math.fsum(scores) / len(scores)
+        return f"{gate}: {report.metric} {number(mean)} > {number(limit)} on the {len(scores)} prompts that decided"
     if decision.verdict is Verdict.SAME:
-        return f"{gate}: {score}, so that the models count as the same: {_claim(result)}"
-    return f"{gate}: {score}, the limit is {number(limit)}; {_missing(result, decision)}"
+        return f"{gate}: {score}, so that the models count as the same: {_claim(outcome)}"
+    return f"{gate}: {score}, the limit is {number(limit)}; {_missing(outcome, decision)}"
 
 
-def lines(result: GateResult, decision: Decision) -> list[str]:
-    """What the verdict claims, the interval, and the wealth of each test."""
+def _evidence(outcome: ScoreOutcome, decision: Decision) -> list[str]:
+    """What the verdict claims, the wealth of each test, and the interval."""
     claims = {
-        Verdict.SAME: f"  claimed: {_claim(result)}",
-        Verdict.DIFFERENT: f"  claimed: the mean score is above {number(result.limit)}",
-        Verdict.UNDECIDED: f"  neither shown: the mean score is above {number(result.limit)}; {_claim(result)}",
+        Verdict.SAME: f"  claimed: {_claim(outcome)}",
+        Verdict.DIFFERENT: f"  claimed: the mean score is above {number(outcome.limit)}",
+        Verdict.UNDECIDED: f"  neither shown: the mean score is above {number(outcome.limit)}; {_claim(outcome)}",
     }
     wealth = decision.wealth
-    found = [
+    lines = [
         claims[decision.verdict],
         f"  evidence (wealth, {number(decision.threshold)} decides): DIFFERENT {number(wealth.different)}; SAME "
         f"{number(wealth.mean)} for the mean, {number(wealth.outliers)} for the outliers",
     ]
     if decision.exhausted:
-        found.append(f"  all {result.report.n_prompts} prompts are scored: this is the mean of all, and no estimate")
+        lines.append(f"  all {outcome.report.n_prompts} prompts are scored: this is the mean of all, and no estimate")
     elif decision.interval is not None:
         low, high = decision.interval
-        found.append(
-            f"  mean of the clipped score, wherever one stops: {number(low)} to {number(high)} at {_confidence(result)}"
+        lines.append(
+            f"  mean of the clipped score, wherever one stops: {number(low)} to {number(high)} at {_confidence(outcome)}"
         )
-    return found
+    return lines
 
 
-def properties(result: GateResult, decision: Decision) -> dict[str, Any]:
-    """The decision as JSON types; a wealth without end is the string ``"inf"``."""
+def _sequential_properties(outcome: ScoreOutcome, decision: Decision) -> dict[str, Any]:
+    """The decision as JSON types; an infinite wealth is the string ``"inf"``."""
     return {
-        "confidence": result.settings.confidence,
-        "pool": result.pool,
-        "score_clip": result.settings.score_clip,
-        "max_outliers": result.settings.max_outliers,
+        "confidence": outcome.settings.confidence,
+        "pool": outcome.pool,
+        "score_clip": outcome.settings.score_clip,
+        "max_outliers": outcome.settings.max_outliers,
         "outliers": decision.n_outliers,
         "decided_after": decision.decided_after,
         "expected_further": decision.expected_further,
@@ -84,31 +149,83 @@ def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else "inf"
 
 
-def _confidence(result: GateResult) -> str:
-    return f"{100 * (result.settings.confidence or 0):.12g}%"
+def _confidence(outcome: ScoreOutcome) -> str:
+    return f"{100 * (outcome.settings.confidence or 0):.12g}%"
 
 
-def _used(result: GateResult) -> str:
-    n = result.report.n_prompts
-    return f"{n} prompts" if result.pool is None else f"{n} of {result.pool} prompts"
+def _prompts_used(outcome: ScoreOutcome) -> str:
+    n = outcome.report.n_prompts
+    return f"{n} prompts" if outcome.pool is None else f"{n} of {outcome.pool} prompts"
 
 
-def _claim(result: GateResult) -> str:
-    limit = result.limit
-    share = f"fewer than {100 * result.settings.max_outliers:.3g}% of the prompts"
+def _claim(outcome: ScoreOutcome) -> str:
+    limit = outcome.limit
+    share = f"fewer than {100 * outcome.settings.max_outliers:.3g}% of the prompts"
     if limit == 0:
         return f"{share} score anything but 0"
-    clip = number(result.settings.score_clip)
+    clip = number(outcome.settings.score_clip)
     return f"the mean of the score, clipped at {clip}, is at most {number(limit)}, and {share} score above {clip}"
 
 
-def _missing(result: GateResult, decision: Decision) -> str:
+def _missing(outcome: ScoreOutcome, decision: Decision) -> str:
+    """What a verdict would need."""
     if decision.exhausted:
-        clip = number(result.settings.score_clip)
+        clip = number(outcome.settings.score_clip)
         return (
-            f"{decision.n_outliers} of the {result.report.n_prompts} prompts are above {clip}, the limit for one prompt: too "
+            f"{decision.n_outliers} of the {outcome.report.n_prompts} prompts are above {clip}, the limit for one prompt: too "
             "many to be the same, though the mean is within its limit. Look at them"
         )
     if decision.expected_further is None:
-        return "the evidence does not grow: the score is too near to the limit for any number of prompts"
+        return "more prompts would not decide: the score is too close to the limit"
     return f"about {decision.expected_further} more prompts would decide"
+
+
+# -- the parts of a message --------------------------------------------------------------------------------------------
+
+
+def _conditions(outcome: ScoreOutcome) -> str:
+    """What was compared, and how."""
+    report, config = outcome.report, outcome.settings.config
+    cells = "whole vocabulary" if config.top_k is None else f"top {config.top_k}"
+    if config.top_k is not None:
+        cells += f" + tail of {report.tail_mass:.1%}" if config.tail == "bucket" else " renormalised"
+    label = report.labels[0] if report.labels[0] == report.labels[1] else f"{report.labels[0]} and {report.labels[1]}"
+    cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""
+    positions = f"{report.n_positions} positions"
+    floor = "" if outcome.noise_floor is None else f", noise floor {number(outcome.noise_floor)}"
+    return f"preset {outcome.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}{floor}"
+
+
+def _worst_prompts(outcome: ScoreOutcome, most: int) -> list[str]:
+    report = outcome.report
+    lines = []
+    for index in (-report.scores).argsort(kind="stable")[:most]:
+        prompt = report.prompts[index]
+        kind = f" ({prompt.kind})" if prompt.kind else ""
+        lines.append(f"    {number(report.scores[index]):>9}  prompt {report.indices[index]}{kind}: {quoted(prompt.text, 70)}")
+    return lines
+
+
+def _position_lines(worst: WorstPosition) -> list[str]:
+    place = f"prompt {worst.prompt_index}, position {worst.position}"
+    context = shorten(worst.context, 48, keep="end")
+    reference = f"reference {_percent(worst.reference_probability)}"
+    candidate = f"candidate {_percent(worst.candidate_probability)}"
+    first = (
+        f"first choices: {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
+        f"{_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
+    )
+    # Half of a character cannot be read, so its id is shown too.
+    token = _token(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")
+    return [
+        f"    {number(worst.score):>9}  {place}: {context} ▸ {token}",
+        f"               {reference}, {candidate}; {first}",
+    ]
+
+
+def _token(text: str) -> str:
+    return quoted(text, 24)
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from pytest_pot.core.config import one_of
 from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.core.validation import one_of
 
 __all__ = [
     "DEFAULT_MAX_OUTLIERS",

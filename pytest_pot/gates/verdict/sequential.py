@@ -25,12 +25,13 @@ a clip of 10 θ this is a share between a twentieth and a tenth.) Else UNDECIDED
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
 from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.core.validation import finite_number
 from pytest_pot.gates.verdict.betting import MeanTest, mean_interval
 from pytest_pot.gates.verdict.limits import DEFAULT_MAX_OUTLIERS, Verdict
 
@@ -117,13 +118,13 @@ class SequentialTest:
         max_outliers: float = DEFAULT_MAX_OUTLIERS,
         pool: int | None = None,
     ) -> None:
-        _check_number("limit", limit, "a finite number of at least 0", lambda x: x >= 0)
-        _check_number("confidence", confidence, "a number above 0.5 and below 1", lambda x: 0.5 < x < 1)
-        _check_number("max_outliers", max_outliers, "a number above 0 and below 1", lambda x: 0 < x < 1)
+        finite_number("limit", limit, "a finite number of at least 0", lambda x: x >= 0)
+        finite_number("confidence", confidence, "a number above 0.5 and below 1", lambda x: 0.5 < x < 1)
+        finite_number("max_outliers", max_outliers, "a number above 0 and below 1", lambda x: 0 < x < 1)
         if score_clip is not None:
             if limit == 0:
                 raise InvalidArgument(f"score_clip={score_clip!r} has no use where the limit is 0: every score above 0 counts")
-            _check_number("score_clip", score_clip, f"a finite number above the limit, {limit!r}", lambda x: x > limit)
+            finite_number("score_clip", score_clip, f"a finite number above the limit, {limit!r}", lambda x: x > limit)
         if pool is not None and (isinstance(pool, bool) or not isinstance(pool, int) or pool < 1):
             raise InvalidArgument(f"pool={pool!r} must be a whole number of at least 1, or None")
         self.limit = float(limit)
@@ -144,6 +145,11 @@ class SequentialTest:
     def verdict(self) -> Verdict:
         """The verdict first reached; UNDECIDED until then."""
         return self._verdict
+
+    @property
+    def decided(self) -> bool:
+        """Whether a verdict has been reached."""
+        return self._verdict is not Verdict.UNDECIDED
 
     @property
     def expected_further(self) -> int | None:
@@ -245,9 +251,3 @@ def _least_share(max_outliers: float, pool: int | None) -> Fraction:
     if pool is None:
         return Fraction(max_outliers)
     return Fraction(max(1, math.ceil(max_outliers * pool - _WHOLE)), pool)
-
-
-def _check_number(name: str, value: object, what: str, fits: Callable[[float], bool]) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and fits(value)):  # type: ignore[arg-type]
-        raise InvalidArgument(f"{name}={value!r} must be {what}")

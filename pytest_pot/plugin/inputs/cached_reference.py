@@ -1,91 +1,87 @@
-"""The cache of live references as a gate uses it: where its records are, and what they are called."""
+"""The cache of live references as one gate uses it: where its records are, and which of them is the gate's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.cache import ReferenceCache, cache_key, is_cacheable
 from pytest_pot.baseline.provenance import file_digests
 from pytest_pot.core.config import ScoringConfig
-from pytest_pot.gates.verdict.gate import Taken
-from pytest_pot.plugin import options as settings
-from pytest_pot.prompts.prompt import Prompt, as_prompts
+from pytest_pot.engines.registry import content, files_tell_all, max_positions
+from pytest_pot.gates.base import RecordedReference, RecordReference
+from pytest_pot.plugin.options import cache_limit
+from pytest_pot.prompts.tokenization import EncodedPrompts
 
-if TYPE_CHECKING:
-    from pytest_pot.baseline.baseline import Baseline
-    from pytest_pot.scoring.scorer import TeacherForcedScorer
+__all__ = ["CachedReference"]
 
-__all__ = ["GateCache"]
+_OWN_PLUGIN = "pot"
+"""The name of our plugin: that of its entry point."""
 
-_BUILT_IN = "pot"
-"""Our plugin's name: that of its entry point."""
+Recording = Callable[[RecordReference], RecordedReference]
 
 
-class GateCache:
+class CachedReference:
     """Finds and keeps the record of one gate's reference."""
 
     def __init__(
-        self, config: pytest.Config, folder: Path, scoring: ScoringConfig, prompts: Sequence[str | Prompt], candidate: Any
+        self, config: pytest.Config, records: ReferenceCache, scoring: ScoringConfig, prompts: EncodedPrompts, candidate: Any
     ) -> None:
-        from pytest_pot.engines.pytorch.model_traits import max_positions
-
         self._pytest_config = config
-        self._files = ReferenceCache(folder, settings.cache_limit(config))
+        self._records = records
         self._scoring = scoring
-        self._prompts = as_prompts(prompts)
+        self.prompts = prompts
         self._max_length = min(scoring.max_length, max_positions(candidate) or scoring.max_length)
+        self._key: str | None = None
 
     @classmethod
     def of(
-        cls, config: pytest.Config, scoring: ScoringConfig, prompts: Sequence[str | Prompt], candidate: Any
-    ) -> GateCache | None:
+        cls, config: pytest.Config, scoring: ScoringConfig, prompts: EncodedPrompts, candidate: Any
+    ) -> CachedReference | None:
         """The gate's cache; None where it is off, or where such records are not kept."""
         cache = getattr(config, "cache", None)  # -p no:cacheprovider
-        if cache is None or not settings.cache_limit(config) or not is_cacheable(scoring):
+        if cache is None or not cache_limit(config) or not is_cacheable(scoring) or prompts.is_empty:
             return None
-        return cls(config, cache.mkdir("pot"), scoring, prompts, candidate)
+        return cls(config, ReferenceCache(cache.mkdir("pot"), cache_limit(config)), scoring, prompts, candidate)
 
-    def key_by_files(self, spec: str, tokenizer: Any) -> str | None:
-        """The record's key from the files that ``spec`` names, without loading them; None where they do not tell all."""
-        from pytest_pot.engines.pytorch.model_identity import loads_as_known
-
+    def identify_by_files(self, spec: str) -> bool:
+        """Find the record of the model in the files of ``spec``, without loading them; False where they do not tell all of
+        it."""
         hooks = self._pytest_config.hook.pytest_pot_load_model.get_hookimpls()
-        if tokenizer is None or any(hook.plugin_name != _BUILT_IN for hook in hooks):
-            return None  # another's hook may make anything of those files
-        if not loads_as_known(spec):
-            return None
-        return self._key({"files": file_digests(spec)}, tokenizer)
+        if any(hook.plugin_name != _OWN_PLUGIN for hook in hooks):
+            return False  # another's hook may make anything of those files
+        self._key = self._key_of({"files": file_digests(spec)}) if files_tell_all(spec) else None
+        return self._key is not None
 
-    def key_by_content(self, model: Any, tokenizer: Any) -> str | None:
-        """The record's key from a model in memory; None where its content does not tell all."""
-        from pytest_pot.engines.pytorch.model_identity import content_of
+    def identify_by_content(self, model: Any) -> bool:
+        """Find the record of ``model`` in memory; False where its content does not tell all of it."""
+        identity = content(model)
+        self._key = None if identity is None else self._key_of(identity)
+        return self._key is not None
 
-        content = content_of(model)
-        return None if content is None else self._key(content, tokenizer)
+    def known(self) -> Recording | None:
+        """The record, where there is one."""
+        record = None if self._key is None else self._records.get(self._key)
+        return None if record is None else lambda _: RecordedReference(self._with_own_prompts(record), "cached")
 
-    def _key(self, reference: Mapping[str, Any], tokenizer: Any) -> str:
-        return cache_key(reference, tokenizer, self._prompts, self._scoring, self._max_length)
-
-    def known(self, key: str) -> Callable[[TeacherForcedScorer], Taken] | None:
-        """Gives the record with that key; None where there is none."""
-        found = self._files.get(key)
-        return None if found is None else lambda _: Taken(self._told(found), "cached")
-
-    def _told(self, record: Baseline) -> Baseline:
-        """``record`` with this gate's prompts: their kinds may have other names by now, which no number depends on."""
-        return replace(record, prompts=self._prompts)
-
-    def to_be_kept(self, key: str, model: Any, tokenizer: Any) -> Callable[[TeacherForcedScorer], Taken]:
+    def recording_of(self, model: Any) -> Recording:
         """Runs ``model``, and keeps what it says for the next time."""
 
-        def take(scorer: TeacherForcedScorer) -> Taken:
-            record = scorer.record(model, self._prompts, tokenizer, max_length=self._max_length)
-            self._files.put(key, record)
-            return Taken(self._told(record), "")
+        def run(record: RecordReference) -> RecordedReference:
+            baseline = record(model, max_length=self._max_length)
+            assert self._key is not None
+            self._records.put(self._key, baseline)
+            return RecordedReference(self._with_own_prompts(baseline), "")
 
-        return take
+        return run
+
+    def _key_of(self, reference: Mapping[str, Any]) -> str:
+        return cache_key(reference, self.prompts, self._scoring, self._max_length)
+
+    def _with_own_prompts(self, record: Baseline) -> Baseline:
+        """``record`` with this gate's prompts: their kinds may have other names by now, which no number depends on."""
+        return replace(record, prompts=self.prompts.prompts)

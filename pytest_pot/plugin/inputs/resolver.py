@@ -1,44 +1,40 @@
-"""What a gate compares: a marker's specs, or else what the fixtures of its test return -> :class:`GateInputs`."""
+"""What a gate compares: from what its marker, options and fixtures name to :class:`~pytest_pot.gates.base.GateInputs`."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.naming import SUFFIX, is_baseline
-from pytest_pot.baseline.replay import refuse_stale
-from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.baseline.naming import is_baseline
+from pytest_pot.baseline.staleness import refuse_stale
+from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.gates.latency.settings import LatencySettings
-from pytest_pot.gates.verdict.gate import GateInputs, Taken
-from pytest_pot.plugin import options as settings
-from pytest_pot.plugin.collection import LEFTOVERS
-from pytest_pot.plugin.inputs.baseline_store import RECORDINGS, Live
-from pytest_pot.plugin.inputs.cached_reference import GateCache
-from pytest_pot.plugin.inputs.model_store import STORE, ModelStore, is_overridden, named_by_fixture, no_model, no_tokenizer
-from pytest_pot.plugin.options import GateSettings
-from pytest_pot.plugin.session.item_properties import RECORDED, tell
-from pytest_pot.prompts.challenges import challenge_prompts, challenge_sample
-from pytest_pot.prompts.prompt import Prompt, as_prompts, builtin_prompts, listed, load_prompts, shorten
-
-if TYPE_CHECKING:
-    from pytest_pot.scoring.scorer import TeacherForcedScorer
+from pytest_pot.engines.registry import common_device, device_of, max_positions
+from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
+from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
+from pytest_pot.plugin.inputs.cached_reference import CachedReference
+from pytest_pot.plugin.inputs.fixture_values import fixture_value
+from pytest_pot.plugin.inputs.model_store import no_model
+from pytest_pot.plugin.inputs.prompt_source import PromptRequest, choose_prompts
+from pytest_pot.plugin.inputs.reference_sources import ModelSources
+from pytest_pot.plugin.options import flag
+from pytest_pot.plugin.pytest_internals import is_overridden
+from pytest_pot.plugin.session.item_properties import attach_properties
+from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
+from pytest_pot.prompts.prompt import Prompt
+from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.report.properties import RECORDED
 
 __all__ = ["resolve"]
 
-_DRAWN = 32
-_DRAWN_AT_MOST = 256
-"""Prompts drawn by a key: for a suite that is scored whole, and until a verdict is safe."""
 
-Recording = Callable[["TeacherForcedScorer"], Taken]
-
-
-def resolve(request: pytest.FixtureRequest, gate: GateSettings) -> GateInputs:
+def resolve(request: pytest.FixtureRequest, gate: Gate) -> GateInputs:
     """The models, the tokenizer and the prompts of one gate.
 
     A recorded file is not read here: what is wrong with it is the test's failure, in its call phase.
@@ -50,229 +46,147 @@ def resolve(request: pytest.FixtureRequest, gate: GateSettings) -> GateInputs:
 
 
 class _Resolver:
-    def __init__(self, request: pytest.FixtureRequest, gate: GateSettings) -> None:
+    def __init__(self, request: pytest.FixtureRequest, gate: Gate) -> None:
         self._request = request
+        self._item: pytest.Item = request.node
         self._gate = gate
+        self._settings = gate.settings
         self._config = request.config
-        self._store: ModelStore = request.config.stash[STORE]
+        self._sources = ModelSources(request, gate.settings)
 
     def inputs(self) -> GateInputs:
-        if isinstance(self._gate, LatencySettings):
-            return self._timed(self._gate)
-        source = self._source("reference")
-        if source is None:
+        use = self._gate.uses_reference
+        if use is ReferenceUse.NONE:
+            source, candidate = self._sources.candidate()
+            return self._inputs(source, candidate, self._encoded(self._sources.tokenizer_of(candidate, "candidate")), None)
+        if use is ReferenceUse.LIVE:
+            return self._live_only()
+        reference = self._sources.reference()
+        if isinstance(reference, Baseline):
+            return self._recorded(reference)
+        if is_baseline(reference):
+            path = Path(reference)
+            self._config.stash[UNUSED_BASELINES].note_use(path)
+            return self._recorded_now(path) if flag(self._config, "update") else self._recorded(path)
+        return self._live(reference)
+
+    def _live_only(self) -> GateInputs:
+        """Two live models, and nothing of what a recording or a cache knows of one."""
+        reference = self._settings.reference or self._sources.live("reference")
+        if reference is None:
             raise no_model("reference")
-        if isinstance(source, Baseline):
-            return self._recorded(source)
-        if is_baseline(source):
-            path = Path(source)
-            self._config.stash[LEFTOVERS].name(path)
-            return self._recorded_anew(path) if settings.flag(self._config, "update") else self._recorded(path)
-        return self._live(source)
+        loaded = self._sources.load(reference, "reference")
+        source, candidate = self._sources.candidate()
+        if isinstance(loaded.model, Baseline):
+            raise PotError("the reference is a recording, which has no clock: max_slowdown and max_memory_ratio need a model")
+        return self._both_live(reference, loaded, source, candidate)
 
-    # -- what is timed: live models, and never what a recording or a cache knows of one ---------------------------------
+    def _recorded(self, recorded: Path | Baseline) -> GateInputs:
+        source, candidate = self._sources.candidate()
+        prompts = self._encoded(self._sources.tokenizer_of(candidate, "candidate"))
+        store, config, item = baseline_store(self._config), self._settings.config, self._item
 
-    def _timed(self, gate: LatencySettings) -> GateInputs:
-        if gate.limits.need_reference:
-            source = gate.reference or self._live_source()
-            if source is None:
-                raise no_model("reference")
-            reference, candidate = self._loaded(source, "reference"), self._candidate()
-            if isinstance(reference.model, Baseline):
-                raise PotError(
-                    "the reference is a recording, which has no clock: max_slowdown and max_memory_ratio need a model"
-                )
-            tokenizer, theirs = self._tokenizers(reference, candidate)
-            name = self._name("reference", source)
-            return self._inputs(candidate, tokenizer, theirs, self._prompts(), name, reference=reference.model)
-        candidate, tokenizer = self._candidate_alone()
-        return self._inputs(candidate, tokenizer, None, self._prompts(), None)
+        def read(_: RecordReference) -> RecordedReference:
+            if isinstance(recorded, Path):
+                return RecordedReference(store.read(recorded, item, config, prompts), "recorded")
+            refuse_stale(recorded, config, prompts)
+            return RecordedReference(recorded, "recorded")
 
-    # -- the three kinds of reference ----------------------------------------------------------------------------------
+        name = store.shown(recorded) if isinstance(recorded, Path) else self._sources.name("reference", recorded)
+        return replace(self._inputs(source, candidate, prompts, name), recording=read)
 
-    def _recorded(self, source: Path | Baseline) -> GateInputs:
-        candidate, tokenizer = self._candidate_alone()
-        recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
-
-        def take(scorer: TeacherForcedScorer) -> Taken:
-            if isinstance(source, Path):
-                return Taken(recordings.read(source, item, scorer.config, tokenizer, prompts), "recorded")
-            refuse_stale(source, scorer.config, tokenizer, as_prompts(prompts))
-            return Taken(source, "recorded")
-
-        name = recordings.shown(source) if isinstance(source, Path) else self._name("reference", source)
-        return self._inputs(candidate, tokenizer, None, prompts, name, recording=take)
-
-    def _recorded_anew(self, path: Path) -> GateInputs:
-        from pytest_pot.engines.pytorch.model_traits import max_positions
-
-        source = self._live_source()
-        if source is None or isinstance(source, Baseline) or is_baseline(source):
+    def _recorded_now(self, path: Path) -> GateInputs:
+        """``--pot-update``: the file ``path`` is written first."""
+        reference = self._sources.live("reference")
+        if reference is None or isinstance(reference, Baseline) or is_baseline(reference):
             raise PotError(
                 f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
                 "ini key pot_reference, or let the fixture pot_reference return it"
             )
-        reference = self._loaded(source, "reference")
-        candidate = self._candidate()
-        tokenizer, theirs = self._tokenizers(reference, candidate)
-        recordings, item, prompts = self._config.stash[RECORDINGS], self._request.node, self._prompts()
-        path_or_none = str(source) if isinstance(source, str | Path) else None
-        name = self._name("reference", source) if path_or_none is None else recordings.called(path_or_none)
-        live = Live(reference.model, name, path_or_none)
-        limit = max_positions(candidate.model)
+        loaded = self._sources.load(reference, "reference")
+        source, candidate = self._sources.candidate()
+        prompts = self._encoded(self._sources.tokenizer_of(loaded, "reference"))
+        store, config, item = baseline_store(self._config), self._settings.config, self._item
+        spec = str(reference) if isinstance(reference, str | Path) else None
+        name = self._sources.name("reference", reference) if spec is None else store.name_of(spec)
+        live = LiveReference(loaded.model, name, spec, max_positions(candidate.model))
 
-        def told(line: str) -> None:
-            tell(item, [(RECORDED, line)])
+        def write(record: RecordReference) -> RecordedReference:
+            baseline, line = store.write(path, live, record, config, prompts)
+            if line is not None:
+                attach_properties(item, [(RECORDED, line)])
+            return RecordedReference(baseline, "recorded just now")
 
-        def take(scorer: TeacherForcedScorer) -> Taken:
-            return Taken(recordings.write(path, live, scorer, tokenizer, prompts, limit, told), "recorded just now")
-
-        return self._inputs(candidate, tokenizer, theirs, prompts, recordings.shown(path), recording=take)
-
-    def _live(self, source: Any) -> GateInputs:
-        name, prompts, candidate = self._name("reference", source), self._prompts(), self._candidate()
-        cache = GateCache.of(self._config, self._gate.config, prompts, candidate.model) if prompts else None
-        key = None
-        if cache is not None and isinstance(source, str | Path):
-            chosen = self._chosen_tokenizer()
-            tokenizer = self._store.tokenizer_at(str(source)) if chosen is None else chosen
-            key = cache.key_by_files(str(source), tokenizer)
-            known = None if key is None else cache.known(key)
-            if known is not None:  # what the reference would say: it is not even loaded
-                theirs = candidate.tokenizer if chosen is None else None
-                return self._inputs(candidate, tokenizer, theirs, prompts, name, recording=known)
-        reference = self._loaded(source, "reference")
-        tokenizer, theirs = self._tokenizers(reference, candidate)
-        take = None
-        if cache is not None:
-            key = key or cache.key_by_content(reference.model, tokenizer)
-        if cache is not None and key is not None:
-            known = cache.known(key)
-            if known is not None:
-                return self._inputs(candidate, tokenizer, theirs, prompts, name, recording=known)
-            if not self._gate.sequential:  # else the reference is run no further than need be
-                take = cache.to_be_kept(key, reference.model, tokenizer)
-        return self._inputs(candidate, tokenizer, theirs, prompts, name, reference=reference.model, recording=take)
-
-    # -- what marker, options and fixtures name ------------------------------------------------------------------------
-
-    def _source(self, role: str) -> Any:
-        """A marker's spec, what a fixture of the suite returns, or the option's spec; None where there is none of them."""
-        spec = getattr(self._gate, role)
-        if spec is not None:
-            return spec
-        if role == "reference" and self._gate.baseline is not None:
-            return self._gate.baseline
-        if role == "reference" and settings.option(self._config, "baseline") is not None:
-            return settings.option_path(self._config, "baseline")
-        return self._live_source(role)
-
-    def _live_source(self, role: str = "reference") -> Any:
-        if is_overridden(self._request.node, f"pot_{role}"):
-            return self._from_fixture(f"pot_{role}")
-        return settings.option_path(self._config, role)
-
-    def _candidate(self) -> LoadedModel:
-        source = self._source("candidate")
-        if source is None:
-            raise no_model("candidate")
-        return self._loaded(source, "candidate")
-
-    def _loaded(self, source: Any, role: str) -> LoadedModel:
-        if is_baseline(source):
-            raise PotError(f"the {role} {source} is a recording (*{SUFFIX}), and a model is needed here")
-        if getattr(self._gate, role) is None and source == settings.option_path(self._config, role):
-            loaded = self._store.from_options(role)
-            assert loaded is not None
-            return loaded
-        return self._store.resolve(source, role)
-
-    def _candidate_alone(self) -> tuple[LoadedModel, Any]:
-        """The candidate with the tokenizer to use where no reference brings one."""
-        candidate = self._candidate()
-        chosen = self._chosen_tokenizer()
-        tokenizer = self._store.tokenizer_of(candidate) if chosen is None else chosen
-        if tokenizer is None:
-            raise no_tokenizer("candidate")
-        return candidate, tokenizer
-
-    def _chosen_tokenizer(self) -> Any:
-        """The one tokenizer that the user chose for both models; None where each comes with its own.
-
-        The fixture of that name is of the session, and cannot ask for a ``pot_reference`` of a narrower scope: it is only
-        asked where the suite has one of its own.
-        """
-        if is_overridden(self._request.node, "pot_tokenizer"):
-            return self._request.getfixturevalue("pot_tokenizer")
-        return self._store.tokenizer()
-
-    def _tokenizers(self, reference: LoadedModel, candidate: LoadedModel) -> tuple[Any, Any]:
-        """The tokenizer for both models, and the candidate's own where that has to agree with it."""
-        chosen = self._chosen_tokenizer()
-        tokenizer = self._store.tokenizer_of(reference) if chosen is None else chosen
-        if tokenizer is None:
-            raise no_tokenizer()
-        return tokenizer, candidate.tokenizer if chosen is None else None
-
-    def _prompts(self) -> Sequence[str | Prompt]:
-        given = self._gate.prompts
-        if isinstance(given, Path):
-            return load_prompts(given)
-        if given is not None:
-            return given
-        sequential = self._gate.sequential
-        if self._gate.key is not None:
-            return challenge_sample(self._gate.key, _DRAWN_AT_MOST) if sequential else challenge_prompts(self._gate.key, _DRAWN)
-        if sequential and not self._has_prompts():
-            return builtin_prompts(None)  # more to draw from than what is scored whole by default
-        found = self._from_fixture("pot_prompts")
-        if isinstance(found, str):
-            if not os.path.isfile(found):
-                raise PotError(
-                    f"the fixture pot_prompts returned {shorten(found, 200)!r}: that is no list of prompts, and there is no "
-                    f"such file beside the fixture or in {self._config.rootpath}"
-                )
-            return load_prompts(found)
-        try:
-            return listed(found)
-        except InvalidArgument as error:
-            raise PotError(f"the fixture pot_prompts: {error}") from error
-
-    def _from_fixture(self, name: str) -> Any:
-        return named_by_fixture(self._request.node, name, self._request.getfixturevalue(name))
-
-    def _has_prompts(self) -> bool:
-        """Whether the suite or its user names prompts, in place of the built-in ones."""
-        return (
-            is_overridden(self._request.node, "pot_prompts")
-            or settings.option(self._config, "prompts") is not None
-            or bool(self._config.hook.pytest_pot_prompts.get_hookimpls())
+        return replace(
+            self._inputs(source, candidate, prompts, store.shown(path)),
+            recording=write,
+            candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
+            device=self._device(loaded, candidate),
         )
 
-    def _name(self, role: str, source: Any) -> str:
-        """What people call a model: its spec, or the fixture that it came from."""
-        if isinstance(source, str | Path):
-            written = settings.option(self._config, role)
-            return written if written is not None and str(source) == settings.option_path(self._config, role) else str(source)
-        return f"{type(LoadedModel.of(source).model).__name__} from the fixture pot_{role}"
+    def _live(self, reference: Any) -> GateInputs:
+        """A live model, unless the cache knows what it would say: then it is not run, and a folder is not even loaded."""
+        name = self._sources.name("reference", reference)
+        source, candidate = self._sources.candidate()
+        cache = None
+        if isinstance(reference, str | Path):
+            tokenizer = self._sources.tokenizer_beside(str(reference))
+            cache = None if tokenizer is None else self._cache(self._encoded(tokenizer), candidate)
+            if cache is not None and not cache.identify_by_files(str(reference)):
+                cache = None
+            if cache is not None and (known := cache.known()) is not None:
+                theirs = self._sources.candidate_tokenizer(candidate)
+                inputs = self._inputs(source, candidate, cache.prompts, name)
+                return replace(inputs, recording=known, candidate_tokenizer=theirs)
+        loaded = self._sources.load(reference, "reference")
+        inputs = self._both_live(reference, loaded, source, candidate)
+        if cache is not None:  # the files tell all of the model, and of its tokenizer too: nothing is encoded again
+            inputs = replace(inputs, prompts=cache.prompts)
+        else:
+            cache = self._cache(inputs.prompts, candidate)
+            if cache is None or not cache.identify_by_content(loaded.model):
+                return inputs
+            if (known := cache.known()) is not None:
+                return replace(inputs, reference=None, recording=known)
+        if self._gate.sequential:  # the reference is run no further than needed, so there is no whole record
+            return inputs
+        return replace(inputs, recording=cache.recording_of(loaded.model))
 
-    def _inputs(
-        self,
-        candidate: LoadedModel,
-        tokenizer: Any,
-        candidate_tokenizer: Any,
-        prompts: Sequence[str | Prompt],
-        name: str | None,
-        reference: Any = None,
-        recording: Recording | None = None,
-    ) -> GateInputs:
+    def _both_live(self, reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> GateInputs:
+        tokenizer = self._sources.tokenizer_of(loaded, "reference")
+        return replace(
+            self._inputs(source, candidate, self._encoded(tokenizer), self._sources.name("reference", reference)),
+            reference=loaded.model,
+            candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
+            device=self._device(loaded, candidate),
+        )
+
+    def _inputs(self, source: Any, candidate: LoadedModel, prompts: EncodedPrompts, name: str | None) -> GateInputs:
+        """``source``: of the candidate; ``name``: of the reference."""
         return GateInputs(
-            reference=reference,
             candidate=candidate.model,
-            tokenizer=tokenizer,
-            candidate_tokenizer=candidate_tokenizer,
             prompts=prompts,
-            names=(name, self._name("candidate", self._source("candidate"))),
-            recording=recording,
-            endless=self._gate.key is not None and self._gate.prompts is None,
+            names=(name, self._sources.name("candidate", source)),
+            endless=self._settings.key is not None and self._settings.prompts is None,
         )
+
+    def _encoded(self, tokenizer: Any) -> EncodedPrompts:
+        return EncodedPrompts(self._prompts, tokenizer, or_builtin=True)
+
+    @cached_property
+    def _prompts(self) -> Sequence[str | Prompt]:
+        wanted = PromptRequest(self._settings.prompts, self._settings.key, self._gate.sequential)
+        overridden = is_overridden(self._item, "pot_prompts")
+        return choose_prompts(wanted, self._config, lambda: fixture_value(self._request, "pot_prompts"), overridden=overridden)
+
+    def _cache(self, prompts: EncodedPrompts, candidate: LoadedModel) -> CachedReference | None:
+        """The cache for a reference that runs where ``candidate`` is, if that may not be moved."""
+        config = self._settings.config
+        place = None if candidate.movable or config.device != "auto" else device_of(candidate.model)
+        config = config if place is None else replace(config, device=place)
+        return CachedReference.of(self._config, config, prompts, candidate.model)
+
+    def _device(self, *models: LoadedModel) -> str:
+        wanted = self._settings.config.device
+        device = common_device(wanted, models)
+        return "auto" if device == wanted else device

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
 from typing import Self
 
 import pytest
+
+from pytest_pot.plugin.pytest_internals import capture_suspended
 
 __all__ = ["ProgressLine"]
 
@@ -16,14 +17,14 @@ _REDRAW_S = 0.3
 
 
 class ProgressLine:
-    """Draws ``pot: 12/32 prompts`` over and over in one line, past pytest's capture, and wipes it when it ends."""
+    """Redraws ``pot: 12/32 prompts`` in one line, past pytest's capture, and wipes it at the end."""
 
     def __init__(self, config: pytest.Config, what: str, counted: str) -> None:
+        self._config = config
         self._what = what
         self._counted = counted
         self._started = self._drawn = time.monotonic()
         self._width = 0
-        self._capture = config.pluginmanager.getplugin("capturemanager")
         reporter = config.pluginmanager.getplugin("terminalreporter")
         wanted = reporter is not None and reporter.isatty and reporter.verbosity >= 0 and not os.environ.get("CI")
         self._reporter = reporter if wanted else None
@@ -48,8 +49,8 @@ class ProgressLine:
         if self._reporter is None:
             return
         line = "\r" + text.ljust(self._width) + ("" if text else "\r")
-        with self._capture.global_and_fixture_disabled() if self._capture else nullcontext():
+        with capture_suspended(self._config):
             if not self._width:
-                self._reporter.ensure_newline()  # what pytest wrote on this line is not ours to wipe
+                self._reporter.ensure_newline()  # the line that pytest has begun is not ours to wipe
             self._reporter.write(line, flush=True)
         self._width = len(text)

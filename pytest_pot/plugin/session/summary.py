@@ -1,4 +1,4 @@
-"""The session's results: gathered from test reports where they end up, shown as one table, written to a file if asked."""
+"""The session's results: collected from test reports, shown as one table, and written to a file if asked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from pytest_pot.plugin.options import option
-from pytest_pot.plugin.session.item_properties import NOT_GATED, RECORDED, rows_of
 
 __all__ = ["SessionResults"]
 
@@ -24,6 +23,10 @@ class SessionResults:
         self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not report.user_properties:
+            return
+        from pytest_pot.report.properties import NOT_GATED, RECORDED, rows_of
+
         self._recorded.update((str(line), None) for name, line in report.user_properties if name == RECORDED)
         for name, line in report.user_properties:
             if name == NOT_GATED:
@@ -39,10 +42,11 @@ class SessionResults:
         ran = exitstatus not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
         if target is None or self._config.option.collectonly or not ran:
             return
-        from pytest_pot.report import table as text
+        from pytest_pot.report.json_report import json_report
+        from pytest_pot.report.markdown import markdown_report
 
         path = self._config.invocation_params.dir / target
-        write = text.json_report if path.suffix == ".json" else text.markdown_report
+        write = json_report if path.suffix == ".json" else markdown_report
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(write(self._all_rows()), encoding="utf-8")
         self._written = path
@@ -54,10 +58,10 @@ class SessionResults:
             return
         if terminalreporter.verbosity < 0 and self._written is None and not notes:
             return
-        from pytest_pot.report import table as text
+        from pytest_pot.report.table import summary_table
 
         terminalreporter.write_sep("=", "pot")
-        for line in text.summary_table(rows) if rows else ["no gate ran"]:
+        for line in summary_table(rows) if rows else ["no gate ran"]:
             terminalreporter.write_line(line)
         for line in notes:
             terminalreporter.write_line(line)

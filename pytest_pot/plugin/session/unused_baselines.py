@@ -1,4 +1,4 @@
-"""Recorded files that no test names: told at the end of a run that has seen all tests, as snapshot tools do."""
+"""List unused recorded files after a full run, as snapshot tools do."""
 
 from __future__ import annotations
 
@@ -10,30 +10,24 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.baseline.naming import is_baseline
-from pytest_pot.plugin.options import option_path
+from pytest_pot.plugin.pytest_internals import selects_tests
 
-__all__ = ["Leftovers"]
+__all__ = ["UNUSED_BASELINES", "UnusedBaselines"]
 
 _OUTPUT = "pot_recorded_files"
 
 
-class Leftovers:
-    """Gathers which recorded files the collected tests name, in this process and, under xdist, in its workers."""
+class UnusedBaselines:
+    """Collects which recorded files the tests use, in this process and, under xdist, in its workers."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._named: set[str] = set()
-        self._partial = bool(
-            config.getoption("lf", False)
-            or config.getoption("ignore", None)
-            or config.getoption("ignore_glob", None)
-            or config.getoption("deselect", None)
-        )
+        self._used: set[str] = set()
+        self._partial = selects_tests(config)
 
-    def name(self, path: Path) -> None:
+    def note_use(self, path: Path) -> None:
         """A gate compares with ``path``, whether it runs or is skipped."""
-        self._named.update((str(path.absolute()), str(path.resolve())))
+        self._used.update((str(path.absolute()), str(path.resolve())))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._partial = self._partial or bool(items)
@@ -42,52 +36,62 @@ class Leftovers:
     def pytest_sessionfinish(self) -> None:
         output = getattr(self._config, "workeroutput", None)
         if output is not None:
-            output[_OUTPUT] = [self._partial, *sorted(self._named)]
+            output[_OUTPUT] = [self._partial, *sorted(self._used)]
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        partial, *named = getattr(node, "workeroutput", {}).get(_OUTPUT, [True])
+        partial, *used = getattr(node, "workeroutput", {}).get(_OUTPUT, [True])
         self._partial = self._partial or partial
-        self._named.update(named)
+        self._used.update(used)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, exitstatus: int) -> None:
         ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        if not self._named or self._partial or not ran or self._config.option.collectonly:
+        if not self._used or self._partial or not ran or self._config.option.collectonly:
             return
-        unused = [path for path in self._files() if not {str(path.absolute()), str(path.resolve())} & self._named]
+        from pytest_pot.plugin.paths import shown
+
+        unused = [path for path in self._files() if not {str(path.absolute()), str(path.resolve())} & self._used]
         if unused:
-            root = self._config.rootpath
-            names = ", ".join(str(path.relative_to(root) if path.is_relative_to(root) else path) for path in unused)
+            names = ", ".join(shown(self._config, path) for path in unused)
             terminalreporter.write_line(f"pot: recorded files that no test uses: {names}")
 
     def _files(self) -> list[Path]:
-        """The recorded files below the folders that were asked for; none where single files or tests were."""
-        given = [self._config.invocation_params.dir / argument for argument in self._config.args]
-        if not all(path.is_dir() for path in given):
+        """The recorded files below the folders that pytest was asked for; none where it was asked for single files or tests."""
+        from pytest_pot.baseline.naming import is_baseline
+        from pytest_pot.plugin.paths import option_path
+
+        folders = [self._config.invocation_params.dir / argument for argument in self._config.args]
+        if not all(path.is_dir() for path in folders):
             return []
         for option in ("baseline", "reference"):
             spec = option_path(self._config, option)
             if spec is not None and is_baseline(spec):
-                self.name(Path(spec))
-        return sorted({found for path in given for found in self._below(path)})
+                self.note_use(Path(spec))
+        return sorted({path for folder in folders for path in self._below(folder)})
 
     def _below(self, folder: Path) -> Iterator[Path]:
-        passed_over = self._config.getini("norecursedirs")
+        from pytest_pot.baseline.naming import is_baseline
+
+        skipped = self._config.getini("norecursedirs")
         cache = self._cache()
         for here, folders, files in os.walk(folder):
-            # A name that starts with a dot, a virtual environment, a build folder: where pytest looks for no test either.
+            # Names that start with a dot, virtual environments, build folders: pytest looks for no tests there either.
             folders[:] = [
                 name
                 for name in folders
-                if not any(fnmatch.fnmatch(name, pattern) for pattern in passed_over)
+                if not any(fnmatch.fnmatch(name, pattern) for pattern in skipped)
                 and not (Path(here) / name / "pyvenv.cfg").exists()
                 and Path(here) / name != cache
             ]
             yield from (Path(here) / name for name in files if is_baseline(name))
 
     def _cache(self) -> Path | None:
-        """pytest's own folder, which holds records of live references; None where pytest's plugin for it is not there."""
+        """pytest's own cache folder, which holds records of live references; None where its plugin is not there."""
         try:
             return self._config.rootpath / str(self._config.getini("cache_dir") or ".")
         except ValueError:  # -p no:cacheprovider
             return None
+
+
+UNUSED_BASELINES = pytest.StashKey[UnusedBaselines]()
+"""Where a session's :class:`UnusedBaselines` is kept in ``config.stash``."""

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from pytest_pot import PRESETS, Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline.baseline import Recorded
+from pytest_pot.baseline.recorded import Recorded
 from pytest_pot.scoring.batching import Batches
 
 from ..conftest import make_tokenizer

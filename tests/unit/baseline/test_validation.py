@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save
 
 from pytest_pot import Baseline, PotError, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline import file_format as baseline_file
-from pytest_pot.baseline.file_format import to_bytes
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.baseline.baseline import _arrays, _document
+from pytest_pot.baseline.file_format import checksum
+from pytest_pot.engines.tokens import Tokens
 
 from ..models import tiny
 
@@ -27,7 +27,7 @@ def baseline(prompts, tokenizer):
 
 @pytest.fixture(scope="module")
 def content(baseline):
-    return to_bytes(baseline)
+    return baseline.to_bytes()
 
 
 @pytest.fixture
@@ -118,7 +118,8 @@ def with_array(baseline, name, change) -> bytes:
     """A file with a right checksum, forged by someone who can compute one."""
     array = getattr(baseline.recorded, name).copy()
     changed = change(array)
-    return to_bytes(replace(baseline, recorded=replace(baseline.recorded, **{name: array if changed is None else changed})))
+    recorded = replace(baseline.recorded, **{name: array if changed is None else changed})
+    return replace(baseline, recorded=recorded).to_bytes()
 
 
 def set_at(row, value):
@@ -178,7 +179,7 @@ def test_a_whole_vocabulary_that_is_not(prompts, tokenizer, refused):
 
 
 def forged(baseline, **fields) -> bytes:
-    return to_bytes(replace(baseline, **fields))
+    return replace(baseline, **fields).to_bytes()
 
 
 def test_a_token_outside_the_vocabulary(baseline, refused):
@@ -237,12 +238,12 @@ def test_a_file_with_holes_that_claims_more_than_memory_holds(baseline, content,
 def test_half_a_character(baseline, refused):
     """JSON can write it as an escape; nothing else can write it at all."""
     odd = replace(baseline, provenance=replace(baseline.provenance, reference="\ud800"))
-    arrays, document = baseline_file._arrays(odd), baseline_file._document(odd)
-    document["checksum"] = baseline_file._checksum(arrays, document)
+    arrays, document = _arrays(odd), _document(odd)
+    document["checksum"] = checksum(arrays, document)
     told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
     assert told == "provenance.reference is no text: it holds half of a character"
     with pytest.raises(PotError, match="cannot record a text that holds half of a character"):
-        to_bytes(odd)
+        odd.to_bytes()
 
 
 @pytest.mark.parametrize("name", ["reference", "label", "machine", "prompts"])

@@ -9,7 +9,8 @@ import torch
 import transformers
 
 from pytest_pot import PotError, ScoringConfig
-from pytest_pot.engines.loading import load_model, load_tokenizer
+from pytest_pot.engines.loading import load_tokenizer
+from pytest_pot.engines.registry import load_model
 
 from ..conftest import make_tokenizer
 from ..models import tiny

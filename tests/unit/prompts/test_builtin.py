@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pytest_pot import PRESETS, Prompt
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 from .challenges.equations import wrong_equations
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pytest_pot import PotError, Prompt, TeacherForcedScorer
-from pytest_pot.prompts.prompt import as_prompts, load_prompts, shorten
+from pytest_pot.core.text import shorten
+from pytest_pot.prompts.jsonl import load_prompts
+from pytest_pot.prompts.prompt import as_prompts
 
 
 def test_a_file_of_prompts_is_read_line_by_line(tmp_path):

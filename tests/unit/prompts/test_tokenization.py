@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.prompts.tokenization import Tokens, check_same_encoding, fit, tokenise
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.tokenization import EncodedPrompts, fit, tokenise
 
 from ..conftest import make_tokenizer
 from ..models import changed, tiny
@@ -76,13 +77,13 @@ def test_a_bos_is_context_enough_for_an_empty_prompt():
 def test_tokenizers_that_disagree_are_shown_with_both_encodings():
     plain, adding = make_tokenizer(), make_tokenizer(bos=True)
     with pytest.raises(PotError) as caught:
-        check_same_encoding([Prompt("ab", "c")], plain, adding)
+        EncodedPrompts([Prompt("ab", "c")], plain).check_same(adding)
     message = str(caught.value)
     a, b = plain("ab")["input_ids"]
     assert "disagree on the text of prompt 0 ('ab')" in message
     assert f"reference: [{a}, {b}]" in message
     assert f"candidate: [1, {a}, {b}]" in message
-    check_same_encoding([Prompt("ab", "c")], plain, make_tokenizer())
+    EncodedPrompts([Prompt("ab", "c")], plain).check_same(make_tokenizer())
 
 
 def test_the_first_prompt_that_differs_is_named_even_in_its_continuation():

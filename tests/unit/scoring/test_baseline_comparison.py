@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.core.config import METRICS
+from pytest_pot.core.names import METRICS
 from pytest_pot.scoring.baseline_comparison import compare
 
 from .. import oracle

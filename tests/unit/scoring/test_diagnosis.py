@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pytest_pot.engines.distributions import TopK
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.diagnosis import likely_cause
 
 

@@ -35,9 +35,9 @@ def test_an_engine_without_rounding(prompts, tokenizer):
 
 
 def test_bare_strings_are_not_continued_for_it(tokenizer, monkeypatch):
-    from pytest_pot.engines.pytorch.engine import CausalLM
+    from pytest_pot.engines.pytorch.engine import TorchEngine
 
-    monkeypatch.delattr(CausalLM, "sample")
+    monkeypatch.delattr(TorchEngine, "sample")
     assert TeacherForcedScorer().noise_floor(tiny(), ["Some text", "Another text"], tokenizer) < 1e-5
 
 

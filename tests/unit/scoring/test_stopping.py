@@ -30,7 +30,8 @@ def whole(pair, tokenizer):
 def decide(reference, candidate, tokenizer, limit, prompts=MANY, **named):
     scorer = TeacherForcedScorer(CONFIG)
     test = SequentialTest(limit, pool=len(prompts))
-    return scorer.decide(reference, candidate, prompts, tokenizer, test, **named)
+    report = scorer.score_until(reference, candidate, prompts, tokenizer, test, **named)
+    return report, test.decision()
 
 
 def test_a_clear_difference_takes_few_prompts(pair, whole, tokenizer):
@@ -90,11 +91,11 @@ def test_an_identical_model_at_limit_zero(pair, tokenizer):
 
 def test_only_what_is_drawn_is_continued(pair, tokenizer, monkeypatch):
     """A bare prompt costs a generation: it is made only for the prompts that are scored."""
-    from pytest_pot.engines.pytorch.engine import CausalLM
+    from pytest_pot.engines.pytorch.engine import TorchEngine
 
     made = []
-    sample = CausalLM.sample
-    monkeypatch.setattr(CausalLM, "sample", lambda self, *a: made.append(1) or sample(self, *a))
+    sample = TorchEngine.sample
+    monkeypatch.setattr(TorchEngine, "sample", lambda self, *a: made.append(1) or sample(self, *a))
     report, decision = decide(*pair, tokenizer, 1e-6, [prompt.text for prompt in MANY])
     assert decision.verdict is Verdict.DIFFERENT
     assert len(made) == report.n_prompts < 96
@@ -108,9 +109,10 @@ def drawn_with_auto(pair, tokenizer, limit):
     forwards = []
     handle = pair[1].register_forward_pre_hook(lambda _, arguments: forwards.append(arguments[0].shape))
     scorer = TeacherForcedScorer(replace(CONFIG, batch_size="auto"))
-    report, decision = scorer.decide(*pair, MIXED, tokenizer, SequentialTest(limit, pool=len(MIXED)), seed=3)
+    test = SequentialTest(limit, pool=len(MIXED))
+    report = scorer.score_until(*pair, MIXED, tokenizer, test, seed=3)
     handle.remove()
-    return report, decision, forwards
+    return report, test.decision(), forwards
 
 
 def test_auto_reads_what_is_looked_at_together_sorted_by_length(pair, tokenizer):

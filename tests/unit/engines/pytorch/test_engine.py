@@ -11,7 +11,7 @@ import torch
 from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import TopK
-from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.engine import TorchEngine
 
 from ...models import changed, tiny
 
@@ -182,9 +182,9 @@ def half_but_for_one():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of models on a CPU")
 def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
     """As Mamba keeps its decay rates in float32; and all of it is converted where that is asked for."""
-    with CausalLM.ready(half_but_for_one(), "candidate", ScoringConfig()) as engine:
+    with TorchEngine.opened(half_but_for_one(), "candidate", ScoringConfig()) as engine:
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
-    with CausalLM.ready(half_but_for_one(), "candidate", ScoringConfig(dtype="bfloat16")) as engine:
+    with TorchEngine.opened(half_but_for_one(), "candidate", ScoringConfig(dtype="bfloat16")) as engine:
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
 
 
@@ -213,7 +213,7 @@ def test_reductions_are_chunked_without_a_seam(prompts, tokenizer, monkeypatch):
 
 
 def test_the_engine_satisfies_its_protocol():
-    with CausalLM.ready(tiny(), "reference", ScoringConfig()) as engine:
+    with TorchEngine.opened(tiny(), "reference", ScoringConfig()) as engine:
         assert isinstance(engine, Engine)
         assert torch.is_inference_mode_enabled()
     assert not torch.is_inference_mode_enabled()

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.output_layer import OutputLayer
 
 from ...models import ATTENTION, CONFIGS, VOCAB, changed, tiny
@@ -42,7 +42,7 @@ def is_split(model, prompts, tokenizer, **fields):
     """Whether the engine makes the logits itself, once it has seen the model run."""
     scorer = TeacherForcedScorer(ScoringConfig(**fields))
     tokens = scorer.record(tiny(), prompts, tokenizer).tokens
-    with CausalLM.ready(model, "reference", scorer.config) as engine:
+    with TorchEngine.opened(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)
         return engine._reader.output_layer is not None
 
@@ -215,7 +215,7 @@ def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompt
     baseline = scorer.record(model, prompts, tokenizer)
     tokens = baseline.tokens
     n = sum(t.n_positions for t in tokens)
-    with CausalLM.ready(model, "candidate", scorer.config) as engine:
+    with TorchEngine.opened(model, "candidate", scorer.config) as engine:
         engine.at(tokens, baseline.top_k().ids)  # the first run also shows that the model can be split
         with FlopCounterMode(display=False) as counted:
             engine.at(tokens, baseline.top_k().ids)
@@ -283,7 +283,7 @@ def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
     model = tiny("llama")
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=len(prompts), top_k=10))
     tokens = scorer.record(model, prompts, tokenizer).tokens
-    with CausalLM.ready(model, "reference", scorer.config) as engine:
+    with TorchEngine.opened(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)  # the first run also shows that the model can be split
         with FlopCounterMode(display=False) as counted:
             engine.top_k(tokens, 10)

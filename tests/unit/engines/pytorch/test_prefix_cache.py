@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, BartConfig, RobertaConfig
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.prefix_cache import PrefixCaches, shared_prefix
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.batching import longest_first
 
 from ...models import CONFIGS, VOCAB, changed, tiny
@@ -37,7 +37,7 @@ def test_sharing_changes_no_score(name, preset, tokenizer, monkeypatch):
     shared = scorer.score_batch(*pair, SHARING, tokenizer)
     shortest = min(length for _, length in seen)
     assert (shortest >= len(HEAD)) == (name in WHOLE)
-    monkeypatch.setattr(CausalLM, "share_prefixes", False)
+    monkeypatch.setattr(TorchEngine, "share_prefixes", False)
     apart = scorer.score_batch(*pair, SHARING, tokenizer)
     assert apart.mean > 0.01
     np.testing.assert_allclose(shared.scores, apart.scores, atol=1e-5)
@@ -133,7 +133,7 @@ def test_half_precision_shares_as_well(fields, tokenizer):
     model = tiny("llama", hidden_size=256, intermediate_size=512)
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=6, **fields))
     tokens = scorer.record(model, SHARING, tokenizer).tokens
-    with CausalLM.ready(model, "reference", scorer.config) as engine:
+    with TorchEngine.opened(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)
         assert engine._reader.prefixes is not None
 
@@ -174,7 +174,7 @@ def test_a_beginning_that_holds_the_padding_id_is_looked_at_again(tokenizer, mon
     padded = [Prompt("~~~~~~~~" + prompt.text, prompt.continuation) for prompt in SHARING[:4]]
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=4, top_k=None))
     shared = scorer.score_batch(model, changed(model), [*plain, *padded], tokenizer)
-    monkeypatch.setattr(CausalLM, "share_prefixes", False)
+    monkeypatch.setattr(TorchEngine, "share_prefixes", False)
     apart = scorer.score_batch(model, changed(model), [*plain, *padded], tokenizer)
     assert apart.mean > 1e-3
     np.testing.assert_allclose(shared.scores, apart.scores, atol=1e-6)

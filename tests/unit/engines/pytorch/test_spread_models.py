@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch.device import device_of
-from pytest_pot.engines.pytorch.engine import CausalLM
+from pytest_pot.engines.pytorch.engine import TorchEngine
 
 from ...models import changed, tiny
 
@@ -67,7 +67,7 @@ def test_ids_go_where_the_embedding_runs(device):
 def test_its_precision_is_the_one_that_it_was_loaded_in(folder, tmp_path, prompts, tokenizer):
     model = spread(folder, tmp_path, "a layer on disk", dtype=torch.bfloat16)
     for config in (ScoringConfig(), ScoringConfig(dtype="bfloat16", device="cpu")):
-        with CausalLM.ready(model, "candidate", config) as engine:
+        with TorchEngine.opened(model, "candidate", config) as engine:
             assert engine.model is model
             assert engine.label == "bfloat16 on cpu"
     with pytest.raises(PotError, match=r"spread over devices, or offloaded, .* dtype='float32' was asked for: load it so"):

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 
 from pytest_pot import LatencyReport, PotError, ScoringConfig
 from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.engines.base import PeakMemory
 from pytest_pot.gates.latency.explain import explain
 from pytest_pot.gates.latency.gate import LatencyResult
+from pytest_pot.gates.latency.latency_report import Outcome
+from pytest_pot.gates.latency.limits import LatencyLimits
 from pytest_pot.gates.latency.settings import LatencySettings
-from pytest_pot.gates.latency.statistics import LatencyLimits, Outcome, Peak, checked, lower_rank, upper_rank
-from pytest_pot.gates.latency.stopwatch import Stopwatch, Work, measure
+from pytest_pot.gates.latency.statistics import Timings, checked, lower_rank, upper_rank
+from pytest_pot.gates.latency.stopwatch import Deadline, Measured, Pair, Stopwatch, Work, measure
 
 TWICE = LatencyLimits(max_slowdown=2)
 
@@ -44,7 +47,10 @@ class Machine:
 
     def measure(self, limits: LatencyLimits, *, alone: bool = False, **options) -> LatencyReport:
         watch = Stopwatch(lambda: self.now)
-        return measure(self.candidate, None if alone else self.reference, limits, watch, **options)
+        deadline = Deadline(**{name: options.pop(name) for name in ("max_seconds", "started") if name in options})
+        progress = options.pop("progress", None)
+        pair = Pair(self.candidate, None if alone else self.reference)
+        return measure(pair, limits, watch, Measured(**options), deadline, progress)
 
 
 def _warmed(times: Iterable[float], warm_ups: int) -> Iterator[float]:
@@ -219,14 +225,14 @@ def test_memory_is_measured_where_it_is_limited_and_nowhere_else():
 
     def peak() -> Peak:
         asked.append(1)
-        return Peak(1_000_000, 1, "resident")
+        return PeakMemory(1_000_000, 1, "resident")
 
     models = [Work(work.run, peak=peak) for work in (machine.candidate, machine.reference)]
     watch = Stopwatch(lambda: machine.now)
     assert measure(*models, TWICE, watch).memory is None
     assert not asked
     report = measure(*models, LatencyLimits(max_memory_ratio=1.5), watch)
-    assert (report.memory, report.verdict, len(asked)) == (Peak(1_000_000, 1, "resident"), Outcome.PASS, 2)
+    assert (report.memory, report.verdict, len(asked)) == (PeakMemory(1_000_000, 1, "resident"), Outcome.PASS, 2)
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
@@ -275,7 +281,8 @@ def test_all_limits_must_hold_and_the_worst_decides():
 
 def test_memory_is_held_against_its_limits():
     limits = LatencyLimits(max_memory_mb=100, max_memory_ratio=1.5)
-    found = checked(limits, [], [], 1, 1, Peak(150_000_000, 1, "resident"), Peak(120_000_000, 1, "resident"))
+    peaks = PeakMemory(150_000_000, 1, "resident"), PeakMemory(120_000_000, 1, "resident")
+    found = checked(limits, Timings([], peaks[0]), Timings([], peaks[1]), 1, 1)
     assert [(check.name, check.point, check.outcome) for check in found] == [
         ("MB of memory", 150, "fail"),
         ("memory ratio", 1.25, "pass"),
@@ -331,7 +338,7 @@ def test_the_lead_is_timed_by_itself():
         machine.now += next(leads)
 
     candidate = Work(machine.candidate.run, lead)
-    report = measure(candidate, machine.reference, TWICE, Stopwatch(lambda: machine.now))
+    report = measure(Pair(candidate, machine.reference), TWICE, Stopwatch(lambda: machine.now))
     assert (report.slowdown, report.lead, report.reference_lead) == (1, (8.0,) * 10, ())
 
 
@@ -349,7 +356,7 @@ def test_garbage_collection_is_off_and_afterwards_as_it_was(enabled, times):
     try:
         (gc.enable if enabled else gc.disable)()
         try:
-            measure(Work(run), machine.reference, TWICE, Stopwatch(lambda: machine.now))
+            measure(Pair(Work(run), machine.reference), TWICE, Stopwatch(lambda: machine.now))
         except PotError:
             assert times != [1]
         assert gc.isenabled() is enabled
@@ -367,11 +374,6 @@ def said(report: LatencyReport, limits: LatencyLimits) -> tuple[str, str]:
         gate="pot_latency",
         preset="single",
         config=ScoringConfig(),
-        reference=None,
-        baseline=None,
-        candidate=None,
-        prompts=None,
-        key=None,
         limits=limits,
     )
     first, *_, last = explain(LatencyResult(asked, ("a", "b"), report)).splitlines()

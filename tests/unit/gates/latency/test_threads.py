@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pytest_pot.engines.pytorch.threads import TorchThreads
 from pytest_pot.gates.latency.stopwatch import Stopwatch
-from pytest_pot.gates.latency.threads import cpu_threads, uncrowded
+from pytest_pot.gates.latency.threads import uncrowded
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +24,8 @@ class Machine:
         self.seconds, self.now, self.tried = seconds, 0.0, []
 
     def run(self) -> None:
-        self.tried.append(cpu_threads())
-        self.now += self.seconds[cpu_threads()]
+        self.tried.append(TorchThreads().count)
+        self.now += self.seconds[TorchThreads().count]
 
     @property
     def watch(self) -> Stopwatch:
@@ -46,9 +47,9 @@ class Machine:
 def test_half_the_threads_where_that_is_faster(seconds: dict[int, float], chosen: int) -> None:
     torch.set_num_threads(max(seconds))
     machine = Machine(seconds)
-    with uncrowded(machine.run, machine.watch):
-        assert cpu_threads() == chosen
-    assert cpu_threads() == max(seconds)
+    with uncrowded(machine.run, machine.watch, TorchThreads()):
+        assert TorchThreads().count == chosen
+    assert TorchThreads().count == max(seconds)
     assert set(machine.tried) == (set(seconds) if len(seconds) > 1 else set())
 
 
@@ -60,30 +61,30 @@ def test_two_slow_runs_decide_nothing() -> None:
         machine.now += 30.0 * (len(machine.tried) in (2, 3))  # two of the five that are timed
         machine.run()
 
-    with uncrowded(run, machine.watch):
-        assert cpu_threads() == 2
+    with uncrowded(run, machine.watch, TorchThreads()):
+        assert TorchThreads().count == 2
 
 
 def test_threads_are_put_back_after_an_error() -> None:
     torch.set_num_threads(2)
     machine = Machine({2: 1.0, 1: 0.1})
-    with pytest.raises(ZeroDivisionError), uncrowded(machine.run, machine.watch):
-        1 / (cpu_threads() - 1)
-    assert cpu_threads() == 2
+    with pytest.raises(ZeroDivisionError), uncrowded(machine.run, machine.watch, TorchThreads()):
+        1 / (TorchThreads().count - 1)
+    assert TorchThreads().count == 2
 
 
 def test_threads_are_put_back_where_the_run_itself_fails() -> None:
     torch.set_num_threads(2)
 
     machine = Machine({2: 1.0})  # with one thread it cannot run
-    with pytest.raises(KeyError), uncrowded(machine.run, machine.watch):
+    with pytest.raises(KeyError), uncrowded(machine.run, machine.watch, TorchThreads()):
         pass
-    assert cpu_threads() == 2
+    assert TorchThreads().count == 2
 
 
 def test_there_is_no_time_to_find_out() -> None:
     torch.set_num_threads(2)
     machine = Machine({2: 1.0, 1: 0.5})
-    with uncrowded(machine.run, machine.watch, most_s=4):
-        assert cpu_threads() == 2
+    with uncrowded(machine.run, machine.watch, TorchThreads(), most_s=4):
+        assert TorchThreads().count == 2
     assert machine.now < 6

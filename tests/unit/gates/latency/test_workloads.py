@@ -13,10 +13,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.base import OutOfMemory
-from pytest_pot.engines.pytorch.engine import CausalLM
-from pytest_pot.gates.latency.memory import peak_of, weights_size
-from pytest_pot.gates.latency.workloads import _Decoding, alike, synchroniser, work
-from pytest_pot.prompts.tokenization import Tokens
+from pytest_pot.engines.pytorch.engine import TorchEngine
+from pytest_pot.engines.pytorch.generation import GreedyGeneration
+from pytest_pot.engines.pytorch.memory import peak_of, weights_size
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.gates.latency.workloads import same_path, synchroniser, work
 
 CONFIG = ScoringConfig()
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="counted by Linux")
@@ -57,18 +58,18 @@ def test_decoding_goes_on_with_the_cache_and_chooses_what_the_model_would(make):
             expected.append(ids[tokens.prompt_len :])
     lengths = []
     model.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
-    with CausalLM.ready(model, "candidate", CONFIG) as engine:
-        decoding = _Decoding(engine, "candidate", BATCH)
-        decoding.begin()
-        chosen = [decoding.last]
+    with TorchEngine.opened(model, "candidate", CONFIG) as engine:
+        decoding = GreedyGeneration(engine, "candidate", BATCH)
+        decoding.first_token()
+        chosen = [decoding.last_tokens]
         original = decoding._keep
 
         def keep(output):
             original(output)
-            chosen.append(decoding.last)
+            chosen.append(decoding.last_tokens)
 
         decoding._keep = keep
-        decoding.go_on()
+        decoding.other_tokens()
     assert torch.cat(chosen, dim=1).tolist() == expected
     assert lengths == [5, 1, 1, 1], "after the prompt, one token at a time"
 
@@ -78,7 +79,7 @@ def test_a_model_without_a_cache_cannot_be_timed_at_decoding():
         def forward(self, ids):
             return torch.zeros(*ids.shape, 97)
 
-    with CausalLM.ready(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as caught:
+    with TorchEngine.opened(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as caught:
         work(engine, "candidate", BATCH, "decode", None)
     assert str(caught.value).startswith("the candidate takes and returns no key-value cache (cache or past_key_values or")
 
@@ -94,7 +95,7 @@ def test_the_shapes_that_are_run(what):
     model = gpt2()
     shapes = []
     model.register_forward_hook(lambda _, args, output: shapes.append((*args[0].shape, output.logits.shape[1])))
-    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+    with TorchEngine.opened(model, "candidate", CONFIG) as engine:
         timed = work(engine, "candidate", BATCH, what, 10)
         assert not shapes, "nothing is run before it is timed"
         if timed.lead is not None:
@@ -117,8 +118,8 @@ def lengths_read(model):
 
 def test_every_run_reads_all_of_every_prompt():
     model = llama()
-    with CausalLM.ready(model, "candidate", CONFIG) as engine:
-        alike([engine], SHARING, 10)
+    with TorchEngine.opened(model, "candidate", CONFIG) as engine:
+        same_path([engine], SHARING, 10)
         read = lengths_read(model)
         timed = work(engine, "candidate", SHARING, "score", 10)
         timed.run()
@@ -131,8 +132,11 @@ def test_both_are_run_whole_where_one_of_them_has_to_be():
     plain, other, hooked = llama(), llama(), llama()
     hooked.register_forward_hook(lambda *_: None)
     for candidate, split in ((other, True), (hooked, False)):
-        with CausalLM.ready(plain, "reference", CONFIG) as ours, CausalLM.ready(candidate, "candidate", CONFIG) as theirs:
-            alike([ours, theirs], SHARING, 10)
+        with (
+            TorchEngine.opened(plain, "reference", CONFIG) as ours,
+            TorchEngine.opened(candidate, "candidate", CONFIG) as theirs,
+        ):
+            same_path([ours, theirs], SHARING, 10)
             for engine in (ours, theirs):
                 work(engine, "candidate", SHARING, "score", 10).run()
                 assert (engine.reader.output_layer is not None) == split
@@ -140,14 +144,17 @@ def test_both_are_run_whole_where_one_of_them_has_to_be():
 
 @pytest.mark.parametrize("what", ["prefill", "decode"])
 def test_an_id_outside_the_vocabulary_is_told_before_anything_is_run(what):
-    with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine, pytest.raises(PotError, match="the tokenizer gives id 97, but"):
+    with (
+        TorchEngine.opened(gpt2(), "candidate", CONFIG) as engine,
+        pytest.raises(PotError, match="the tokenizer gives id 97, but"),
+    ):
         work(engine, "candidate", [Tokens((5, 97, 6), 2)], what, None)
 
 
 @pytest.mark.parametrize("what", ["score", "prefill", "decode"])
 def test_memory_that_runs_out_is_told_as_such(what):
     model = gpt2()
-    with CausalLM.ready(model, "candidate", CONFIG) as engine:
+    with TorchEngine.opened(model, "candidate", CONFIG) as engine:
         timed = work(engine, "candidate", BATCH, what, 10)
 
         def refuse(*_):
@@ -201,7 +208,7 @@ def test_the_cache_of_keys_and_values_counts_although_a_run_before_left_one():
     config = GPT2Config(n_layer=8, n_embd=256, n_head=2, n_positions=512, **SIZES)
     batch = [Tokens((*range(1, 9), *[0] * 400), 8)] * 4
     cache = 8 * 2 * 4 * 256 * 4 * 407  # layers, keys and values, prompts, width, bytes, tokens
-    with CausalLM.ready(made(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
+    with TorchEngine.opened(made(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
         timed = work(engine, "candidate", batch, "decode", None)
         timed.lead()
         timed.run()
@@ -213,7 +220,7 @@ def test_every_device_that_a_model_is_on_is_waited_for(monkeypatch):
     waited = []
     monkeypatch.setattr(torch, "get_device_module", lambda device: namedtuple("Module", "synchronize")(waited.append))
     places = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("xpu:0"), torch.device("cpu"), torch.device("meta")]
-    with CausalLM.ready(gpt2(), "candidate", CONFIG) as engine:
+    with TorchEngine.opened(gpt2(), "candidate", CONFIG) as engine:
         parameters = [namedtuple("Parameter", "device")(place) for place in [*places, *places]]
         monkeypatch.setattr(engine.model, "parameters", lambda: iter(parameters))
         synchroniser([engine])()

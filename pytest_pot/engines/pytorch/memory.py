@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pytest_pot.gates.latency.statistics import Peak
+from pytest_pot.engines.base import PeakMemory
 
 __all__ = ["peak_of", "weights_size"]
 
@@ -19,7 +19,7 @@ _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
-def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -> Peak | None:
+def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -> PeakMemory | None:
     """The most memory that ``run`` takes above what was in use before, plus the weights of ``model``, which it runs.
 
     Other models may be in the same process: what they hold is in use before and during the run, and cancels. None where
@@ -40,16 +40,16 @@ def weights_size(model: nn.Module) -> int:
     return sum(storages.values())
 
 
-def _on_cuda(run: Callable[[], object], weights: int, device: torch.device) -> Peak:
+def _on_cuda(run: Callable[[], object], weights: int, device: torch.device) -> PeakMemory:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     run()
     torch.cuda.synchronize(device)
-    return Peak(torch.cuda.max_memory_allocated(device) - before + weights, weights, f"allocated on {device}")
+    return PeakMemory(torch.cuda.max_memory_allocated(device) - before + weights, weights, f"allocated on {device}")
 
 
-def _resident(run: Callable[[], object], weights: int) -> Peak | None:
+def _resident(run: Callable[[], object], weights: int) -> PeakMemory | None:
     _give_back_free_memory()
     try:
         _CLEAR.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set to what is resident now
@@ -58,7 +58,7 @@ def _resident(run: Callable[[], object], weights: int) -> Peak | None:
         peak = _kilobytes("VmHWM")
     except OSError:
         return None
-    return Peak(1024 * max(0, peak - before) + weights, weights, "resident")
+    return PeakMemory(1024 * max(0, peak - before) + weights, weights, "resident")
 
 
 def _kilobytes(name: str) -> int:

@@ -1,0 +1,123 @@
+"""The distributions of a recording, in the form that they have in a file, and what engines return made of them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_pot.engines.distributions import Flags, Floats, TopK
+from pytest_pot.engines.tokens import Tokens
+
+__all__ = ["Recorded", "position_starts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """The distributions at n positions, in the form they have in a file; ``top_k()`` gives them back."""
+
+    ids: npt.NDArray[Any] | None
+    """[n, k] unsigned: the reference's likeliest ids, most likely first; None: all of the vocabulary, in order."""
+    values: npt.NDArray[Any]
+    """[n, k]: the logits at ``ids``, before the temperature; log-probabilities where ``log_normalisers`` is 0."""
+    target_values: npt.NDArray[Any]
+    """[n]: the same of the continuation's own token."""
+    log_normalisers: Floats
+    """[n]: log-sum-exp of all logits over the temperature, or of those at ``ids`` alone where the tail is renormalised; 0
+    where ``values`` are log-probabilities."""
+    log_tail: Floats | None
+    """[n]: log of the mass of all other ids; None where there are none."""
+    clear: Flags
+    """[n]: see :class:`~pytest_pot.engines.distributions.TopK`."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @staticmethod
+    def of(top: TopK, temperature: float) -> Recorded:
+        """``top`` in the shortest form that gives it back exactly."""
+
+        def form(values: Floats, targets: Floats, normalisers: Floats, dtype: type) -> Recorded:
+            return Recorded(
+                ids=None if top.ids is None else top.ids.astype(np.uint16 if top.vocab_size <= 1 << 16 else np.uint32),
+                values=values.astype(dtype),
+                target_values=targets.astype(dtype),
+                log_normalisers=normalisers,
+                log_tail=top.log_tail,
+                clear=top.clear,
+            )
+
+        normalisers, none = top.log_normalisers, np.zeros(len(top))
+        as_logits = (top.log_probs + normalisers[:, None]) * temperature, (top.targets + normalisers) * temperature
+        for values, targets, subtracted in ((*as_logits, normalisers), (top.log_probs, top.targets, none)):
+            short = form(values, targets, subtracted, np.float32)
+            if np.array_equal(short.log_probs(temperature), top.log_probs) and np.array_equal(
+                short.targets(temperature), top.targets
+            ):
+                return short
+        return form(top.log_probs, top.targets, none, np.float64)
+
+    def rows(self, start: int, stop: int) -> Recorded:
+        """The positions ``start`` to ``stop``; views, no copies."""
+        part = slice(start, stop)
+        return Recorded(
+            ids=None if self.ids is None else self.ids[part],
+            values=self.values[part],
+            target_values=self.target_values[part],
+            log_normalisers=self.log_normalisers[part],
+            log_tail=None if self.log_tail is None else self.log_tail[part],
+            clear=self.clear[part],
+        )
+
+    def copy(self) -> Recorded:
+        """The same in arrays of its own, so that what it was cut from can go."""
+        return Recorded.concatenate([self], always=True)
+
+    @staticmethod
+    def concatenate(parts: Sequence[Recorded], *, always: bool = False) -> Recorded:
+        """The positions of all ``parts`` one after the other."""
+        if len(parts) == 1 and not always:
+            return parts[0]
+
+        def joined(name: str) -> Any:
+            arrays = [getattr(part, name) for part in parts]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return Recorded(**{name: joined(name) for name in Recorded.__dataclass_fields__})
+
+    def log_probs(self, temperature: float) -> Floats:
+        """[n, k] float64, by the same operations that an engine made them with."""
+        return self.values.astype(np.float64) * self._scale(temperature)[:, None] - self.log_normalisers[:, None]
+
+    def targets(self, temperature: float) -> Floats:
+        """[n] float64: log-probability of the continuation's own token."""
+        return self.target_values.astype(np.float64) * self._scale(temperature) - self.log_normalisers
+
+    def _scale(self, temperature: float) -> Floats:
+        return np.where(self.log_normalisers == 0.0, 1.0, 1.0 / temperature)
+
+    def top_k(self, temperature: float, vocab_size: int) -> TopK:
+        """What the reference's engine returned for these positions."""
+        log_probs = self.log_probs(temperature)
+        rows = np.arange(len(self))
+        first = np.zeros(len(self), dtype=np.int64) if self.ids is not None else log_probs.argmax(axis=1)
+        return TopK(
+            ids=None if self.ids is None else self.ids.astype(np.int64),
+            log_probs=log_probs,
+            log_tail=self.log_tail,
+            targets=self.targets(temperature),
+            top_ids=first if self.ids is None else self.ids[:, 0].astype(np.int64),
+            top_log_probs=log_probs[rows, first],
+            clear=self.clear,
+            log_normalisers=self.log_normalisers,
+            vocab_size=vocab_size,
+        )
+
+
+def position_starts(tokens: Sequence[Tokens]) -> list[int]:
+    """Where each prompt's positions begin among all of them, and where the last one's end."""
+    ends = np.cumsum([0, *(prompt.n_positions for prompt in tokens)])
+    return [int(end) for end in ends]

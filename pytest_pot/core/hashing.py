@@ -1,0 +1,17 @@
+"""Digests of content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+__all__ = ["digest"]
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 over ``parts``, each with its length in front, so that no two different lists of parts have the same digest."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(len(part).to_bytes(8, "little"))
+        sha256.update(part)
+    return sha256.hexdigest()

@@ -1,0 +1,20 @@
+"""The names that users choose from: metrics, presets, dtypes, and how a recorded file is called.
+
+This module imports nothing: the options and their help texts are made from it in every pytest run.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DEFAULT_PRESET", "DTYPES", "METRICS", "PRESET_NAMES", "RECORDED_SUFFIX", "TAILS"]
+
+METRICS = ("tv", "jsd", "kl", "kl_reverse", "delta_ce", "top1_flip")
+"""The metrics by name; :mod:`pytest_pot.scoring.metrics` defines each one."""
+
+PRESET_NAMES = ("balanced", "accurate", "fastest", "single", "original")
+DEFAULT_PRESET = "balanced"
+
+TAILS = ("bucket", "renormalise")
+DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
+
+RECORDED_SUFFIX = ".pot.safetensors"
+"""How the name of a recorded reference ends."""

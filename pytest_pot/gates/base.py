@@ -1,0 +1,229 @@
+"""What all kinds of gate have in common: settings in, :meth:`Gate.run`, and a result that explains itself.
+
+A new kind is a folder beside this module with a :class:`Gate`, and one line in :mod:`pytest_pot.plugin.markers`. Nothing else
+asks what kind of gate it has before it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.prompts.prompt import Prompt
+
+if TYPE_CHECKING:  # these need numpy, and settings are made while tests are collected
+    from pytest_pot.baseline.baseline import Baseline
+    from pytest_pot.prompts.tokenization import EncodedPrompts
+
+__all__ = [
+    "COMMON_ARGUMENTS",
+    "Gate",
+    "GateInputs",
+    "GateResult",
+    "GateSettings",
+    "Progress",
+    "RecordReference",
+    "RecordedReference",
+    "ReferenceUse",
+    "RunOptions",
+    "only",
+]
+
+COMMON_ARGUMENTS = ("reference", "candidate", "prompts", "key")
+"""The marker arguments that, with ``preset``, become :class:`GateSettings`, whatever the kind of gate."""
+
+Progress = Callable[[int, int], None]
+"""Called with (how many are done, how many there are)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateSettings:
+    """What the arguments that all markers share, and the options, ask of one gate; each kind adds its own."""
+
+    gate: str
+    """The marker's name."""
+    preset: str
+    config: ScoringConfig
+    reference: str | None = None
+    """A spec from the marker; None leaves it to the fixture ``pot_reference``."""
+    baseline: Path | None = None
+    """The marker's recorded reference, which need not exist yet."""
+    candidate: str | None = None
+    prompts: Path | Sequence[Prompt] | None = None
+    """A file or prompts from the marker; None leaves it to the key or the fixture ``pot_prompts``."""
+    key: str | None = None
+    """Draws the prompts, where the marker names none."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What this run of pytest says to all gates."""
+
+    values: Mapping[str, str]
+    """Options and ini keys that have a value, by their names without the prefix ``pot_``."""
+    is_worker: bool = False
+    """Whether this is one of several processes that run tests side by side (``-n``)."""
+
+
+class ReferenceUse(Enum):
+    """What a gate does with a reference."""
+
+    ANY = "compare with a live model or a recording"
+    LIVE = "run a live model"
+    NONE = "nothing"
+
+
+class RecordReference(Protocol):
+    """Runs a live reference over the gate's prompts and records it; a model that the gate has open is not opened again."""
+
+    def __call__(self, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline: ...
+
+
+@dataclass(frozen=True)
+class RecordedReference:
+    """A recorded reference, known to be of the gate's tokenizer, prompts and configuration."""
+
+    baseline: Baseline
+    note: str
+    """Where it comes from: ``"recorded"``, ``"cached"``, or empty where the reference has just been run."""
+
+
+@dataclass(frozen=True)
+class GateInputs:
+    """What one gate compares, resolved from marker, options and fixtures before the test's call phase."""
+
+    candidate: Any
+    prompts: EncodedPrompts
+    """The prompts, with their token ids by the tokenizer of the gate."""
+    names: tuple[str | None, str]
+    """Reference and candidate, as people call them; no reference where the gate needs none."""
+    reference: Any = None
+    """A live model to run; None where it is recorded, or the gate needs none."""
+    recording: Callable[[RecordReference], RecordedReference] | None = None
+    """Provides the recorded reference, or raises :class:`~pytest_pot.PotError` where it cannot be used."""
+    candidate_tokenizer: Any = None
+    """The candidate's own, which must agree with the gate's; None where it has none, or the user chose one for both."""
+    endless: bool = False
+    """Whether the prompts are drawn at random from more than could ever be scored, in an order that is random already."""
+    device: str = "auto"
+    """Where both models run; ``"auto"``: each where it is."""
+
+
+class GateResult(ABC):
+    """What a gate found. ``report`` and ``verdict`` are of the kind's own types."""
+
+    kind: ClassVar[str]
+    """``"score"`` or ``"latency"``, or the name of another kind."""
+    settings: GateSettings
+    names: tuple[str | None, str]
+    """Reference, None where none was needed, and candidate, as people call them."""
+    report: Any
+    verdict: Any
+
+    @property
+    @abstractmethod
+    def passed(self) -> bool:
+        """Whether the test may go on."""
+
+    @property
+    def warning(self) -> str | None:
+        """What to warn of although the gate passed."""
+        return None
+
+    @property
+    @abstractmethod
+    def headline(self) -> str:
+        """The outcome in one line."""
+
+    @abstractmethod
+    def explain(self, verbosity: int = 0) -> str:
+        """Why the gate failed. ``verbosity`` below 0 gives the headline alone; above 0, more details."""
+
+    @abstractmethod
+    def properties(self) -> dict[str, Any]:
+        """The result as JSON types by name, for reports; beside those of :meth:`Gate.identification`."""
+
+
+@dataclass(frozen=True)
+class Gate(ABC):
+    """One gate of one test: made from its marker's arguments while tests are collected, run in the call phase."""
+
+    settings: GateSettings
+
+    arguments: ClassVar[tuple[str, ...]]
+    """What the marker takes."""
+
+    @classmethod
+    @abstractmethod
+    def from_arguments(cls, settings: GateSettings, arguments: Mapping[str, Any], options: RunOptions) -> Self:
+        """The gate that a marker asks for.
+
+        Args:
+            settings: made from the arguments that all markers share.
+            arguments: all those that were given, by name.
+
+        Raises:
+            InvalidArgument: one of them has no meaning; the message names it and the choices.
+        """
+
+    @classmethod
+    def reference_use(cls, arguments: Mapping[str, Any]) -> ReferenceUse:  # noqa: ARG003 - for those who override it
+        """What a gate with these arguments will do with a reference; they are not validated yet."""
+        return ReferenceUse.ANY
+
+    @property
+    def uses_reference(self) -> ReferenceUse:
+        """What this gate does with a reference."""
+        return ReferenceUse.ANY
+
+    @classmethod
+    def not_run(cls, options: RunOptions) -> str | None:  # noqa: ARG003
+        """Why gates of this kind are not run in this run of pytest, in one line; None where they are."""
+        return None
+
+    @property
+    @abstractmethod
+    def limit(self) -> tuple[str, float]:
+        """What the gate's first limit is on, and the limit."""
+
+    @property
+    def counted(self) -> str:
+        """What the gate goes through one by one, for the progress line."""
+        return "prompts"
+
+    @property
+    def sequential(self) -> bool:
+        """Whether prompts are drawn only until the verdict is safe, so that more of them do not cost more."""
+        return False
+
+    def refuse_recording(self, name: str) -> None:  # noqa: B027 - most gates take one
+        """Raise :class:`InvalidArgument` if the recorded reference ``name`` is of no use to this gate."""
+
+    @abstractmethod
+    def run(self, inputs: GateInputs, progress: Progress) -> GateResult:
+        """Compare what ``inputs`` holds.
+
+        Raises:
+            PotError: that is not possible; such a gate has no verdict and never passes.
+        """
+
+    def identification(self, names: tuple[str | None, str | None]) -> dict[str, Any]:
+        """What was asked, and of which models, as JSON types; known also where the gate came to no verdict."""
+        metric, limit = self.limit
+        return {
+            "gate": self.settings.gate,
+            "reference": names[0],
+            "candidate": names[1],
+            "preset": self.settings.preset,
+            "metric": metric,
+            "limit": limit,
+        }
+
+
+def only(arguments: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of ``arguments`` that are in ``names``."""
+    return {name: arguments[name] for name in names if name in arguments}

@@ -1,0 +1,36 @@
+"""What a gate on latency found, as data. How it is told is in ``explain``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_pot.gates.latency.latency_report import LatencyReport, Outcome
+from pytest_pot.gates.latency.settings import LatencySettings
+
+__all__ = ["LatencyOutcome"]
+
+
+@dataclass(frozen=True)
+class LatencyOutcome:
+    """A report on timings, and what follows from it."""
+
+    settings: LatencySettings
+    names: tuple[str | None, str]
+    """Reference, None where none was run, and candidate."""
+    report: LatencyReport
+
+    @property
+    def verdict(self) -> Outcome:
+        return self.report.verdict
+
+    @property
+    def passed(self) -> bool:
+        if not self.settings.gates:
+            return True
+        failing = (Outcome.FAIL, Outcome.INCONCLUSIVE) if self.settings.inconclusive_fails else (Outcome.FAIL,)
+        return self.verdict not in failing
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the gate passes although it could not be decided."""
+        return self.passed and self.settings.gates and self.verdict is Outcome.INCONCLUSIVE

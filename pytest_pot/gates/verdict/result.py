@@ -1,0 +1,41 @@
+"""What a gate on a score found, as data. How it is told is in ``explain``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_pot.gates.verdict.limits import DistinctLimit, Verdict
+from pytest_pot.gates.verdict.settings import ScoreSettings
+
+if TYPE_CHECKING:  # these need numpy
+    from pytest_pot.gates.verdict.sequential import Decision
+    from pytest_pot.scoring.score_report import ScoreReport
+
+__all__ = ["ScoreOutcome"]
+
+
+@dataclass(frozen=True)
+class ScoreOutcome:
+    """A verdict and its evidence."""
+
+    settings: ScoreSettings
+    names: tuple[str | None, str]
+    """Reference and candidate, as people call them."""
+    report: ScoreReport
+    verdict: Verdict
+    decision: Decision | None = None
+    """With a confidence: how the verdict was reached, score by score."""
+    noise_floor: float | None = None
+    """How far the same model is from itself in another batch shape; None where that could not be measured."""
+    pool: int | None = None
+    """With a confidence: how many prompts there were to draw from; None where there is no end of them."""
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is (Verdict.DIFFERENT if isinstance(self.settings.limits, DistinctLimit) else Verdict.SAME)
+
+    @property
+    def limit(self) -> float:
+        """The limit on the suite's score."""
+        return self.settings.limits.score

@@ -1,0 +1,75 @@
+"""What one gate on a score was asked: limits, and a confidence if any. Made while tests are collected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.gates.base import GateSettings, only
+from pytest_pot.gates.verdict.limits import DEFAULT_MAX_OUTLIERS, DistinctLimit, IdentityLimits, default_prompt_limit
+
+if TYPE_CHECKING:
+    from pytest_pot.gates.verdict.sequential import SequentialTest
+
+__all__ = ["Limits", "ScoreSettings", "score_settings"]
+
+Limits: TypeAlias = IdentityLimits | DistinctLimit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(GateSettings):
+    """All that one gate on a score was asked to do."""
+
+    limits: Limits
+    confidence: float | None = None
+    """Decide as soon as it is safe to, at this confidence; None scores the suite whole."""
+    max_outliers: float = DEFAULT_MAX_OUTLIERS
+    """With ``confidence``: the share of prompts above the limit for one prompt that SAME claims not to be reached."""
+
+    @property
+    def score_clip(self) -> float:
+        """With ``confidence``: the limit for one prompt, at which scores are clipped; 0 where the limit is 0."""
+        if self.limits.score == 0:
+            return 0.0
+        if isinstance(self.limits, IdentityLimits):
+            return self.limits.max_prompt_score
+        return default_prompt_limit(self.config.metric, self.limits.score)
+
+    def sequential_test(self, pool: int | None) -> SequentialTest:
+        """The test that decides this gate; ``pool`` is the number of prompts, None where they are drawn from more."""
+        from pytest_pot.gates.verdict.sequential import SequentialTest
+
+        assert self.confidence is not None
+        return SequentialTest(
+            self.limits.score,
+            confidence=self.confidence,
+            score_clip=self.score_clip or None,
+            max_outliers=self.max_outliers,
+            pool=pool,
+        )
+
+
+def score_settings(
+    settings: GateSettings, arguments: Mapping[str, Any], limit_names: Sequence[str], make_limits: Callable[..., Limits]
+) -> ScoreSettings:
+    """The settings from a marker's arguments; ``make_limits(metric, **limits)`` is given those named in ``limit_names``.
+
+    Raises:
+        InvalidArgument: an argument has no meaning.
+    """
+    if "max_outliers" in arguments and "confidence" not in arguments:
+        raise InvalidArgument("max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95")
+    asked = only(arguments, (*limit_names, "tolerance"))
+    limits = make_limits(settings.config.metric, **asked)
+    made = ScoreSettings(**vars(settings), limits=limits, **only(arguments, ("confidence", "max_outliers")))
+    if made.confidence is not None:
+        if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
+            alone = "" if {"max_score", "tolerance"} & asked.keys() else "; give max_score or tolerance beside it"
+            raise InvalidArgument(
+                f"with a confidence, max_prompt_score={limits.max_prompt_score!r} must be above the limit on the mean, "
+                f"{limits.max_score!r}: it clips the scores{alone}"
+            )
+        made.sequential_test(None)  # an argument that has no meaning is an error now, not when the gate runs
+    return made

@@ -1,0 +1,128 @@
+"""Every use of pytest's private interfaces, each with the reason why there is no public way.
+
+Nothing else in pytest-pot touches a name of pytest that begins with an underscore, or an attribute that is not documented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = [
+    "capture_suspended",
+    "fixture_definitions",
+    "fixture_names",
+    "fixtures_without_tests",
+    "is_of_suite",
+    "is_overridden",
+    "nearest_fixture",
+    "requesting_item",
+    "selects_tests",
+    "use_fixture",
+]
+
+_OWN_FIXTURES = "pytest_pot.plugin.fixtures"
+
+
+def fixture_definitions(node: pytest.Item | pytest.Collector, name: str) -> Sequence[pytest.FixtureDef[Any]]:
+    """The fixtures of that name that ``node`` sees, the nearest to it last.
+
+    pytest has no public way to look a fixture up without running it.
+    """
+    return node.session._fixturemanager.getfixturedefs(name, node) or ()
+
+
+def nearest_fixture(node: pytest.Item | pytest.Collector, name: str) -> pytest.FixtureDef[Any] | None:
+    """The fixture of that name that ``node`` sees; the same object wherever it is the same fixture."""
+    definitions = fixture_definitions(node, name)
+    return definitions[-1] if definitions else None
+
+
+def is_overridden(node: pytest.Item | pytest.Collector, name: str) -> bool:
+    """Whether the suite has a fixture, or a parametrisation, of that name besides pytest-pot's own."""
+    parameters = getattr(getattr(node, "callspec", None), "params", {})
+    return name in parameters or any(is_of_suite(fixture) for fixture in fixture_definitions(node, name))
+
+
+def is_of_suite(fixture: pytest.FixtureDef[Any]) -> bool:
+    """Whether ``fixture`` is the suite's, and not pytest-pot's own."""
+    return getattr(fixture.func, "__module__", None) != _OWN_FIXTURES
+
+
+def fixture_names(item: pytest.Item) -> Sequence[str] | None:
+    """The fixtures that ``item`` asks for; None where it is no test function. ``fixturenames`` is not documented."""
+    names: Sequence[str] | None = getattr(item, "fixturenames", None)
+    return names
+
+
+def use_fixture(item: pytest.Item, name: str, *, used: bool) -> None:
+    """Make ``item`` ask for the fixture ``name``, or no longer.
+
+    ``usefixtures`` markers are read while an item is made; a marker that a conftest adds later needs its fixture all the same.
+    """
+    others = [other for other in fixture_names(item) or () if other != name]
+    # A new list: the one that is there is shared by all items made from the same function.
+    item.fixturenames = [*others, name] if used else others  # type: ignore[attr-defined]
+
+
+def requesting_item(request: pytest.FixtureRequest) -> pytest.Item:
+    """The test for which a fixture of a wider scope is being made; ``request.node`` is the session there."""
+    item: pytest.Item = request._pyfuncitem
+    return item
+
+
+def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
+    """Let through what is written to the terminal while a test's output is captured; pytest has no public way."""
+    manager = config.pluginmanager.getplugin("capturemanager")
+    return nullcontext() if manager is None else manager.global_and_fixture_disabled()
+
+
+def selects_tests(config: pytest.Config) -> bool:
+    """Whether options of pytest's own leave tests out; there is no public accessor for them."""
+    return any(config.getoption(name, None) for name in ("lf", "ignore", "ignore_glob", "deselect"))
+
+
+@contextmanager
+def fixtures_without_tests(config: pytest.Config, folder: Path) -> Iterator[Callable[[str], tuple[pytest.Item, Any]]]:
+    """A session that runs no test, and a function that gives the value of a fixture, and the item that asked for it.
+
+    A command such as ``--pot-calibrate`` needs what a test in ``folder`` would get. pytest makes fixtures for tests only, so
+    this makes an item that is never run. The terminal does not hear of the session."""
+    config._do_configure()
+    session = pytest.Session.from_config(config)
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    others = config.pluginmanager.subset_hook_caller("pytest_sessionstart", [] if reporter is None else [reporter])
+    others(session=session)
+
+    def value_of(name: str) -> tuple[pytest.Item, Any]:
+        item = _item_in(session, folder, name)
+        session._setupstate.setup(item)
+        return item, item.funcargs[name]
+
+    try:
+        yield value_of
+    finally:
+        session._setupstate.teardown_exact(None)
+        config._ensure_unconfigure()
+
+
+def _item_in(session: pytest.Session, folder: Path, fixture: str) -> pytest.Function:
+    """An item in ``folder`` that asks for ``fixture`` and sees what the conftests there and above define."""
+    root = session.config.rootpath
+    below = folder.relative_to(root).parts if folder.is_relative_to(root) else ()
+    parent: pytest.Collector = session
+    for depth in range(len(below) + 1):
+        parent = pytest.Dir.from_parent(parent, path=root.joinpath(*below[:depth]))
+        # As while tests are collected: pytest 9.1 and later read a conftest's fixtures when its folder is collected.
+        session.config.hook.pytest_make_collect_report(collector=parent)
+
+    @pytest.mark.usefixtures(fixture)
+    def nothing() -> None:
+        pass
+
+    item: pytest.Function = pytest.Function.from_parent(parent, name="pot", callobj=nothing)
+    return item

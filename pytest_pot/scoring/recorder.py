@@ -1,0 +1,67 @@
+"""Recording a reference: one pass over a suite of prompts, kept in the form that a file has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pytest_pot.baseline.recorded import Recorded
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.engines.base import Engine
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.prompt import Prompt
+from pytest_pot.scoring.batching import Batches, Progress
+from pytest_pot.scoring.comparison import check_finite
+from pytest_pot.scoring.metrics import renormalised
+
+__all__ = ["RecordedPass", "as_compared", "record"]
+
+
+@dataclass(frozen=True)
+class RecordedPass:
+    """What one pass of the reference over a suite gave."""
+
+    positions: Recorded
+    vocab_size: int
+    batch_size: int
+    """Prompts per forward pass at the end."""
+
+
+def record(
+    config: ScoringConfig,
+    reference: Engine,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[Tokens],
+    progress: Progress | None,
+) -> RecordedPass:
+    """All positions of ``prompts``, in the form that they have in a file.
+
+    Raises:
+        PotError: a log-probability is NaN or infinite, or one prompt alone does not fit into memory.
+    """
+    vocab_size = 0
+
+    def work(batch: Sequence[int]) -> list[Recorded]:
+        nonlocal vocab_size
+        top = reference.top_k([tokens[index] for index in batch], config.top_k)
+        check_finite(top, "reference", prompts, tokens, batch)
+        vocab_size = top.vocab_size
+        if config.tail == "renormalise":
+            top = renormalised(top)
+        ends = np.cumsum([0, *(tokens[index].n_positions for index in batch)])
+        return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
+
+    batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
+    positions = Recorded.concatenate(list(batches.run(work).values()))
+    return RecordedPass(positions, vocab_size, batches.size)
+
+
+def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:
+    """``prompt`` with the part of its continuation that is compared; without one where the reference drew it."""
+    if prompt.continuation is None:
+        return prompt
+    return replace(prompt, continuation=tokenizer.decode(list(tokens.targets)))

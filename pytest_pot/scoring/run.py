@@ -1,0 +1,183 @@
+"""One comparison from beginning to end, with models that its caller has opened and prompts that are encoded once.
+
+:class:`~pytest_pot.TeacherForcedScorer` and the gates are made of this. A run can measure the noise floor, record the
+reference, and score a candidate, on whole suites or until a stopping rule is satisfied."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pytest_pot.baseline.baseline import Baseline
+from pytest_pot.baseline.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
+from pytest_pot.baseline.replay import Replay, check_fits
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.names import METRICS
+from pytest_pot.engines.base import Engine
+from pytest_pot.engines.registry import weights_digest
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.prompt import Prompt
+from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.scoring.batching import Batches, Progress
+from pytest_pot.scoring.comparison import Comparison, PromptResult
+from pytest_pot.scoring.encoding import fit_all, fitter
+from pytest_pot.scoring.noise_floor import noise_floor
+from pytest_pot.scoring.recorder import as_compared, record
+from pytest_pot.scoring.score_report import ScoreReport
+from pytest_pot.scoring.stopping import StoppingRule
+
+__all__ = ["PROBED", "ScoringRun"]
+
+PROBED = 8
+"""How many prompts are searched for two that can show the noise floor."""
+
+
+class ScoringRun:
+    """Compares engines on one suite of prompts under one configuration."""
+
+    def __init__(self, config: ScoringConfig, encoded: EncodedPrompts, progress: Progress | None = None) -> None:
+        """``progress``: called with (prompts done, prompts in all) after every batch."""
+        self.config = config
+        self.encoded = encoded
+        self._progress = progress
+        self._started = time.perf_counter()
+
+    def noise_floor(self, engine: Engine) -> float | None:
+        """How far the model of ``engine`` is from itself in another batch shape, in the gated metric.
+
+        Measured on the beginning of two of the prompts, which takes about as long as one of them. None where that is not
+        possible: fewer than two prompts, or of one token only. The time is not counted as the run's.
+        """
+        started = time.perf_counter()
+        texts = [context + (continuation or []) for context, continuation in self.encoded.ids[:PROBED]]
+        floor = noise_floor(self.config, engine, texts)
+        self._started += time.perf_counter() - started
+        return floor
+
+    def record(self, reference: Engine, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
+        """Run ``reference`` over all prompts and keep what it says.
+
+        Args:
+            reference: an engine of ``model``.
+            name: what the reference is called in the recording; its class by default. Where it is a folder or a ``.gguf``
+                file on this machine, the recording also carries the digests of the files.
+            max_length: the longest sequence that the candidates to come take, where that is less than the configuration's.
+        """
+        prompts, tokenizer = self.encoded.prompts, self.encoded.tokenizer
+        tokens = fit_all(self.config, self.encoded.ids, reference, max_length)
+        recorded = record(self.config, reference, prompts, tokens, self._progress)
+        return Baseline(
+            config=self.config,
+            prompts=[as_compared(prompt, t, tokenizer) for prompt, t in zip(prompts, tokens, strict=True)],
+            tokens=tuple(tokens),
+            recorded=recorded.positions,
+            vocab_size=recorded.vocab_size,
+            batch_size=recorded.batch_size,
+            provenance=Provenance(
+                reference=type(model).__name__ if name is None else name,
+                weights=weights_digest(model),
+                files=file_digests(name) if name is not None else {},
+                tokenizer=tokenizer_digests(tokenizer),
+                prompts=digest_of_prompts(prompts),
+                label=reference.label,
+                libraries=libraries(),
+                machine=machine(),
+            ),
+        )
+
+    def score(self, reference: Engine, candidate: Engine) -> ScoreReport:
+        """The report on all prompts."""
+        tokens = fit_all(self.config, self.encoded.ids, reference, candidate.max_positions)
+        batches = self._batches(tokens, reference, candidate)
+        return self._whole(batches, Comparison(self.config, reference, candidate, self.encoded.prompts, tokens))
+
+    def score_until(self, reference: Engine, candidate: Engine, rule: StoppingRule, *, seed: int | None = 0) -> ScoreReport:
+        """The report on the first prompts in the order of ``seed`` that satisfy ``rule``; see :meth:`_drawn`."""
+        encode = fitter(self.config, self.encoded.ids, reference, candidate.max_positions)
+        tokens: dict[int, Tokens] = {}
+        comparison = Comparison(self.config, reference, candidate, self.encoded.prompts, tokens)
+        return self._drawn(comparison, tokens, encode, rule, seed)
+
+    def replay(self, baseline: Baseline, candidate: Engine, *, note: str = "recorded") -> ScoreReport:
+        """:meth:`score` against a recording, which is known to be of the same tokenizer, prompts and configuration.
+
+        ``note``: says in the report where the reference's numbers are from.
+        """
+        comparison = self._recorded(baseline, candidate, note, baseline.tokens)
+        batches = self._batches(baseline.tokens, *comparison.engines)
+        if baseline.config.batch_size == self.config.batch_size:
+            batches.most = min(batches.most or baseline.batch_size, baseline.batch_size)  # where memory ran out while recording
+        return self._whole(batches, comparison)
+
+    def replay_until(
+        self, baseline: Baseline, candidate: Engine, rule: StoppingRule, *, note: str = "recorded", seed: int | None = 0
+    ) -> ScoreReport:
+        """:meth:`score_until` against a recording; see :meth:`replay`."""
+        tokens: dict[int, Tokens] = {}
+        comparison = self._recorded(baseline, candidate, note, tokens)
+        return self._drawn(comparison, tokens, baseline.tokens.__getitem__, rule, seed)
+
+    def _recorded(
+        self, baseline: Baseline, candidate: Engine, note: str, tokens: Sequence[Tokens] | Mapping[int, Tokens]
+    ) -> Comparison:
+        check_fits(baseline, candidate)
+        return Comparison(self.config, Replay(baseline, note), candidate, baseline.prompts, tokens)
+
+    def _batches(
+        self, tokens: Sequence[Tokens] | Mapping[int, Tokens], *engines: Engine, total: int | None = None
+    ) -> Batches[PromptResult]:
+        return Batches(self.config, tokens, self._progress, engines, total)
+
+    def _whole(self, batches: Batches[PromptResult], comparison: Comparison) -> ScoreReport:
+        return self._report(batches.run(comparison), comparison, batches.size)
+
+    def _drawn(
+        self,
+        comparison: Comparison,
+        tokens: dict[int, Tokens],
+        encode: Callable[[int], Tokens],
+        rule: StoppingRule,
+        seed: int | None,
+    ) -> ScoreReport:
+        """The report on the first prompts that satisfy ``rule``, in an order drawn by ``seed``; None takes them as they come.
+
+        Args:
+            tokens: of the prompts drawn so far; filled here, by ``encode``, which takes a prompt's index.
+        """
+        order = list(range(len(comparison.prompts)))
+        if seed is not None:
+            random.Random(seed).shuffle(order)
+        batches = self._batches(tokens, *comparison.engines, total=len(order))
+        results: dict[int, PromptResult] = {}
+        while len(results) < len(order):
+            window = order[len(results) :][: batches.window(rule.expected_further)]
+            tokens.update({index: encode(index) for index in window})
+            batch_results = batches.run(comparison, window)
+            results.update(batch_results)
+            rule.update([float(batch_results[index].divergences[self.config.metric].mean()) for index in window])
+            if rule.decided:
+                break
+        return self._report(dict(sorted(results.items())), comparison, batches.size)
+
+    def _report(self, results: Mapping[int, PromptResult], comparison: Comparison, batch_size: int) -> ScoreReport:
+        """``results``: by the index of the prompt."""
+        prompts: Sequence[Prompt] = comparison.prompts
+        reference, candidate = comparison.engines
+        return ScoreReport(
+            config=self.config,
+            prompts=tuple(prompts[index] for index in results),
+            indices=tuple(results),
+            tokens=tuple(comparison.tokens[index] for index in results),
+            divergences={name: [result.divergences[name] for result in results.values()] for name in METRICS},
+            distributions=(
+                [result.reference for result in results.values()],
+                [result.candidate for result in results.values()],
+            ),
+            tail_masses=[result.tail_mass for result in results.values()],
+            decode=self.encoded.tokenizer.decode,
+            elapsed_s=time.perf_counter() - self._started,
+            batch_size=batch_size,
+            labels=(reference.label, candidate.label),
+        )
