@@ -1,4 +1,4 @@
-"""The digest of a model's weights: the same for the same tensors, however they were loaded."""
+"""Digest of a model's weights: equal tensors give the same digest, however they were loaded."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["weights_digest"]
 
 
 def weights_digest(model: nn.Module) -> str | None:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers; None where some have no bytes to read.
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers; None if we cannot read the bytes of some.
 
-    Buffers that are computed and not saved (a table of rotary frequencies) count as well: they are part of what a model
-    says. A tensor that is there under two names is read once.
+    Buffers that are computed and not saved (a table of rotary frequencies) count too, because they affect the logits. A tensor
+    with two names is read once.
     """
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     distinct = {id(tensor): tensor for tensor in tensors.values()}
     try:
-        # hashlib lets other threads run meanwhile.
+        # Threads help, because hashlib releases the GIL while it hashes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hashes = dict(zip(distinct, pool.map(_hash, distinct.values()), strict=True))
     except (RuntimeError, NotImplementedError, TypeError):

@@ -207,7 +207,7 @@ def test_autocast_is_used_where_asked(prompts, tokenizer):
 def test_reductions_are_chunked_without_a_seam(prompts, tokenizer, monkeypatch):
     pair = tiny(), changed(tiny())
     whole = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
-    monkeypatch.setattr("pytest_pot.engines.pytorch.reduction._CACHED", 97 * 5)
+    monkeypatch.setattr("pytest_pot.engines.pytorch.reduction._LOGITS_PER_CPU_BLOCK", 97 * 5)
     chunked = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
     np.testing.assert_array_equal(np.concatenate(whole.positions), np.concatenate(chunked.positions))
 
