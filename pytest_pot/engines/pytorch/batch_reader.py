@@ -80,7 +80,7 @@ class Reader:
         self._eps = eps
         self.output_layer = OutputLayer.of(model, autocast)
         self.prefixes = PrefixCaches.of(model, accepted(model)) if share_prefixes and self.output_layer is not None else None
-        # Kinds of prefix for which the cache was checked: without (False) and with (True) the model's padding id.
+        # Prefixes without (False) or with (True) the model's padding id: those for which the cache passed our check.
         self._prefixes_confirmed: set[bool] = set()
         self._pad_id: Any = getattr(getattr(model, "get_input_embeddings", lambda: None)(), "padding_idx", None)
         self._causal = is_causal(model)
@@ -120,6 +120,7 @@ class Reader:
         return rows
 
     def _hidden_after_prefix(self, prefix: tuple[int, ...], batch: Sequence[Tokens]) -> Hidden | None:
+        """Hidden states of ``batch`` after a cached ``prefix``; None if the model's cache or output layer is unsuitable."""
         if self.prefixes is None:
             return None
 
@@ -159,7 +160,7 @@ class Reader:
         return ids, mask, row, column
 
     def _states(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor | None:
-        """Hidden states [batch, length, d] that enter the output layer; None if the logits are not made from its output alone.
+        """Hidden states [batch, length, d] that enter the output layer; None if its output does not give the logits.
 
         ``cache``: key-value cache of the tokens before ``ids``; the model adds ``ids`` to it. ``mask`` covers both.
         """

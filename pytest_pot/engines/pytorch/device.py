@@ -56,7 +56,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise PotError(f"the device {name!r} cannot be used here: {reason}. Use 'auto' or 'cpu'") from error
+        raise PotError(f"the device {name!r} cannot be used on this machine: {reason}. Use 'auto' or 'cpu'") from error
     return device
 
 

@@ -40,12 +40,12 @@ class _Cells:
     """The ids that get a cell of their own at each of n positions; all others are the tail."""
 
     ids: Tensor | None
-    """[n, m]; None: the first ids of the vocabulary, at every position."""
+    """[n, m], or None: the same ids, 0 .. ``first`` - 1, at every position."""
     first: int | None
-    """How many ids that is, where ``ids`` is None."""
+    """Used only if ``ids`` is None."""
 
     def logits(self, logits: Tensor) -> Tensor:
-        """[n, m] of ``logits`` [n, vocab]."""
+        """The logits [n, m] of the cells, from ``logits`` [n, vocab]."""
         return logits[:, : self.first] if self.ids is None else logits.gather(-1, self.ids)
 
     def tail_sum(self, exps: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class _Cells:
         return tail.sum(-1, keepdim=True)
 
     def rows(self, index: Tensor) -> _Cells:
-        """The same at the positions in ``index``."""
+        """The cells of the positions in ``index``."""
         return self if self.ids is None else _Cells(self.ids[index], None)
 
 
@@ -97,8 +97,10 @@ def reduce_over_choice(logits: Tensor, targets: Tensor, ids: Tensor, temperature
     Args:
         logits: [n, m] at ``ids`` [n, m].
         targets: [n], logits of the continuation's tokens, which may or may not be in ``ids``.
+        ids: the ids at each position.
         temperature: divides the logits.
         eps: machine epsilon of the model's dtype.
+        vocab_size: of the model, for the result.
 
     Returns:
         a distribution whose ``targets`` and first choices are relative to ``ids`` too. Its ``log_tail`` is None, because the

@@ -190,7 +190,7 @@ def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_an_error(prompts, tokenizer):
-    with pytest.raises(PotError, match=r"the device 'cuda' cannot be used here: .* Use 'auto' or 'cpu'"):
+    with pytest.raises(PotError, match=r"the device 'cuda' cannot be used on this machine: .* Use 'auto' or 'cpu'"):
         TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(tiny(), tiny(), prompts, tokenizer)
 
 
