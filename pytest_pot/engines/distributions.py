@@ -1,4 +1,4 @@
-"""What an engine returns: next-token distributions at a batch of positions, reduced to the cells that are compared."""
+"""What an engine returns: the next-token distributions at a batch of positions, reduced to the cells that we compare."""
 
 from __future__ import annotations
 
@@ -15,65 +15,66 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
-_NOTHING = -750.0
-"""The log-probability of a cell that a model has no id in. Finite, so that a divergence is: ``exp`` of it is exactly 0, which
-makes ``tv`` and ``jsd`` exact, ``kl`` and ``kl_reverse`` too where it is the side that their weights come from. On the other
-side the exact figure would be infinite, and is about 750 nats times the mass that the first model has there."""
+_EMPTY_CELL = -750.0
+"""Log-probability of a cell in which a model has no token. It is finite, so that divergences are finite, and its ``exp`` is
+exactly 0. That makes ``tv`` and ``jsd`` exact, and ``kl`` and ``kl_reverse`` too if the cell is empty in the model that weights
+the sum. If it is empty in the other model, the exact divergence is infinite; we report about 750 nats times the weighting
+model's probability of that cell."""
 
-_PER_POSITION = ("targets", "top_ids", "top_log_probs", "clear", "log_normalisers")
+_PER_POSITION_FIELDS = ("targets", "top_ids", "top_log_probs", "clear", "log_normalisers")
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Next-token distributions at n positions, seen at m ids each, in natural logarithms.
+    """Next-token distributions at n positions, with m ids per position, as natural logarithms.
 
-    ``log_probs`` are normalised over the model's whole vocabulary; or, where the configuration renormalises the tail, over
-    the ids alone, and so is everything else but ``log_tail``. A reference's ids are its own likeliest, most likely first; a
-    candidate's are the reference's.
+    ``log_probs`` are normalised over the model's whole vocabulary. With ``tail="renormalise"`` they are normalised over the m
+    ids alone, and so are all other fields except ``log_tail``. A reference's ids are its own m likeliest, most likely first. A
+    candidate's ids are those of the reference.
     """
 
     ids: Ints | None
-    """[n, m], or None: the ids are 0 .. m-1 at every position."""
+    """[n, m]; None if the ids are 0 .. m-1 at every position."""
     log_probs: Floats
     """[n, m]: log-probability of each id."""
     log_tail: Floats | None
-    """[n]: log of the mass of all other ids together, summed from the logits and not as ``1 - sum``, which would lose
-    small tails; None where there are no other ids, or where a candidate was not asked for them."""
+    """[n]: log of the total probability of all other ids. It is summed from the logits, because ``1 - sum`` would lose small
+    tails. None if there are no other ids, or if the candidate was not asked for them."""
     targets: Floats
-    """[n]: log-probability of the continuation's own token."""
+    """[n]: log-probability of the continuation's token."""
     top_ids: Ints
-    """[n]: the likeliest id of the whole vocabulary, or of the ids alone."""
+    """[n]: the likeliest id of the whole vocabulary, or of the m ids if the distribution is renormalised."""
     top_log_probs: Floats
-    """[n]: its log-probability."""
+    """[n]: log-probability of ``top_ids``."""
     clear: Flags
-    """[n]: whether the likeliest id is ahead of the second by more than rounding error, which grows with the logits. A
-    first choice that is not clear cannot flip. Of a candidate it is not used, and may be anything."""
+    """[n]: whether the likeliest id leads the second by more than rounding error, which grows with the logits. ``top1_flip``
+    ignores positions that are not clear. A candidate's values are not used and may be anything."""
     log_normalisers: Floats
-    """[n]: what was subtracted from the logits to make ``log_probs``; 0 where an engine has no logits to show. A recording
-    keeps the logits, which are short numbers, and this, so as to lose nothing."""
+    """[n]: what was subtracted from the logits to get ``log_probs``; 0 if an engine does not expose logits. A baseline stores
+    this and the logits, because logits often fit into float32 without loss and log-probabilities do not."""
     vocab_size: int
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def rows(self, start: int, stop: int) -> TopK:
-        """The positions ``start`` to ``stop``; views, no copies."""
+        """The positions from ``start`` up to ``stop``, as views of the same arrays."""
         part = slice(start, stop)
         return TopK(
             ids=None if self.ids is None else self.ids[part],
             log_probs=self.log_probs[part],
             log_tail=None if self.log_tail is None else self.log_tail[part],
             vocab_size=self.vocab_size,
-            **{name: getattr(self, name)[part] for name in _PER_POSITION},
+            **{name: getattr(self, name)[part] for name in _PER_POSITION_FIELDS},
         )
 
     def without_cells(self) -> TopK:
-        """Targets and first choices only, in arrays of their own: what is worth keeping once the cells are compared."""
-        kept = {name: getattr(self, name).copy() for name in _PER_POSITION}
-        return TopK(ids=None, log_probs=np.empty((len(self), 0)), log_tail=None, vocab_size=self.vocab_size, **kept)
+        """Copies of the fields with one value per position: all that is kept once the cells are compared."""
+        fields = {name: getattr(self, name).copy() for name in _PER_POSITION_FIELDS}
+        return TopK(ids=None, log_probs=np.empty((len(self), 0)), log_tail=None, vocab_size=self.vocab_size, **fields)
 
     def in_order(self) -> TopK:
-        """The whole vocabulary, which the cells are, in the order of the ids, so that ``ids`` is None."""
+        """The same cells sorted by id, so that ``ids`` is None. The cells must be the whole vocabulary."""
         assert self.log_tail is None
         if self.ids is None:
             return self
@@ -81,13 +82,13 @@ class TopK:
         return replace(self, ids=None, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
 
     def most_likely_first(self) -> TopK:
-        """The same cells, each position's in the order of their probability."""
+        """The same cells sorted by decreasing probability at each position."""
         order = np.argsort(-self.log_probs, axis=1, kind="stable")
         ids = None if self.ids is None else np.take_along_axis(self.ids, order, axis=1)
         return replace(self, ids=ids, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
 
     def first(self, m: int) -> TopK:
-        """Of the whole vocabulary in order, the ids 0 .. m-1, and all others as the tail."""
+        """The ids 0 .. m-1, and all others merged into the tail. The cells must be the whole vocabulary, sorted by id."""
         assert self.log_tail is None
         assert self.ids is None
         if m >= self.vocab_size:
@@ -98,30 +99,30 @@ class TopK:
         return replace(self, log_probs=self.log_probs[:, :m], log_tail=log_tail)
 
     def with_empty_tail(self) -> TopK:
-        """The whole vocabulary, and a tail that no id is in: beside a model that has ids there."""
+        """Add a tail of probability 0 to a whole vocabulary, to compare it with a model that has more ids."""
         assert self.log_tail is None
-        return replace(self, log_tail=np.full(len(self), _NOTHING))
+        return replace(self, log_tail=np.full(len(self), _EMPTY_CELL))
 
     @property
     def tail_mass(self) -> Floats:
-        """[n]: the probability of all ids outside the cells."""
+        """[n]: the total probability of all ids outside the cells."""
         return np.zeros(len(self)) if self.log_tail is None else np.exp(self.log_tail)
 
     @staticmethod
     def concatenate(parts: Sequence[TopK]) -> TopK:
-        """The positions of all ``parts`` one after the other; the parts see the same number of ids."""
+        """Join ``parts`` along the positions. All parts must have the same number of ids."""
         if len(parts) == 1:
             return parts[0]
         first = parts[0]
         return TopK(
-            ids=None if first.ids is None else np.concatenate([_present(part.ids) for part in parts]),
+            ids=None if first.ids is None else np.concatenate([_not_none(part.ids) for part in parts]),
             log_probs=np.concatenate([part.log_probs for part in parts]),
-            log_tail=None if first.log_tail is None else np.concatenate([_present(part.log_tail) for part in parts]),
+            log_tail=None if first.log_tail is None else np.concatenate([_not_none(part.log_tail) for part in parts]),
             vocab_size=first.vocab_size,
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_POSITION},
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_POSITION_FIELDS},
         )
 
 
-def _present(array: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic]:
+def _not_none(array: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic]:
     assert array is not None
     return array

@@ -1,4 +1,4 @@
-"""Prompts in batches of like length, halved when memory runs out: one loop for scoring and for recording."""
+"""Run prompts in batches of similar length, and halve a batch when memory runs out; used for scoring and recording."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Batches", "Progress", "cheapest", "does_not_fit"]
 
-_ROOM = Room(most=1024, per_forward=32)
-"""Of an engine that does not say."""
+_DEFAULT_ROOM = Room(most=1024, per_forward=32)
+"""Used if no engine tells its own room."""
 
-_BEGINNING, _ALIKE = 32, 4
-"""So many prompts that share so many first tokens stand together: engines may read what they share once."""
+_PREFIX_TOKENS, _MIN_GROUP = 32, 4
+"""Group at least 4 prompts that share their first 32 tokens, because engines may compute what they share only once."""
 
 _WINDOW = (4, 16)
-"""Of prompts in a random order, at least and at most so many at once with the batch size ``"auto"``. They are read sorted by
-length, in as many forwards as cost least, and looked at together; a verdict may come at any time."""
+"""Minimum and maximum number of prompts in a random order that run before we evaluate their scores, with the batch size
+``"auto"``. We sort them by length and run them in the batches that cost least; a verdict may come after any window."""
 
 Progress = Callable[[int, int], None]
-"""Called with (prompts done, prompts in all)."""
+"""A callback that gets the number of prompts done, and of all prompts."""
 
 Result = TypeVar("Result")
 
@@ -32,9 +32,9 @@ Result = TypeVar("Result")
 class Batches(Generic[Result]):
     """Does some work on every prompt, batch by batch.
 
-    Which prompts share a batch follows from their lengths and the batch size alone: other shapes round differently, and a
-    candidate that is compared with a recording must be at distance 0 from it where it is the same model. With the batch size
-    ``"auto"`` it also follows from the room that the engines have, which on a GPU depends on the memory that is free.
+    Which prompts share a batch depends only on their token ids and the batch size, because batches of another shape round
+    differently, and an unchanged candidate must be at distance 0 from its baseline. With the batch size ``"auto"``, it also
+    depends on the engines' room, which on a GPU depends on the free memory.
     """
 
     def __init__(
@@ -45,9 +45,14 @@ class Batches(Generic[Result]):
         engines: Sequence[Engine] = (),
         total: int | None = None,
     ) -> None:
-        """``tokens`` by prompt index; those that :meth:`run` is asked for have to be there by then.
+        """Prepare to run prompts.
 
-        ``engines``: those that the work runs. ``total``: how many prompts there are, where ``tokens`` has not all of them.
+        Args:
+            config: sets the batch size.
+            tokens: by prompt index; may grow, as long as it has the prompts that :meth:`run` is asked for.
+            progress: called after each batch.
+            engines: those that the work runs; the one with the least room counts.
+            total: how many prompts there are, for ``progress``; by default the length of ``tokens``.
         """
         self._config = config
         self._tokens = tokens
@@ -56,65 +61,69 @@ class Batches(Generic[Result]):
         self._total = len(tokens) if total is None else total
         self._done = 0
         self.most: int | None = None if config.batch_size == "auto" else config.batch_size
-        """The most prompts per forward; halved whenever a batch does not fit into memory. None: as the lengths have it."""
+        """Maximum prompts per forward pass, halved when a batch does not fit into memory. None: only the room limits it."""
         self._largest = 0
 
     @property
     def size(self) -> int:
-        """Prompts per forward; with ``"auto"``, in the largest batch since memory last ran out."""
+        """Prompts per forward pass; with ``"auto"``, those of the largest batch since memory last ran out."""
         return self._largest if self._config.batch_size == "auto" or self.most is None else self.most
 
     def run(self, work: Callable[[Sequence[int]], list[Result]], indices: Sequence[int] | None = None) -> dict[int, Result]:
-        """``work(prompt indices)``, which returns a result per prompt; the results by prompt index, in the prompts' order.
+        """Call ``work`` on batches of prompts and collect the results.
 
         Args:
-            indices: of the prompts to run, all by default.
+            work: gets the prompt indices of a batch and returns one result per prompt.
+            indices: the prompts to run, all by default.
+
+        Returns:
+            the results by prompt index, in increasing order.
 
         Raises:
-            PotError: one prompt alone does not fit into memory.
+            PotError: a single prompt does not fit into memory.
         """
-        # The longest first: neighbours are padded least, and if memory is short, it is known at once.
-        todo = longest_first(self._tokens, range(len(self._tokens)) if indices is None else indices)
+        # Longest first: neighbours need the least padding, and if memory is too small, we find out at once.
+        remaining = longest_first(self._tokens, range(len(self._tokens)) if indices is None else indices)
         results: dict[int, Result] = {}
         plan: list[int] = []
-        planned_for = None
-        while todo:
-            circumstances = self.most, self._room()
-            if not plan or circumstances != planned_for:
-                plan, planned_for = self._plan(todo), circumstances
-            batch = todo[: plan[0]]
+        plan_limits = None
+        while remaining:
+            limits = self.most, self._room()
+            if not plan or limits != plan_limits:
+                plan, plan_limits = self._plan(remaining), limits
+            batch = remaining[: plan[0]]
             try:
-                found = work(batch)
-            except (OutOfMemory, MemoryError) as error:  # of an engine, or of what is made of its numbers
+                batch_results = work(batch)
+            except (OutOfMemory, MemoryError) as error:  # from an engine, or from the arithmetic after it
                 if len(batch) == 1:
                     tokens = self._tokens[batch[0]]
                     raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
                 self.most, self._largest = len(batch) // 2, 0
                 continue
             self._largest = max(self._largest, len(batch))
-            results.update(zip(batch, found, strict=True))
-            todo, plan = todo[len(batch) :], plan[1:]
+            results.update(zip(batch, batch_results, strict=True))
+            remaining, plan = remaining[len(batch) :], plan[1:]
             self._done += len(batch)
             if self._progress is not None:
                 self._progress(self._done, self._total)
         return {index: results[index] for index in sorted(results)}
 
     def _room(self) -> Room:
-        rooms = [room for engine in self._engines if (room := getattr(engine, "room", None)) is not None] or [_ROOM]
+        rooms = [room for engine in self._engines if (room := getattr(engine, "room", None)) is not None] or [_DEFAULT_ROOM]
         return Room(min(room.most for room in rooms), max(room.per_forward for room in rooms))
 
-    def _plan(self, todo: Sequence[int]) -> list[int]:
-        """How many of ``todo`` share the next forward, the one after it, and so on; at least the next."""
+    def _plan(self, remaining: Sequence[int]) -> list[int]:
+        """The sizes of the next batches of ``remaining``, in order; at least of the first one."""
         if self._config.batch_size != "auto":
             assert self.most is not None
             return [self.most]
-        return cheapest([len(self._tokens[index].ids) for index in todo], self._room(), self.most)
+        return cheapest([len(self._tokens[index].ids) for index in remaining], self._room(), self.most)
 
     def window(self, wanted: int | None) -> int:
-        """How many prompts of a random order to run next, before what they say is looked at.
+        """How many prompts in a random order to run before we evaluate their scores.
 
-        A batch; with ``"auto"``, as many as have been run, so that there are never twice as many as were needed, and within
-        limits no more than ``wanted`` (None: there is no telling).
+        A batch. With ``"auto"``, as many as have run already, so that we run less than twice the prompts that were needed;
+        within ``_WINDOW``, and at most ``wanted`` (None: unknown) unless that is below its minimum.
         """
         if self._config.batch_size != "auto":
             return self._config.batch_size
@@ -123,11 +132,11 @@ class Batches(Generic[Result]):
 
 
 def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens], indices: Sequence[int]) -> list[int]:
-    """``indices`` of ``tokens``, by length; those that begin alike, with a few dozen tokens, stand together."""
-    beginnings = {index: _beginning(tokens[index]) for index in indices}
-    members = Counter(beginning for beginning in beginnings.values() if len(beginning) == _BEGINNING)
-    # A few that begin alike gain less by it than they lose beside others that are longer or shorter.
-    groups = {index: beginning if members[beginning] >= _ALIKE else () for index, beginning in beginnings.items()}
+    """Sort ``indices`` by the length of their ``tokens``, but keep groups that share their first tokens together."""
+    prefixes = {index: _first_tokens(tokens[index]) for index in indices}
+    group_sizes = Counter(prefix for prefix in prefixes.values() if len(prefix) == _PREFIX_TOKENS)
+    # Smaller groups gain less from a shared prefix than they lose in padding, because their lengths differ.
+    groups = {index: prefix if group_sizes[prefix] >= _MIN_GROUP else () for index, prefix in prefixes.items()}
     lengths = {index: len(tokens[index].ids) for index in indices}
     longest: dict[tuple[int, ...], int] = {}
     for index, group in groups.items():
@@ -135,18 +144,22 @@ def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens], indices: Sequ
     return sorted(indices, key=lambda index: (-longest[groups[index]], groups[index], -lengths[index]))
 
 
-def _beginning(tokens: Tokens) -> tuple[int, ...]:
-    return tokens.ids[: min(_BEGINNING, tokens.prompt_len - 1)]
+def _first_tokens(tokens: Tokens) -> tuple[int, ...]:
+    return tokens.ids[: min(_PREFIX_TOKENS, tokens.prompt_len - 1)]
 
 
 def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> list[int]:
-    """Sizes of batches of neighbours, in the order of ``lengths``, that cost least: padded tokens, and a price per forward.
+    """Split sequences into batches of neighbours so that the cost is least: padded tokens, plus a cost per forward pass.
 
     Args:
-        lengths: of sequences, in tokens.
-        most: the most sequences in a batch.
+        lengths: of the sequences, in tokens; the batches keep their order.
+        room: maximum padded tokens per batch, and the cost of a forward pass. A longer sequence gets a batch of its own.
+        most: maximum number of sequences per batch.
+
+    Returns:
+        the size of each batch.
     """
-    # cost[j]: of the cheapest batches for the first j sequences, the last of which begins at begin[j].
+    # Dynamic programming. cost[j]: least cost of the first j sequences; begin[j]: where the last of their batches begins.
     cost, begin = [0], [0]
     for j in range(1, len(lengths) + 1):
         best, longest = None, 0
@@ -168,8 +181,8 @@ def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> lis
 
 
 def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: int, error: Exception) -> PotError:
-    """The error of one prompt, ``length`` tokens with its continuation, that alone is too much."""
-    reason = str(error) or "There is no memory to compare them"
+    """The error for a single prompt, with ``length`` tokens including its continuation, that does not fit into memory."""
+    reason = str(error) or "No memory is left to process the distributions"
     return PotError(
         f"out of memory with a single prompt: prompt {index} has {length} tokens and {n_positions} positions "
         f"(max_length={config.max_length}, top_k={config.top_k}). {reason}. Lower max_length or positions_per_prompt, set a "

@@ -1,4 +1,4 @@
-"""Two engines over the same token ids: the same cells for both, and the divergences of each prompt."""
+"""Run two engines on the same token ids, and compute the divergences of each prompt over the same cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Comparison", "PromptResult", "check_finite"]
 
 @dataclass(frozen=True)
 class PromptResult:
-    """One prompt's positions: every metric by name, [n_positions] each, and what is worth showing of both models."""
+    """The results of one prompt: each metric [n_positions] by name, and what a report shows of both models."""
 
     divergences: dict[str, Floats]
     reference: TopK
@@ -30,7 +30,7 @@ class PromptResult:
 
 
 class Comparison:
-    """Runs two engines over the same prompts, a batch at a time."""
+    """Runs two engines on the same prompts, one batch at a time."""
 
     def __init__(
         self,
@@ -51,7 +51,12 @@ class Comparison:
         return self._reference, self._candidate
 
     def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
-        """The results of the prompts of one batch. Both models run it in the same shape, also after a halving."""
+        """The results of one batch of prompt indices. Both models run the batch in the same shape, even if it was halved.
+
+        Raises:
+            OutOfMemory: the batch does not fit; the caller may try a smaller one.
+            PotError: a log-probability of a model is NaN or infinite.
+        """
         reference, candidate = self._distributions(batch)
         if self._config.tail == "renormalise":
             reference, candidate = renormalised(reference), renormalised(candidate)
@@ -74,8 +79,8 @@ class Comparison:
     def _distributions(self, batch: Sequence[int]) -> tuple[TopK, TopK]:
         """Both models' distributions over the same cells.
 
-        Where a whole vocabulary is compared and the other model's has another size, the cells are the ids that both have,
-        and the tail is those that only one of them has: the other has nothing there.
+        If we compare whole vocabularies of different size, the cells are the ids that both models have. The tail is the ids
+        that only one model has; it is empty in the other.
         """
         tokens = [self.tokens[index] for index in batch]
         reference = self._reference.top_k(tokens, self._config.top_k)
@@ -103,7 +108,7 @@ def check_finite(
     tokens: Sequence[Tokens] | Mapping[int, Tokens],
     batch: Sequence[int],
 ) -> None:
-    """Raise :class:`PotError`, naming prompt and position, unless all log-probabilities of a batch are finite."""
+    """Raise :class:`PotError`, with prompt and position, if any log-probability of a batch is NaN or infinite."""
     finite = np.isfinite(top.targets) & np.isfinite(top.log_probs).all(axis=1)
     if top.log_tail is not None:
         finite &= np.isfinite(top.log_tail)
@@ -111,9 +116,9 @@ def check_finite(
         return
     row = int(np.argmin(finite))
     index, position = [(i, j) for i in batch for j in range(tokens[i].n_positions)][row]
-    wrong = "NaN" if np.isnan(top.targets[row]) or np.isnan(top.log_probs[row]).any() else "infinite"
+    problem = "NaN" if np.isnan(top.targets[row]) or np.isnan(top.log_probs[row]).any() else "infinite"
     raise PotError(
-        f"the {role}'s log-probabilities are {wrong} at prompt {index} "
+        f"the {role}'s log-probabilities are {problem} at prompt {index} "
         f"({shorten(prompts[index].text, 40)!r}), position {position}, and at {int((~finite).sum())} of the "
         f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
         "weights that are not finite"

@@ -1,9 +1,9 @@
-"""The six metrics: how far apart two next-token distributions are, position by position, in float64.
+"""The six metrics: how much two next-token distributions differ at each position, computed in float64.
 
-With p the reference and q the candidate over the same cells (the reference's top-k and, as one more cell, the tail), every
-metric is 0 for equal distributions, exactly and not only nearly: each is a sum of terms that vanish where ``ln p`` and
-``ln q`` are the same number. Merging cells can only lower a divergence (the data-processing inequality), so with the tail
-as a bucket each figure is a lower bound of the one over the whole vocabulary.
+p is the reference and q the candidate. Both have the same cells: the reference's top-k tokens and, as one more cell, the tail.
+Every metric is exactly 0 for equal distributions, because it sums terms that are 0 where ``ln p`` and ``ln q`` are the same
+number. Merging cells can only lower a divergence (data-processing inequality), so with ``tail="bucket"`` each divergence is a
+lower bound of the one over the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pytest_pot.engines.distributions import Floats, TopK
 
 __all__ = ["Cells", "position_divergences", "renormalised"]
 
-_CELLS_AT_ONCE = 1 << 18
-"""Cells per chunk: half a dozen float64 temporaries of this size stay within a CPU's cache."""
+_CELLS_PER_CHUNK = 1 << 18
+"""Half a dozen float64 temporaries of this size fit into a CPU's cache."""
 
 _ROUNDING = 1e-12
-"""Of the sum of a thousand probabilities, far above; of a log-probability in float32, far below."""
+"""Far above the rounding error of a sum of a thousand probabilities; far below that of a log-probability in float32."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def tv(cells: Cells) -> Floats:
 def kl(cells: Cells) -> Floats:
     """Kullback-Leibler divergence of the candidate from the reference, ``Σ p ln(p/q)``, nats.
 
-    Summed as ``p ln(p/q) − p + q``, whose terms are never negative (Csiszár's form; the added terms sum to 0), so that
-    rounding cannot make a small divergence negative.
+    We sum ``p ln(p/q) − p + q``, whose terms are never negative (Csiszár's form; the added terms sum to 0), so that rounding
+    cannot make a small divergence negative.
     """
     return _kl(cells.log_p, cells.log_q, cells.p, cells.q)
 
@@ -67,12 +67,13 @@ def jsd(cells: Cells) -> Floats:
     """Jensen-Shannon divergence, base 2, in 0..1 (Lin 1991).
 
     With ``m = (p + q) / 2`` and ``r = (q − p) / (p + q)``, the term ``½ p ln(p/m) + ½ q ln(q/m)`` is
-    ``½ m [ln(1 − r²) + r ln(q/p)]``, because ``p = m (1 − r)``, ``q = m (1 + r)``: no cancellation where p and q are near.
+    ``½ m [ln(1 − r²) + r ln(q/p)]``, because ``p = m (1 − r)``, ``q = m (1 + r)``: nothing cancels
+    where p and q are close.
     """
     total = cells.p + cells.q
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(total > 0.0, (cells.q - cells.p) / total, 0.0)
-    # Where one side is nearly all of m, 1 - r² is computed from the product of both sides: 1 - r² = p q / m².
+    # Where one of p and q is far larger than the other, 1 - r² would cancel, so we compute it as p q / m².
     far = np.abs(ratio) > 0.9
     log_one_minus_r2 = np.log1p(-np.square(np.where(far, 0.0, ratio)))
     if far.any():
@@ -82,11 +83,12 @@ def jsd(cells: Cells) -> Floats:
 
 
 def delta_ce(reference: TopK, candidate: TopK) -> Floats:
-    """``|ln p(y) − ln q(y)|``, y the continuation's token: the change of its cross-entropy, nats.
+    """Change of the cross-entropy of the continuation's token y, ``|ln p(y) − ln q(y)|``, nats.
 
-    With a renormalised tail, S being the reference's top-k, both logarithms are relative to its mass:
-    ``|ln p(y)/p(S) − ln q(y)/q(S)|``, y's logit less the log-sum-exp of those in S. For a token outside S these are no
-    probabilities, and may be above 0; the figure still says by how much the token's odds against S as a whole changed.
+    With ``tail="renormalise"``, both logarithms are relative to the mass of the reference's top-k S:
+    ``|ln p(y)/p(S) − ln q(y)/q(S)|``, where each term is the logit of y minus the log-sum-exp of the logits in S. If y is
+    outside S, these terms are not log-probabilities and may be above 0, but the metric still shows how much the odds of y
+    against S changed.
     """
     return np.abs(reference.targets - candidate.targets)
 
@@ -94,40 +96,41 @@ def delta_ce(reference: TopK, candidate: TopK) -> Floats:
 def top1_flip(reference: TopK, candidate: TopK) -> Floats:
     """1 where the likeliest token differs and the reference's margin is above rounding error, else 0.
 
-    With a renormalised tail, the likeliest of the reference's top-k.
+    With ``tail="renormalise"``, only the reference's top-k can be the likeliest token.
     """
     differs = reference.top_ids != candidate.top_ids
     return np.asarray(differs & reference.clear, dtype=np.float64)
 
 
-_ON_CELLS: Mapping[str, Callable[[Cells], Floats]] = {"tv": tv, "jsd": jsd, "kl": kl, "kl_reverse": kl_reverse}
-_ON_TOKENS: Mapping[str, Callable[[TopK, TopK], Floats]] = {"delta_ce": delta_ce, "top1_flip": top1_flip}
+_CELL_METRICS: Mapping[str, Callable[[Cells], Floats]] = {"tv": tv, "jsd": jsd, "kl": kl, "kl_reverse": kl_reverse}
+_TOKEN_METRICS: Mapping[str, Callable[[TopK, TopK], Floats]] = {"delta_ce": delta_ce, "top1_flip": top1_flip}
 
 
 def position_divergences(reference: TopK, candidate: TopK, tail: str) -> dict[str, Floats]:
-    """Every metric at every position, by name, each [n]; ``candidate`` is seen at the ids of ``reference``.
+    """Every metric by name, each [n]; ``candidate`` must have the same ids as ``reference``.
 
-    ``tail`` is ``"bucket"`` or ``"renormalise"``. The latter is the softmax over the reference's top-k alone: for both
-    models, every log-probability is taken relative to the mass of those ids.
+    ``tail`` is ``"bucket"`` or ``"renormalise"``. With the latter, all log-probabilities of both models are relative to the
+    mass of the reference's top-k: a softmax over these ids alone.
     """
     if tail == "renormalise":
         reference, candidate = renormalised(reference), renormalised(candidate)
-    chunk = max(1, _CELLS_AT_ONCE // (reference.log_probs.shape[1] + 1))
-    parts: dict[str, list[Floats]] = {name: [] for name in _ON_CELLS}
+    chunk = max(1, _CELLS_PER_CHUNK // (reference.log_probs.shape[1] + 1))
+    parts: dict[str, list[Floats]] = {name: [] for name in _CELL_METRICS}
     for start in range(0, len(reference), chunk):
         stop = start + chunk
         cells = Cells.of(*(_cells(top.rows(start, stop), tail) for top in (reference, candidate)))
-        for name, metric in _ON_CELLS.items():
+        for name, metric in _CELL_METRICS.items():
             parts[name].append(metric(cells))
-    found = {name: np.concatenate(part) for name, part in parts.items()}
-    found.update({name: metric(reference, candidate) for name, metric in _ON_TOKENS.items()})
-    return {name: found[name] for name in METRICS}
+    divergences = {name: np.concatenate(part) for name, part in parts.items()}
+    divergences.update({name: metric(reference, candidate) for name, metric in _TOKEN_METRICS.items()})
+    return {name: divergences[name] for name in METRICS}
 
 
 def renormalised(top: TopK) -> TopK:
-    """``top`` as the softmax over its own ids only; its first choice is the likeliest among them.
+    """Turn ``top`` into the softmax over its own ids alone; its first choice is then the likeliest of these ids.
 
-    ``log_tail`` stays what it was, the share of the whole that is left out. What is so already is given back as it is.
+    ``log_tail`` does not change: it is still the mass of all other ids in the whole vocabulary. If ``top`` is renormalised
+    already, we return it unchanged.
     """
     peak = top.log_probs.max(axis=-1, keepdims=True)
     mass = (peak + np.log(np.exp(top.log_probs - peak).sum(axis=-1, keepdims=True)))[:, 0]
@@ -146,7 +149,7 @@ def renormalised(top: TopK) -> TopK:
 
 
 def _cells(top: TopK, tail: str) -> Floats:
-    """The cells of a distribution, [n, cells]: its ids and, where there is one and it counts, the tail."""
+    """Log-probabilities of the cells, [n, cells]: those of the ids and, if there is a tail and it counts, of the tail."""
     if top.log_tail is None or tail == "renormalise":
         return top.log_probs
     return np.concatenate([top.log_probs, top.log_tail[:, None]], axis=1)

@@ -1,4 +1,4 @@
-"""What scoring returns: :class:`ScoreReport`, every metric at every position, and the worst of them with their words."""
+"""What scoring returns: :class:`ScoreReport`, with every metric at every position, and the worst positions as text."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _CONTEXT_TOKENS = 12
 
 @dataclass(frozen=True)
 class WorstPosition:
-    """One position: what was read, what came, and what each model made of it.
+    """One position: the context, the continuation's token, and what each model predicts.
 
-    Probabilities and choices are the models' own, over their whole vocabularies. Where the tail is renormalised, they are
-    those among the reference's likeliest tokens: a probability is relative to the mass of these, and 1 where it would be more,
-    as that of a token outside them can be.
+    Probabilities and choices are over each model's whole vocabulary. With ``tail="renormalise"``, choices are among the
+    reference's top-k, and probabilities are relative to its mass. The probability of a token outside the top-k can then be
+    above 1; it is shown as 1.
     """
 
     prompt_index: int
-    """In the list of prompts that was given."""
+    """Index in the caller's list of prompts."""
     position: int
-    """Counted from the continuation's first token, 0."""
+    """0 is the first token of the continuation."""
     score: float
     context: str
     """The end of the text before the token."""
@@ -41,7 +41,7 @@ class WorstPosition:
     """The reference's probability of the token."""
     candidate_probability: float
     reference_choice: str
-    """The token that the reference finds likeliest."""
+    """The reference's likeliest token."""
     reference_choice_probability: float
     candidate_choice: str
     candidate_choice_probability: float
@@ -51,26 +51,26 @@ class WorstPosition:
 class ScoreReport:
     """The divergence of a candidate from its reference on a list of prompts.
 
-    Scores and metrics are in the metric's own unit (nats for ``kl``, ``kl_reverse`` and ``delta_ce``); 0 is "the same".
+    Scores have the unit of their metric (nats for ``kl``, ``kl_reverse`` and ``delta_ce``); 0 means that the models agree.
     """
 
     config: ScoringConfig
     prompts: Sequence[Prompt]
-    """Those that were scored: all, unless a verdict was reached before."""
+    """The prompts that were scored: all of them, unless a verdict came earlier."""
     indices: Sequence[int]
-    """Where each of them stands in the list that was given."""
+    """The index of each of these prompts in the caller's list."""
     tokens: Sequence[Tokens]
-    """The ids that both models read, prompt by prompt; also those that the reference drew for a prompt without a
-    continuation."""
+    """The ids that both models read, prompt by prompt. They include the continuations that the reference sampled for prompts
+    without one."""
     divergences: Mapping[str, Sequence[Floats]]
-    """Every metric by name: one array [n_positions] per prompt."""
+    """Each metric by name, as one array [n_positions] per prompt."""
     distributions: tuple[Sequence[TopK], Sequence[TopK]] = field(repr=False)
-    """Per prompt, the targets and first choices of reference and candidate; their cells are not kept."""
+    """Reference and candidate: targets and first choices of each prompt, without the cells."""
     tail_masses: Sequence[Floats] = field(repr=False)
     decode: Callable[[list[int]], str] = field(repr=False)
     elapsed_s: float
     batch_size: int
-    """The most prompts that ran in one forward; less than asked for where there were no more, or memory ran out."""
+    """The most prompts that ran in one forward pass; below the configured size if there were fewer, or memory ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
 
@@ -85,11 +85,11 @@ class ScoreReport:
 
     @property
     def scores(self) -> Floats:
-        """[n_prompts], in the order given: the gated metric averaged over each prompt's positions."""
+        """[n_prompts], in the order of ``prompts``: the gated metric, averaged over each prompt's positions."""
         return self.prompt_scores(self.metric)
 
     def prompt_scores(self, metric: str) -> Floats:
-        """[n_prompts]: any metric averaged over each prompt's positions."""
+        """[n_prompts]: the metric with this name, averaged over each prompt's positions."""
         return np.array([values.mean() for values in self.divergences[metric]], dtype=np.float64)
 
     @property
@@ -104,12 +104,12 @@ class ScoreReport:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The suite mean of every metric by name."""
+        """Each metric by name, averaged over the suite like a score."""
         return {name: _mean(self.prompt_scores(name)) for name in self.divergences}
 
     @property
     def kinds(self) -> dict[str, float]:
-        """The gated metric by kind of prompt: the mean over the prompts of each kind; prompts without one are left out.
+        """The gated metric, averaged over the prompts of each kind; prompts without a kind do not count.
 
         The kinds are in the order of their first prompts.
         """
@@ -121,7 +121,7 @@ class ScoreReport:
 
     @property
     def tail_mass(self) -> float:
-        """The reference's probability outside the top-k, averaged like a score; what the cells do not see one by one."""
+        """The reference's probability outside the top-k, which is merged into one cell; averaged like a score."""
         return float(np.mean([values.mean() for values in self.tail_masses]))
 
     @property
@@ -134,35 +134,35 @@ class ScoreReport:
 
     @property
     def n_truncated(self) -> int:
-        """How many prompts were cut on the left to fit ``max_length``, or the models' own limit."""
+        """Number of prompts that were cut on the left to fit ``max_length`` or the models' own maximum length."""
         return sum(tokens.truncated for tokens in self.tokens)
 
     @property
     def ms_per_prompt(self) -> float:
-        """Milliseconds per prompt, everything included: tokenising, both models, the arithmetic."""
+        """Milliseconds per prompt, including everything: tokenising, both models, arithmetic."""
         return 1000.0 * self.elapsed_s / self.n_prompts
 
     def worst(self, n: int = 5) -> list[WorstPosition]:
-        """The ``n`` positions where the gated metric is largest, the worst first."""
+        """The ``n`` positions with the largest values of the gated metric, worst first."""
         ends = np.cumsum([len(values) for values in self.positions])
         flat = np.concatenate(self.positions)
-        found = []
+        positions = []
         for index in np.argsort(-flat, kind="stable")[:n]:
             prompt = int(np.searchsorted(ends, index, side="right"))
-            found.append(self._position(prompt, int(index - ends[prompt] + len(self.positions[prompt]))))
-        return found
+            positions.append(self._position(prompt, int(index - ends[prompt] + len(self.positions[prompt]))))
+        return positions
 
     def _position(self, prompt: int, position: int) -> WorstPosition:
         tokens = self.tokens[prompt]
-        at = tokens.prompt_len + position
+        index = tokens.prompt_len + position
         reference, candidate = (models[prompt] for models in self.distributions)
         return WorstPosition(
             prompt_index=self.indices[prompt],
             position=position,
             score=float(self.positions[prompt][position]),
-            context=self._text(list(tokens.ids[max(0, at - _CONTEXT_TOKENS) : at])),
-            token=self._text([tokens.ids[at]]),
-            token_id=tokens.ids[at],
+            context=self._text(list(tokens.ids[max(0, index - _CONTEXT_TOKENS) : index])),
+            token=self._text([tokens.ids[index]]),
+            token_id=tokens.ids[index],
             reference_probability=_probability(reference.targets[position]),
             candidate_probability=_probability(candidate.targets[position]),
             reference_choice=self._text([int(reference.top_ids[position])]),
@@ -172,8 +172,11 @@ class ScoreReport:
         )
 
     def _text(self, ids: list[int]) -> str:
-        """``ids`` as text. A padded vocabulary has ids that its tokenizer never gives and some tokenizers cannot decode, with
-        an error of their own choosing; no report is to fail for that."""
+        """``ids`` as text, or as ``<id 7>`` if the tokenizer cannot decode them.
+
+        A padded vocabulary has ids that its tokenizer never returns. Some tokenizers raise an error of any kind for such an id,
+        but a report must not fail because of it.
+        """
         try:
             return self.decode(ids)
         except Exception:
@@ -215,7 +218,7 @@ class ScoreReport:
 
 
 def _mean(values: Floats) -> float:
-    """Of the exact sum, rounded once: no order of the values gives another mean."""
+    """The mean from the exact sum, rounded once, so that it does not depend on the order of the values."""
     return float(statistics.mean(values.tolist()))
 
 

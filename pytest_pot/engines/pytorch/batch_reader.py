@@ -1,4 +1,4 @@
-"""How a batch of tokens is read: padded into one forward, after a beginning that is read once, or each prompt alone."""
+"""Run a batch through a model: as one padded forward pass, after a cached shared prefix, or one prompt at a time."""
 
 from __future__ import annotations
 
@@ -19,35 +19,39 @@ from pytest_pot.engines.tokens import Tokens
 __all__ = ["Reader", "each_alone", "padded"]
 
 _PAD_ID = 0
-"""Any id of the vocabulary will do: no causal model lets a token see what stands to its right, and the mask hides it from
-those that count positions or carry a state. The tokenizer's pad token is not needed, and may be an eos that the text holds."""
+"""Any id of the vocabulary works. In a causal model no token attends to the padding on its right, and the attention mask hides
+padding from models that count positions or carry a recurrent state. We do not need the tokenizer's padding token, which may be
+an EOS token that the text contains too."""
 
 
 class Forward(Protocol):
-    """A model's forward, its outcome checked."""
+    """A forward pass of a model that also checks the shape of the logits."""
 
     def __call__(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
-        """Logits [batch, length, vocab] of ``ids`` [batch, length]; in place of the length, they may have one of ``lengths``.
+        """Logits [batch, length, vocab] of ``ids`` [batch, length]; their length may also be one of ``lengths``.
 
-        ``optional``: arguments for the forward, of which it is given those that it takes.
+        ``optional``: more arguments for the model's forward; those that it does not accept are left out.
         """
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both [batch, length], padded on the right or the left."""
+    """Token ids and attention mask, both [batch, length], padded on the right, or on the left if ``left``."""
     length = max(map(len, rows))
 
-    def filled(row: Sequence[int], fill: int) -> list[int]:
-        padding = [fill] * (length - len(row))
+    def pad(row: Sequence[int], value: int) -> list[int]:
+        padding = [value] * (length - len(row))
         return [*padding, *row] if left else [*row, *padding]
 
-    ids = [filled(row, _PAD_ID) for row in rows]
-    mask = [filled([1] * len(row), 0) for row in rows]
+    ids = [pad(row, _PAD_ID) for row in rows]
+    mask = [pad([1] * len(row), 0) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def each_alone(batch: Sequence[Tokens], forward: Forward, device: torch.device) -> Rows:
-    """The yardstick: each prompt alone, logits at every position, of which those that predict the continuation."""
+    """Unoptimised path: run each prompt alone, compute all its logits, and keep those that predict the continuation.
+
+    The faster paths are tested against this one.
+    """
     rows = []
     for tokens in batch:
         ids = torch.tensor([tokens.ids], device=device)
@@ -57,7 +61,7 @@ def each_alone(batch: Sequence[Tokens], forward: Forward, device: torch.device) 
 
 
 class Reader:
-    """Reads batches with a model, as cheaply as what is known of it allows."""
+    """Runs batches through a model, using every shortcut that is known to be correct for this model."""
 
     def __init__(
         self,
@@ -69,13 +73,14 @@ class Reader:
         *,
         share_prefixes: bool,
     ) -> None:
-        """``eps``: the machine epsilon of the model's precision. ``share_prefixes``: see :class:`PrefixCaches`."""
+        """``eps``: machine epsilon of the model's dtype. ``share_prefixes``: whether to use :class:`PrefixCaches`."""
         self._model = model
         self._forward = forward
         self._device = device
         self._eps = eps
         self.output_layer = OutputLayer.of(model, autocast)
         self.prefixes = PrefixCaches.of(model, accepted(model)) if share_prefixes and self.output_layer is not None else None
+        # Prefixes without (False) or with (True) the model's padding id: those for which the cache passed our check.
         self._prefixes_confirmed: set[bool] = set()
         self._pad_id: Any = getattr(getattr(model, "get_input_embeddings", lambda: None)(), "padding_idx", None)
         self._causal = is_causal(model)
@@ -83,42 +88,44 @@ class Reader:
     def rows(self, batch: Sequence[Tokens]) -> Rows:
         """The logits that predict each position of ``batch``, prompt after prompt."""
         if len(batch) > 1 and reads_alone(self._model, max(len(tokens.ids) for tokens in batch)):
-            return joined([self._whole([tokens]) for tokens in batch])
+            return joined([self._rows_without_cache([tokens]) for tokens in batch])
         prefix = shared_prefix(batch) if self.prefixes is not None else ()
-        shared = self._after(prefix, batch) if prefix else None
-        return self._whole(batch) if shared is None else shared
+        rows = self._rows_with_cache(prefix, batch) if prefix else None
+        return self._rows_without_cache(batch) if rows is None else rows
 
-    def _after(self, prefix: tuple[int, ...], batch: Sequence[Tokens]) -> Rows | None:
-        """What :meth:`_whole` gives, with ``prefix``, which all of ``batch`` begin with, read once; None where it cannot be.
+    def _rows_with_cache(self, prefix: tuple[int, ...], batch: Sequence[Tokens]) -> Rows | None:
+        """As :meth:`_rows_without_cache`, but compute ``prefix``, with which all of ``batch`` start, once; None if that fails.
 
-        At the first use, the last prompt of the batch is also run whole: where its scores would differ by more than rounding,
-        or the model does not get along with the cache, no beginning is shared any more. So it is at the first use of one that
-        holds the model's padding id, which RoBERTa and its like leave out of the positions, but not where a cache counts them.
+        The first use also runs the last prompt of the batch without a cache. If its distributions differ by more than
+        rounding, or if the model fails with a cache, no prefix is shared from then on. The first prefix that contains the
+        model's padding id gets the same check: RoBERTa and similar models skip this id when they count positions, but they
+        do not skip it when the cache counts them.
         """
-        padding = self._pad_id in prefix
+        has_pad_id = self._pad_id in prefix
         try:
-            rows = self._with_cache(prefix, batch)
-        except Exception as error:  # whatever a model raises that was given a cache
+            rows = self._hidden_after_prefix(prefix, batch)
+        except Exception as error:  # a model that does not support our cache may raise anything
             if is_out_of_memory(error):
                 raise
             rows = None
-        if rows is not None and padding not in self._prefixes_confirmed:
-            whole = self._whole(batch[-1:])
-            alone = rows.last(len(whole))
-            pairs = zip(alone.chunks(), whole.chunks(), strict=True)
-            if all(same_distributions(ours, theirs, self._eps) for ours, theirs in pairs):
-                self._prefixes_confirmed.add(padding)
-        if rows is None or padding not in self._prefixes_confirmed:
+        if rows is not None and has_pad_id not in self._prefixes_confirmed:
+            expected = self._rows_without_cache(batch[-1:])
+            actual = rows.last(len(expected))
+            pairs = zip(actual.chunks(), expected.chunks(), strict=True)
+            if all(same_distributions(cached, uncached, self._eps) for cached, uncached in pairs):
+                self._prefixes_confirmed.add(has_pad_id)
+        if rows is None or has_pad_id not in self._prefixes_confirmed:
             self.prefixes = None
             return None
         return rows
 
-    def _with_cache(self, prefix: tuple[int, ...], batch: Sequence[Tokens]) -> Hidden | None:
+    def _hidden_after_prefix(self, prefix: tuple[int, ...], batch: Sequence[Tokens]) -> Hidden | None:
+        """Hidden states of ``batch`` after a cached ``prefix``; None if the model's cache or output layer is unsuitable."""
         if self.prefixes is None:
             return None
 
-        def read(beginning: tuple[int, ...], cache: Any) -> None:
-            ids = torch.tensor([beginning], device=self._device)
+        def read(prefix_ids: tuple[int, ...], cache: Any) -> None:
+            ids = torch.tensor([prefix_ids], device=self._device)
             self._states(ids[:, cache.get_seq_length() :], torch.ones_like(ids), cache)
 
         cache = self.prefixes.get(prefix, len(batch), read)
@@ -127,24 +134,24 @@ class Reader:
         ids, mask, row, column = self._layout(batch)
         return self._hidden(self._states(ids[:, len(prefix) :], mask, cache), row, column - len(prefix))
 
-    def _whole(self, batch: Sequence[Tokens]) -> Rows:
-        """All of ``batch`` in one forward, padded on the right, and of its hidden states those that some position needs."""
+    def _rows_without_cache(self, batch: Sequence[Tokens]) -> Rows:
+        """Run ``batch`` in one forward pass, padded on the right, and keep what predicts a position of some prompt."""
         ids, mask, row, column = self._layout(batch)
         hidden = self._hidden(self._states(ids, mask), row, column)
         if hidden is not None:
             return hidden
-        # The model makes its logits itself, at the columns that some prompt needs: where it can, at no others.
+        # The model has to compute the logits itself. If its forward allows, ask only for the columns that some prompt needs.
         start, stop = int(column.min()), int(column.max()) + 1
         columns = torch.arange(start, stop, device=self._device)
-        kept = {"logits_to_keep": columns} if takes_columns(self._model) else {}
-        logits = self._forward(ids, mask, {stop - start}, **kept)
+        optional = {"logits_to_keep": columns} if takes_columns(self._model) else {}
+        logits = self._forward(ids, mask, {stop - start}, **optional)
         offset = start if logits.shape[1] == stop - start else 0
         return Logits(logits[row.to(logits.device), (column - offset).to(logits.device)])
 
     def _layout(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids and mask, [batch, length], and row and column of every needed position.
+        """Ids and mask, both [batch, length]; row and column, both [n], of the inputs that predict the n positions.
 
-        The last token of each prompt predicts nothing that is compared: models that are known to be causal do not read it.
+        The last token of each prompt predicts no position, so models that are known to be causal do not read it.
         """
         end = -1 if self._causal and self.output_layer is not None else None
         ids, mask = padded([tokens.ids[:end] for tokens in batch], self._device)
@@ -153,9 +160,9 @@ class Reader:
         return ids, mask, row, column
 
     def _states(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor | None:
-        """The hidden states [batch, length, d] that the output layer would get; None where it is not the end of it all.
+        """Hidden states [batch, length, d] that enter the output layer; None if its output does not give the logits.
 
-        ``cache``: holds what was read before ``ids``, and takes them in; ``mask`` is of both.
+        ``cache``: key-value cache of the tokens before ``ids``; the model adds ``ids`` to it. ``mask`` covers both.
         """
         layer = self.output_layer
         if layer is None:

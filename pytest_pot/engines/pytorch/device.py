@@ -1,4 +1,4 @@
-"""Where a model runs and in which precision, and the promise that it is handed back as it came."""
+"""Choose where and in which precision a model runs, and restore the model afterwards."""
 
 from __future__ import annotations
 
@@ -30,53 +30,54 @@ __all__ = [
     "synchronise",
 ]
 
-_TOKENS_ON_CPU = 1024
-_CPU_FORWARD = 32
-"""What beginning a forward costs, in tokens: of SmolLM2, reading the weights and 30 layers of calls took as long as 35."""
+_CPU_TOKENS = 1024
+_CPU_FORWARD_COST = 32
+"""Maximum tokens per CPU batch; cost of starting a forward pass, in tokens. In SmolLM2, reading the weights and calling 30
+layers took as long as 35 tokens."""
 
-_FIRST_TOKENS, _MOST_TOKENS = 1 << 11, 1 << 16
-_GPU_FORWARD = 1 << 11
-_SHARE_OF_FREE = 0.5
-"""On a GPU: tokens before a batch has been measured and at most, the price of a forward, and the memory to be counted on."""
+_GPU_INITIAL_TOKENS, _GPU_MAX_TOKENS = 1 << 11, 1 << 16
+_GPU_FORWARD_COST = 1 << 11
+_USABLE_MEMORY = 0.5
+"""Initial and maximum tokens per GPU batch; cost of starting a forward pass, in tokens; share of the free memory to use."""
 
-_HALF = (torch.float16, torch.bfloat16)
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
-def choose_device(wanted: str) -> torch.device:
-    """``wanted``, or for ``"auto"`` the first of CUDA, MPS and CPU that this machine has.
+def choose_device(name: str) -> torch.device:
+    """The device ``name``; for ``"auto"``, the first of CUDA, MPS and CPU that this machine has.
 
     Raises:
-        PotError: the machine, or this build of torch, has no such device.
+        PotError: this machine, or this build of torch, does not have the device.
     """
-    if wanted == "auto":
+    if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(wanted)
+    device = torch.device(name)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise PotError(f"the device {wanted!r} cannot be used here: {reason}. Use 'auto' or 'cpu'") from error
+        raise PotError(f"the device {name!r} cannot be used on this machine: {reason}. Use 'auto' or 'cpu'") from error
     return device
 
 
-def choose_dtype(wanted: str, own: torch.dtype | None, device: torch.device) -> torch.dtype | None:
-    """``wanted``, or for ``"auto"`` the model's ``own`` dtype (None: leave it), half precision upcast on a CPU.
+def choose_dtype(name: str, own: torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """The dtype ``name``; for ``"auto"``, the model's ``own`` (None: do not convert), but float32 for half precision on a CPU.
 
-    A CPU without half-precision arithmetic is over 100 times slower in it than in float32, and one that has it rounds
-    otherwise than the next: upcast, scores are the same on every machine.
+    CPUs without half-precision arithmetic are over 100 times slower in it than in float32, and those that have it round
+    differently from each other. In float32, scores are the same on every machine.
     """
-    if wanted != "auto":
-        dtype: torch.dtype = getattr(torch, wanted)
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
         return dtype
-    return torch.float32 if device.type == "cpu" and own in _HALF else own
+    return torch.float32 if device.type == "cpu" and own in _HALF_DTYPES else own
 
 
 def hardware() -> list[str]:
-    """What decides, beside the libraries, how sums are rounded here: processor, accelerators, threads, precision."""
+    """What affects rounding on this machine, besides the libraries: processor, accelerators, threads, matmul precision."""
     cpu = platform.processor()
-    with suppress(OSError):  # Linux names the processor there, and platform does not
+    with suppress(OSError):  # on Linux, platform.processor() does not name the model, but this file does
         models = re.findall(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
         cpu = models[0] if models else cpu
     cuda = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -85,56 +86,59 @@ def hardware() -> list[str]:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where ``model`` takes its input: of one that accelerate has spread, where its embedding runs."""
+    """The device of the inputs of ``model``; if accelerate has spread ``model`` over devices, the device of its embedding."""
     lookup = getattr(model, "get_input_embeddings", None)
     hook = getattr(lookup() if lookup is not None else None, "_hf_hook", None)
-    runs_on = getattr(hook, "execution_device", None)
-    if runs_on is not None:
-        return torch.device(runs_on)
-    places = [tensor.device for tensor in model.parameters()]
-    return next((place for place in places if place.type != "meta"), torch.device("cpu"))
+    execution_device = getattr(hook, "execution_device", None)
+    if execution_device is not None:
+        return torch.device(execution_device)
+    devices = [tensor.device for tensor in model.parameters()]
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
 def own_dtype(model: nn.Module) -> torch.dtype | None:
-    """The precision of ``model``'s numbers: half where any parameter's is; None where they are mixed otherwise."""
+    """The dtype of the parameters of ``model``: a half-precision one if any parameter has it; None for any other mixture."""
     dtypes = [tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()]
-    half = next((dtype for dtype in dtypes if dtype in _HALF), None)
+    half = next((dtype for dtype in dtypes if dtype in _HALF_DTYPES), None)
     if half is not None:
         return half
     return dtypes[0] if len(set(dtypes)) == 1 else None
 
 
 def is_spread(model: nn.Module) -> bool:
-    """Whether ``model`` is on several devices, in files, or cut over processes: by hooks that a copy would share."""
+    """Whether ``model`` is spread over devices, offloaded to files, or sharded over processes.
+
+    We never copy such a model: accelerate's hooks would be shared with the copy.
+    """
     if any(hasattr(module, "_hf_hook") for module in model.modules()):
         return True
     parameters = list(model.parameters())
-    cut = any(hasattr(parameter, "device_mesh") for parameter in parameters)  # torch.distributed's DTensor
-    return cut or len({parameter.device for parameter in parameters}) > 1
+    sharded = any(hasattr(parameter, "device_mesh") for parameter in parameters)  # torch.distributed's DTensor
+    return sharded or len({parameter.device for parameter in parameters}) > 1
 
 
 @contextmanager
 def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
-    """``model`` in evaluation mode, on the device and in the dtype that ``config`` asks for; afterwards as it was.
+    """Yield ``model`` in evaluation mode, on the device and in the dtype of ``config``; restore its mode afterwards.
 
-    Another device or dtype is given to a copy, never to the model itself. With ``device="auto"`` it stays where it is.
+    If device or dtype change, we yield a copy and leave ``model`` alone. With ``device="auto"`` it stays where it is.
 
     Raises:
-        PotError: another device or dtype is asked for, and the model is spread over devices: it is never moved or copied.
+        PotError: ``config`` asks for another device or dtype, but ``model`` is spread over devices and cannot be copied.
     """
-    here = device_of(model)
-    device = here if config.device == "auto" else choose_device(config.device)
-    moves = device.type != here.type or (device.index is not None and device.index != here.index)
+    own_device = device_of(model)
+    device = own_device if config.device == "auto" else choose_device(config.device)
+    moves = device.type != own_device.type or (device.index is not None and device.index != own_device.index)
     dtypes = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
     own = own_dtype(model)
     dtype = choose_dtype(config.dtype, own, device)
     converts = dtype != own if config.dtype == "auto" else dtypes != {dtype}
     if is_spread(model):
         if moves or (converts and config.dtype != "auto"):
-            asked = f"device={config.device!r}" if moves else f"dtype={config.dtype!r}"
+            name, value = ("device", config.device) if moves else ("dtype", config.dtype)
             raise PotError(
-                "a model that is spread over devices, or offloaded, runs where and as it was loaded, "
-                f"and {asked} was asked for: load it so, or leave that at 'auto'"
+                f"cannot score this model with {name}={value!r}: it is spread over devices or offloaded, so it runs on the "
+                f"devices and in the dtype in which it was loaded. Load it with that {name}, or set {name}='auto'"
             )
     elif moves or converts:
         model = copy.deepcopy(model).to(device=device, dtype=dtype)
@@ -149,11 +153,11 @@ def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
 
 
 class RoomForTokens:
-    """How many tokens one forward should have on a device: what pays there, and what its free memory allows.
+    """How many tokens one forward pass should have on a device: as many as make it faster and fit into the free memory.
 
-    On a CPU the products are as fast as they get with some hundred tokens. On a GPU they go on to gain, and what a token takes
-    is seen in the first batch. The figure is rounded down to a power of two, so that batches are the same as long as the free
-    memory is about the same.
+    On a CPU, matrix products reach their full speed at some hundred tokens. On a GPU they gain from more, so the memory sets
+    the limit; the first batch shows how much a token needs. We round the limit down to a power of two, so that batches stay
+    the same while the free memory stays about the same.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -163,48 +167,39 @@ class RoomForTokens:
     @property
     def room(self) -> Room:
         if self._device.type == "cpu":
-            return Room(most=_TOKENS_ON_CPU, per_forward=_CPU_FORWARD)
+            return Room(most=_CPU_TOKENS, per_forward=_CPU_FORWARD_COST)
         if self._bytes_per_token is None:
-            return Room(most=_FIRST_TOKENS, per_forward=_GPU_FORWARD)
+            return Room(most=_GPU_INITIAL_TOKENS, per_forward=_GPU_FORWARD_COST)
         free = torch.cuda.mem_get_info(self._device)[0]
         free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        fitting = int(_SHARE_OF_FREE * free / self._bytes_per_token)
-        most = max(_FIRST_TOKENS, min(_MOST_TOKENS, 1 << max(0, fitting.bit_length() - 1)))
-        return Room(most=most, per_forward=_GPU_FORWARD)
+        n_tokens = int(_USABLE_MEMORY * free / self._bytes_per_token)
+        most = max(_GPU_INITIAL_TOKENS, min(_GPU_MAX_TOKENS, 1 << max(0, n_tokens.bit_length() - 1)))
+        return Room(most=most, per_forward=_GPU_FORWARD_COST)
 
     @contextmanager
     def measured(self, n_tokens: int) -> Iterator[None]:
-        """The first forward meanwhile, of ``n_tokens`` with their padding."""
+        """Run a batch of ``n_tokens``, with padding, inside this context; the first one measures the memory per token."""
         if self._device.type != "cuda" or self._bytes_per_token is not None:
             yield
             return
         before = torch.cuda.memory_allocated(self._device)
         yield
-        # What the allocator holds has at some time been in use: no less than this forward's peak. Its own record of peaks is
-        # the user's, and is not reset for this.
+        # The allocator reserves at least the peak of this forward pass. We do not use its peak statistics, because we would
+        # have to reset them, and they belong to the user.
         self._bytes_per_token = max(1.0, (torch.cuda.memory_reserved(self._device) - before) / n_tokens)
 
 
 @contextmanager
 def rng_untouched(*devices: torch.device) -> Iterator[None]:
-    """torch's random state, on the CPU and on any CUDA device among ``devices``, is afterwards what it was."""
+    """Restore torch's random state at the end, on the CPU and on any CUDA device among ``devices``."""
     cuda = [device for device in devices if device.type == "cuda"]
     with torch.random.fork_rng(devices=cuda):
         yield
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` is what torch raises, on any device, when memory runs out."""
+    """Whether ``error`` is one that torch raises, on any device, when memory runs out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory"))
-
-
-def synchronise(model: nn.Module) -> None:
-    """Wait until every device that ``model`` is on has done what it was asked to; a CPU has when a call returns."""
-    for device in {parameter.device for parameter in model.parameters()}:
-        if device.type == "mps":
-            torch.mps.synchronize()  # takes no device, because there is only one
-        elif device.type not in ("cpu", "meta"):
-            torch.get_device_module(device).synchronize(device)
+    return any(phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory"))

@@ -1,4 +1,4 @@
-"""Rows that a model's embeddings have not: told before they are looked up, which on CUDA takes the whole process down."""
+"""Reject out-of-range embedding lookups before they run; on CUDA they abort the whole process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["lookups_checked"]
 
 @contextmanager
 def lookups_checked(model: nn.Module, refuse: Callable[[int, int], None]) -> Iterator[None]:
-    """Meanwhile, ``refuse(row, number of rows)`` is called, and has to raise, before an embedding fails.
+    """Inside this context, call ``refuse(row, n_rows)`` before an embedding of ``model`` would fail; ``refuse`` must raise.
 
-    For models that do not say which of their embeddings reads the tokens: no guess is made, and a lookup that would succeed
-    is never refused.
+    For models that do not tell which embedding reads the token ids. We check every lookup of every embedding instead of
+    guessing, so a valid lookup is never rejected.
     """
 
-    def check(module: nn.Module, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        rows = arguments[0] if arguments else named.get("input")
+    def check(module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        rows = arguments[0] if arguments else keywords.get("input")
         size = module.num_embeddings
         if isinstance(rows, Tensor) and rows.numel() and isinstance(size, int):
             highest = int(rows.max())

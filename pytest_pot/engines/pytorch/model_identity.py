@@ -1,7 +1,7 @@
-"""Whether a model's content tells all of what it will say: its code is that of torch and transformers, and nothing else.
+"""Identify a model by its content, if that determines its logits: if it runs only the code of torch and transformers.
 
-A record of what a model said may stand in for it only then. Code of the user's own may change while all weights stay the
-same, and so may code that was patched at run time.
+Only then may recorded logits replace a run of the model. A user's own code may change while all weights stay the same, and so
+may code that is patched at run time.
 """
 
 from __future__ import annotations
@@ -26,27 +26,37 @@ from pytest_pot.engines.pytorch.model_traits import PACKAGES
 
 __all__ = ["content_of", "loads_as_known", "weights_digest"]
 
-_SITE = Path(transformers.__file__).parents[1]
-_BESIDE = ("transformers", "huggingface_hub", "safetensors", "tokenizers", "accelerate", "numpy", "tqdm", "packaging", "regex")
-_HOMES = (
-    *(str(_SITE / name) + os.sep for name in _BESIDE),
+_SITE_PACKAGES = Path(transformers.__file__).parents[1]
+_LIBRARIES = (
+    "transformers",
+    "huggingface_hub",
+    "safetensors",
+    "tokenizers",
+    "accelerate",
+    "numpy",
+    "tqdm",
+    "packaging",
+    "regex",
+)
+_KNOWN_PATHS = (
+    *(str(_SITE_PACKAGES / name) + os.sep for name in _LIBRARIES),
     str(Path(torch.__file__).parent) + os.sep,
     *(os.path.join(sysconfig.get_path("stdlib"), name + end) for name in sys.stdlib_module_names for end in (".py", os.sep)),
-    "<",  # made at run time, as dataclasses make their methods: there is no file
+    "<",  # code without a file, such as the methods that dataclasses generate
 )
-"""Where code comes from that is the same as long as the versions of the libraries are, which a record's key names."""
+"""Paths of code that changes only with the versions of the libraries, which are part of the key of each cached reference."""
 
-_PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size)
-_ELSEWHERE = frozenset({"config", "generation_config", "training", *vars(nn.Module())})
-"""Attributes that are told by the configuration or by the weights, or are the bookkeeping of every module."""
+_PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size)
+_SKIPPED_ATTRIBUTES = frozenset({"config", "generation_config", "training", *vars(nn.Module())})
+"""Attributes that the config or the weights already cover, or in which every module keeps its internal state."""
 
 
 def content_of(model: object) -> dict[str, Any] | None:
-    """What tells ``model`` by its content: classes, plain attributes, configuration, weights. None where that is not all."""
+    """The content of ``model``: classes, plain attributes, config, weights. None if this does not determine its logits."""
     config: Any = getattr(model, "config", None)
     if not isinstance(model, nn.Module) or not hasattr(config, "to_json_string") or _global_hooks():
         return None
-    if not all(map(_known_class, {type(module) for module in model.modules()})):
+    if not all(map(_is_known_class, {type(module) for module in model.modules()})):
         return None
     structure = []
     for name, module in model.named_modules():
@@ -67,9 +77,9 @@ def content_of(model: object) -> dict[str, Any] | None:
 
 
 def loads_as_known(spec: str) -> bool:
-    """Whether loading the folder ``spec`` makes a model whose files tell all: weights and configuration of a known class.
+    """Whether the files in the folder ``spec`` determine the loaded model: weights and config of a known class.
 
-    Not so of an adapter, which is made of another model too, or of a class that was registered for its configuration.
+    False for an adapter, which also needs its base model, and if someone registered another class for the config.
     """
     folder = Path(spec)
     if not (folder / "config.json").is_file() or (folder / "adapter_config.json").exists() or _global_hooks():
@@ -79,7 +89,7 @@ def loads_as_known(spec: str) -> bool:
         kind: Any = transformers.AutoModelForCausalLM._model_mapping[type(config)]
     except (OSError, ValueError, KeyError, AttributeError):
         return False
-    return isinstance(kind, type) and _known_class(kind) and type(config).__module__.startswith(PACKAGES)
+    return isinstance(kind, type) and _is_known_class(kind) and type(config).__module__.startswith(PACKAGES)
 
 
 def _global_hooks() -> bool:
@@ -88,17 +98,17 @@ def _global_hooks() -> bool:
 
 
 def _attributes(module: nn.Module) -> list[list[str]] | None:
-    """The plain attributes of ``module``; None where it has others, or was changed in place."""
+    """The plain attributes of ``module``, as [name, description]; None if it has any other attributes, or hooks."""
     if module._forward_hooks or module._forward_pre_hooks:
         return None
-    found = []
+    attributes = []
     for name, value in vars(module).items():
-        if name in _ELSEWHERE:
+        if name in _SKIPPED_ATTRIBUTES:
             continue
         if not _is_plain(value):
             return None
-        found.append([name, _described(value)])
-    return sorted(found)
+        attributes.append([name, _description(value)])
+    return sorted(attributes)
 
 
 def _is_plain(value: object) -> bool:
@@ -109,39 +119,41 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, partial):
         return all(map(_is_plain, (value.func, value.args, value.keywords)))
     if isinstance(value, torch.Tensor):
-        return False  # one that is no buffer: its bytes are in no digest
+        return False  # a tensor that is not a buffer is missing from the weights digest
     if isinstance(value, FunctionType):
         return _is_known_function(value)
     if isinstance(value, type):
-        return _known_class(value)
-    return isinstance(value, _PLAIN) or type(value).__module__.startswith(PACKAGES) or type(value).__module__ == "builtins"
+        return _is_known_class(value)
+    return (
+        isinstance(value, _PLAIN_TYPES) or type(value).__module__.startswith(PACKAGES) or type(value).__module__ == "builtins"
+    )
 
 
-def _described(value: object) -> str:
+def _description(value: object) -> str:
     if isinstance(value, partial):
-        return repr([_described(part) for part in (value.func, *value.args, *value.keywords.items())])
+        return repr([_description(part) for part in (value.func, *value.args, *value.keywords.items())])
     if isinstance(value, transformers.PretrainedConfig):
         return str(value.to_json_string(use_diff=False))
     if isinstance(value, FunctionType | type):
         return f"{value.__module__}.{value.__qualname__}"
-    return repr(value) if isinstance(value, (*_PLAIN, list, tuple)) else type(value).__qualname__
+    return repr(value) if isinstance(value, (*_PLAIN_TYPES, list, tuple)) else type(value).__qualname__
 
 
-def _known_class(kind: type) -> bool:
-    """Whether ``kind`` is of torch or transformers, with the methods that it has there, in modules that nobody has patched."""
+def _is_known_class(kind: type) -> bool:
+    """Whether ``kind`` is a class of torch or transformers, and nobody patched its methods or the modules that define it."""
     for base in kind.__mro__:
-        if base.__module__ == "builtins" or not _of_models(base):
+        if base.__module__ == "builtins" or not _may_compute(base):
             continue
         if not base.__module__.startswith(PACKAGES) or not all(map(_is_known_function, _functions(base))):
             return False
-        # Beside the class are functions that it calls, its own and imported ones of whatever library.
-        if not all(_is_known_function(beside, installed=True) for beside in _functions(sys.modules[base.__module__])):
+        # The class may call any function of its module, also functions imported from other libraries.
+        if not all(_is_known_function(function, installed=True) for function in _functions(sys.modules[base.__module__])):
             return False
     return kind.__module__.startswith(PACKAGES)
 
 
-def _of_models(base: type) -> bool:
-    """Not the standard library's: abstract bases, generics, and the like compute nothing."""
+def _may_compute(base: type) -> bool:
+    """Whether ``base`` may affect logits: classes of the standard library (abstract base classes, generics) do not."""
     return base.__module__ not in sys.stdlib_module_names
 
 
@@ -150,30 +162,30 @@ def _functions(holder: object) -> Iterator[FunctionType]:
 
 
 def _is_known_function(function: FunctionType, *, installed: bool = False) -> bool:
-    """Whether its code is in a file of these libraries, and so what it wraps, if it is a decorator's.
+    """Whether the code of ``function``, and of what it wraps if a decorator made it, is in a file under ``_KNOWN_PATHS``.
 
-    ``installed``: any library beside transformers will do; what is patched in by a test suite is not among them.
+    ``installed``: also accept any library that is installed next to transformers; patches of a test suite are not.
     """
-    homes = (*_HOMES, str(_SITE) + os.sep) if installed else _HOMES
-    seen: Any = function
-    while isinstance(seen, FunctionType):
-        file = seen.__code__.co_filename
-        if not file.startswith(homes):
+    paths = (*_KNOWN_PATHS, str(_SITE_PACKAGES) + os.sep) if installed else _KNOWN_PATHS
+    current: Any = function
+    while isinstance(current, FunctionType):
+        file = current.__code__.co_filename
+        if not file.startswith(paths):
             return False
-        seen = getattr(seen, "__wrapped__", None)
+        current = getattr(current, "__wrapped__", None)
     return True
 
 
 def weights_digest(model: nn.Module) -> str | None:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers; None where some have no bytes to read.
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers; None if we cannot read the bytes of some.
 
-    Buffers that are computed and not saved (a table of rotary frequencies) count as well: they are part of what a model
-    says. A tensor that is there under two names is read once.
+    Buffers that are computed and not saved (a table of rotary frequencies) count too, because they affect the logits. A tensor
+    with two names is read once.
     """
     tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     distinct = {id(tensor): tensor for tensor in tensors.values()}
     try:
-        # hashlib lets other threads run meanwhile.
+        # Threads help, because hashlib releases the GIL while it hashes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             hashes = dict(zip(distinct, pool.map(_hash, distinct.values()), strict=True))
     except (RuntimeError, NotImplementedError, TypeError):

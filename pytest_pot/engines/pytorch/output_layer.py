@@ -1,8 +1,8 @@
-"""Logits at the positions that are needed, and at no others: from a model's own forward, or from its hidden states.
+"""Compute logits only at the positions that we need: take them from a model's forward pass, or make them from hidden states.
 
-Most causal language models end in one matrix product, from hidden states to logits; some cap or scale each logit then. Taken
-apart from the rest, that is done for the needed positions only, a bounded number at a time, and for the needed ids only where
-the others do not count. A model that does anything else to its logits is left whole.
+Most causal language models end in an output layer, one matrix product from hidden states to logits; some then cap or scale each
+logit. We run the model without this layer, and then the layer for the needed positions only, a bounded number at a time. If the
+other ids do not matter, we also compute only the needed ids. A model that does anything else to its logits runs unchanged.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from pytest_pot.engines.pytorch.rounding import same_logits
 
 __all__ = ["Hidden", "Logits", "OutputLayer", "Rows", "joined"]
 
-_ELEMENTS = {"cpu": 6 << 20}
-_ELEMENTS_ELSEWHERE = 1 << 27
-"""Logits at once, by the type of the device. On a CPU, 24 MiB in float32: the C library maps larger blocks afresh each time."""
+_LOGITS_PER_CHUNK = {"cpu": 6 << 20}
+_LOGITS_PER_CHUNK_ELSEWHERE = 1 << 27
+"""Logits that are computed at a time, by device type. On a CPU this is 24 MiB in float32: the C library maps a larger block
+anew at each allocation."""
 
-_LEAST_ROWS = 64
-"""Positions at once, however large the vocabulary: fewer, and the weights are read more often than it takes to multiply."""
+_MIN_POSITIONS_PER_CHUNK = 64
+"""Positions per chunk, however large the vocabulary: with fewer, reading the weights takes longer than multiplying by them."""
 
 
 Ending = Callable[[Tensor], Tensor]
-"""What a model does to each logit after the product."""
+"""What a model does to each logit after the matrix product: nothing, capping or scaling."""
 
 
 class Rows(Protocol):
-    """The logits at n positions, in whatever form they are."""
+    """The logits at n positions: computed already (:class:`Logits`), or computed on demand (:class:`Hidden`)."""
 
     vocab_size: int
     device: torch.device
@@ -39,14 +40,14 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def chunks(self) -> Iterator[Tensor]:
-        """All logits, in chunks of positions, [any, vocab] each."""
+        """All logits, in chunks of [any number of positions, vocab]."""
 
     def at(self, ids: Tensor) -> Tensor:
-        """The logits at ``ids`` [n, m] of each position, [n, m]."""
+        """Logits [n, m] at ``ids`` [n, m], which may differ from position to position."""
 
 
 class Logits:
-    """Logits that a model has made."""
+    """Logits that the model has computed already."""
 
     def __init__(self, logits: Tensor) -> None:
         """``logits``: [n, vocab]."""
@@ -58,14 +59,14 @@ class Logits:
         return len(self._logits)
 
     def chunks(self) -> Iterator[Tensor]:
-        yield from torch.split(self._logits, _rows_at_once(self._logits, self.vocab_size))
+        yield from torch.split(self._logits, _positions_per_chunk(self._logits, self.vocab_size))
 
     def at(self, ids: Tensor) -> Tensor:
         return self._logits.gather(-1, ids)
 
 
 class Hidden:
-    """Hidden states, of which the output layer makes logits."""
+    """Hidden states, from which the output layer computes logits on demand."""
 
     def __init__(self, states: Tensor, layer: OutputLayer) -> None:
         """``states``: [n, d]."""
@@ -82,61 +83,63 @@ class Hidden:
         return Hidden(self.states[len(self) - n :], self.layer)
 
     def chunks(self) -> Iterator[Tensor]:
-        for states in torch.split(self.states, _rows_at_once(self.states, self.vocab_size)):
+        for states in torch.split(self.states, _positions_per_chunk(self.states, self.vocab_size)):
             yield self.layer(states)
 
     def at(self, ids: Tensor) -> Tensor:
-        """One product with the rows of all ids that any position needs: the positions of a text share most of them."""
-        union, places = torch.unique(ids, return_inverse=True)
-        if not self.layer.makes_some(self.states[:1], union):
-            ends = torch.split(ids, _rows_at_once(self.states, self.vocab_size))
-            return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), ends, strict=True)])
-        found, rows = [], _rows_at_once(self.states, len(union))
-        for states, part in zip(torch.split(self.states, rows), torch.split(places, rows), strict=True):
-            found.append(self.layer(states, union).gather(-1, part))
-        return torch.cat(found)
+        """Multiply by the weights of every id that some position needs: the positions of a text have most ids in common."""
+        union, columns = torch.unique(ids, return_inverse=True)
+        if not self.layer.can_select_ids(self.states[:1], union):
+            id_chunks = torch.split(ids, _positions_per_chunk(self.states, self.vocab_size))
+            return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), id_chunks, strict=True)])
+        logits, chunk_size = [], _positions_per_chunk(self.states, len(union))
+        for states, part in zip(torch.split(self.states, chunk_size), torch.split(columns, chunk_size), strict=True):
+            logits.append(self.layer(states, union).gather(-1, part))
+        return torch.cat(logits)
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """The positions of all ``parts``, which are of one model."""
+    """Join ``parts``, all from the same model, along the positions."""
     hidden = [part for part in parts if isinstance(part, Hidden)]
     if len(hidden) == len(parts):
         return Hidden(torch.cat([part.states for part in hidden]), hidden[0].layer)
     return Logits(torch.cat([chunk for part in parts for chunk in part.chunks()]))
 
 
-def _rows_at_once(like: Tensor, width: int) -> int:
-    """Positions per chunk of ``width`` logits each; chunks of one batch are of even size."""
-    most = max(_LEAST_ROWS, _ELEMENTS.get(like.device.type, _ELEMENTS_ELSEWHERE) // width)
-    n_chunks = max(1, -(-len(like) // most))
-    return max(1, -(-len(like) // n_chunks))
+def _positions_per_chunk(tensor: Tensor, width: int) -> int:
+    """Positions of ``tensor`` [n, ...] per chunk, with ``width`` logits each; all chunks get about the same size."""
+    most = max(_MIN_POSITIONS_PER_CHUNK, _LOGITS_PER_CHUNK.get(tensor.device.type, _LOGITS_PER_CHUNK_ELSEWHERE) // width)
+    n_chunks = max(1, -(-len(tensor) // most))
+    return max(1, -(-len(tensor) // n_chunks))
 
 
 class OutputLayer:
-    """The product that a model ends in, and what it does to each logit then; the model's own forward makes what goes in, hooks,
-    adapters and all."""
+    """The matrix product in which a model ends, and what the model does to each logit after it.
+
+    The model's own forward pass computes the hidden states that go in, with its hooks and adapters.
+    """
 
     some_ids = True
-    """Whether logits are made of some ids only where no others are asked for; else always of the whole vocabulary."""
+    """Whether we may compute the logits of some ids without the others; if not, we always compute the whole vocabulary."""
 
     def __init__(self, layer: nn.Linear, ending: Ending, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._layer = layer
         self._ending = ending
         self._autocast = autocast
         self._confirmed = False
-        self._rows_confirmed = False
+        self._some_ids_confirmed = False
         self.vocab_size = layer.weight.shape[0]
 
     @classmethod
     def of(cls, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> OutputLayer | None:
-        """The output layer of ``model``; None where something that is not known might come after it, or in its place."""
+        """The output layer of ``model``; None if the model may do anything unrecognised after it or instead of it."""
         ending = _ending(getattr(model, "config", None)) if _is_plain_call(model) else None
         layer: Any = getattr(model, "get_output_embeddings", lambda: None)()
         return cls(layer, ending, autocast) if ending is not None and _is_plain_linear(layer) else None
 
     @property
     def n_columns(self) -> int:
-        """How many positions of each sequence the layer is left with when the model runs in :meth:`states`."""
+        """How many positions of each sequence this layer still computes while :meth:`states` runs the model."""
         return 0 if self._confirmed else 1
 
     def __call__(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -144,16 +147,16 @@ class OutputLayer:
         with self._autocast():
             return self._ending(self._product(states, ids))
 
-    def makes_some(self, states: Tensor, ids: Tensor) -> bool:
-        """Whether logits at some ids are to be made without the others.
+    def can_select_ids(self, states: Tensor, ids: Tensor) -> bool:
+        """Whether we may compute the logits of some ids without the others.
 
-        At the first use, those at ``ids`` [m] of ``states`` [1, d] are compared with what the layer itself makes: where they
-        differ (another ``forward`` put into ``nn.Linear``, to try a quantisation), all logits are made from then on.
+        The first call compares our logits at ``ids`` [m] for ``states`` [1, d] with those of the layer itself. If they differ
+        (someone replaced ``nn.Linear.forward`` to try a quantisation), we compute all logits from then on.
         """
-        if self.some_ids and not self._rows_confirmed:
+        if self.some_ids and not self._some_ids_confirmed:
             with self._autocast():
                 self.some_ids = same_logits(self._product(states, ids), self._product(states)[:, ids])
-            self._rows_confirmed = True
+            self._some_ids_confirmed = True
         return self.some_ids
 
     def _product(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
@@ -163,40 +166,40 @@ class OutputLayer:
         return nn.functional.linear(states, self._layer.weight[ids], None if bias is None else bias[ids])
 
     def states(self, forward: Callable[[], Tensor], shape: Sequence[int]) -> Tensor | None:
-        """What goes into this layer while ``forward()`` runs the model and returns its logits: ``shape`` [batch, length] and d.
+        """The hidden states [batch, length, d] that enter this layer while ``forward()`` runs the model and returns its logits.
 
-        The layer itself is given nothing to do, but for one position at the first use, which shows whether the model's logits
-        are what comes out of it, and the ending made of that. None where they are not, or where something of another shape goes
-        in (ProphetNet's states of two tokens ahead), of which nothing is taken away.
+        ``shape`` is [batch, length]. The layer itself gets no position to compute, except one in the first pass, which checks
+        that the model's logits equal the layer's output after the ending. None if they do not, or if the layer's input has
+        another shape (ProphetNet predicts two tokens ahead); such an input reaches the layer uncut.
         """
-        went_in: list[Tensor] = []
-        came_out: list[Tensor] = []
+        inputs: list[Tensor] = []
+        outputs: list[Tensor] = []
         keep = self.n_columns
 
-        def cut(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        def crop_input(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
             states = arguments[0] if arguments else None
             if not isinstance(states, Tensor) or states.shape[:-1] != tuple(shape):
                 return None
-            went_in.append(states)
+            inputs.append(states)
             return (states[:, states.shape[1] - keep :], *arguments[1:])
 
-        def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            came_out.append(output if self._confirmed else output.clone())  # Chameleon writes over what it gets
+        def keep_output(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            outputs.append(output if self._confirmed else output.clone())  # Chameleon overwrites this tensor
 
-        handles = self._layer.register_forward_pre_hook(cut), self._layer.register_forward_hook(note)
+        handles = self._layer.register_forward_pre_hook(crop_input), self._layer.register_forward_hook(keep_output)
         try:
             logits = forward()
         finally:
             for handle in handles:
                 handle.remove()
-        once = len(came_out) == len(went_in) == 1
-        if not self._confirmed or not once:
-            self._confirmed = once and torch.equal(logits, self._ending(came_out[0]).to(logits.dtype))
-        return went_in[0] if self._confirmed else None
+        ran_once = len(outputs) == len(inputs) == 1
+        if not self._confirmed or not ran_once:
+            self._confirmed = ran_once and torch.equal(logits, self._ending(outputs[0]).to(logits.dtype))
+        return inputs[0] if self._confirmed else None
 
 
 def _is_plain_call(model: nn.Module) -> bool:
-    """Whether calling ``model`` runs the library's own forward, and nothing that would want to see all logits."""
+    """Whether calling ``model`` runs only transformers' own forward, without hooks that may need all logits."""
     forward = getattr(type(model).forward, "__module__", None) or ""
     hooks = torch.nn.modules.module
     return (
@@ -208,14 +211,14 @@ def _is_plain_call(model: nn.Module) -> bool:
 
 
 def _is_plain_linear(layer: object) -> bool:
-    """Whether each row of its output is its own row's product with a matrix that is there: no quantised or adapted layer."""
+    """Whether ``layer`` only multiplies each input row by a weight matrix in memory; quantised and adapted layers do more."""
     return (
         type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and not layer.weight.is_meta and not _is_changed(layer)
     )
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether it was given hooks, another forward (as accelerate does to models that are spread or offloaded), or compiled."""
+    """Whether ``module`` has hooks or a new ``forward`` (accelerate adds one to spread or offloaded models), or is compiled."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -230,21 +233,22 @@ _ENDINGS: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "logit_scale": lambda logits, scale: logits * scale,
     "logits_scaling": lambda logits, scaling: logits / scaling,
 }
-"""By the configuration's field, what transformers does to the logits, in its operations and their order: Gemma 2 and later,
+"""What transformers does to the logits, by config field, with the same operations in the same order: Gemma 2 and later,
 RecurrentGemma, Cohere, Granite."""
 
 
 def _ending(config: Any) -> Ending | None:
-    """What a model of this configuration does to its logits; None where it speaks of logits in a way that is not known.
+    """What a model with this config does to its logits; None if the config has logit settings that we do not recognise.
 
-    The first use shows whether the model does so, but in low precision one position may not show what it does beside that.
+    The first pass checks the model's logits against this too. But in low precision, the one position that it checks may hide
+    an additional operation.
     """
     if hasattr(config, "get_text_config"):
         config = config.get_text_config()
-    every: Mapping[str, Any] = vars(config) if config is not None else {}
+    settings: Mapping[str, Any] = vars(config) if config is not None else {}
     fields = [
         (name, value)
-        for name, value in every.items()
+        for name, value in settings.items()
         if "logit" in name and "attn" not in name and value not in (None, False, 1)
     ]
     if not fields:

@@ -1,7 +1,7 @@
-"""Tokens that all prompts of a batch begin with (a system prompt, a few-shot head), read once through the model's own cache.
+"""Compute a prefix that all prompts of a batch share (a system prompt, few-shot examples) once, in a key-value cache.
 
-Keys and values of a causal model's tokens depend on what stands before them only, so those of a shared beginning are the same
-for all. That holds for a cache that keeps every token in every layer, and for no other: no window, no recurrent state.
+In a causal model, a token's keys and values depend only on the tokens before it, so those of a shared prefix are the same for
+all prompts. The cache must keep every token in every layer: a sliding window or a recurrent state does not.
 """
 
 from __future__ import annotations
@@ -17,87 +17,90 @@ from pytest_pot.engines.tokens import Tokens
 __all__ = ["PrefixCaches", "shared_prefix"]
 
 _STEP = 16
-"""Beginnings are read up to a multiple of this many tokens, and the rest of one on top of that: batches whose prompts happen to
-have a few more in common have the larger part together."""
+"""A prefix is computed up to a multiple of this many tokens first, and its remainder on top of that. Batches whose prompts
+share a few tokens more or fewer can then reuse the longer part."""
 
-_LEAST = 64
-"""Tokens that sharing must save in a batch, and sharing the rest as well: it takes a forward more."""
+_MIN_SAVED_TOKENS = 64
+"""Tokens that sharing a prefix must save in a batch, and that sharing its remainder must save: each costs a forward pass."""
 
-_ARGUMENTS = ("past_key_values", "cache")
-"""What transformers calls a forward's cache, in this version or that."""
+_CACHE_ARGUMENTS = ("past_key_values", "cache")
+"""What forwards call the argument for their cache, in the different versions of transformers."""
 
-_KEPT = 4
-"""Beginnings whose keys and values are kept, with and without the rest."""
+_MAX_PREFIXES = 4
+"""How many prefixes we store; one with its remainder counts separately from the one without."""
 
 
 def shared_prefix(batch: Sequence[Tokens]) -> tuple[int, ...]:
-    """The ids that the sequences of ``batch`` begin with and that predict nothing; empty where sharing them does not pay.
+    """The ids with which all sequences of ``batch`` start, up to the first that predicts a position.
 
-    It depends on the batch alone, so that the same weights come to the same bits whatever was run before.
+    Empty if sharing them saves too little. The result depends on the batch alone, so that the same weights give the same bits
+    whatever ran before.
     """
     first = batch[0].ids
     length = min(tokens.prompt_len for tokens in batch) - 1
     for tokens in batch[1:]:
         length = next((i for i in range(length) if tokens.ids[i] != first[i]), length)
-    rest = length % _STEP
-    if rest * (len(batch) - 1) < _LEAST:
-        length -= rest
-    return first[:length] if length * (len(batch) - 1) >= _LEAST else ()
+    remainder = length % _STEP
+    if remainder * (len(batch) - 1) < _MIN_SAVED_TOKENS:
+        length -= remainder
+    return first[:length] if length * (len(batch) - 1) >= _MIN_SAVED_TOKENS else ()
 
 
 class PrefixCaches:
-    """The keys and values of beginnings that were read, for any number of sequences."""
+    """Stores the keys and values of recent prefixes, and expands them to any number of sequences."""
 
     def __init__(self, config: Any, argument: str) -> None:
-        """``config``: the model's, which says what kind of cache its layers need. ``argument``: what its forward calls one."""
+        """``config``: the model's, which sets the kind of cache of each layer. ``argument``: what its forward calls a cache."""
         self._config = config
         self.argument = argument
-        self._read: OrderedDict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = OrderedDict()
+        self._stored: OrderedDict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = OrderedDict()
 
     @classmethod
     def of(cls, model: nn.Module, accepts: Container[str]) -> PrefixCaches | None:
-        """For ``model``, a transformers model whose forward ``accepts`` these arguments.
+        """Prefix caches for ``model``; ``accepts``: the names of the arguments of its forward.
 
-        None where its cache is of another kind, or it says nothing of one.
+        None if ``model`` is not a transformers model with a cache that keeps all tokens, or does not tell.
         """
-        argument = next((name for name in _ARGUMENTS if name in accepts), None)
+        argument = next((name for name in _CACHE_ARGUMENTS if name in accepts), None)
         if argument is None or "use_cache" not in accepts or getattr(model, "_is_stateful", True):
             return None
         caches = cls(getattr(model, "config", None), argument)
-        return caches if _keeps_everything(caches._new()) else None
+        return caches if _keeps_all_tokens(caches._new()) else None
 
     def get(self, ids: tuple[int, ...], n: int, read: Callable[[tuple[int, ...], Any], None]) -> Any:
-        """A cache as after ``ids``, for ``n`` sequences; ``read(ids, cache)`` has the model read those that it does not hold.
+        """A new cache that holds ``ids`` for ``n`` sequences.
 
-        None where the model left something else in it than keys and values of all these tokens.
+        ``read(ids, cache)`` must run the model on those of ``ids`` that ``cache`` does not hold yet. None if the cache then
+        holds anything but the keys and values of all of ``ids``.
         """
-        if not self._has_read(ids, read):
+        if not self._store(ids, read):
             return None
-        return self._holding(self._read[ids], n)
+        return self._expanded(self._stored[ids], n)
 
-    def _has_read(self, ids: tuple[int, ...], read: Callable[[tuple[int, ...], Any], None]) -> bool:
-        """Whether the keys and values of ``ids`` are kept now."""
-        if ids in self._read:
-            self._read.move_to_end(ids)
+    def _store(self, ids: tuple[int, ...], read: Callable[[tuple[int, ...], Any], None]) -> bool:
+        """Store the keys and values of ``ids`` unless they are stored already; False if the model's cache loses some."""
+        if ids in self._stored:
+            self._stored.move_to_end(ids)
             return True
         whole_steps = ids[: len(ids) - len(ids) % _STEP]
         cache = self._new()
         if 0 < len(whole_steps) < len(ids):
-            if not self._has_read(whole_steps, read):
+            if not self._store(whole_steps, read):
                 return False
-            cache = self._holding(self._read[whole_steps], 1)
+            cache = self._expanded(self._stored[whole_steps], 1)
         read(ids, cache)
-        if not _keeps_everything(cache) or cache.get_seq_length() != len(ids):
+        if not _keeps_all_tokens(cache) or cache.get_seq_length() != len(ids):
             return False
-        self._read[ids] = [(layer.keys, layer.values) for layer in cache.layers]
-        if len(self._read) > _KEPT:
-            self._read.popitem(last=False)
+        self._stored[ids] = [(layer.keys, layer.values) for layer in cache.layers]
+        if len(self._stored) > _MAX_PREFIXES:
+            self._stored.popitem(last=False)
         return True
 
-    def _holding(self, read: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
+    def _expanded(self, layers: Sequence[tuple[Tensor, Tensor]], n: int) -> Any:
+        """A new cache for ``n`` sequences, with the keys and values of each of ``layers``."""
         cache = self._new()
-        for index, states in enumerate(read):
-            cache.update(*(tensor.expand(n, *tensor.shape[1:]) for tensor in states), index)
+        for index, keys_and_values in enumerate(layers):
+            cache.update(*(tensor.expand(n, *tensor.shape[1:]) for tensor in keys_and_values), index)
         return cache
 
     def _new(self) -> Any:
@@ -106,8 +109,8 @@ class PrefixCaches:
         return DynamicCache(config=self._config)
 
 
-def _keeps_everything(cache: Any) -> bool:
-    """Whether each layer, if there are any yet, keeps keys and values of all tokens."""
+def _keeps_all_tokens(cache: Any) -> bool:
+    """Whether every layer that ``cache`` has so far keeps the keys and values of all tokens."""
     from transformers.cache_utils import DynamicLayer
 
     return all(type(layer) is DynamicLayer for layer in cache.layers)

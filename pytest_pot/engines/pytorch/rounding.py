@@ -1,4 +1,4 @@
-"""How far numbers may be apart that would be equal if nothing were rounded."""
+"""Tolerances for numbers that only rounding can make different."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from torch import Tensor
 
 __all__ = ["relative_rounding", "same_distributions", "same_logits"]
 
-_SUMMING_STEPS = 16
-"""Rounding error of a logit as a sum, in units in the last place of the sum's precision: matrix products of another shape
-moved SmolLM2's by up to 15. Sums are kept in float32 or better, also by models in half precision."""
+_SUMMING_ULPS = 16
+"""Rounding error of a logit from summing, in units in the last place (ULP) of the precision of the sum. Matrix products of
+another shape changed SmolLM2's logits by up to 15. Models in half precision sum in float32 or better too."""
 
-_STORING_STEPS = 2
-"""The same of what is stored between sums, in the model's own precision: the logit, and what it is computed from.
-Of SmolLM2 in bf16, one first choice in 512 changed with the batch's shape; it was ahead by 1.6 of these."""
+_STORING_ULPS = 2
+"""Rounding error of a logit from storing it and the values it is computed from, in ULP of the model's own precision. In
+SmolLM2 in bf16, one first choice in 512 changed with the shape of the batch; it had led by 1.6 ULP."""
 
-_SAME_SCORE = 1e-5
-"""How far distributions may be apart, in total variation, when the same tokens are read another way; rounding: 1e-7."""
+_SAME_TV = 1e-5
+"""Largest total variation between distributions of the same tokens, computed in two ways; rounding alone gives 1e-7."""
 
 
 def relative_rounding(eps: float) -> float:
-    """The largest rounding error of a logit, relative to it; ``eps``: the machine epsilon of the model's precision."""
-    return max(_STORING_STEPS * eps, _SUMMING_STEPS * min(eps, torch.finfo(torch.float32).eps))
+    """The largest rounding error of a logit, relative to the logit; ``eps``: machine epsilon of the model's dtype."""
+    return max(_STORING_ULPS * eps, _SUMMING_ULPS * min(eps, torch.finfo(torch.float32).eps))
 
 
 def same_logits(first: Tensor, second: Tensor) -> bool:
-    """Whether two sets of logits, of one shape, are the same product but for rounding, which goes with the largest of them."""
+    """Whether two tensors of logits, of the same shape, differ only by rounding, which grows with the largest logit."""
     allowed = relative_rounding(torch.finfo(second.dtype).eps) * second.abs().max()
     return bool((first - second).abs().max() <= allowed)
 
 
 def same_distributions(first: Tensor, second: Tensor, eps: float) -> bool:
-    """Whether the distributions of two sets of logits, [n, vocab] each, are the same but for rounding.
+    """Whether the distributions of two tensors of logits, both [n, vocab], differ only by rounding.
 
-    ``eps``: the machine epsilon of the model's precision, where the logits' own does not tell it.
+    ``eps``: machine epsilon of the model's dtype, which the logits may not have.
     """
     eps = max(eps, torch.finfo(first.dtype).eps)
     p, q = (logits.to(torch.float32).softmax(-1) for logits in (first, second))
-    apart = float(0.5 * (p - q).abs_().sum(-1).max())
-    return apart <= max(_SAME_SCORE, 2 * eps * (eps > torch.finfo(torch.float32).eps))
+    distance = float(0.5 * (p - q).abs_().sum(-1).max())
+    return distance <= max(_SAME_TV, 2 * eps * (eps > torch.finfo(torch.float32).eps))

@@ -58,9 +58,9 @@ def test_a_few_prompts_are_named(generator):
     levels[[3, 17]] = 0.4
     divergence = [noisy(np.full(32, level), generator) for level in levels]
     cause = likely_cause(Made(divergence))
-    assert cause.startswith("prompts 3, 17 alone hold 9")
+    assert cause.startswith("prompts 3, 17 alone have 9")
     assert "% of the divergence: look at what they have in common" in cause
-    assert likely_cause(Made(divergence[:10])).startswith("prompt 3 alone holds 9")
+    assert likely_cause(Made(divergence[:10])).startswith("prompt 3 alone has 9")
 
 
 @pytest.mark.parametrize(("shift", "words"), [(1, "one position late"), (-1, "one position early")])

@@ -190,7 +190,7 @@ def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_an_error(prompts, tokenizer):
-    with pytest.raises(PotError, match=r"the device 'cuda' cannot be used here: .* Use 'auto' or 'cpu'"):
+    with pytest.raises(PotError, match=r"the device 'cuda' cannot be used on this machine: .* Use 'auto' or 'cpu'"):
         TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(tiny(), tiny(), prompts, tokenizer)
 
 
@@ -207,7 +207,7 @@ def test_autocast_is_used_where_asked(prompts, tokenizer):
 def test_reductions_are_chunked_without_a_seam(prompts, tokenizer, monkeypatch):
     pair = tiny(), changed(tiny())
     whole = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
-    monkeypatch.setattr("pytest_pot.engines.pytorch.reduction._CACHED", 97 * 5)
+    monkeypatch.setattr("pytest_pot.engines.pytorch.reduction._LOGITS_PER_CPU_BLOCK", 97 * 5)
     chunked = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
     np.testing.assert_array_equal(np.concatenate(whole.positions), np.concatenate(chunked.positions))
 

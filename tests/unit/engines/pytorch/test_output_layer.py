@@ -270,7 +270,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("preset", ["balanced", "fastest"])
 def test_no_tensor_of_all_positions_and_the_whole_vocabulary(preset, tokenizer, monkeypatch):
-    monkeypatch.setattr("pytest_pot.engines.pytorch.output_layer._ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr("pytest_pot.engines.pytorch.output_layer._LOGITS_PER_CHUNK", {"cpu": 1})
     model = tiny("llama", vocab_size=5000)
     prompts = [Prompt("a" * 60, "b" * 30)] * 16
     with Largest() as largest:

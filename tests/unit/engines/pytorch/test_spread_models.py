@@ -70,14 +70,18 @@ def test_its_precision_is_the_one_that_it_was_loaded_in(folder, tmp_path, prompt
         with TorchEngine.opened(model, "candidate", config) as engine:
             assert engine.model is model
             assert engine.label == "bfloat16 on cpu"
-    with pytest.raises(PotError, match=r"spread over devices, or offloaded, .* dtype='float32' was asked for: load it so"):
+    with pytest.raises(
+        PotError, match=r"with dtype='float32': it is spread over devices or offloaded, .* or set dtype='auto'$"
+    ):
         TeacherForcedScorer(ScoringConfig(dtype="float32")).score_batch(tiny("llama"), model, prompts, tokenizer)
 
 
 def test_it_is_not_moved(folder, tmp_path, monkeypatch, prompts, tokenizer):
     model = spread(folder, tmp_path, "a layer on disk")
     monkeypatch.setattr("pytest_pot.engines.pytorch.device.choose_device", torch.device)  # as on a machine that has it
-    with pytest.raises(PotError, match=r"device='cuda' was asked for: load it so"):
+    with pytest.raises(
+        PotError, match=r"with device='cuda': it is spread over devices .* Load it with that device, or set device='auto'$"
+    ):
         TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(model, model, prompts, tokenizer)
 
 

@@ -223,15 +223,15 @@ def test_memory_is_measured_where_it_is_limited_and_nowhere_else():
     asked = []
     machine = Machine([1], [1])
 
-    def peak() -> Peak:
+    def peak() -> PeakMemory:
         asked.append(1)
         return PeakMemory(1_000_000, 1, "resident")
 
     models = [Work(work.run, peak=peak) for work in (machine.candidate, machine.reference)]
     watch = Stopwatch(lambda: machine.now)
-    assert measure(*models, TWICE, watch).memory is None
+    assert measure(Pair(*models), TWICE, watch).memory is None
     assert not asked
-    report = measure(*models, LatencyLimits(max_memory_ratio=1.5), watch)
+    report = measure(Pair(*models), LatencyLimits(max_memory_ratio=1.5), watch)
     assert (report.memory, report.verdict, len(asked)) == (PeakMemory(1_000_000, 1, "resident"), Outcome.PASS, 2)
 
 
