@@ -77,10 +77,10 @@ def document(rows: Sequence[str], damaged: Sequence[float]) -> str:
             "|---" * 6 + "|",
             *rows,
             "",
-            f"In the last candidate, noise replaces the embeddings of tokens that occur only in {DAMAGED_KIND} prompts.",
-            f"These score {means[DAMAGED_KIND]:.3f} on average, other kinds at most {rest:.4f} (except long prompts, which are",
-            "made of all kinds). Where the mean of all prompts is within the limit, too many of them are above the limit",
-            "for one prompt, and neither claim is true: the verdict is UNDECIDED, which fails both markers.",
+            f"In the last candidate, noise replaces the embeddings of tokens found only in {DAMAGED_KIND} prompts.",
+            f"These prompts score {means[DAMAGED_KIND]:.3f} on average, other kinds at most {rest:.4f} (except long ones,",
+            "which are made of all kinds). Where the mean of all prompts is within the limit, too many of them are above the",
+            "limit for one prompt, and neither claim is true: the verdict is UNDECIDED, which fails both markers.",
             "",
         ]
     )
