@@ -1,4 +1,4 @@
-"""What a score means for a model of one's own: the model against itself, changed in known ways, and limits between them."""
+"""What a score means for your own model: score copies of it, changed in known ways, and put limits between the changes."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ STANDARD = (
     "pruned 20 %",
     "layers swapped",
 )
-"""The changes that are tried, by the names that :mod:`pytest_pot.calibration.perturbations` gives them."""
+"""The changes that :func:`calibrate` tries by default: names from :mod:`pytest_pot.calibration.perturbations`."""
 
 MEANT_TO_PASS = {"half": ("bf16", "fp16"), "int8": ("int8 per row",), "int4": ("int4 in groups",)}
-"""What a limit of that kind is to let pass."""
+"""The changes that a limit of each kind should let pass."""
 
-_APART = 1.5
-"""How many times larger a change must be for a limit to stand between; nearer ones pass or fail by the prompts' luck."""
+_MIN_SEPARATION = 1.5
+"""A limit separates only changes whose scores differ by this factor; closer ones pass or fail by the choice of prompts."""
 
 _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One known change, and what it does to the scores."""
+    """One known change, and the scores it leads to."""
 
     name: str
     scores: Floats
@@ -52,60 +52,60 @@ class Rung:
 
     @property
     def cv(self) -> float:
-        """Standard deviation over prompts, in means."""
+        """Coefficient of variation: the standard deviation over prompts, divided by the mean."""
         return float(self.scores.std(ddof=1) / self.mean) if self.mean > 0 and len(self.scores) > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A limit between what it is to let pass and the smallest change that is clearly larger."""
+    """A limit between the changes that should pass and the smallest change that is clearly larger."""
 
     kind: str
     highest: Rung
-    """The largest of the changes that are meant to pass."""
+    """The largest of the changes that should pass."""
     next: Rung | None
-    """The smallest change that is clearly larger; None where there is none."""
+    """The smallest change that is clearly larger; None if there is none."""
     others: Sequence[Rung] = ()
-    """Changes of other kinds that are no larger, or too near to it for a limit in between."""
+    """Changes of other kinds that are smaller than ``highest``, or too close to it for a limit in between."""
     metric: str = "tv"
 
     @property
     def limit(self) -> float:
-        """The geometric middle, to the three digits that are shown; twice the highest where nothing is above it."""
+        """The geometric mean of ``highest`` and ``next``, to the three digits shown; without ``next``, twice ``highest``."""
         above = self.next.mean if self.next is not None else 4.0 * self.highest.mean
         return float(f"{np.sqrt(self.highest.mean * above):.3g}")
 
     def passing(self) -> list[Rung]:
-        """Those of the others that are within the limit."""
+        """The ``others`` that are within the limit."""
         return [rung for rung in self.others if rung.mean <= self.limit]
 
     def near(self) -> list[Rung]:
-        """Those of the others that are above the limit, by less than a factor that prompts drawn anew would keep."""
+        """The ``others`` above the limit, but so close to it that they may pass on other prompts."""
         return [rung for rung in self.others if rung.mean > self.limit]
 
     @property
     def separation(self) -> float | None:
-        """How many times larger the next change is."""
+        """``next`` / ``highest``: how many times larger the next change is. None without ``next``."""
         return None if self.next is None else self.next.mean / self.highest.mean
 
     def false_alarms(self) -> float:
-        """The share of suites, of as many prompts drawn anew from those scored, on which the highest would fail."""
-        return self._failing(self.highest)
+        """The share of resampled suites on which ``highest`` would fail. Each has as many prompts as were scored."""
+        return self._failure_rate(self.highest)
 
     def misses(self) -> float | None:
-        """The share of such suites on which the next larger change would pass."""
-        return None if self.next is None else 1.0 - self._failing(self.next)
+        """The share of resampled suites on which ``next`` would pass; None without ``next``."""
+        return None if self.next is None else 1.0 - self._failure_rate(self.next)
 
-    def _failing(self, rung: Rung) -> float:
-        """By bootstrap, with the limit for one prompt at its default."""
+    def _failure_rate(self, rung: Rung) -> float:
+        """The share of bootstrap suites on which ``rung`` exceeds the limit, or the default limit for one prompt."""
         limits = identity_limits(self.metric, max_score=self.limit)
         generator = np.random.default_rng(0)
-        n, failed = len(rung.scores), 0
-        for _ in range(_RESAMPLES // 1000):  # in parts: 10,000 × 257 numbers at once are not needed
-            drawn = rung.scores[generator.integers(0, n, (1000, n))]
-            beyond = (drawn.mean(axis=1) > limits.max_score) | (drawn.max(axis=1) > limits.max_prompt_score)
-            failed += int(beyond.sum())
-        return failed / _RESAMPLES
+        n, n_failed = len(rung.scores), 0
+        for _ in range(_RESAMPLES // 1000):  # in blocks, to keep 10,000 × 257 numbers out of memory
+            suites = rung.scores[generator.integers(0, n, (1000, n))]
+            failures = (suites.mean(axis=1) > limits.max_score) | (suites.max(axis=1) > limits.max_prompt_score)
+            n_failed += int(failures.sum())
+        return n_failed / _RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -119,20 +119,21 @@ class Calibration:
     rungs: Sequence[Rung]
     """The smallest change first."""
     left_out: dict[str, str]
-    """Changes that this model has nothing for, with the reason."""
+    """Changes that do not apply to this model, with the reason."""
 
     def proposals(self) -> list[Proposal]:
-        """A limit of each kind that has something to let pass; none that would be below the noise floor."""
-        found = []
+        """One limit for each kind of which a change was measured. Limits that are not above the noise floor are left out."""
+        proposals = []
         for kind, names in MEANT_TO_PASS.items():
             passing = [rung for rung in self.rungs if rung.name in names and rung.mean > 0]
             if passing:
                 highest = max(passing, key=lambda rung: rung.mean)
                 others = [rung for rung in self.rungs if rung.name not in names]
-                larger = [rung for rung in others if rung.mean >= _APART * highest.mean]
-                below = [rung for rung in others if rung.mean < _APART * highest.mean]
-                found.append(Proposal(kind, highest, min(larger, key=lambda rung: rung.mean, default=None), below, self.metric))
-        return [proposal for proposal in found if proposal.limit > (self.noise_floor or 0.0)]
+                larger = [rung for rung in others if rung.mean >= _MIN_SEPARATION * highest.mean]
+                smaller = [rung for rung in others if rung.mean < _MIN_SEPARATION * highest.mean]
+                next_rung = min(larger, key=lambda rung: rung.mean, default=None)
+                proposals.append(Proposal(kind, highest, next_rung, smaller, self.metric))
+        return [proposal for proposal in proposals if proposal.limit > (self.noise_floor or 0.0)]
 
 
 def calibrate(
@@ -144,11 +145,11 @@ def calibrate(
     names: Iterable[str] = STANDARD,
     tell: Callable[[str], None] | None = None,
 ) -> Calibration:
-    """Score changed copies of ``reference`` against it; one copy is in memory at a time.
+    """Score changed copies of ``reference`` against it. Only one copy is in memory at a time.
 
     Args:
-        names: keys of :data:`pytest_pot.calibration.perturbations.PERTURBATIONS`.
-        tell: called with a change's name before it is tried.
+        names: the changes to try, keys of :data:`pytest_pot.calibration.perturbations.PERTURBATIONS`.
+        tell: called with the name of each change before it is tried.
 
     Raises:
         PotError: as :meth:`TeacherForcedScorer.score_batch`.

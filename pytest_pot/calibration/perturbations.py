@@ -1,12 +1,13 @@
-"""Known changes of a model: rounding, quantisation, pruning, noise, and two slips that conversions make.
+"""Known changes of a model: rounding, quantisation, pruning, noise, and two mistakes that conversions make.
 
-What a score means is seen by changing a model in ways whose size is known. Each change here takes a model and returns a
-changed copy; the original is never touched, and one copy is in memory at a time. The same seed gives the same copy on every
-device, because random numbers are drawn on the CPU. Tensors are changed in place, so what was tied stays tied, and a tensor
-that is there under two names is changed once.
+To see what a score means, change a model in ways whose size is known. Each change here takes a model and returns a changed
+copy; the original is never touched, and only one copy is in memory at a time. The same seed gives the same copy on every
+device, because random numbers are drawn on the CPU. The copy's tensors are changed in place, so tied weights stay tied, and
+a tensor with two names is changed once.
 
-A *matrix* is a parameter with two dimensions or more; vectors (norms, biases) are left alone, as quantisers do. A *row* is
-what a matrix has along its last dimension. Arithmetic is in float32, and the result is stored in the matrix's own type.
+A *matrix* is a parameter with two or more dimensions. Vectors (norms, biases) are not changed, except by ``bf16`` and
+``fp16``, because quantisers leave them alone. A *row* runs along the last dimension of a matrix. Arithmetic is in float32, and
+the result is stored in the dtype of the parameter.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ __all__ = ["PERTURBATIONS", "NotApplicable", "Perturbation", "perturb"]
 
 INT4_GROUP = 32
 USUAL_BASE, OTHER_BASE = 10_000.0, 500_000.0
-"""The base of rotary position encodings that a config gets where none is written, and one that a later family uses."""
+"""The default base of rotary position encodings (RoPE), and the base of a later model family."""
 
 
 class NotApplicable(PotError):
-    """A model has not got what a perturbation changes; the message says what is missing."""
+    """The model does not have what a perturbation changes; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,15 @@ class Perturbation:
     description: str
     """What is changed, in one line."""
     tolerance: str | None
-    """The tightest of the named tolerances that is meant to let it pass; None where none is."""
+    """The tightest named tolerance that should let the change pass; None if none should."""
     change: Callable[[nn.Module, torch.Generator], None]
-    """Changes a model in place; raises :class:`NotApplicable` before it touches anything."""
+    """Changes a model in place, or raises :class:`NotApplicable` before it changes anything."""
 
     def __call__(self, model: nn.Module, seed: int = 0) -> nn.Module:
         """A changed copy of ``model``.
 
         Raises:
-            NotApplicable: the model has not got what is changed.
+            NotApplicable: the model does not have what is changed.
         """
         changed = copy.deepcopy(model)
         with torch.no_grad():
@@ -62,13 +63,13 @@ def perturb(model: nn.Module, name: str, seed: int = 0) -> nn.Module:
     """A copy of ``model`` with the change ``name``, a key of :data:`PERTURBATIONS`.
 
     Raises:
-        NotApplicable: the model has not got what is changed.
+        NotApplicable: the model does not have what is changed.
     """
     return PERTURBATIONS[name](model, seed)
 
 
 def _each(tensors: Iterable[Tensor], change: Callable[[Tensor], Tensor]) -> None:
-    """Replace each tensor's values by ``change`` of them; the float32 copies live one at a time."""
+    """Replace the values of each tensor by ``change(values)``. Only one float32 copy is in memory at a time."""
     for tensor in tensors:
         tensor.copy_(change(tensor.float()))
 
@@ -85,13 +86,13 @@ def _matrices(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _cast(model: nn.Module, _: torch.Generator, *, dtype: torch.dtype) -> None:
-    """Vectors too: a checkpoint is published in one type."""
+    """Rounds vectors too, because a checkpoint is published in one dtype."""
     _each(_parameters(model), lambda values: values.to(dtype).float())
 
 
 def _int8(model: nn.Module, _: torch.Generator, *, per_row: bool) -> None:
     def quantise(matrix: Tensor) -> Tensor:
-        return _on_grid(matrix, matrix.abs().amax(dim=-1, keepdim=True) if per_row else matrix.abs().max(), 127)
+        return _round_to_grid(matrix, matrix.abs().amax(dim=-1, keepdim=True) if per_row else matrix.abs().max(), 127)
 
     _each(_matrices(model), quantise)
 
@@ -99,16 +100,16 @@ def _int8(model: nn.Module, _: torch.Generator, *, per_row: bool) -> None:
 def _int4(model: nn.Module, _: torch.Generator) -> None:
     def quantise(matrix: Tensor) -> Tensor:
         columns = matrix.shape[-1]
-        padded = nn.functional.pad(matrix, (0, -columns % INT4_GROUP))  # a row's last group may be shorter
+        padded = nn.functional.pad(matrix, (0, -columns % INT4_GROUP))  # the last group of a row may be shorter
         groups = padded.reshape(*padded.shape[:-1], -1, INT4_GROUP)
-        rounded = _on_grid(groups, groups.abs().amax(dim=-1, keepdim=True), 7)
+        rounded = _round_to_grid(groups, groups.abs().amax(dim=-1, keepdim=True), 7)
         return rounded.flatten(-2)[..., :columns]
 
     _each(_matrices(model), quantise)
 
 
-def _on_grid(values: Tensor, largest: Tensor, levels: int) -> Tensor:
-    """Rounded to the nearest of 2 ``levels`` + 1 numbers between -``largest`` and ``largest``, equally far apart."""
+def _round_to_grid(values: Tensor, largest: Tensor, levels: int) -> Tensor:
+    """Round to the nearest of 2 ``levels`` + 1 evenly spaced numbers from -``largest`` to ``largest``."""
     step = (largest / levels).clamp_min(torch.finfo(values.dtype).tiny)
     return torch.round(values / step) * step
 
@@ -122,11 +123,12 @@ def _prune(model: nn.Module, _: torch.Generator, *, share: float) -> None:
         if count == 0:
             return matrix
         flat = matrix.flatten()
-        size = flat.abs()
-        least = size.kthvalue(count).values
-        flat[size < least] = 0.0
-        ties = (size == least).nonzero()[:, 0]  # quantised weights have many: just as many of them as are missing
-        flat[ties[: count - int((size < least).sum())]] = 0.0
+        magnitudes = flat.abs()
+        threshold = magnitudes.kthvalue(count).values
+        flat[magnitudes < threshold] = 0.0
+        # Quantised weights have many ties at the threshold: prune only as many of these as are missing from the count.
+        ties = (magnitudes == threshold).nonzero()[:, 0]
+        flat[ties[: count - int((magnitudes < threshold).sum())]] = 0.0
         return flat.view_as(matrix)
 
     _each(_matrices(model), prune)
@@ -139,26 +141,27 @@ def _noise(model: nn.Module, generator: torch.Generator, *, size: float) -> None
     _each((matrix for matrix in _matrices(model) if matrix.numel() > 1), add)
 
 
-# --- slips ---
+# --- mistakes of conversions ---
 
 
 def _swap_layers(model: nn.Module, _: torch.Generator) -> None:
     first, second = _middle_layers(model)
-    others = dict(second.named_parameters())
+    second_parameters = dict(second.named_parameters())
     for name, parameter in first.named_parameters():
-        kept = parameter.clone()
-        parameter.copy_(others[name])
-        others[name].copy_(kept)
+        original = parameter.clone()
+        parameter.copy_(second_parameters[name])
+        second_parameters[name].copy_(original)
 
 
 def _middle_layers(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The two in the middle of the longest list of layers, or the pair nearest to them whose weights have equal shapes."""
+    """The two middle layers of the longest list of layers. If their weights differ in shape or are shared: the nearest
+    neighbours that can be swapped."""
     layers = max((module for module in model.modules() if isinstance(module, nn.ModuleList)), key=len, default=nn.ModuleList())
-    for at in sorted(range(1, len(layers)), key=lambda at: abs(2 * at - len(layers))):
-        first, second = layers[at - 1], layers[at]
+    for index in sorted(range(1, len(layers)), key=lambda index: abs(2 * index - len(layers))):
+        first, second = layers[index - 1], layers[index]
         if _shapes(first) == _shapes(second) and not set(first.parameters()) & set(second.parameters()):
             return first, second
-    raise NotApplicable("the model has no two layers whose weights have the same shapes and are not the same weights")
+    raise NotApplicable("the model has no two layers to swap: neighbours with weights of equal shapes, not shared")
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -166,26 +169,28 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 
 def _wrong_rope(model: nn.Module, _: torch.Generator) -> None:
-    """The encodings are built anew by their own class, which knows how the base is used."""
+    """Rebuilds each encoding with its own class, which knows how to use the base."""
     encodings = [
         (parent, name, encoding)
         for parent in model.modules()
         for name, encoding in parent.named_children()
         if hasattr(encoding, "config") and any("inv_freq" in buffer for buffer, __ in encoding.named_buffers(recurse=False))
     ]
-    bases = {(id(at), key): (at, key, base) for *_, encoding in encodings for at, key, base in _bases(encoding.config)}
+    bases = {
+        (id(holder), key): (holder, key, base) for *_, encoding in encodings for holder, key, base in _bases(encoding.config)
+    }
     if not bases:
-        raise NotApplicable("the model's config names no base of a rotary position encoding (rope_theta)")
-    for at, key, base in bases.values():  # each once, where several encodings share a config
-        at[key] = OTHER_BASE if base == USUAL_BASE else USUAL_BASE
+        raise NotApplicable("the model's config has no base of a rotary position encoding (rope_theta) to change")
+    for holder, key, base in bases.values():  # each base once, even if several encodings share a config
+        holder[key] = OTHER_BASE if base == USUAL_BASE else USUAL_BASE
     for parent, name, encoding in encodings:
         device = next(encoding.buffers()).device
         setattr(parent, name, type(encoding)(encoding.config).to(device))
 
 
 def _bases(config: Any) -> list[tuple[dict[str, Any], str, float]]:
-    """Where ``config`` names a base: the dictionary, the key, and the base. transformers 5 has them in ``rope_parameters``,
-    for some models one per kind of layer; before it they were attributes."""
+    """All bases in ``config``: the dictionary that holds it, its key, and the base. transformers 5 keeps them in
+    ``rope_parameters``, for some models one per kind of layer; in earlier versions they are attributes of the config."""
     parameters = getattr(config, "rope_parameters", None) or {}
     holders = [parameters, *(value for value in parameters.values() if isinstance(value, dict)), vars(config)]
     keys = ("rope_theta", "rope_local_base_freq")
@@ -195,32 +200,32 @@ def _bases(config: Any) -> list[tuple[dict[str, Any], str, float]]:
 # --- by name ---
 
 
-_SHARES = {1: "half", 5: "int8", 20: "int4"}
-"""Pruned, in percent, and the tolerance."""
-_NOISE = {12: "half", 11: "half", 10: "half", 9: "half", 8: "int8", 7: "int8", 6: "int8", 5: "int4", 4: "int4", 3: None}
-"""Noise of 2^-n standard deviations, and the tolerance."""
+_PRUNED_PERCENT = {1: "half", 5: "int8", 20: "int4"}
+"""Percentage of the weights that is pruned, and the tolerance that should let it pass."""
+_NOISE_POWERS = {12: "half", 11: "half", 10: "half", 9: "half", 8: "int8", 7: "int8", 6: "int8", 5: "int4", 4: "int4", 3: None}
+"""n for noise of 2^-n standard deviations, and the tolerance that should let it pass."""
 
 
-def _named(name: str, description: str, tolerance: str | None, change: Callable[..., None], **options: Any) -> Perturbation:
+def _entry(name: str, description: str, tolerance: str | None, change: Callable[..., None], **options: Any) -> Perturbation:
     return Perturbation(name, description, tolerance, partial(change, **options))
 
 
 _ALL = (
-    _named("bf16", "every parameter rounded to bfloat16", "half", _cast, dtype=torch.bfloat16),
-    _named("fp16", "every parameter rounded to float16", "half", _cast, dtype=torch.float16),
-    _named("int8 per row", "matrices rounded to 8-bit integers, one scale per row", "int8", _int8, per_row=True),
-    _named("int8 per tensor", "matrices rounded to 8-bit integers, one scale per matrix", "int4", _int8, per_row=False),
-    _named("int4 in groups", "matrices rounded to 4-bit integers, one scale per 32 of a row", "int4", _int4),
+    _entry("bf16", "every parameter rounded to bfloat16", "half", _cast, dtype=torch.bfloat16),
+    _entry("fp16", "every parameter rounded to float16", "half", _cast, dtype=torch.float16),
+    _entry("int8 per row", "matrices rounded to 8-bit integers, one scale per row", "int8", _int8, per_row=True),
+    _entry("int8 per tensor", "matrices rounded to 8-bit integers, one scale per matrix", "int4", _int8, per_row=False),
+    _entry("int4 in groups", "matrices rounded to 4-bit integers, one scale per 32 values of a row", "int4", _int4),
     *(
-        _named(f"pruned {n} %", f"the {n} % of a matrix nearest to zero, set to zero", tolerance, _prune, share=n / 100)
-        for n, tolerance in _SHARES.items()
+        _entry(f"pruned {n} %", f"the {n} % of each matrix nearest to zero, set to zero", tolerance, _prune, share=n / 100)
+        for n, tolerance in _PRUNED_PERCENT.items()
     ),
     *(
-        _named(f"noise 2^-{n}", f"noise of 2^-{n} of a matrix's standard deviation", tolerance, _noise, size=2.0**-n)
-        for n, tolerance in _NOISE.items()
+        _entry(f"noise 2^-{n}", f"noise of 2^-{n} of the standard deviation of each matrix", tolerance, _noise, size=2.0**-n)
+        for n, tolerance in _NOISE_POWERS.items()
     ),
-    _named("layers swapped", "the weights of two neighbours in the middle, exchanged", None, _swap_layers),
-    _named("wrong RoPE base", "another base of the rotary position encoding", None, _wrong_rope),
+    _entry("layers swapped", "the weights of two neighbouring layers in the middle, swapped", None, _swap_layers),
+    _entry("wrong RoPE base", "another base for the rotary position encoding", None, _wrong_rope),
 )
-PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType({one.name: one for one in _ALL})
-"""All perturbations by name, in about the order of their size."""
+PERTURBATIONS: Mapping[str, Perturbation] = MappingProxyType({perturbation.name: perturbation for perturbation in _ALL})
+"""All perturbations by name, roughly from the smallest to the largest."""

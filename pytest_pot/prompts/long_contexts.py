@@ -1,6 +1,6 @@
-"""Long contexts, composed from short passages: a document, a notebook, examples, a chat, a folder of files.
+"""Long contexts, composed from short passages: as a document, a notebook, examples, a chat or a folder of files.
 
-Nothing is drawn and nothing is stored: the same passages give the same text on every machine.
+No random numbers and no stored data are involved: the same passages give the same text on every machine.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ Passage = tuple[str, str]
 
 
 def compose(passages: Sequence[Passage], last: Passage, form: int) -> Passage:
-    """``passages`` in full, then ``last``: its text ends the new text, and its continuation is the new continuation.
+    """A long text made of ``passages`` in full and then ``last``, and the continuation of ``last`` as its continuation.
 
-    ``form`` is any integer of at least 0: the five forms take turns. The headings add some 5 to 20 tokens per passage.
+    ``form`` is any integer of at least 0; modulo five, it selects the form. Headings add about 5 to 20 tokens per passage.
+    Some forms change the white space in front of the continuation.
     """
     return _FORMS[form % len(_FORMS)](passages, last)
 
@@ -32,9 +33,9 @@ def _notebook(passages: Sequence[Passage], last: Passage) -> Passage:
 
 
 def _examples(passages: Sequence[Passage], last: Passage) -> Passage:
-    parts = [f"Beginning: {text}\nContinuation:{_lead(continuation)}" for text, continuation in passages]
+    parts = [f"Beginning: {text}\nContinuation:{_with_leading_space(continuation)}" for text, continuation in passages]
     head = "Each beginning is followed by its continuation."
-    return "\n\n".join([head, *parts, f"Beginning: {last[0]}\nContinuation:"]), _lead(last[1])
+    return "\n\n".join([head, *parts, f"Beginning: {last[0]}\nContinuation:"]), _with_leading_space(last[1])
 
 
 def _folder(passages: Sequence[Passage], last: Passage) -> Passage:
@@ -47,12 +48,13 @@ def _chat(passages: Sequence[Passage], last: Passage) -> Passage:
         f"<|im_start|>user\nGo on from here: {text}<|im_end|>\n<|im_start|>assistant\n{continuation.lstrip()}<|im_end|>\n"
         for text, continuation in passages
     )
-    # The newline opens the continuation: a text that ends in white space would not split like one from a chat template.
+    # The newline belongs to the continuation: after a text that ends in white space, tokens would be split differently from
+    # those of a chat template.
     return f"{turns}<|im_start|>user\nGo on from here: {last[0]}<|im_end|>\n<|im_start|>assistant", f"\n{last[1].lstrip()}"
 
 
-def _lead(continuation: str) -> str:
-    """With white space in front, which Chinese, Japanese or the middle of a line of code may come without."""
+def _with_leading_space(continuation: str) -> str:
+    """``continuation`` with white space in front. Chinese, Japanese and continuations within a line of code may lack it."""
     return continuation if continuation[:1].isspace() else f" {continuation}"
 
 

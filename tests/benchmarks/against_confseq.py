@@ -1,7 +1,7 @@
-"""The sequential test against the package confseq, by the authors of the method; written to results/against_confseq.md.
+"""Compare the sequential test with the package confseq, by the authors of the method. Writes results/against_confseq.md.
 
-A one-off: confseq is no dependency. Its build needs Boost's headers, CMake and a pybind11 newer than the one it asks for, and
-it runs on numpy 1 only. In an environment of its own:
+Run this by hand: confseq is not a dependency. Its build needs Boost's headers, CMake and a newer pybind11 than it asks for, and
+it works only with numpy 1. In a separate environment:
 
     pip install "setuptools<70" wheel scikit-build "cmake<4" ninja "pybind11<3" "numpy<2" "scipy<1.16" matplotlib multiprocess
     BOOST_ROOT=/usr pip install --no-build-isolation confseq==0.0.11
@@ -19,7 +19,7 @@ import numpy as np
 try:
     from confseq import betting as theirs
 except ImportError as error:
-    raise SystemExit(f"skipped: the package confseq is not here ({error}); see the head of this file") from None
+    raise SystemExit(f"skipped: confseq is not installed ({error}); see the top of this file") from None
 
 from pytest_pot.gates.verdict import betting as ours
 from pytest_pot.gates.verdict.sequential import SequentialTest
@@ -34,7 +34,10 @@ Array = np.ndarray
 
 
 def wealth(x: Array, m: float, pool: int | None, sign: int) -> Array:
-    """confseq's wealth after each of x, all in 0..1, with our bets: "the mean is above m" for sign 1, "below m" for -1."""
+    """confseq's wealth, [n], after each of ``x`` [n], all in 0..1, with our bets.
+
+    They bet that the mean is above ``m`` if ``sign`` is 1, and below if it is -1.
+    """
 
     def bet(fraction: float) -> Callable[[Array, float], Array]:
         def stakes(x: Array, m: float) -> Array:
@@ -57,10 +60,11 @@ def wealth(x: Array, m: float, pool: int | None, sign: int) -> Array:
 
 
 def wealth_error(scores: Array, limit: float, clip: float, pool: int | None) -> float:
-    """The largest relative difference between our wealths and theirs, over three tests and all steps not certain."""
+    """The largest relative difference between our wealth and theirs, in all three tests, where both are finite and theirs is
+    above 0."""
     test = SequentialTest(limit, score_clip=clip, pool=pool)
     test.update(scores)
-    found = np.array([step.wealth for step in test.decision().steps])
+    ours_wealth = np.array([step.wealth for step in test.decision().steps])
     share = 0.05 if pool is None else np.ceil(0.05 * pool) / pool
     expected = np.stack(
         [
@@ -70,15 +74,16 @@ def wealth_error(scores: Array, limit: float, clip: float, pool: int | None) -> 
         ],
         axis=1,
     )
-    usual = np.isfinite(found) & np.isfinite(expected) & (expected > 0)
-    assert usual.mean() > 0.3
-    return float(np.max(np.abs(found[usual] / expected[usual] - 1.0)))
+    comparable = np.isfinite(ours_wealth) & np.isfinite(expected) & (expected > 0)
+    assert comparable.mean() > 0.3
+    return float(np.max(np.abs(ours_wealth[comparable] / expected[comparable] - 1.0)))
 
 
 def interval_errors(x: Array, pool: int | None) -> tuple[float, float]:
-    """Our interval's ends against those of their wealth, by bisection; and against those of their grid of 1,000 means."""
+    """The largest difference between the ends of our interval and theirs: by bisection of their wealth, and on their grid of
+    1,000 means."""
 
-    def ever(m: float, sign: int) -> float:
+    def highest_wealth(m: float, sign: int) -> float:
         return float(wealth(x, m, pool, sign).max())
 
     def bisect(refuted: Callable[[float], bool], inside: float, outside: float) -> float:
@@ -88,38 +93,39 @@ def interval_errors(x: Array, pool: int | None) -> tuple[float, float]:
         return inside
 
     mean = float(np.mean(x))
-    low = bisect(lambda m: ever(m, 1) >= 40, mean, 0.0)
-    high = bisect(lambda m: ever(m, -1) >= 40, mean, 1.0)
-    found = ours.mean_interval(x.tolist(), 1.0, 0.05, pool)
+    low = bisect(lambda m: highest_wealth(m, 1) >= 40, mean, 0.0)
+    high = bisect(lambda m: highest_wealth(m, -1) >= 40, mean, 1.0)
+    interval = ours.mean_interval(x.tolist(), 1.0, 0.05, pool)
 
     def hedged(x: Array, m: float) -> Array:
         return np.maximum(wealth(x, m, pool, 1), wealth(x, m, pool, -1)) / 2
 
     grid_low, grid_high = theirs.cs_from_martingale(x, hedged, breaks=BREAKS, alpha=0.05, N=pool, running_intersection=True)
-    exact = max(abs(found[0] - low), abs(found[1] - high))
-    return exact, max(abs(found[0] - grid_low[-1]), abs(found[1] - grid_high[-1]))
+    exact = max(abs(interval[0] - low), abs(interval[1] - high))
+    return exact, max(abs(interval[0] - grid_low[-1]), abs(interval[1] - grid_high[-1]))
 
 
 HEAD = """\
 # Against confseq 0.0.11
 
-Written by `tests/benchmarks/against_confseq.py`. confseq's `diversified_betting_mart` is given the bets of pytest-pot; scores
-are in 0..1, as it needs, 200 of them, from a source or from a pool of {pool}. The wealth is that of all three tests after each
-score. The interval is of the mean clipped at 10 limits, in units of the clip: against a bisection of confseq's own wealth, and
-against its `cs_from_martingale`, which tries {breaks} means and takes one step more on either side.
+Written by `tests/benchmarks/against_confseq.py`. confseq's `diversified_betting_mart` gets the bets of pytest-pot and 200
+scores, scaled to 0..1 as it needs, from a source or from a pool of {pool}. The wealth of all three tests is compared after each
+score. The interval is for the mean clipped at 10 limits, in units of the clip. It is compared with a bisection of confseq's own
+wealth, and with its `cs_from_martingale`, which tries {breaks} means and adds one step on either side.
 
 | scores, limit | drawn from | wealth, relative | interval | interval on the grid |
 | --- | --- | --- | --- | --- |
 """
 
 OTHER = """
-The largest difference is {largest:.1e}. That on the grid is the grid's: at most two of its steps. Where what was drawn from a
-pool refutes a mean for certain, pytest-pot says so at that draw and confseq at the next; these steps are left out.
+The largest difference is {largest:.1e}. The differences on the grid come from the grid: at most two of its steps. Where the
+scores drawn from a pool make a mean impossible, pytest-pot says so at that draw and confseq at the next; these steps are left
+out.
 
-## Not the same quantity: confseq's own bets
+## Another quantity: confseq's own bets
 
-`hedged_cs` with its defaults (predictable plug-in bets of at most half the largest) and the interval of pytest-pot, for the
-clipped mean in units of the limit, scores from a source:
+`hedged_cs` with its defaults (predictable plug-in bets of at most half the largest bet) and the interval of pytest-pot, for the
+clipped mean in units of the limit. The scores are from a source:
 
 | scores, limit | prompts | pytest-pot | hedged_cs |
 | --- | --- | --- | --- |

@@ -1,4 +1,4 @@
-"""What every section of speed.py works with: models, prompts, rounds, ratios."""
+"""What all sections of speed.py share: models, prompts, rounds and ratios of times."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ AUTO = replace(ScoringConfig.preset("balanced"), batch_size="auto")
 
 @dataclass
 class Bench:
-    """What every section works with."""
+    """The models, prompts and number of rounds that all sections share. A *way* is a function to be timed."""
 
     reference: Model
     candidate: Model
-    """bf16 weights in float32: another model, and the same arithmetic."""
+    """The reference's weights rounded to bf16 but stored in float32: another model with the same arithmetic."""
     tokenizer: Any
     prompts: list[Prompt]
     rounds: int
 
     def live(self, config: ScoringConfig, prompts: Sequence[Prompt] | None = None) -> ScoreReport:
-        given = self.prompts if prompts is None else prompts
-        return TeacherForcedScorer(config).score_batch(self.reference, self.candidate, given, self.tokenizer)
+        texts = self.prompts if prompts is None else prompts
+        return TeacherForcedScorer(config).score_batch(self.reference, self.candidate, texts, self.tokenizer)
 
     def recorded(self, config: ScoringConfig, prompts: Sequence[Prompt] | None = None) -> Callable[[], ScoreReport]:
         scorer = TeacherForcedScorer(config)
@@ -51,7 +51,7 @@ class Bench:
         return lambda: scorer.score_baseline(baseline, self.candidate, self.tokenizer)
 
     def spread(self, prompts: Sequence[Prompt], every: int) -> list[Prompt]:
-        """Each so manieth of ``prompts`` by length, to stand for all where a way takes them one by one."""
+        """One in ``every`` of ``prompts`` in order of length: a sample for ways that run prompts one by one."""
         by_length = sorted(prompts, key=lambda prompt: len(self.tokenizer(prompt.text)["input_ids"]))
         return by_length[every // 2 :: every]
 
@@ -59,25 +59,25 @@ class Bench:
         return partial(self.live, ScoringConfig.preset("original"), prompts)
 
     def floor(self, config: ScoringConfig, prompts: Sequence[Prompt] | None = None) -> Way:
-        """One model's matrix products for the same tokens and positions, see :func:`floor.products`."""
+        """The matrix products of one model for the same tokens and positions, see :func:`floor.products`."""
         with TorchEngine.opened(self.reference, "reference", config) as engine:
             encoded = tokenise(self.tokenizer, self.prompts if prompts is None else prompts)
             tokens = fit_all(config, encoded, engine, None)
         return products(self.candidate, tokens, config)
 
     def time(self, ways: Mapping[str, Way]) -> dict[str, list[float]]:
-        """Seconds of each way in each round."""
-        taken: dict[str, list[float]] = {name: [] for name in ways}
+        """Seconds that each way takes in each round."""
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(self.rounds):
             for name, way in ways.items():
                 started = time.perf_counter()
                 way()
-                taken[name].append(time.perf_counter() - started)
-        return taken
+                seconds[name].append(time.perf_counter() - started)
+        return seconds
 
 
 def cut_short(prompts: Sequence[Prompt], tokenizer: Any) -> list[Prompt]:
-    """``prompts`` with the last two fifths of their contexts alone: 45 tokens on average, with 32 of the continuation."""
+    """``prompts`` with only the last two fifths of their texts: 45 tokens on average, including 32 of the continuation."""
     encoded = [tokenizer(prompt.text)["input_ids"] for prompt in prompts]
     texts = [tokenizer.decode(ids[-round(0.4 * len(ids)) :]) for ids in encoded]
     return [Prompt(text, prompt.continuation) for text, prompt in zip(texts, prompts, strict=True)]
@@ -86,7 +86,7 @@ def cut_short(prompts: Sequence[Prompt], tokenizer: Any) -> list[Prompt]:
 Rows = Iterator[dict[str, Any]]
 
 
-def against(yardstick: Sequence[float], taken: Sequence[float], scale: float = 1.0) -> dict[str, float]:
-    """The ratio of times to the yardstick's, round by round: median, least, most."""
-    ratios = sorted(scale * mine / theirs for mine, theirs in zip(taken, yardstick, strict=True))
-    return {"ratio": statistics.median(ratios), "least": ratios[0], "most": ratios[-1], "s": statistics.median(taken)}
+def against(yardstick: Sequence[float], seconds: Sequence[float], scale: float = 1.0) -> dict[str, float]:
+    """The ratio ``scale`` · time / yardstick's time, round by round: its median, minimum and maximum; and the median time."""
+    ratios = sorted(scale * mine / theirs for mine, theirs in zip(seconds, yardstick, strict=True))
+    return {"ratio": statistics.median(ratios), "least": ratios[0], "most": ratios[-1], "s": statistics.median(seconds)}

@@ -1,4 +1,4 @@
-"""The floor of a score's cost: the matrix products of one forward that no way of scoring can do without."""
+"""The lower bound of what a score costs: the matrix products of a forward pass that no implementation can avoid."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from pytest_pot.scoring.batching import cheapest
 
 
 def products(model: Any, texts: Sequence[Tokens], config: ScoringConfig) -> Callable[[], None]:
-    """The products of the model's linear layers, for the tokens of all prompts in the batches of ``batch_size="auto"``, and of
-    its output layer for the positions that are compared (with ``renormalise``, of so many of its rows): the weights themselves
-    on numbers of the same shape, without padding, attention, norms or anything else. No prompt's last token has to be read."""
-    tokens = sorted(texts, key=lambda one: -len(one.ids))
+    """A function that computes only the model's matrix products, with its own weights and random inputs of the same shapes.
+
+    Linear layers are run on the tokens of all prompts, in the batches of ``batch_size="auto"``; the output layer only on the
+    compared positions (with ``renormalise``, only ``top_k`` of its rows). There is no padding, attention, norm or anything
+    else. The last token of each prompt is left out, because scoring does not need to read it.
+    """
+    tokens = sorted(texts, key=lambda prompt: -len(prompt.ids))
     with TorchEngine.opened(model, "candidate", config) as engine:
-        sizes = cheapest([len(one.ids) for one in tokens], engine.room)
+        sizes = cheapest([len(prompt.ids) for prompt in tokens], engine.room)
     output_layer = model.get_output_embeddings()
     layers = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output_layer]
     head = output_layer.weight[: config.top_k] if config.tail == "renormalise" else output_layer.weight
     shapes, start = [], 0
     for size in sizes:
         batch = tokens[start : start + size]
-        shapes.append((sum(len(one.ids) - 1 for one in batch), sum(one.n_positions for one in batch)))
+        shapes.append((sum(len(prompt.ids) - 1 for prompt in batch), sum(prompt.n_positions for prompt in batch)))
         start += size
     widths = {weight.shape[1] for weight in [*layers, head]}
     most = max(n for n, _ in shapes)

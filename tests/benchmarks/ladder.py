@@ -1,7 +1,7 @@
-"""Measure the ladder: by how much known changes move two real trained models, in every metric.
+"""Measure the ladder: how much known changes move the scores of two real trained models, in every metric.
 
-Writes results/ladder_<model>.json after every measurement, and measures only what is not there yet: stop it when you like,
-run it again to go on. ladder_report.py makes the tables.
+Writes results/ladder_<model>.json after every measurement, and skips measurements that are already there: stop it at any time,
+and run it again to continue. ladder_report.py makes the tables.
 
     PYTHONPATH=. python tests/benchmarks/ladder.py [--model smollm2 ...] [--views exact ...] [--rungs bf16 ...] [--limit-s N]
 """
@@ -45,12 +45,12 @@ VIEWS = {
     "exact": ScoringConfig(top_k=None, batch_size=8),
     **{preset: ScoringConfig.preset(preset) for preset in ("balanced", "fastest", "original", "accurate")},
 }
-"""How every rung is looked at: the whole vocabulary at 32 positions, which gives the figures, and the presets, for their
+"""Configurations for every rung: the whole vocabulary at 32 positions, for the figures, and the presets, for their
 verdicts."""
 PASSES = (("exact",), ("balanced", "fastest"), ("original",), ("accurate",))
-"""The figures of all models come first."""
+"""Views that are measured together. The exact figures of all models come first."""
 THREADS = 1
-"""Of the reference and of every rung that does not say otherwise: a busy machine has no two cores free at once."""
+"""For the reference, and for every rung without its own number of threads. A busy machine may not have two free cores."""
 
 Model = torch.nn.Module
 
@@ -59,13 +59,13 @@ Model = torch.nn.Module
 
 @dataclass(frozen=True)
 class Subject:
-    """A reference, what it is measured on, and another model with its tokenizer."""
+    """A reference, its prompts and training texts, and another model with the same tokenizer."""
 
     name: str
     load: Callable[[], tuple[Model, Any]]
     prompts: Callable[[], list[Prompt]]
     training: Callable[[], list[str]]
-    """Texts that are not measured on."""
+    """Texts for fine-tuning, which are not used as prompts."""
     foreign: Callable[[], Model]
 
 
@@ -78,7 +78,7 @@ def texts(prompts: list[Prompt]) -> list[str]:
 
 
 def foreign_story_teller() -> Model:
-    """Two layers, trained on the suite's plain English for a minute."""
+    """A model of two layers, trained for a minute on the suite's prompts in plain English."""
 
     def train(target: Path) -> None:
         _, tokenizer = stories15m.reference()
@@ -123,14 +123,14 @@ SUBJECTS = {
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to be another model, or the same one computed in another way."""
+    """One change: another model, or the same model computed in another way."""
 
     name: str
     candidate: Callable[[Subject, Model, Any], Model]
     batch_size: int | None = None
     threads: int = THREADS
     dtype: str = "auto"
-    """Of the arithmetic; the reference's is float32."""
+    """Precision of the candidate's arithmetic; the reference runs in float32."""
 
 
 def itself(_: Subject, model: Model, __: Any) -> Model:
@@ -144,7 +144,7 @@ def eager(subject: Subject, _: Model, __: Any) -> Model:
 
 
 def tuned(subject: Subject, model: Model, tokenizer: Any, *, steps: int) -> Model:
-    """Kept, since two passes ask for it."""
+    """A fine-tuned copy. It is stored, because more than one pass needs it."""
 
     def train(target: Path) -> None:
         trained = subject.load()[0]
@@ -156,7 +156,7 @@ def tuned(subject: Subject, model: Model, tokenizer: Any, *, steps: int) -> Mode
 
 
 def fine_tune(model: Model, tokenizer: Any, training: list[str], *, steps: int, rate: float) -> None:
-    """AdamW on random stretches of 64 tokens, two at a time; the order is seeded."""
+    """Train with AdamW on random windows of 64 tokens, two per step; the order is seeded."""
     ids = torch.tensor([token for text in training for token in tokenizer(text, verbose=False)["input_ids"]])
     generator = torch.Generator().manual_seed(0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate)
@@ -191,7 +191,8 @@ RUNGS = (
 
 
 class Store:
-    """The figures of one model, in a JSON file that is whole at every moment. Several runs may add to it, each other views."""
+    """The figures of one model, in a JSON file that is replaced as a whole, so it is valid at any moment. Several runs at once
+    may add to it, if they measure different views."""
 
     def __init__(self, subject: str, about: dict[str, Any]) -> None:
         self._path = RESULTS / f"ladder_{subject}.json"
@@ -204,19 +205,19 @@ class Store:
     def has(self, rung: str, view: str) -> bool:
         return view in self._rungs.get(rung, {})
 
-    def put(self, rung: str, view: str, found: dict[str, Any]) -> None:
+    def put(self, rung: str, view: str, measured: dict[str, Any]) -> None:
         rungs = self._rungs
-        rungs.setdefault(rung, {})[view] = found
+        rungs.setdefault(rung, {})[view] = measured
         in_order = {rung.name: rungs[rung.name] for rung in RUNGS if rung.name in rungs}
         text = json.dumps(self._about | {"rungs": in_order}, indent=1)
-        lists = re.sub(r"\[[^][{}]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)  # a prompt's score needs no line
-        partly = self._path.with_suffix(f".partly-{os.getpid()}")
-        partly.write_text(lists + "\n")
-        partly.replace(self._path)
+        lists = re.sub(r"\[[^][{}]*\]", lambda match: re.sub(r"\s+", " ", match[0]), text)  # not one line per prompt
+        partial_file = self._path.with_suffix(f".partly-{os.getpid()}")
+        partial_file.write_text(lists + "\n")
+        partial_file.replace(self._path)
 
 
 def figures(report: ScoreReport) -> dict[str, Any]:
-    """Every prompt's score by metric, to four digits."""
+    """The score of every prompt, by metric, to four digits."""
     scores = {name: [float(f"{x:.4g}") for x in report.prompt_scores(name).tolist()] for name in METRICS}
     return {"positions": report.n_positions, "tail_mass": float(f"{report.tail_mass:.4g}"), "scores": scores}
 
@@ -242,19 +243,19 @@ def measure(name: str, views: tuple[str, ...], rungs: list[str], deadline: float
         candidate = rung.candidate(subject, reference, tokenizer)
         for view in missing:
             if time.perf_counter() > deadline:
-                raise SystemExit("out of time; run it again to go on")
+                raise SystemExit("out of time; run it again to continue")
             started = time.perf_counter()
             config = VIEWS[view]
             if view not in recorded:
                 recorded[view] = TeacherForcedScorer(config).record(reference, subject.prompts(), tokenizer)
-            now = replace(config, batch_size=rung.batch_size or config.batch_size, dtype=rung.dtype)
-            # Not score_baseline: some rungs are about another dtype than the recording's, which that refuses.
-            run = ScoringRun(now, EncodedPrompts(subject.prompts(), tokenizer))
-            with threads(rung.threads), opened(candidate, "candidate", now) as engine:
+            own_config = replace(config, batch_size=rung.batch_size or config.batch_size, dtype=rung.dtype)
+            # Not score_baseline, which refuses another dtype than the recording's.
+            run = ScoringRun(own_config, EncodedPrompts(subject.prompts(), tokenizer))
+            with threads(rung.threads), opened(candidate, "candidate", own_config) as engine:
                 report = run.replay(recorded[view], engine)
             store.put(rung.name, view, figures(report))
-            taken = time.perf_counter() - started
-            print(f"{name}, {rung.name}, {view}: tv {report.mean:.3g}, worst {report.max:.3g} ({taken:.0f} s)", flush=True)
+            seconds = time.perf_counter() - started
+            print(f"{name}, {rung.name}, {view}: tv {report.mean:.3g}, worst {report.max:.3g} ({seconds:.0f} s)", flush=True)
 
 
 def machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tables of the ladder, from what ladder.py measured: results/ladder.md, results/metrics.md, results/tolerances.md.
+"""Write the tables of the ladder from the figures of ladder.py: results/ladder.md, metrics.md and tolerances.md.
 
 PYTHONPATH=. python tests/benchmarks/ladder_report.py
 """
@@ -33,7 +33,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Ladder:
-    """What was measured on one model."""
+    """The figures of one model."""
 
     data: dict[str, Any]
 
@@ -43,7 +43,7 @@ class Ladder:
 
     @property
     def rungs(self) -> dict[str, dict[str, Any]]:
-        """Those whose exact figures are there."""
+        """The rungs with exact figures."""
         return {name: views for name, views in self.data["rungs"].items() if "exact" in views}
 
     def scores(self, rung: str, metric: str = GATED, view: str = "exact") -> Array:
@@ -55,25 +55,25 @@ class Ladder:
 
 LADDERS = [Ladder(json.loads((RESULTS / f"ladder_{name}.json").read_text())) for name in ("smollm2", "stories15m")]
 
-OTHERWISE = ("batch of 1", "batch of 3", "batch of 16", "2 threads", "eager attention")
+SAME_WEIGHTS = ("batch of 1", "batch of 3", "batch of 16", "2 threads", "eager attention")
 RUNG_OF_TOLERANCE = {
     "identical": ("itself",),
-    "numeric": OTHERWISE,
+    "numeric": SAME_WEIGHTS,
     "half": ("fp16", "bf16"),
     "int8": ("int8 per row",),
     "int4": ("int4 in groups",),
 }
 NOISE = tuple(f"noise 2^-{n}" for n in range(12, 2, -1))
 ANOTHER = ("foreign model",)
-BETWEEN = ("fp16 arithmetic", "bf16 arithmetic", "int8 per tensor", "pruned 20 %", "layers swapped", "wrong RoPE base")
-"""No tolerance is named for these."""
+UNNAMED = ("fp16 arithmetic", "bf16 arithmetic", "int8 per tensor", "pruned 20 %", "layers swapped", "wrong RoPE base")
+"""Changes for which no tolerance is named."""
 CHAINS = {
     "precision": ("eager attention", "fp16", "bf16", "int8 per row", "int8 per tensor", "int4 in groups", "foreign model"),
     "pruning": ("pruned 1 %", "pruned 5 %", "pruned 20 %"),
     "noise": NOISE,
     "fine-tuning": ("fine-tuned 1 step", "fine-tuned 10 steps", "fine-tuned 100 steps"),
 }
-"""Rungs that follow one another by their nature, and not only by their scores."""
+"""Sequences of rungs in which each change is larger than the one before by its nature, not only by its score."""
 
 
 def number(x: float) -> str:
@@ -94,7 +94,7 @@ def row(*cells: str) -> str:
 def ladder_page() -> Iterator[str]:
     yield "# The ladder"
     yield ""
-    yield "Written by `tests/benchmarks/ladder.py` and `ladder_report.py`. By how much known changes move two trained models."
+    yield "Written by `tests/benchmarks/ladder.py` and `ladder_report.py`. How much known changes move two trained models."
     for ladder in LADDERS:
         data = ladder.data
         positions = ladder.rungs["itself"]["exact"]["positions"]
@@ -112,8 +112,8 @@ def ladder_page() -> Iterator[str]:
             yield row(rung, *(cell(ladder.scores(rung, metric)) for metric in METRICS))
         yield ""
         yield (
-            "With the reference's likeliest tokens only: means under `balanced` (100 and a tail as one cell, 32 positions) "
-            "and `fastest` (50, renormalised, 16 positions). The tail of `balanced` holds "
+            "On the reference's likeliest tokens only: means with `balanced` (100 tokens and the tail as one cell, 32 "
+            "positions) and `fastest` (50 tokens, renormalised, 16 positions). The tail of `balanced` holds "
             f"{ladder.rungs['itself']['balanced']['tail_mass']:.1%} of the reference's probability."
         )
         yield ""
@@ -129,21 +129,21 @@ def ladder_page() -> Iterator[str]:
         f"The tightest named tolerance that calls the rung SAME: mean {GATED} within the limit, and no prompt above "
         f"{PROMPT_FACTOR:g} times the limit, nor above a quarter of the way from it to 1. "
         f"{', '.join(f'{name} {limit:g}' for name, limit in TOLERANCES.items())}; "
-        "all prompts of the tables above. –: not measured, or (batches under `original`) nothing to measure."
+        "All prompts of the tables above. –: not measured, or nothing to measure (`original` has no batches)."
     )
     for ladder in LADDERS:
         yield ""
         yield f"### {ladder.name}"
         yield ""
         yield from table("rung", *(f"`{preset}`: {GATED}" for preset in PRESETS), "tightest tolerance")
-        for rung, measured in ladder.rungs.items():
-            # The plain road takes one prompt at a time, whatever the batch size: nothing is another way there.
-            asked = [preset for preset in PRESETS if not (preset == "original" and rung.startswith("batch of"))]
-            found = {preset: tightest(ladder.scores(rung, GATED, preset)) for preset in asked if preset in measured}
-            cells = [number(ladder.mean(rung, GATED, p)) if p in found else "–" for p in PRESETS]
-            names = set(found.values())
-            differ = ", ".join(f"{name} ({preset})" for preset, name in found.items())
-            yield row(rung, *cells, next(iter(names), "–") if len(names) < 2 else f"**{differ}**")
+        for rung, by_view in ladder.rungs.items():
+            # The preset original scores one prompt at a time, whatever the batch size: there is no difference to measure.
+            presets = [preset for preset in PRESETS if not (preset == "original" and rung.startswith("batch of"))]
+            tolerances = {preset: tightest(ladder.scores(rung, GATED, preset)) for preset in presets if preset in by_view}
+            cells = [number(ladder.mean(rung, GATED, p)) if p in tolerances else "–" for p in PRESETS]
+            names = set(tolerances.values())
+            differences = ", ".join(f"{name} ({preset})" for preset, name in tolerances.items())
+            yield row(rung, *cells, next(iter(names), "–") if len(names) < 2 else f"**{differences}**")
 
 
 def cell(scores: Array) -> str:
@@ -162,35 +162,35 @@ def tightest(scores: Array) -> str:
 # --- metrics.md ---
 
 Z = 1.6449
-"""95 %, one-sided."""
+"""The 95 % quantile of the standard normal distribution."""
 RUNS = 1000
-MOST = 400
-LEAST = 1e-12
-"""The limit where the lower rung scores 0."""
+MAX_PROMPTS = 400
+MIN_LIMIT = 1e-12
+"""The limit if the lower rung scores 0."""
 
 
 @dataclass(frozen=True)
 class Needed:
-    """Prompts that a metric needs to tell a rung from the one below; inf where it cannot, or not with :data:`MOST`."""
+    """Prompts that a metric needs to tell a rung from the one below; inf if it cannot, or not with :data:`MAX_PROMPTS`."""
 
     fixed: float
-    """Of a sample of fixed size, both means are on their sides of the limit in 95 of 100 samples, by the normal law."""
+    """Prompts in a sample of fixed size: each mean is on its side of the limit in 95 of 100 samples (normal approximation)."""
     different: float
-    """95 of 100 sequential tests have called the upper rung DIFFERENT after so many."""
+    """Prompts after which 95 of 100 sequential tests have called the upper rung DIFFERENT."""
     same: float
-    """95 of 100 sequential tests have called the lower rung SAME after so many."""
+    """Prompts after which 95 of 100 sequential tests have called the lower rung SAME."""
 
     @staticmethod
     def of(metric: str, lower: Array, upper: Array) -> Needed:
         if upper.mean() <= lower.mean():
             return Needed(math.inf, math.inf, math.inf)
-        limit = max(math.sqrt(lower.mean() * upper.mean()), LEAST)
+        limit = max(math.sqrt(lower.mean() * upper.mean()), MIN_LIMIT)
         gaps = ((upper, upper.mean() - limit), (lower, limit - lower.mean()))
         fixed = max((Z * float(scores.std(ddof=1)) / gap) ** 2 for scores, gap in gaps)
         used = []
         for scores, verdict in ((upper, Verdict.DIFFERENT), (lower, Verdict.SAME)):
-            drawn = np.random.default_rng(0).choice(scores, (RUNS, MOST))
-            outcome = decide(drawn, limit, default_prompt_limit(metric, limit), None)
+            samples = np.random.default_rng(0).choice(scores, (RUNS, MAX_PROMPTS))
+            outcome = decide(samples, limit, default_prompt_limit(metric, limit), None)
             right = outcome.different if verdict is Verdict.DIFFERENT else outcome.same
             used.append(float(np.quantile(np.where(right, outcome.n_used, math.inf), 0.95, method="higher")))
         return Needed(fixed, *used)
@@ -202,12 +202,12 @@ def metrics_page() -> Iterator[str]:
     yield "Written by `tests/benchmarks/ladder_report.py` from the scores of `ladder.md` (exact metrics, by prompt)."
     yield ""
     yield (
-        "Two rungs that follow one another are told apart by a limit at the geometric middle of their mean scores. Each cell: "
-        "the prompts of a sample of fixed size with which the upper rung's mean is above the limit and the lower one's below "
-        "it, each in 95 of 100 samples (normal law, from mean and standard deviation over prompts; not rounded up) · the "
-        "prompts after which 95 of 100 runs of the sequential test, at 95 % confidence, call the upper rung DIFFERENT · the "
-        f"same for the lower rung and SAME (59 at least, by design). {RUNS} runs of up to {MOST} prompts, scores resampled. "
-        "∞: not within that, or the upper rung does not score higher."
+        "The limit between two consecutive rungs is the geometric mean of their mean scores. Each cell has three numbers of "
+        "prompts. First, in a sample of fixed size: the upper rung's mean is above the limit, and the lower one's below it, "
+        "each in 95 of 100 samples (normal approximation, from mean and standard deviation over prompts; not rounded up). "
+        "Second: 95 of 100 runs of the sequential test, at 95 % confidence, have called the upper rung DIFFERENT. Third: the "
+        f"same for the lower rung and SAME (at least 59, by design). {RUNS} runs of up to {MAX_PROMPTS} prompts, scores "
+        "resampled. ∞: more prompts than that, or the upper rung does not score higher."
     )
     totals: dict[str, list[Needed]] = {metric: [] for metric in METRICS}
     precision: dict[str, list[Needed]] = {metric: [] for metric in METRICS}
@@ -218,12 +218,12 @@ def metrics_page() -> Iterator[str]:
         yield from table("chain", "lower rung", "upper rung", *METRICS)
         for chain, rungs in CHAINS.items():
             for lower, upper in pairwise(rung for rung in rungs if rung in ladder.rungs):
-                found = [Needed.of(metric, ladder.scores(lower, metric), ladder.scores(upper, metric)) for metric in METRICS]
-                for metric, needed in zip(METRICS, found, strict=True):
+                pairs = [Needed.of(metric, ladder.scores(lower, metric), ladder.scores(upper, metric)) for metric in METRICS]
+                for metric, needed in zip(METRICS, pairs, strict=True):
                     totals[metric].append(needed)
                     if chain == "precision":
                         precision[metric].append(needed)
-                cells = (f"{prompts(n.fixed)} · {prompts(n.different)} · {prompts(n.same)}" for n in found)
+                cells = (f"{prompts(n.fixed)} · {prompts(n.different)} · {prompts(n.same)}" for n in pairs)
                 yield row(chain, lower, upper, *cells)
     yield ""
     yield "## All pairs"
@@ -241,23 +241,23 @@ def metrics_page() -> Iterator[str]:
     soonest = {metric: prompts(max(n.different for n in precision[metric])) for metric in METRICS}
     same = {metric: prompts(max(n.same for n in precision[metric])) for metric in METRICS}
     yield (
-        f"On a sample of fixed size, which is a suite scored whole, `tv`: it needs at most {fixed['tv']} prompts for any pair, "
-        f"where `jsd` needs up to {fixed['jsd']}, `kl` {fixed['kl']}, `kl_reverse` {fixed['kl_reverse']} (a few prompts carry "
-        f"much of their mean), `delta_ce` {fixed['delta_ce']} and `top1_flip` {fixed['top1_flip']} (most of what changes "
-        "flips no first choice)."
+        f"On a sample of fixed size, as in a completely scored suite: `tv`. It needs at most {fixed['tv']} prompts for any "
+        f"pair, where `jsd` needs up to {fixed['jsd']}, `kl` {fixed['kl']}, `kl_reverse` {fixed['kl_reverse']} (a few "
+        f"prompts carry much of their mean), `delta_ce` {fixed['delta_ce']} and `top1_flip` {fixed['top1_flip']} (most of "
+        "the change does not flip the likeliest token)."
     )
     yield ""
     yield (
-        "The sequential test decides sooner on `jsd`, `kl` and `kl_reverse`: they go with about the square of `tv`, so that "
-        "the same two rungs are further apart when counted in limits, and that is what its bets live on. It matters where "
-        "rungs are a factor of 2 apart, as in the noise chain; in the precision chain the most that is needed is "
+        "The sequential test decides sooner on `jsd`, `kl` and `kl_reverse`. These grow with about the square of `tv`, so the "
+        "same two rungs are further apart as multiples of the limit, and its bets win by this distance. This matters where "
+        "rungs are a factor of 2 apart, as in the noise chain. In the precision chain the highest numbers needed are "
         f"{soonest['tv']} prompts against {soonest['jsd']} of `jsd` for DIFFERENT, and "
         f"{same['tv']} against {same['jsd']} for SAME."
     )
     yield ""
     yield (
-        f"So `{GATED}` is the default, whole suites being what is gated without `confidence`; it is also bounded, and the one "
-        "that can be said in words. With `confidence` and limits of one's own that are tight, `jsd` takes fewer prompts."
+        f"So `{GATED}` is the default, because gates without `confidence` score the whole suite. It is also bounded, and "
+        "has a meaning in plain words. With `confidence` and tight limits of your own, `jsd` needs fewer prompts."
     )
 
 
@@ -270,20 +270,20 @@ def prompts(n: float) -> str:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a tolerance stands between its own rung and the next, over all models."""
+    """The place of a tolerance between its own rung and the next one, over all models."""
 
     name: str
     spans: tuple[tuple[float, float], ...]
-    """Per model, the highest figure of the tolerance's rung, and the lowest above 0 of the next rung."""
+    """For each model: the highest figure of the tolerance's rung, and the lowest figure above 0 of the next rung."""
 
     @staticmethod
     def of(name: str) -> Standing:
         names = list(TOLERANCES)
-        following = RUNG_OF_TOLERANCE[names[names.index(name) + 1]] if name != names[-1] else ANOTHER
+        next_rungs = RUNG_OF_TOLERANCE[names[names.index(name) + 1]] if name != names[-1] else ANOTHER
         spans = []
         for ladder in LADDERS:
             own = [ladder.mean(rung) for rung in RUNG_OF_TOLERANCE[name] if rung in ladder.rungs]
-            after = [ladder.mean(rung) for rung in following if rung in ladder.rungs]
+            after = [ladder.mean(rung) for rung in next_rungs if rung in ladder.rungs]
             spans.append((max(own), min(mean for mean in after if mean > 0)))
         return Standing(name, tuple(spans))
 
@@ -325,37 +325,37 @@ def tolerances_page() -> Iterator[str]:
         yield f"- {name}: {', '.join(members)}"
     yield ""
     yield (
-        "Rung: the highest figure of the changes that the tolerance is named for. Next: the lowest figure above 0 of those "
-        "that the next one is named for. Geometric middle: of the highest rung and the lowest next over both models. Room "
-        "below: the limit over the highest rung. Room above: the lowest next over the limit. Separation: next over rung, "
-        f"model by model; at least {SEPARATION} is asked for. A room below 1 means that the limit is on the wrong side."
+        "Rung: the highest figure of the changes that the tolerance is named for. Next: the lowest figure above 0 of the "
+        "changes that the next tolerance is named for. Geometric middle: the geometric mean of the highest rung and the lowest "
+        "next over both models. Room below: limit / highest rung. Room above: lowest next / limit. Separation: next / rung, "
+        f"for each model; it should be at least {SEPARATION}. A room below 1 means that the limit is on the wrong side."
     )
     yield ""
     yield (
-        "`int4` is set below the geometric middle, where it leaves out the noise of 2^-3 (half of SmolLM2's tokens would be "
-        "others) and still has room above the crudest way to four bits on the more sensitive of the two models."
+        "`int4` is below the geometric middle. There it does not let the noise of 2^-3 pass (half of SmolLM2's tokens would "
+        "differ), and still has room above the crudest quantisation to four bits on the more sensitive of the two models."
     )
     yield ""
-    yield "## What no tolerance is named for"
+    yield "## Changes without a tolerance of their own"
     yield ""
     yield (
-        "The ladder is one of sizes, and not of causes: a slip whose size is that of a coarse quantisation passes where that "
-        "passes. Each rung's figure, and the same as a multiple of the model's own `bf16`, `int8 per row` and `int4 in "
-        "groups`. Arithmetic: the same weights, but computed in half precision against a reference in float32."
+        "The ladder measures sizes, not causes: a mistake as large as a coarse quantisation passes where that quantisation "
+        "passes. Each cell: the figure of the rung, and the same divided by that of the model's own `bf16`, `int8 per row` and "
+        "`int4 in groups`. Arithmetic: the same weights, computed in half precision, against a reference in float32."
     )
     yield ""
     own = ("bf16", "int8 per row", "int4 in groups")
     yield from table("rung", *(f"{ladder.name}: {what}" for ladder in LADDERS for what in (GATED, *(f"/ {of}" for of in own))))
-    for rung in (*BETWEEN, *ANOTHER):
+    for rung in (*UNNAMED, *ANOTHER):
         means = [(ladder.mean(rung), ladder) for ladder in LADDERS if rung in ladder.rungs]
         yield row(rung, *(x for mean, by in means for x in (number(mean), *(f"{mean / by.mean(of):.2f}" for of in own))))
     yield ""
     yield (
-        "SmolLM2's weights were published here in 4 bits (Q4_1, with an offset per group) and are on that grid already; "
-        "`int4 in groups` puts them on another one, without an offset. A better quantiser stays further below."
+        "These SmolLM2 weights were published in 4 bits (Q4_1, with an offset per group), so they are already on that grid. "
+        "`int4 in groups` moves them to another grid, without an offset. A better quantiser scores lower."
     )
     yield ""
-    yield "## Where every rung stands at the limits of now"
+    yield "## Every rung at the current limits"
     yield ""
     yield from table("rung", *(f"{ladder.name}: {GATED}, tightest tolerance" for ladder in LADDERS))
     for rung in LADDERS[0].rungs:

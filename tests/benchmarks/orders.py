@@ -1,7 +1,7 @@
-"""Verdicts at 95 % on the whole built-in suite, in 100 seeded orders: SmolLM2 against changed copies of itself.
+"""Verdicts at 95 % confidence on the whole built-in suite, in 100 seeded orders: SmolLM2 against changed copies of itself.
 
-A verdict in an order is what the sequential test says of the scores that record_scores.py wrote, in that order, in batches of
-four, as a gate takes them. Writes results/orders.md, and fails if a verdict is not as it should be.
+For each order, the sequential test gets the scores that record_scores.py wrote, in batches of four, as in a gate. Writes
+results/orders.md, and fails if a verdict is wrong more often than expected.
 
     python tests/benchmarks/orders.py
 """
@@ -38,25 +38,26 @@ CASES: tuple[tuple[str, str, Verdict | None], ...] = (
     ("foreign", "int4", Verdict.DIFFERENT),
     *((DAMAGED, tolerance, None) for tolerance in ("half", "int8", "int4")),
 )
-"""Candidate, tolerance, and the verdict that it must have; None: any but SAME."""
+"""Candidate, tolerance, and the expected verdict; None: any verdict but SAME."""
 
 
 def main() -> None:
     recorded = json.loads((HERE / "data" / "smollm2_tv.json").read_text(encoding="utf-8"))
-    rows, wrong = [], []
+    rows, failures = [], []
     for name, tolerance, expected in CASES:
         verdicts, used = outcomes(recorded[name], tolerance)
-        right = ORDERS - verdicts[Verdict.SAME] if expected is None else verdicts[expected]
-        if right < (ORDERS if expected is None else AT_LEAST):
-            wrong.append(f"{name} at {tolerance}")
-        told = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
+        n_right = ORDERS - verdicts[Verdict.SAME] if expected is None else verdicts[expected]
+        if n_right < (ORDERS if expected is None else AT_LEAST):
+            failures.append(f"{name} at {tolerance}")
+        shares = ", ".join(f"{count} {verdict}" for verdict, count in sorted(verdicts.items()))
         mean = statistics.fmean(recorded[name])
-        cells = (name, tolerance, f"{mean:.4f}", told, f"{statistics.median(used):.0f}, {max(used)}", expected or "never SAME")
+        n_used = f"{statistics.median(used):.0f}, {max(used)}"
+        cells = (name, tolerance, f"{mean:.4f}", shares, n_used, expected or "never SAME")
         rows.append(f"| {' | '.join(map(str, cells))} |")
         print(rows[-1])
     TARGET.write_text(document(rows, recorded[DAMAGED]), encoding="utf-8")
-    if wrong:
-        raise SystemExit(f"not as it should be: {', '.join(wrong)}")
+    if failures:
+        raise SystemExit(f"too many wrong verdicts: {', '.join(failures)}")
 
 
 def document(rows: Sequence[str], damaged: Sequence[float]) -> str:
@@ -76,17 +77,17 @@ def document(rows: Sequence[str], damaged: Sequence[float]) -> str:
             "|---" * 6 + "|",
             *rows,
             "",
-            f"The last one has noise for embeddings of the tokens that only prompts of kind {DAMAGED_KIND} hold. These score",
-            f"{means[DAMAGED_KIND]:.3f} in the mean, other kinds at most {rest:.4f} (but for long prompts, made of all).",
-            "Where its mean is within the limit, too many of its prompts are above the limit for one prompt, and neither claim",
-            "is true: UNDECIDED, which fails both markers.",
+            f"In the last candidate, noise replaces the embeddings of tokens found only in {DAMAGED_KIND} prompts.",
+            f"These prompts score {means[DAMAGED_KIND]:.3f} on average, other kinds at most {rest:.4f} (except long ones,",
+            "which are made of all kinds). Where the mean of all prompts is within the limit, too many of them are above the",
+            "limit for one prompt, and neither claim is true: the verdict is UNDECIDED, which fails both markers.",
             "",
         ]
     )
 
 
 def outcomes(scores: Sequence[float], tolerance: str) -> tuple[Counter[Verdict], list[int]]:
-    """The verdicts in all orders, and after how many prompts."""
+    """How often each verdict was reached over all orders, and the number of prompts used in each order."""
     limits = identity_limits("tv", tolerance=tolerance)
     verdicts: Counter[Verdict] = Counter()
     used = []

@@ -1,6 +1,6 @@
-"""Record the prompt scores of SmolLM2 candidates, which the simulations of the sequential test and orders.py work on.
+"""Record the prompt scores of SmolLM2 candidates, for sequential_errors.py, against_confseq.py and orders.py.
 
-Writes data/smollm2_tv.json: the metric tv of all built-in prompts under the preset balanced, by candidate. Takes some minutes
+Writes data/smollm2_tv.json: the metric tv of all built-in prompts with the preset balanced, by candidate. Takes a few minutes
 on two cores.
 
     python tests/benchmarks/record_scores.py
@@ -51,19 +51,20 @@ def main() -> None:
         scores[name] = [float(f"{score:.6g}") for score in report.scores]
         print(f"{name}: mean {report.mean:.4g}, worst {report.max:.4g}", flush=True)
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(found)}' for name, found in scores.items()) + "\n}\n")
+    TARGET.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(values)}' for name, values in scores.items()) + "\n}\n")
 
 
 def damaged(reference: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> Any:
-    """A copy with noise in place of the embeddings of the tokens that one kind of prompt has to itself."""
+    """A copy in which noise replaces the embeddings of all tokens that occur only in prompts of kind ``DAMAGED_KIND``."""
     kinds: dict[int, set[str | None]] = {}
     for prompt in prompts:
-        if prompt.kind != "long":  # which is made of the others
+        if prompt.kind != "long":  # long prompts are made of the others
             for token in tokenizer(f"{prompt.text}{prompt.continuation}")["input_ids"]:
                 kinds.setdefault(token, set()).add(prompt.kind)
-    own = torch.tensor([token for token, found in kinds.items() if found == {DAMAGED_KIND}])
+    own = torch.tensor([token for token, token_kinds in kinds.items() if token_kinds == {DAMAGED_KIND}])
     model = perturb(reference, "noise 2^-12")
-    weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())  # untied: the output head is left alone
+    # A new parameter, untied from the output head, which stays the same.
+    weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
     noise = torch.randn(len(own), weight.shape[1], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         weight[own] = weight.std() * noise

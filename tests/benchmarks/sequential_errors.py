@@ -1,13 +1,13 @@
-"""How often the sequential test is wrong, and how many prompts it needs: simulations, written to results/sequential_errors.md.
+"""Simulate how often the sequential test is wrong and how many prompts it needs. Writes results/sequential_errors.md.
 
-The claim is false at its very edge, the verdict is looked for after every prompt, and a run goes on until there is one or the
-horizon is reached. All runs of a case advance together, in numpy; some runs of each case are repeated by the product itself,
-one prompt at a time, and must have the same verdict at the same prompt.
+The claim is only just false, the test looks for a verdict after every prompt, and a run continues until there is a verdict or
+the horizon is reached. All runs of a case advance together, in numpy. Some runs of each case are repeated with SequentialTest,
+one prompt at a time, and must reach the same verdict at the same prompt.
 
     python tests/benchmarks/sequential_errors.py [--runs 4000] [--horizon 1000]
 
-Takes about four minutes, is given up after ``--limit-s`` seconds, and fails if a share of wrong verdicts is above 5 % plus the
-simulation's error.
+Takes about four minutes, and stops after ``--limit-s`` seconds. Fails if a share of wrong verdicts is above 5 % plus the error
+of the simulation.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ REAL = json.loads((HERE / "data" / "smollm2_tv.json").read_text())
 
 Array = np.ndarray
 Bets = Callable[[Iterator[Array]], Iterator[Array]]
-"""Payoffs of a ticket that costs 1, [runs] per step -> the wealth after each, [runs]."""
+"""Takes the payoffs of a ticket that costs 1, [runs] per step; yields the wealth after each step, [runs]."""
 Draw = Callable[[np.random.Generator, tuple[int, int]], Array]
 
 
@@ -45,19 +45,19 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], Array]
 
 
 def constant_bets(payoffs: Iterator[Array]) -> Iterator[Array]:
-    """The wealth after each step, [runs], by the product's bets."""
-    fractions, held = np.array(betting._FRACTIONS), np.array(betting._SHARES)
+    """The wealth after each step, [runs], with the bets of pytest-pot."""
+    fractions, wealths = np.array(betting._FRACTIONS), np.array(betting._SHARES)
     for payoff in payoffs:
-        held = np.minimum(held * (1.0 - fractions + fractions * payoff[:, None]), 1e200)
-        yield held.sum(axis=1)
+        wealths = np.minimum(wealths * (1.0 - fractions + fractions * payoff[:, None]), 1e200)
+        yield wealths.sum(axis=1)
 
 
 OURS = (constant_bets,) * 3
 
 
 def estimated_bets(guess: float, cap: float) -> Bets:
-    """Waudby-Smith and Ramdas's bets (aGRAPA), by running mean and variance of the payoff; they start from one payoff of
-    ``guess`` with a standard deviation of ½."""
+    """The bets of Waudby-Smith and Ramdas (aGRAPA), from the running mean and variance of the payoff. They start as if there
+    had been one payoff of ``guess`` with a standard deviation of ½. ``cap``: the largest stake."""
 
     def bets(payoffs: Iterator[Array]) -> Iterator[Array]:
         total, squares, wealth = guess, 0.25, 1.0
@@ -73,9 +73,9 @@ def estimated_bets(guess: float, cap: float) -> Bets:
 
 
 def first_refuted(values: Array, limit: float, pool: int | None, bets: Bets) -> Array:
-    """[runs]: after how many of the values [runs, n] "the mean is at most ``limit``" is refuted; n + 1 where never."""
+    """[runs]: after how many of ``values``, [runs, n], "the mean is at most ``limit``" is refuted; n + 1 if never."""
     runs, n = values.shape
-    found = np.full(runs, n + 1)
+    first = np.full(runs, n + 1)
 
     def payoffs() -> Iterator[Array]:
         total = np.zeros(runs)
@@ -84,17 +84,17 @@ def first_refuted(values: Array, limit: float, pool: int | None, bets: Bets) -> 
             with np.errstate(divide="ignore", invalid="ignore"):
                 yield np.where(mean > 0.0, values[:, place] / mean, 1.0)
             total += values[:, place]
-            if pool is not None:  # refuted for certain?
-                np.minimum(found, np.where(total > pool * limit, place + 1, n + 1), out=found)
+            if pool is not None:  # certainly false?
+                np.minimum(first, np.where(total > pool * limit, place + 1, n + 1), out=first)
 
     for place, wealth in enumerate(bets(payoffs()), 1):
-        np.minimum(found, np.where(wealth >= 1 / ALPHA, place, n + 1), out=found)
-    return found
+        np.minimum(first, np.where(wealth >= 1 / ALPHA, place, n + 1), out=first)
+    return first
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Verdicts of many runs."""
+    """The verdicts of many runs: three arrays, [runs]. ``n_used``: prompts until the verdict, or n + 1 without a verdict."""
 
     different: Array
     same: Array
@@ -105,7 +105,7 @@ class Outcome:
 
 
 def decide(scores: Array, limit: float, clip: float, pool: int | None, bets: tuple[Bets, Bets, Bets] = OURS) -> Outcome:
-    """The verdicts on scores [runs, n]; of a pool only before its last prompt, after which nothing is inferred."""
+    """The verdicts on ``scores``, [runs, n]. For a pool, leave out its last prompt: after it, nothing is inferred."""
     n = scores.shape[1]
     share = OUTLIERS if pool is None else math.ceil(OUTLIERS * pool) / pool
     different = first_refuted(scores, limit, pool, bets[0])
@@ -117,7 +117,7 @@ def decide(scores: Array, limit: float, clip: float, pool: int | None, bets: tup
 
 
 def check_against_product(scores: Array, limit: float, clip: float, pool: int | None, outcome: Outcome) -> None:
-    """The product, one prompt at a time, agrees on a few of the runs."""
+    """Check that SequentialTest, one prompt at a time, agrees on a few of the runs."""
     for run in range(REPEATED):
         test = SequentialTest(limit, score_clip=clip, pool=pool)
         n = min(REPEATED_UP_TO, scores.shape[1])
@@ -132,7 +132,7 @@ def check_against_product(scores: Array, limit: float, clip: float, pool: int | 
             assert (test.verdict, decided_after) == (expected, outcome.n_used[run]), (run, expected, outcome.n_used[run])
 
 
-# --- what is drawn ---
+# --- distributions of scores ---
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ class Source:
     name: str
     draw: Draw
     clipped_mean: Callable[[float], float]
-    """The mean of the scores clipped at a value; at inf, their mean."""
+    """From a clip to the mean of the scores clipped there; from inf to the mean of the scores."""
     clip_factor: float = 10.0
-    """The clip in limits, where the clipped mean is to be at the limit."""
+    """The clip, as a multiple of the limit, in the case where the clipped mean is at the limit."""
 
 
 def resampled(name: str) -> Draw:
@@ -156,7 +156,7 @@ def real(name: str) -> Source:
 
 
 def lognormal_clipped_mean(clip: float) -> float:
-    """Of exp(Normal(-2, 2)), whose mean is 1."""
+    """The clipped mean of exp(Normal(-2, 2)), whose mean is 1."""
     if clip == math.inf:
         return 1.0
 
@@ -170,7 +170,7 @@ SOURCES = (
     Source("uniform", lambda g, size: g.uniform(0.0, 2.0, size), lambda c: 1.0 if c > 2.0 else c - c * c / 4.0),
     Source("exponential", lambda g, size: g.exponential(1.0, size), lambda c: 1.0 - math.exp(-c)),
     Source("log-normal (σ = 2)", lambda g, size: g.lognormal(-2.0, 2.0, size), lognormal_clipped_mean),
-    # A clip of 10 limits would always cut the ones to a mean below the limit.
+    # With a clip of 10 limits, the clipped mean would always be below the limit.
     Source("0, but 1 in 100 prompts is 1", lambda g, size: (g.random(size) < 0.01) * 1.0, lambda c: 0.01 * min(1.0, c), 300.0),
     *(real(name) for name in REAL if name != "identical"),
 )
@@ -178,33 +178,33 @@ SOURCES = (
 
 # --- wrong verdicts ---
 
-A_HAIR = 1e-7
-"""So far beyond its edge the claim is false, lest rounding make it true."""
+MARGIN = 1e-7
+"""The claim is false by this relative margin, so that rounding cannot make it true."""
 
 
 def errors(source: Source, runs: int, horizon: int, pool: int | None, seed: int) -> Iterator[tuple[str, Verdict, float]]:
-    """Per way to be false at the edge, the share of runs that claim it nevertheless."""
+    """For each way in which a claim can be just false: its name, the claim, and the share of runs that make the claim."""
     generator = np.random.default_rng(seed)
     scores = source.draw(generator, (runs, horizon if pool is None else pool))
     if pool is not None:
-        empty = np.flatnonzero(scores.sum(axis=1) == 0.0)  # a pool of zeros has no edge
+        empty = np.flatnonzero(scores.sum(axis=1) == 0.0)  # a pool of zeros has no limit at its mean
         scores[empty, generator.integers(pool, size=len(empty))] = 1.0
 
     def wrong(in_limits: Array, clip: float, verdict: Verdict) -> float:
-        seen = in_limits if pool is None else in_limits[:, :-1]
-        outcome = decide(seen, 1.0, clip, pool)
-        check_against_product(seen, 1.0, clip, pool, outcome)
+        sample = in_limits if pool is None else in_limits[:, :-1]
+        outcome = decide(sample, 1.0, clip, pool)
+        check_against_product(sample, 1.0, clip, pool, outcome)
         return outcome.share(verdict)
 
     def edge(factor: float) -> Array:
-        """Where the mean, clipped at ``factor`` limits, is the limit: for a source, or for each pool; [runs or 1, 1]."""
+        """The limit that equals the mean clipped at ``factor`` limits, for the source or for each pool: [1 or runs, 1]."""
         if pool is None:
             return fixed_point(lambda clip: np.array([source.clipped_mean(float(clip[0]))]), factor, 1)[:, None]
         return fixed_point(lambda clip: np.minimum(scores, clip[:, None]).mean(axis=1), factor, runs)[:, None]
 
-    yield "mean at the limit", Verdict.DIFFERENT, wrong(scores / edge(math.inf) * (1 - A_HAIR), 10.0, Verdict.DIFFERENT)
+    yield "mean at the limit", Verdict.DIFFERENT, wrong(scores / edge(math.inf) * (1 - MARGIN), 10.0, Verdict.DIFFERENT)
     factor = source.clip_factor
-    yield "clipped mean at the limit", Verdict.SAME, wrong(scores / edge(factor) * (1 + A_HAIR), factor, Verdict.SAME)
+    yield "clipped mean at the limit", Verdict.SAME, wrong(scores / edge(factor) * (1 + MARGIN), factor, Verdict.SAME)
     for clip in (10.0, 2.0):
         bulk = 0.2 * np.minimum(scores / source.clipped_mean(math.inf), 5.0)  # not above the limit
         broken = np.where(outliers(generator, bulk.shape, pool), 20.0, bulk)
@@ -212,7 +212,7 @@ def errors(source: Source, runs: int, horizon: int, pool: int | None, seed: int)
 
 
 def fixed_point(clipped_mean: Callable[[Array], Array], factor: float, n: int) -> Array:
-    """The largest θ, [n], for which the mean of the scores clipped at ``factor`` θ is θ."""
+    """The largest θ, [n], that equals the mean of the scores clipped at ``factor`` θ."""
     low, high = np.zeros(n), clipped_mean(np.full(n, math.inf))
     if factor == math.inf:
         return high
@@ -224,7 +224,7 @@ def fixed_point(clipped_mean: Callable[[Array], Array], factor: float, n: int) -
 
 
 def outliers(generator: np.random.Generator, shape: tuple[int, int], pool: int | None) -> Array:
-    """Which prompts are outliers: 5 % of a source's, the least number that is too many of a pool's."""
+    """Which prompts are outliers: 5 % of those from a source; the smallest number that is too large in each pool."""
     if pool is None:
         return generator.random(shape) < OUTLIERS
     return generator.permuted(np.tile(np.arange(pool) < math.ceil(OUTLIERS * pool), (shape[0], 1)), axis=1)
@@ -235,14 +235,14 @@ def outliers(generator: np.random.Generator, shape: tuple[int, int], pool: int |
 
 @dataclass(frozen=True)
 class Case:
-    """A true claim."""
+    """Scores for which the claim ``verdict`` is true."""
 
     name: str
     limit: float
     verdict: Verdict
     draw: Draw
     metric: str = "tv"
-    """Whose default clip applies: of kl it is always 10 limits."""
+    """The metric whose default clip applies; for kl it is always 10 limits."""
 
 
 def with_outliers(name: str, share: float) -> Draw:
@@ -276,21 +276,21 @@ ESTIMATED = {cap: (estimated_bets(2.0, cap), estimated_bets(1.05, cap), estimate
 
 
 def needed(case: Case, runs: int, horizon: int, seed: int) -> list[str]:
-    """Median and 95th percentile of the prompts used: from a source, a pool, and a source with estimated bets."""
+    """Table cells: median and 95th percentile of the prompts used. For a source, a pool, and a source with estimated bets."""
     cells = []
     for pool, bets in (
         (None, (constant_bets,) * 3),
         (POOL, (constant_bets,) * 3),
-        *((None, one) for one in ESTIMATED.values()),
+        *((None, estimated) for estimated in ESTIMATED.values()),
     ):
         generator = np.random.default_rng(seed)
         n = horizon if pool is None else pool
         scores = case.draw(generator, (runs, n))
         clip = default_prompt_limit(case.metric, case.limit)
         outcome = decide(scores[:, : n if pool is None else n - 1], case.limit, clip, pool, bets)
-        used = np.where(outcome.different | outcome.same, outcome.n_used, n)
+        n_used = np.where(outcome.different | outcome.same, outcome.n_used, n)
         right = outcome.share(case.verdict)
-        median, most = np.quantile(used, (0.5, 0.95), method="higher").astype(int)
+        median, most = np.quantile(n_used, (0.5, 0.95), method="higher").astype(int)
         undecided = 1 - float(np.mean(outcome.different | outcome.same))
         wrong = max(0.0, 1 - right - undecided)
         note = "".join(f", {share:.1%} {what}" for share, what in ((undecided, "open"), (wrong, "other")) if share > 0.0005)
@@ -304,30 +304,30 @@ def needed(case: Case, runs: int, horizon: int, seed: int) -> list[str]:
 HEAD = """\
 # The sequential test, simulated
 
-Written by `tests/benchmarks/sequential_errors.py`. θ is the limit, confidence 95 % (α = 0.05), and unless said otherwise the
-clip is 10 θ (at the tolerance int8 a quarter of the way from θ to 1, 3.9 θ) and `max_outliers` 0.05.
+Written by `tests/benchmarks/sequential_errors.py`. θ is the limit, confidence is 95 % (α = 0.05). Unless stated otherwise, the
+clip is 10 θ (at the tolerance int8 it is a quarter of the way from θ to 1, 3.9 θ), and `max_outliers` is 0.05.
 
 ## Wrong verdicts
 
-{runs} runs per figure. The claim is false at its very edge, and the verdict is looked for after every prompt: of a source up
-to {horizon} prompts, of a pool of {pool} up to {last} (after the last one nothing is inferred). By chance a share of 5 % may
-show as {most:.2%} (three standard deviations of the simulation).
+{runs} runs per figure. The claim is only just false, and the test looks for a verdict after every prompt: up to {horizon}
+prompts from a source, up to {last} from a pool of {pool} (after the last prompt nothing is inferred). A true share of 5 % may
+appear as {most:.2%} by chance (three standard deviations of the simulation).
 
 | scores | false at the edge | wrong verdict | from a source | from a pool |
 | --- | --- | --- | --- | --- |
 """
 
 NEEDED = """
-The largest share is {largest:.2%}. For scores of 0 and 1 the clip is 300 θ where the clipped mean is at the limit: one of 10 θ
-would cut the ones down to a mean that is not.
+The largest share is {largest:.2%}. For scores of 0 and 1, the clip is 300 θ in the case of the clipped mean at the limit: with
+a clip of 10 θ, the clipped mean would be below the limit.
 
 ## Prompts needed
 
-Median / 95th percentile over {runs} runs where the claim is true, scores resampled from real ones; at most {horizon} prompts
-from a source, {pool} from a pool. "open": not decided by then (after the last prompt of a pool all is known). "other": the
-other verdict; of a pool it can be the true one, where a few outliers lift its mean above the limit. The last two columns are
-the same test with the bets of Waudby-Smith and Ramdas (aGRAPA, favourable starting values), of at most 0.75 and 0.95 of the
-largest that keeps wealth from being negative.
+Median / 95th percentile over {runs} runs in which the claim is true. Scores are resampled from real ones; at most {horizon}
+prompts from a source, {pool} from a pool. "open": no verdict by then (after the last prompt of a pool, everything is known).
+"other": the other verdict. For a pool this can be the true one, if a few outliers raise its mean above the limit. The last two
+columns are the same test with the bets of Waudby-Smith and Ramdas (aGRAPA, favourable starting values), capped at 0.75 and 0.95
+of the largest bet that cannot make the wealth negative.
 
 | scores, limit | verdict | source | pool of {pool} | aGRAPA 0.75, source | aGRAPA 0.95, source |
 | --- | --- | --- | --- | --- | --- |
@@ -343,18 +343,18 @@ def main() -> None:
     lines = head.splitlines()
     largest = 0.0
     for seed, source in enumerate(SOURCES):
-        endless = errors(source, runs, horizon, None, seed)
-        pool = errors(source, runs, horizon, POOL, 1000 + seed)
-        for (edge, verdict, first), (_, _, second) in zip(endless, pool, strict=True):
+        from_source = errors(source, runs, horizon, None, seed)
+        from_pool = errors(source, runs, horizon, POOL, 1000 + seed)
+        for (edge, verdict, first), (_, _, second) in zip(from_source, from_pool, strict=True):
             lines.append(f"| {source.name} | {edge} | {verdict} | {first:.2%} | {second:.2%} |")
             print(lines[-1], flush=True)
             largest = max(largest, first, second)
-            give_up_after(arguments.limit_s, started)
+            stop_after(arguments.limit_s, started)
     lines += NEEDED.format(runs=runs, horizon=horizon, pool=POOL, largest=largest).splitlines()
     for seed, case in enumerate(CASES):
         lines.append(f"| {case.name} | {case.verdict} | " + " | ".join(needed(case, runs, horizon, 2000 + seed)) + " |")
         print(lines[-1], flush=True)
-        give_up_after(arguments.limit_s, started)
+        stop_after(arguments.limit_s, started)
     target = HERE / "results" / "sequential_errors.md"
     target.parent.mkdir(exist_ok=True)
     target.write_text("\n".join(lines) + "\n")
@@ -363,9 +363,9 @@ def main() -> None:
         raise SystemExit(f"wrong verdicts: {largest:.2%} is above {most:.2%}")
 
 
-def give_up_after(limit_s: float, started: float) -> None:
+def stop_after(limit_s: float, started: float) -> None:
     if time.perf_counter() - started > limit_s:
-        raise SystemExit(f"given up after {limit_s:.0f} s: ask for fewer --runs or a nearer --horizon")
+        raise SystemExit(f"stopped after {limit_s:.0f} s: use fewer --runs, a smaller --horizon or a larger --limit-s")
 
 
 def parse() -> argparse.Namespace:

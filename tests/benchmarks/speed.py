@@ -1,8 +1,8 @@
-"""What scoring costs on a real model, and where every factor comes from; always as ratios within one run.
+"""Measure what scoring costs on a real model, and what each technique saves, as ratios of times within one run.
 
-Every section takes its ways in turns, round after round, and its figures are medians over rounds of the ratio within a round:
-a machine that is slow for a while is slow for all of them. Writes speed.json, speed.md and, where matplotlib is installed
-(the extra ``bench``), speed.svg into ``--out``.
+Each section runs its ways in turns, round after round. Its figures are medians over rounds of the ratio within a round, so that
+a machine that is slow for a while slows all ways down. Writes speed.json, speed.md and, if matplotlib is installed (the extra
+``bench``), speed.svg to ``--out``.
 
     PYTHONPATH=. python tests/benchmarks/speed.py [--rounds 5] [--prompts 8] [--sections presets batches ...] [--out FOLDER]
 """
@@ -37,7 +37,7 @@ from speed_verdicts import verdicts, waterfall
 from speed_ways import batches, counts, prefix, presets, top_k
 
 SECTIONS: Mapping[str, Callable[[Bench], Rows]] = {
-    "vocabulary": vocabulary,  # first: what others leave in the allocator would be counted or hidden
+    "vocabulary": vocabulary,  # first, because memory that other sections leave in the allocator would distort it
     "presets": presets,
     "batches": batches,
     "top_k": top_k,
@@ -83,7 +83,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=8, help="of the sections that do not say otherwise")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts in sections without a number of their own")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--out", default=tempfile.gettempdir(), help="the folder to write to")
     return parser.parse_args()

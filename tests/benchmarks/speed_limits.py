@@ -1,4 +1,4 @@
-"""Sections of speed.py: precision, a large vocabulary, and what a whole run of pytest costs beside a bare script."""
+"""Sections of speed.py: precision, a large vocabulary, and what a whole run of pytest costs compared with a bare script."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 from bench import AUTO, Bench, Rows, Way, against
+from pytest_pot.gates.latency.memory import peak_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.gates.latency.memory import peak_of
 from pytest_pot.prompts.builtin import builtin_prompts
 
 __all__ = ["dtype", "startup", "vocabulary"]
@@ -43,7 +43,7 @@ with torch.inference_mode():
         logits = model(ids, attention_mask=mask, use_cache=False, logits_to_keep=columns).logits
         torch.logsumexp(logits, -1)
 """
-"""The same work without us: import, load, the same forwards of the preset balanced."""
+"""The same work without pytest-pot: imports, loading, and the forward passes of the preset balanced."""
 GATE = """
 import pytest
 
@@ -54,20 +54,20 @@ def test_same():
 
 
 def dtype(bench: Bench) -> Rows:
-    """A bf16 checkpoint on this CPU, which is upcast, and the same weights in float32 to begin with."""
+    """A bf16 checkpoint, which is upcast on this CPU, and the same weights stored in float32."""
     scorer = TeacherForcedScorer(AUTO)
     baseline = scorer.record(bench.reference, builtin_prompts(24), bench.tokenizer)
     models = {"float32": bench.candidate, "bfloat16": copy.deepcopy(bench.candidate).to(torch.bfloat16)}
     ways: dict[str, Way] = {
         name: lambda model=model: scorer.score_baseline(baseline, model, bench.tokenizer) for name, model in models.items()
     }
-    taken = bench.time(ways)
+    seconds = bench.time(ways)
     for name in ways:
-        yield {"checkpoint": name, **against(taken["float32"], taken[name])}
+        yield {"checkpoint": name, **against(seconds["float32"], seconds[name])}
 
 
 def vocabulary(bench: Bench) -> Rows:
-    """A tiny model that knows 262,144 tokens, on 64 prompts of 256 tokens: peak memory above that of the model."""
+    """A tiny model with a vocabulary of 262,144, on 64 prompts of 256 tokens: peak memory above that of the model."""
     size = 1 << 18
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     with torch.random.fork_rng(devices=[]):
@@ -84,7 +84,7 @@ def vocabulary(bench: Bench) -> Rows:
 
 
 def startup(bench: Bench) -> Rows:
-    """A whole run of pytest with one recorded gate, and a bare script that imports, loads and runs the same forwards."""
+    """A whole run of pytest with one recorded gate, and a bare script that imports, loads and runs the same forward passes."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         bench.candidate.save_pretrained(home / "candidate")
@@ -97,18 +97,18 @@ def startup(bench: Bench) -> Rows:
 
         def run(*command: str) -> None:
             paths = os.pathsep.join(map(os.path.abspath, sys.path[1:]))
-            # Other plugins that may be here have start-up times of their own.
+            # Disable other installed plugins, which have start-up times of their own.
             settings = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": paths, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, *command], cwd=home, env={**os.environ, **settings}, capture_output=True, text=True
             )
-            if done.returncode:
-                raise SystemExit(f"{command} failed:\n{done.stdout}\n{done.stderr}")
+            if process.returncode:
+                raise SystemExit(f"{command} failed:\n{process.stdout}\n{process.stderr}")
 
         ways: dict[str, Way] = {
             "a bare script": lambda: run("bare.py"),
             "pytest with one recorded gate": lambda: run("-m", "pytest", "-q", "-p", "pytest_pot.plugin", "test_gate.py"),
         }
-        taken = bench.time(ways)
+        seconds = bench.time(ways)
     for name in ways:
-        yield {"run": name, **against(taken["a bare script"], taken[name])}
+        yield {"run": name, **against(seconds["a bare script"], seconds[name])}

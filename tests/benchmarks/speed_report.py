@@ -1,4 +1,4 @@
-"""The tables and the plot of what speed.py measured."""
+"""The tables and the plot of speed.py."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ TITLES = {
     "startup": "A whole run of pytest with one recorded gate (32 whole prompts, `balanced`)",
 }
 NOTES = {
-    "presets": "Time per prompt as a share of `original`'s, which reads one prompt in three by length, as accurate and "
-    "single do. Where it does not say recorded, both models are run. Floors: time over that of the matrix products alone that "
-    "this configuration cannot do without.",
-    "batches": "Time per prompt as a share of `original`'s (which reads one in five by length, as batches of 1 do).",
-    "top_k": "Time per prompt as a share of `original`'s, which reads one in three by length. Scores are mean tv; "
-    "the error is that against the whole vocabulary. Verdicts at the tolerance int8.",
-    "counts": "Time per prompt as a share of that with 100 prompts; memory above what was resident before the run.",
-    "waterfall": "Each line has what the ones above it have. Floors as above, with one model to be run.",
-    "verdicts": "Prompts are drawn from the whole suite, of which one in thirteen has 1,000 tokens or more: the preset reads "
-    "256 of them, `original` up to 1,024. The time is a share of what `original` takes for 100 (one in 25 by length).",
-    "prefix": "Time as a share of that without sharing.",
-    "dtype": "Time as a share of that of the same weights in float32; the model is in memory, and converted in each run.",
+    "presets": "Time per prompt, relative to `original`. `original`, accurate and single score only one prompt in three, in "
+    'order of length. Without "recorded", both models are run. Floors: time relative to only the matrix products that this '
+    "configuration cannot avoid.",
+    "batches": "Time per prompt, relative to `original`. It and batches of 1 score only one prompt in five, ordered by length.",
+    "top_k": "Time per prompt, relative to `original`, which scores one prompt in three, in order of length. Scores are mean "
+    "tv; errors are relative to the whole vocabulary. Verdicts at the tolerance int8.",
+    "counts": "Time per prompt, relative to that with 100 prompts; memory above what was resident before the run.",
+    "waterfall": "Each line adds one technique to those above it. Floors as above, with one model to be run.",
+    "verdicts": "Prompts are drawn from the whole suite, where one in thirteen has 1,000 tokens or more: the preset reads "
+    "256 of these tokens, `original` up to 1,024. Time is relative to `original` on 100 prompts (timed on "
+    "one in 25, in order of length).",
+    "prefix": "Time relative to that without sharing.",
+    "dtype": "Time relative to the same weights in float32; the model is in memory, and is converted in each run.",
     "vocabulary": "Resident memory.",
-    "startup": "Time as a share of that of a script that imports, loads and runs the same forwards.",
+    "startup": "Time relative to a script that imports, loads and runs the same forward passes.",
 }
 
 
@@ -50,15 +51,15 @@ def section(name: str, document: Document) -> list[str]:
 
 
 def page(document: Document) -> str:
-    """All sections."""
+    """The whole page: all sections in Markdown."""
     lines = [
         "# What scoring costs",
         "",
-        f"Written by `tests/benchmarks/speed.py`: {document['model']}; unless it says otherwise {document['prompts']} prompts "
-        f"of {document['tokens']} tokens, the last two fifths of a context and 32 of a continuation; {document['cpu']}, "
-        f"{document['threads']} threads, torch {document['torch']}, transformers {document['transformers']}. Ratios are "
-        f"medians over {document['rounds']} rounds of the ratio within a round, with the least and the most. On a GPU nothing "
-        "was measured.",
+        f"Written by `tests/benchmarks/speed.py`: {document['model']}; unless stated otherwise {document['prompts']} prompts "
+        f"of {document['tokens']} tokens, which are the last two fifths of a context and 32 of a continuation; "
+        f"{document['cpu']}, {document['threads']} threads, torch {document['torch']}, transformers "
+        f"{document['transformers']}. Ratios are medians over {document['rounds']} rounds of the "
+        "ratio within a round, with minimum and maximum. Nothing was measured on a GPU.",
     ]
     for name in document["sections"]:
         lines += ["", *section(name, document)]
@@ -66,17 +67,18 @@ def page(document: Document) -> str:
 
 
 def plot(document: Document, target: Path) -> str:
-    """Draw the shares of ``original``'s time as bars; says what came of it."""
+    """Draw the times relative to ``original`` as bars. Returns what to add to the message about the files written."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return "; no plot, matplotlib is not installed"
-    drawn = {name: document["sections"][name] for name in ("presets", "batches", "waterfall") if name in document["sections"]}
-    if not drawn:
+    plotted = ("presets", "batches", "waterfall")
+    sections = {name: document["sections"][name] for name in plotted if name in document["sections"]}
+    if not sections:
         return ""
-    figure = Figure(figsize=(8, 1.5 + 0.28 * sum(map(len, drawn.values()))), layout="constrained")
-    axes = figure.subplots(len(drawn), squeeze=False, height_ratios=[len(rows) + 1 for rows in drawn.values()])[:, 0]
-    for ax, (name, rows) in zip(axes, drawn.items(), strict=True):
+    figure = Figure(figsize=(8, 1.5 + 0.28 * sum(map(len, sections.values()))), layout="constrained")
+    axes = figure.subplots(len(sections), squeeze=False, height_ratios=[len(rows) + 1 for rows in sections.values()])[:, 0]
+    for ax, (name, rows) in zip(axes, sections.items(), strict=True):
         labels = [str(next(iter(row.values()))) for row in rows]
         ratios = [row["ratio"] for row in rows]
         errors = [[row["ratio"] - row["least"] for row in rows], [row["most"] - row["ratio"] for row in rows]]

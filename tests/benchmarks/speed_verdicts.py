@@ -1,4 +1,4 @@
-"""Sections of speed.py: from the plain way to a verdict, one technique after the other."""
+"""Sections of speed.py: from ``original`` to ``fastest``, one technique after another, and the time until a verdict."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pytest_pot.scoring.run import ScoringRun
 __all__ = ["verdicts", "waterfall"]
 
 _EVERY = 25
-"""Of the pool sorted by length, each so manieth prompt stands for all: ``original`` takes minutes for a hundred."""
+"""``original`` scores only one in this many prompts of the pool, in order of length: it takes minutes for a hundred."""
 
 
 class Whole(torch.nn.Module):
-    """A model that gives all logits at all positions, whatever it is asked for."""
+    """A model that always returns all logits at all positions."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Whole(torch.nn.Module):
 
 
 def waterfall(bench: Bench) -> Rows:
-    """(e) From ``original`` to ``fastest``, one technique after the other; (f) and over the products that each cannot spare."""
+    """(e) From ``original`` to ``fastest``, one technique after another; (f) each relative to its matrix products alone."""
     all_logits = Bench(Whole(bench.reference), Whole(bench.candidate), bench.tokenizer, bench.prompts, bench.rounds)
     renormalised = replace(AUTO, tail="renormalise", top_k=50)
     fewer = replace(renormalised, positions_per_prompt=16)
@@ -49,36 +49,36 @@ def waterfall(bench: Bench) -> Rows:
         "16 positions, as the preset fastest": bench.recorded(fewer),
     }
     floors = dict(zip(list(ways)[3:], map(bench.floor, (AUTO, renormalised, fewer)), strict=True))
-    taken = bench.time({**ways, **{f"floor of {name}": floor for name, floor in floors.items()}})
+    seconds = bench.time({**ways, **{f"floor of {name}": floor for name, floor in floors.items()}})
     for name in ways:
-        floor = against(taken[f"floor of {name}"], taken[name])["ratio"] if name in floors else None
-        yield {"way": name, **against(taken["original"], taken[name]), "floors": floor}
+        floor = against(seconds[f"floor of {name}"], seconds[name])["ratio"] if name in floors else None
+        yield {"way": name, **against(seconds["original"], seconds[name]), "floors": floor}
 
 
 def verdicts(bench: Bench) -> Rows:
-    """(e) Until a verdict at 95 %, in random order out of the whole suite, against ``original`` on 100 prompts of that."""
+    """(e) Time until a verdict at 95 %, on the whole suite in random order, relative to ``original`` on 100 of its prompts."""
     pool = builtin_prompts(None)
     sample = bench.spread(pool, _EVERY)
     scorer = TeacherForcedScorer(AUTO)
     baseline = scorer.record(bench.reference, pool, bench.tokenizer)
-    reached: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
 
-    def decided(name: str, candidate: Model, tolerance: str) -> ScoreReport:
+    def decide(name: str, candidate: Model, tolerance: str) -> ScoreReport:
         limits = identity_limits("tv", tolerance=tolerance)
         test = SequentialTest(limits.max_score, score_clip=limits.max_prompt_score, pool=len(pool))
         run = ScoringRun(AUTO, EncodedPrompts(pool, bench.tokenizer))
         with opened(candidate, "candidate", AUTO) as engine:
             report = run.replay_until(baseline, engine, test)
-        reached[name] = f"{test.verdict} after {report.n_prompts} prompts"
+        outcomes[name] = f"{test.verdict} after {report.n_prompts} prompts"
         return report
 
-    changed = {
+    cases = {
         "pruned 20 %, tolerance int8": (perturb(bench.reference, "pruned 20 %"), "int8"),
         "bf16, tolerance half": (bench.candidate, "half"),
     }
     ways: dict[str, Way] = {"original": bench.original(sample)}
-    ways |= {name: partial(decided, name, *arguments) for name, arguments in changed.items()}
-    taken = bench.time(ways)
-    for name in changed:
-        row = against(taken["original"], taken[name], len(sample) / 100)
-        yield {"candidate": name, **row, "times less": 1 / row["ratio"], "verdict": reached[name]}
+    ways |= {name: partial(decide, name, *arguments) for name, arguments in cases.items()}
+    seconds = bench.time(ways)
+    for name in cases:
+        row = against(seconds["original"], seconds[name], len(sample) / 100)
+        yield {"candidate": name, **row, "times less": 1 / row["ratio"], "verdict": outcomes[name]}

@@ -1,4 +1,4 @@
-"""Sections of speed.py: what one scoring run costs, by configuration, batch size, top-k, prompts, shared beginning."""
+"""Sections of speed.py: what a scoring run costs, by configuration, batch size, top-k, number of prompts, shared prefix."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TOP_KS = (10, 100, 1000)
 COUNTS = (10, 100, 1000)
 _ONE_BY_ONE = ("accurate", "single")
 _EVERY_THIRD, _EVERY_FIFTH = 3, 5
-"""Of the prompts by length, each so manieth is read by ``original`` and others that take them one by one or two by two: their
-time per prompt hardly depends on how many there are."""
+"""``original`` and other ways with batches of one or two prompts score only one prompt in three or five, in order of length:
+their time per prompt hardly depends on the number of prompts."""
 
 
 def presets(bench: Bench) -> Rows:
@@ -36,18 +36,18 @@ def presets(bench: Bench) -> Rows:
     configs = {name: ScoringConfig.preset(name) for name in PRESETS if name != "original"} | {"balanced, batch auto": AUTO}
     ways: dict[str, Way] = {"original": bench.original(sample)}
     floors: dict[str, Way] = {}
-    counts = {"original": len(sample)}
+    n_prompts = {"original": len(sample)}
     for name, config in configs.items():
-        read, recorded = sample if name in _ONE_BY_ONE else prompts, f"{name}, recorded"
+        texts, recorded = sample if name in _ONE_BY_ONE else prompts, f"{name}, recorded"
         if name == "balanced":
-            ways[name] = partial(bench.live, config, read)
-        ways[recorded], floors[recorded] = bench.recorded(config, read), bench.floor(config, read)
-        counts[name] = counts[recorded] = len(read)
-    taken = bench.time({**ways, **{f"floor of {name}": floor for name, floor in floors.items()}})
+            ways[name] = partial(bench.live, config, texts)
+        ways[recorded], floors[recorded] = bench.recorded(config, texts), bench.floor(config, texts)
+        n_prompts[name] = n_prompts[recorded] = len(texts)
+    seconds = bench.time({**ways, **{f"floor of {name}": floor for name, floor in floors.items()}})
     for name in ways:
-        row = against(taken["original"], taken[name], len(sample) / counts[name])
-        floor = against(taken[f"floor of {name}"], taken[name])["ratio"] if name in floors else None
-        yield {"way": name, **row, "s": row["s"] / counts[name], "floors": floor}
+        row = against(seconds["original"], seconds[name], len(sample) / n_prompts[name])
+        floor = against(seconds[f"floor of {name}"], seconds[name])["ratio"] if name in floors else None
+        yield {"way": name, **row, "s": row["s"] / n_prompts[name], "floors": floor}
 
 
 def batches(bench: Bench) -> Rows:
@@ -60,54 +60,54 @@ def batches(bench: Bench) -> Rows:
     for size in (*BATCH_SIZES[1:], "auto"):
         scorer = TeacherForcedScorer(replace(AUTO, batch_size=size))
         ways[str(size)] = partial(scorer.score_baseline, baseline, bench.candidate, bench.tokenizer)
-    taken = bench.time(ways)
+    seconds = bench.time(ways)
     for name in list(ways)[1:]:
-        read = sample if name == "1" else prompts
-        yield {"batch": name, **against(taken["original"], taken[name], len(sample) / len(read))}
+        texts = sample if name == "1" else prompts
+        yield {"batch": name, **against(seconds["original"], seconds[name], len(sample) / len(texts))}
 
 
 def top_k(bench: Bench) -> Rows:
     """(c) Top-k against the whole vocabulary: scores, verdicts, time."""
-    changed = {"int8": perturb(bench.reference, "int8 per row"), "pruned 20 %": perturb(bench.reference, "pruned 20 %")}
+    candidates = {"int8": perturb(bench.reference, "int8 per row"), "pruned 20 %": perturb(bench.reference, "pruned 20 %")}
     configs = {str(k): replace(AUTO, top_k=k) for k in TOP_KS} | {"whole": replace(AUTO, top_k=None)}
     sample = bench.spread(bench.prompts, _EVERY_THIRD)
     ways = {name: bench.recorded(config) for name, config in configs.items()}
-    taken = bench.time({"original": bench.original(sample), **ways})
+    seconds = bench.time({"original": bench.original(sample), **ways})
     whole: dict[str, float] = {}
-    found = []
+    rows = []
     for name, config in reversed(configs.items()):
         scorer = TeacherForcedScorer(config)
         baseline = scorer.record(bench.reference, bench.prompts, bench.tokenizer)
-        row: dict[str, Any] = {"k": name, **against(taken["original"], taken[name], len(sample) / len(bench.prompts))}
+        row: dict[str, Any] = {"k": name, **against(seconds["original"], seconds[name], len(sample) / len(bench.prompts))}
         row["identical"] = scorer.score_baseline(baseline, bench.reference, bench.tokenizer).mean
-        for change, model in changed.items():
+        for change, model in candidates.items():
             report = scorer.score_baseline(baseline, model, bench.tokenizer)
             row[change] = report.mean
             row[f"{change}, error"] = report.mean / whole.setdefault(change, report.mean) - 1
             row[f"{change}, verdict"] = str(identity_limits("tv", tolerance="int8").verdict(report.mean, report.max))
-        found.append(row)
-    yield from reversed(found)
+        rows.append(row)
+    yield from reversed(rows)
 
 
 def counts(bench: Bench) -> Rows:
-    """(d) 10, 100 and 1000 prompts as short as can be: time per prompt, and memory above that of the model."""
+    """(d) 10, 100 and 1000 prompts of minimum length: time per prompt, and memory above that of the model."""
     config = replace(ScoringConfig.preset("balanced"), batch_size=20, positions_per_prompt=1, max_length=3)
     ways, peaks = {}, {}
     for n in COUNTS:
         prompts = [Prompt(p.text, f"{p.continuation} {i}") for i, p in zip(range(n), 8 * builtin_prompts(None), strict=False)]
         ways[str(n)] = bench.recorded(config, prompts)
         peaks[str(n)] = peak_of(ways[str(n)], bench.candidate, torch.device("cpu"))
-    taken = bench.time(ways)
+    seconds = bench.time(ways)
     for n in COUNTS:
-        row = against(taken[str(COUNTS[1])], taken[str(n)], COUNTS[1] / n)
+        row = against(seconds[str(COUNTS[1])], seconds[str(n)], COUNTS[1] / n)
         peak = peaks[str(n)]
         above = None if peak is None else (peak.bytes - peak.weights) / 1e6
         yield {"prompts": n, **row, "ms/prompt": 1e3 * row["s"] / n, "peak MB": above}
 
 
 @contextmanager
-def nothing_shared() -> Iterator[None]:
-    """The engine without its sharing of beginnings."""
+def without_shared_prefixes() -> Iterator[None]:
+    """Turn off the engine's sharing of prefixes."""
     TorchEngine.share_prefixes = False
     try:
         yield
@@ -116,25 +116,25 @@ def nothing_shared() -> Iterator[None]:
 
 
 def prefix(bench: Bench) -> Rows:
-    """32 prompts that begin with the same 128 tokens and have 16 of their own, the prefix shared and not."""
+    """32 prompts with the same first 128 tokens and 16 tokens of their own, with and without sharing the prefix."""
     texts = [prompt.text + prompt.continuation for prompt in builtin_prompts(None)]
     ids = bench.tokenizer(" ".join(texts[40:60]))["input_ids"]
     head = bench.tokenizer.decode(ids[:128])
     prompts = [Prompt(head, bench.tokenizer.decode(bench.tokenizer(" " + text)["input_ids"][:16])) for text in texts[:32]]
     config = replace(AUTO, positions_per_prompt=16)
     shared = bench.recorded(config, prompts)
-    found: dict[str, ScoreReport] = {}
+    reports: dict[str, ScoreReport] = {}
 
     def alone() -> None:
-        with nothing_shared():
-            found["apart"] = apart()
+        with without_shared_prefixes():
+            reports["apart"] = apart()
 
     def together() -> None:
-        found["shared"] = shared()
+        reports["shared"] = shared()
 
-    with nothing_shared():
+    with without_shared_prefixes():
         apart = bench.recorded(config, prompts)
     ways: dict[str, Way] = {"apart": alone, "shared": together}
-    taken = bench.time(ways)
+    seconds = bench.time(ways)
     for name in ways:
-        yield {"prefix": name, **against(taken["apart"], taken[name]), "tv": found[name].mean}
+        yield {"prefix": name, **against(seconds["apart"], seconds[name]), "tv": reports[name].mean}

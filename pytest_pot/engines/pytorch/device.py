@@ -203,3 +203,12 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error).lower()
     return any(phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+def synchronise(model: nn.Module) -> None:
+    """Wait until every device that ``model`` is on has finished its work; a CPU has when a call returns."""
+    for device in {parameter.device for parameter in model.parameters()}:
+        if device.type == "mps":
+            torch.mps.synchronize()  # takes no device, because there is only one
+        elif device.type not in ("cpu", "meta"):
+            torch.get_device_module(device).synchronize(device)

@@ -1,25 +1,26 @@
-"""The sequential test: prompt scores in, one of three verdicts out as soon as it is safe. Pure Python.
+"""The sequential test: it takes prompt scores and gives one of three verdicts as soon as this is safe. Pure Python.
 
-With θ the limit, B the clip (10 θ unless given) and α = 1 − confidence, two claims are tested at once on the same scores:
+Let θ be the limit, B the clip (10 θ by default) and α = 1 − confidence. Two claims are tested at once on the same scores:
 
-- DIFFERENT: the mean score is above θ. Nothing is asked of the scores but that they are at least 0.
+- DIFFERENT: the mean score is above θ. The scores need only be at least 0.
 - SAME: the mean of the scores clipped at B is at most θ, *and* fewer than ``max_outliers`` of the prompts score above B. Each
-  half is tested at α; both must hold, so α is not divided (an intersection-union test, Berger 1982). No test can bound the
-  mean of unbounded scores from above, hence the clip.
+  half is tested at α; both must hold, so α is not divided (an intersection-union test, Berger 1982). The clip is needed
+  because no test can bound the mean of unbounded scores from above.
 
-What is promised, for scores drawn independently from a source, or without replacement from a pool in random order: the
-probability of SAME where its claim is false is at most α, and that of DIFFERENT where its claim is false is at most α; not
-for a number of prompts fixed in advance, but for all numbers together, so one may look after each. Both claims may be true (a
-broken prompt among many lifts the mean, and is cut by the clip); the one shown first is the verdict, and DIFFERENT where both
-are at once.
+The guarantee, for scores drawn independently from a source, or without replacement from a pool in random order: the
+probability of SAME where its claim is false is at most α, and so is that of DIFFERENT where its claim is false. This holds for
+all numbers of prompts together, not only for one fixed in advance, so one may look after each prompt. Both claims may be true:
+one broken prompt among many raises the mean, but the clip cuts it. Then the claim shown first is the verdict, or DIFFERENT
+where both are shown at the same prompt.
 
-θ = 0 asks whether the candidate is the reference, bit for bit. Then one score above 0 is DIFFERENT, and SAME claims only that
-fewer than ``max_outliers`` of the prompts score anything but 0: clipping at 10 θ leaves nothing else to claim.
+θ = 0 asks whether the candidate is the reference, bit for bit. Then one score above 0 means DIFFERENT, and SAME claims only
+that fewer than ``max_outliers`` of the prompts have a score other than 0: the clip is 0 too, and leaves nothing else to claim.
 
-A pool that was scored whole needs no inference. Then the verdict is DIFFERENT where the mean is above θ; SAME where it is
-not and fewer than ``max_outliers`` are above B; and UNDECIDED where the mean is within θ, but too many prompts are above B:
-neither claim is true, and no further prompt could help. (A share of θ/B or more would lift the mean above θ, so that with
-a clip of 10 θ this is a share between a twentieth and a tenth.) Else UNDECIDED means that more prompts are needed.
+A pool that was scored completely needs no inference. The verdict is then DIFFERENT if the mean is above θ; SAME if it is not,
+and fewer than ``max_outliers`` are above B; and UNDECIDED if the mean is within θ, but too many prompts are above B: neither
+claim is true, and no further prompt could help. (A share of θ/B or more above B would raise the mean above θ. So with the
+default clip and ``max_outliers``, this share is between a twentieth and a tenth.) In all other cases, UNDECIDED means that
+more prompts are needed.
 """
 
 from __future__ import annotations
@@ -39,74 +40,74 @@ __all__ = ["DEFAULT_CONFIDENCE", "Decision", "PerTest", "SequentialTest", "Step"
 
 DEFAULT_CONFIDENCE = 0.95
 CLIP_FACTOR = 10.0
-"""The clip in limits, unless the user says."""
+"""The default clip, as a multiple of the limit."""
 
-_WHOLE = 1e-9
-"""A number of prompts this near to a whole one is that whole one: 0.07 × 100 is 7 prompts, though not in binary."""
+_INTEGER_TOLERANCE = 1e-9
+"""A number of prompts this close to an integer counts as that integer: 0.07 × 100 is 7 prompts, but not in binary floats."""
 
 
 class PerTest(NamedTuple):
     """One number for each of the three tests."""
 
     different: float
-    """Of "the mean score is at most θ"; refuting it is the verdict DIFFERENT."""
+    """Null hypothesis: the mean score is at most θ. Refuting it gives the verdict DIFFERENT."""
     mean: float
-    """Of "the mean of the clipped score is at least θ"; refuting it is one half of SAME."""
+    """Null hypothesis: the mean of the clipped score is at least θ. Refuting it is one half of SAME."""
     outliers: float
-    """Of "at least ``max_outliers`` of the prompts are above the clip"; refuting it is the other half."""
+    """Null hypothesis: at least ``max_outliers`` of the prompts are above the clip. Refuting it is the other half of SAME."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One prompt's part in the evidence."""
+    """What one prompt adds to the evidence."""
 
     score: float
     stakes: PerTest
-    """λ of the three bets, chosen before the score was seen, in 1 / the score's unit (1 / share for the outliers): wealth is
-    multiplied by 1 + λ (X − θ), 1 − λ (min(X, B) − θ) and 1 − λ ([X > B] − ``max_outliers``), where θ and ``max_outliers`` of
-    a pool are those of its rest. inf where that rest could not have any value but the least."""
+    """λ of the three bets, chosen before the score was seen, in 1 / the unit of the score (1 / share for the outliers). The
+    score X multiplies the wealth by 1 + λ (X − θ), 1 − λ (min(X, B) − θ) and 1 − λ ([X > B] − ``max_outliers``). For a pool,
+    θ and ``max_outliers`` are those of the prompts not yet drawn. inf where these could only have the lowest value."""
     wealth: PerTest
-    """After the score; at least 0, and inf where the hypothesis is refuted for certain."""
+    """After the score; at least 0, and inf once the null hypothesis is certainly false."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What the scores so far say, and all that it was read from."""
+    """The verdict on the scores so far, and what it is based on."""
 
     verdict: Verdict
     n_used: int
-    """How many prompts were scored, with those of the last batch that came after the verdict."""
+    """How many prompts were scored, including those of the last batch that came after the verdict."""
     decided_after: int | None
-    """After how many of them the verdict was reached; None for UNDECIDED."""
+    """The number of prompts after which the verdict was reached; None for UNDECIDED."""
     exhausted: bool
-    """The pool was scored whole: the verdict is a plain fact about it."""
+    """The whole pool was scored: the verdict is a plain fact about it."""
     n_outliers: int
     """How many scores are above the clip."""
     wealth: PerTest
-    """At the end; a test's wealth may have been larger before, and what it once refuted stays refuted."""
+    """At the end. It may have been larger before; a hypothesis that was refuted once stays refuted."""
     threshold: float
-    """1 / α: the wealth that refutes."""
+    """1 / α: a test refutes its null hypothesis when its wealth reaches this."""
     interval: tuple[float, float] | None
-    """An interval for the mean of the *clipped* score, of source or pool, that holds with the asked confidence at whatever
-    moment one stops. It has two ends, each at α / 2, where a verdict is tested at α: the limit may still be just inside.
-    Its lower end bounds the mean of the score itself too. None where the limit is 0, or with no score yet."""
+    """A confidence interval for the mean of the *clipped* score in the source or pool, valid whenever one stops. Its two ends
+    are at α / 2 each, but a verdict is tested at α: the limit may still be just inside. Its lower end also bounds the mean of
+    the unclipped score. None if the limit is 0 or there are no scores yet."""
     expected_further: int | None
-    """How many prompts more would decide, if wealth grows as it has so far: the most likely verdict's. From a pool, at most
-    what is left of it. None once there is a verdict, where no wealth is growing, and where the pool is exhausted."""
+    """How many more prompts the nearest verdict needs, if wealth keeps growing as it has so far. For a pool, at most those
+    that are left. None once there is a verdict, once the pool is exhausted, and for a source while no wealth is growing."""
     steps: tuple[Step, ...]
     """The whole trajectory, one step per prompt."""
 
 
 class SequentialTest:
-    """Takes prompt scores in the order drawn, any number at a time, and says what they are evidence of.
+    """Takes prompt scores in the order drawn, any number at a time, and decides on a verdict.
 
-    The caller draws the order, at random: from a source, or from a ``pool`` of that many prompts without replacement. Scores
-    are in the metric's unit, at least 0.
+    The caller must draw the prompts at random: from a source, or without replacement from a ``pool`` of that many prompts.
+    ``limit``, ``score_clip`` and the scores are in the unit of the metric; ``max_outliers`` is a share of the prompts.
 
     Raises:
-        InvalidArgument: ``limit`` not a finite number of at least 0, ``confidence`` not between 0.5 and 1, ``score_clip``
-            not above ``limit`` (or given where ``limit`` is 0), ``max_outliers`` not between 0 and 1, or ``pool`` not a whole
-            number above 0.
+        InvalidArgument: ``limit`` is not a finite number of at least 0, ``confidence`` is not between 0.5 and 1,
+            ``score_clip`` is not above ``limit`` (or is given although ``limit`` is 0), ``max_outliers`` is not between 0 and
+            1, or ``pool`` is not an integer above 0.
     """
 
     def __init__(
@@ -123,7 +124,9 @@ class SequentialTest:
         finite_number("max_outliers", max_outliers, "a number above 0 and below 1", lambda x: 0 < x < 1)
         if score_clip is not None:
             if limit == 0:
-                raise InvalidArgument(f"score_clip={score_clip!r} has no use where the limit is 0: every score above 0 counts")
+                raise InvalidArgument(
+                    f"score_clip={score_clip!r} has no effect if limit=0, where any score above 0 counts: leave it out"
+                )
             finite_number("score_clip", score_clip, f"a finite number above the limit, {limit!r}", lambda x: x > limit)
         if pool is not None and (isinstance(pool, bool) or not isinstance(pool, int) or pool < 1):
             raise InvalidArgument(f"pool={pool!r} must be a whole number of at least 1, or None")
@@ -133,9 +136,10 @@ class SequentialTest:
         self._pool = pool
         theta, clip = Fraction(self.limit), Fraction(self.clip)
         self._different = MeanTest(theta, pool)
-        # What is large when scores are small: how far below the clip a score is, and whether it is not above it.
+        # A test can only show that a mean is large, so use values that are large when scores are small: how far a score is
+        # below the clip, and whether it is no outlier.
         self._mean = MeanTest(clip - theta, pool, inclusive=True)
-        self._outliers = MeanTest(1 - _least_share(max_outliers, pool), pool)
+        self._outliers = MeanTest(1 - _lowest_bad_share(max_outliers, pool), pool)
         self._refuted = [False, False, False]
         self._verdict = Verdict.UNDECIDED
         self._decided_after: int | None = None
@@ -143,7 +147,7 @@ class SequentialTest:
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict first reached; UNDECIDED until then."""
+        """The first verdict reached; UNDECIDED until then."""
         return self._verdict
 
     @property
@@ -153,42 +157,43 @@ class SequentialTest:
 
     @property
     def expected_further(self) -> int | None:
-        """Prompts until a verdict, if those to come are like those so far; None where there is no telling, or no need."""
+        """See :attr:`Decision.expected_further`."""
         if self._verdict is not Verdict.UNDECIDED or self._exhausted:
             return None
-        different, mean, outliers = map(self._needed, self._tests, self._refuted)
+        different, mean, outliers = map(self._prompts_needed, self._tests, self._refuted)
         needed = min(different, max(mean, outliers))
         if self._pool is not None:
             needed = min(needed, self._pool - len(self._steps))
         return None if needed == math.inf else math.ceil(needed)
 
     def update(self, scores: Iterable[float]) -> Verdict:
-        """Take the scores of the next prompts, all of them, and return the verdict.
+        """Record the scores of the next prompts and return the verdict.
 
-        A verdict reached inside the batch is the one that taking its scores one by one would have reached: what comes after
-        is recorded, and changes it no more. But a batch that exhausts the pool leaves nothing to infer: what was not decided
-        before it is then decided by the scores of the whole pool.
+        A verdict reached within the batch is the same as if the scores had come one by one: later scores are recorded, but do
+        not change it. The exception is a batch that exhausts the pool: if there was no verdict before this batch, the scores
+        of the whole pool decide, and nothing is inferred.
 
         Raises:
-            InvalidArgument: a score that is not a finite number of at least 0, or more scores than the pool has; nothing is
-                taken then.
+            InvalidArgument: a score is not a finite number of at least 0, or there are more scores than the pool has prompts;
+                then no score is recorded.
         """
         batch = [float(score) for score in scores]
         for score in batch:
             if not 0 <= score < math.inf:
                 raise InvalidArgument(f"score {score!r} must be a finite number of at least 0")
         if self._pool is not None and len(self._steps) + len(batch) > self._pool:
-            raise InvalidArgument(f"{len(self._steps) + len(batch)} scores are more than the pool's {self._pool}")
-        open_before = self._verdict is Verdict.UNDECIDED
+            n_scores = len(self._steps) + len(batch)
+            raise InvalidArgument(f"{n_scores} scores for a pool of {self._pool} prompts: score each prompt of the pool once")
+        was_undecided = self._verdict is Verdict.UNDECIDED
         for score in batch:
-            self._take(score)
-        if self._exhausted and open_before and self._verdict is not self._reached():
-            self._verdict = self._reached()
+            self._observe(score)
+        if self._exhausted and was_undecided and self._verdict is not self._current_verdict():
+            self._verdict = self._current_verdict()
             self._decided_after = None if self._verdict is Verdict.UNDECIDED else len(self._steps)
         return self._verdict
 
     def decision(self) -> Decision:
-        """What the scores so far say. The interval is computed here, in milliseconds for some hundred scores."""
+        """The verdict and its evidence. Computes the interval, which takes milliseconds for some hundred scores."""
         return Decision(
             verdict=self._verdict,
             n_used=len(self._steps),
@@ -210,21 +215,23 @@ class SequentialTest:
     def _exhausted(self) -> bool:
         return len(self._steps) == self._pool
 
-    def _take(self, score: float) -> None:
+    def _observe(self, score: float) -> None:
         stakes = PerTest(*(test.stake for test in self._tests))
         self._different.observe(Fraction(score))
         self._mean.observe(Fraction(self.clip) - Fraction(min(score, self.clip)))
         self._outliers.observe(Fraction(score <= self.clip))
         wealth = self._wealth()
         self._steps.append(Step(score, stakes, wealth))
-        self._refuted = [known or one >= self.threshold for known, one in zip(self._refuted, wealth, strict=True)]
+        self._refuted = [
+            refuted or test_wealth >= self.threshold for refuted, test_wealth in zip(self._refuted, wealth, strict=True)
+        ]
         if self._verdict is Verdict.UNDECIDED:
-            self._verdict = self._reached()
+            self._verdict = self._current_verdict()
             if self._verdict is not Verdict.UNDECIDED:
                 self._decided_after = len(self._steps)
 
-    def _reached(self) -> Verdict:
-        # Of a pool scored whole all is known, and what was inferred on the way counts no more.
+    def _current_verdict(self) -> Verdict:
+        # Once the whole pool is scored, everything about it is known, and replaces what was inferred on the way.
         different, mean, outliers = [test.certain for test in self._tests] if self._exhausted else self._refuted
         if different:
             return Verdict.DIFFERENT
@@ -239,15 +246,15 @@ class SequentialTest:
         clipped = [min(step.score, self.clip) for step in self._steps]
         return mean_interval(clipped, self.clip, 1.0 / self.threshold, self._pool)
 
-    def _needed(self, test: MeanTest, refuted: bool) -> float:
-        """Prompts until the test's wealth is large enough; inf where it is not growing."""
+    def _prompts_needed(self, test: MeanTest, refuted: bool) -> float:
+        """Prompts until the wealth of ``test`` reaches the threshold; inf if it is not growing."""
         if refuted:
             return 0.0
         return max(1.0, (math.log(self.threshold) - test.log_wealth) / test.growth) if test.growth > 0.0 else math.inf
 
 
-def _least_share(max_outliers: float, pool: int | None) -> Fraction:
-    """The least share of outliers that is too many; a pool holds a whole number of them."""
+def _lowest_bad_share(max_outliers: float, pool: int | None) -> Fraction:
+    """The smallest share of outliers that is too large; in a pool the number of outliers is an integer."""
     if pool is None:
         return Fraction(max_outliers)
-    return Fraction(max(1, math.ceil(max_outliers * pool - _WHOLE)), pool)
+    return Fraction(max(1, math.ceil(max_outliers * pool - _INTEGER_TOLERANCE)), pool)

@@ -1,11 +1,11 @@
-"""Challenges: prompts that nobody can know before the key is told.
+"""Challenges: prompts that nobody can know before the key is chosen.
 
-The built-in suite is public, so a candidate could be fitted to it. Here the prompts follow from a key: two parties who
-share it get the same ones, on any machine, and whoever made the candidate before the key was chosen has not seen them. What
-the key draws are names, numbers and things, and everything that is worked out from them; the sentences around them are in
-this package for all to read.
+The built-in suite is public, so a candidate could be trained on it. Challenge prompts are derived from a key: two parties
+who share the key get the same prompts on any machine, and whoever made the candidate before the key was chosen cannot have
+seen them. The key draws names, numbers and things; other figures are computed from these. The sentences around them are
+public, in this package.
 
-Templates, slots, words and their order are for good: a change to any of them is another version of the scheme.
+Never change templates, slots, word lists or their order: any such change needs a new version of the scheme.
 """
 
 from __future__ import annotations
@@ -13,58 +13,57 @@ from __future__ import annotations
 import hmac
 
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.prompts.challenges.arithmetic import SUMS
+from pytest_pot.prompts.challenges.arithmetic import ARITHMETIC
 from pytest_pot.prompts.challenges.code import CODE
-from pytest_pot.prompts.challenges.dialogue import TALK
-from pytest_pot.prompts.challenges.multilingual import LETTERS
+from pytest_pot.prompts.challenges.dialogue import DIALOGUE
+from pytest_pot.prompts.challenges.multilingual import MULTILINGUAL
 from pytest_pot.prompts.challenges.prose import PROSE
-from pytest_pot.prompts.challenges.structured import RECORDS
+from pytest_pot.prompts.challenges.structured import STRUCTURED
 from pytest_pot.prompts.challenges.template import Template
 from pytest_pot.prompts.prompt import Prompt
 
 __all__ = ["TEMPLATES", "challenge_prompts", "challenge_sample"]
 
-TEMPLATES: tuple[Template, ...] = (*SUMS, *PROSE, *CODE, *RECORDS, *TALK, *LETTERS)
+TEMPLATES: tuple[Template, ...] = (*ARITHMETIC, *PROSE, *CODE, *STRUCTURED, *DIALOGUE, *MULTILINGUAL)
 
 _SCHEME = "pytest-pot challenge 1"
-_SPACE = 1 << 48
-"""Indices that a sample is drawn from: so many that none comes twice."""
+_N_INDICES = 1 << 48
+"""How many indices a sample is drawn from: so many that in practice no index is drawn twice."""
 _KINDS = ("fact", "code", "dialogue", "reasoning", "multilingual", "narrative", "arithmetic", "structured")
 
 
 def challenge_prompts(key: str, n: int) -> list[Prompt]:
-    """The first ``n`` prompts of ``key``; the kinds take turns, so any eight in a row are of eight kinds.
+    """The first ``n`` prompts of ``key``. The kinds take turns, so any eight consecutive prompts have eight different kinds.
 
-    Prompt i depends on the key and on i alone. Its template and the value of each slot are drawn by HMAC-SHA256 of the key,
-    64 bits a draw. No template has fewer than 10^12 fillings, and all of them together
-    have more than 10^25.
-    Text and continuation have at least 64 tokens each time, most of them in the continuation.
+    Prompt i depends only on the key and on i. HMAC-SHA256 with the key draws its template and the value of each slot, 64 bits
+    per draw. Every template has at least 10^12 fillings, and all templates together have more than 10^25. Every prompt has at
+    least 64 tokens of text and continuation together, most of them in the continuation.
 
     Raises:
-        InvalidArgument: the key is empty or not a string, or ``n`` is not an integer of at least 1.
+        InvalidArgument: the key is not a string, or is empty or blank; or ``n`` is not an integer of at least 1.
     """
     secret = _secret(key, n)
     return [_prompt(secret, index) for index in range(n)]
 
 
 def challenge_sample(key: str, n: int) -> list[Prompt]:
-    """``n`` prompts of ``key`` at indices that the key draws, so that their kinds come at random too.
+    """``n`` prompts of ``key``, at indices that the key draws, so that the kinds come in random order too.
 
-    This is what a sequential test must be given: where kinds take turns, the next one is known, and a test that looks after
-    each prompt may be wrong far more often than it says.
+    A sequential test needs this random order. Where kinds take turns, the next kind is known, and a test that looks after
+    each prompt may be wrong far more often than its confidence says.
 
     Raises:
         InvalidArgument: as :func:`challenge_prompts`.
     """
     secret = _secret(key, n)
-    return [_prompt(secret, _draw(secret, place, "index", _SPACE)) for place in range(n)]
+    return [_prompt(secret, _draw(secret, place, "index", _N_INDICES)) for place in range(n)]
 
 
 def _secret(key: str, n: int) -> bytes:
     if not isinstance(key, str) or not key.strip():
-        raise InvalidArgument(f"a challenge needs a key, which is a string that is not empty, not {key!r}")
+        raise InvalidArgument(f"key={key!r}: the key of a challenge must be a string that is not empty or blank")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InvalidArgument(f"n={n!r} prompts of a challenge: ask for at least 1")
+        raise InvalidArgument(f"n={n!r}: the number of challenge prompts must be an integer of at least 1")
     return key.encode("utf-8", "surrogatepass")
 
 
@@ -77,6 +76,6 @@ def _prompt(secret: bytes, index: int) -> Prompt:
 
 
 def _draw(secret: bytes, index: int, name: str, below: int) -> int:
-    """An integer in [0, below); no value is likelier than another by more than below / 2^64 of its share."""
+    """An integer in [0, below), almost uniform: probabilities differ by at most a relative ``below`` / 2^64."""
     digest = hmac.digest(secret, f"{_SCHEME}|{index}|{name}".encode(), "sha256")
     return int.from_bytes(digest[:8], "big") * below >> 64

@@ -1,11 +1,11 @@
-"""Arithmetic and reasoning: worked solutions, whose every figure follows from the numbers drawn."""
+"""Arithmetic and reasoning: worked solutions in which every figure follows from the drawn numbers."""
 
 from __future__ import annotations
 
 from pytest_pot.prompts.challenges import words
 from pytest_pot.prompts.challenges.template import Template, Values, clock, money
 
-__all__ = ["SUMS"]
+__all__ = ["ARITHMETIC"]
 
 
 def _people() -> tuple[str, ...]:
@@ -214,4 +214,4 @@ _PETS = Template(
     "was forced.",
 )
 
-SUMS = (_PRODUCT, _RECEIPT, _CONNECTION, _AGES, _TANK, _PETS)
+ARITHMETIC = (_PRODUCT, _RECEIPT, _CONNECTION, _AGES, _TANK, _PETS)

@@ -1,11 +1,11 @@
-"""Dialogues: at a desk, with an assistant in a chat format, and with a shop."""
+"""Dialogues: at a hotel desk, with an assistant in a chat format, and with a shop."""
 
 from __future__ import annotations
 
 from pytest_pot.prompts.challenges import words
 from pytest_pot.prompts.challenges.template import Template, Values, money
 
-__all__ = ["TALK"]
+__all__ = ["DIALOGUE"]
 
 
 def _room(v: Values) -> Values:
@@ -104,4 +104,4 @@ _PARCEL = Template(
     "[$w, support] Then write to us once more and ask for me, $w, and I will drive over with the $object myself.",
 )
 
-TALK = (_ROOM, _METER, _PARCEL)
+DIALOGUE = (_ROOM, _METER, _PARCEL)

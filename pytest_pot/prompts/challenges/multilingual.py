@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_pot.prompts.challenges import words
 from pytest_pot.prompts.challenges.template import Template, Values, comma
 
-__all__ = ["LETTERS"]
+__all__ = ["MULTILINGUAL"]
 
 
 def _rent(v: Values) -> Values:
@@ -88,4 +88,4 @@ _SPANISH = Template(
     _harvest,
 )
 
-LETTERS = (_GERMAN, _FRENCH, _SPANISH)
+MULTILINGUAL = (_GERMAN, _FRENCH, _SPANISH)

@@ -1,11 +1,11 @@
-"""Structured texts: JSON, a table in Markdown, a log."""
+"""Structured texts: JSON, a Markdown table, a log."""
 
 from __future__ import annotations
 
 from pytest_pot.prompts.challenges import words
 from pytest_pot.prompts.challenges.template import Template, Values, clock, money
 
-__all__ = ["RECORDS"]
+__all__ = ["STRUCTURED"]
 
 
 def _sensor(v: Values) -> Values:
@@ -129,4 +129,4 @@ _LOG = Template(
     _log,
 )
 
-RECORDS = (_SENSOR, _TABLE, _LOG)
+STRUCTURED = (_SENSOR, _TABLE, _LOG)

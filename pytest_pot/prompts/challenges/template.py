@@ -1,6 +1,6 @@
 """A prompt with slots, and how amounts and times are written in it.
 
-Figures are worked out in whole numbers (cents, minutes, watt-hours), so that no machine rounds another way.
+Figures are computed in integers (cents, minutes, watt-hours), so that all machines round the same way.
 """
 
 from __future__ import annotations
@@ -24,33 +24,37 @@ class Template:
 
     kind: str
     slots: Mapping[str, Sequence[object]]
-    """What each slot may hold, every value once. The order of the slots is the order of the draws."""
+    """The values that each slot may have, each once. A slot's name is part of its draw: renaming it changes the prompts."""
     body: str
     """Text and continuation, with ``‖`` between them and ``$name`` for a slot or a figure."""
     figures: Callable[[Values], Values] = lambda _: {}
-    """What follows from the values of the slots, by name."""
+    """Computes further values for the body, by name, from the values of the slots."""
 
     @property
     def size(self) -> int:
-        """How many different prompts it makes."""
+        """How many different prompts the template can make."""
         return math.prod(len(choices) for choices in self.slots.values())
 
     def fill(self, values: Values) -> Prompt:
-        """The prompt with one value in each slot."""
+        """The prompt with one value in each slot.
+
+        Raises:
+            KeyError: a slot has no value.
+        """
         text, continuation = Text(self.body).substitute({**values, **self.figures(values)}).split("‖")
         return Prompt(text, continuation, self.kind)
 
 
 def money(cents: int) -> str:
-    """With a point: 1234 is 12.34."""
+    """Cents as an amount with a decimal point: 1234 is 12.34."""
     return f"{cents // 100}.{cents % 100:02}"
 
 
 def comma(cents: int) -> str:
-    """As on the continent: 1234 is 12,34."""
+    """Cents as an amount with a decimal comma, as in continental Europe: 1234 is 12,34."""
     return f"{cents // 100},{cents % 100:02}"
 
 
 def clock(minutes: int) -> str:
-    """Minutes since midnight: 75 is 01:15."""
+    """Minutes since midnight as a time of day: 75 is 01:15."""
     return f"{minutes // 60:02}:{minutes % 60:02}"

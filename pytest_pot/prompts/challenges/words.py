@@ -1,7 +1,8 @@
-"""The words that challenges are filled with. Their order is for good: the same key must give the same prompts in any version.
+"""The words that fill the slots of challenges. Never change their order: the same key must give the same prompts in any
+version.
 
-Lists that one template may use together have no word in common. Towns, rivers and plants are put together from two halves;
-none of them is meant to exist.
+Lists that one template may use together have no word in common. The names of towns, rivers and plants are combined from two
+halves; none of them is meant to exist.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 
-def _joined(fronts: str, backs: str) -> tuple[str, ...]:
+def _combinations(fronts: str, backs: str) -> tuple[str, ...]:
     return tuple(front + back for front in _words(fronts) for back in _words(backs))
 
 
@@ -70,21 +71,21 @@ SURNAMES = _words(
     Zimmer"""
 )
 
-TOWNS = _joined(
+TOWNS = _combinations(
     """Alder Ash Barrow Birch Black Bright Cold Crow Dun East Elm Fair Falcon Farn Fern Glen Hart Hazel Heron High Holm Kings
     Lang Long Marl Mill North Oak Raven Red Stan Thorn""",
     "bourne bury combe ford gate ham haven hurst ley mere mouth port stow ton wick worth",
 )
-VILLAGES = _joined(
+VILLAGES = _combinations(
     """Apple Bell Bramble Clay Cob Cuckoo Dove Flax Fox Gorse Hay Hollow Honey Kettle Lamb Lark Linnet Moss Nettle Otter Pebble
     Plum Quarry Sheep""",
     "beck bridge brook cliff cross den dale field green hill marsh moor pool ridge side well",
 )
-RIVERS = _joined(
+RIVERS = _combinations(
     "Al Ar Bel Cor Dar El Es Fal Gal Ir Kor Lam Mar Nev Or Pel Ran Sal Tam Tor Ul Ver Wen Yar",
     "da do ga go la lo na ne ra ro sa se ta va ve za",
 )
-GENERA = _joined(
+GENERA = _combinations(
     "Alti Bori Cala Dori Euri Fila Glauco Helo Lepto Melo Nema Oro Penta Rhodo Steno Xero",
     "carpa dendra flora lepis mera nanthus phylla pogon sperma stachys thera thrix",
 )
@@ -308,11 +309,11 @@ NOUNS = _words(
     levels marks orders parcels points pulses quotas rolls samples shifts stamps tickets tokens votes"""
 )
 
-ORTE = _joined(
+ORTE = _combinations(
     "Ahorn Birken Buchen Eichen Erlen Eschen Falken Fichten Hasel Hirsch Krähen Linden Rehn Tannen Ulmen Weiden",
     "au bach berg brück burg feld furt grund hain hausen heim hof rode stein tal wald",
 )
-VILLES = _joined(
+VILLES = _combinations(
     """Saint-Alban Saint-Aubert Saint-Benoît Saint-Clair Saint-Didier Saint-Fulbert Saint-Gilles Saint-Hilaire Saint-Josse
     Saint-Léger Saint-Maur Saint-Prosper""",
     """-sur-Arve -sur-Brenne -sur-Cère -sur-Dore -sur-Lisle -sur-Morge -sur-Orne -sur-Rance -des-Bois -des-Prés -la-Forêt
@@ -320,7 +321,7 @@ VILLES = _joined(
 )
 PUEBLOS = tuple(
     name.replace("_", " ")
-    for name in _joined(
+    for name in _combinations(
         "Aldea Arroyo Castillo Fuente Molino Puente Valle Villa",
         """_de_la_Sierra _de_la_Torre _de_las_Nieves _de_los_Olmos _del_Campo _del_Monte _del_Olivar _del_Rey _de_Abajo
         _de_Arriba _de_la_Encina _de_la_Loma _de_los_Álamos _de_San_Blas _de_Santa_Inés _del_Viento""",

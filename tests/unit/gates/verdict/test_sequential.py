@@ -425,7 +425,7 @@ def test_outliers_at_their_share_of_a_pool_are_rarely_called_the_same():
         ({"max_outliers": 1.0}, "max_outliers=1.0 must be"),
         ({"score_clip": 0.1}, "score_clip=0.1 must be a finite number above the limit, 0.1"),
         ({"score_clip": math.inf}, "score_clip=inf must be"),
-        ({"limit": 0.0, "score_clip": 1.0}, "score_clip=1.0 has no use where the limit is 0"),
+        ({"limit": 0.0, "score_clip": 1.0}, "score_clip=1.0 has no effect if limit=0, where any score above 0 counts"),
         ({"pool": 0}, "pool=0 must be a whole number of at least 1, or None"),
         ({"pool": 10.0}, "pool=10.0 must be"),
     ],
@@ -448,6 +448,6 @@ def test_a_score_that_is_none_is_no_evidence_and_neither_is_its_batch(score):
 def test_a_pool_has_no_more_prompts_than_it_has():
     test = SequentialTest(0.1, pool=3)
     test.update(np.array([0.1, 0.1], dtype=np.float32))
-    with pytest.raises(PotError, match="4 scores are more than the pool's 3"):
+    with pytest.raises(PotError, match="4 scores for a pool of 3 prompts: score each prompt of the pool once"):
         test.update([0.1, 0.1])
     assert test.decision().n_used == 2

@@ -139,13 +139,13 @@ OPENINGS = {
 
 @pytest.mark.parametrize("key", ["", " ", "\n", None, b"bytes", 7])
 def test_a_key_that_is_none_is_refused(key):
-    with pytest.raises(ValueError, match="a challenge needs a key, which is a string that is not empty, not "):
+    with pytest.raises(ValueError, match=r"key=.*: the key of a challenge must be a string that is not empty or blank"):
         challenge_prompts(key, 1)
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
 def test_a_number_without_prompts_is_refused(n):
-    with pytest.raises(ValueError, match=r"n=.* prompts of a challenge: ask for at least 1"):
+    with pytest.raises(ValueError, match=r"n=.*: the number of challenge prompts must be an integer of at least 1"):
         challenge_prompts("k", n)
 
 
