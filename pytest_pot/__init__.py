@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_pot.core.errors import PotError
     from pytest_pot.gates.latency.latency_report import LatencyReport
     from pytest_pot.gates.verdict.limits import Verdict
+    from pytest_pot.plugin.gates import PotResult
     from pytest_pot.prompts.builtin import builtin_prompts
     from pytest_pot.prompts.challenges import challenge_prompts
     from pytest_pot.prompts.jsonl import load_prompts
@@ -29,6 +30,7 @@ __all__ = [
     "Baseline",
     "LatencyReport",
     "PotError",
+    "PotResult",
     "Prompt",
     "ScoreReport",
     "ScoringConfig",
@@ -45,6 +47,7 @@ _MODULES = {
     "LatencyReport": "gates.latency.latency_report",
     "PRESETS": "core.config",
     "PotError": "core.errors",
+    "PotResult": "plugin.gates",
     "Prompt": "prompts.prompt",
     "ScoreReport": "scoring.score_report",
     "ScoringConfig": "core.config",

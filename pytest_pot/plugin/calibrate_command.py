@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,49 +19,50 @@ __all__ = ["run"]
 
 
 def run(config: pytest.Config) -> int:
-    """Calibrate on the reference that the options name and print what was found; the exit status."""
-    writer = config.get_terminal_writer()
-    try:
-        lines = _lines(config)
-    except (PotError, pytest.fail.Exception) as error:
-        writer.line(f"ERROR: {error}", red=True)
-        return pytest.ExitCode.USAGE_ERROR
-    for line in lines:
-        writer.line(line)
-    return pytest.ExitCode.OK
-
-
-def _lines(config: pytest.Config) -> list[str]:
-    from pytest_pot.calibration.explain import ladder_lines, proposal_lines
-    from pytest_pot.calibration.ladder import calibrate
-    from pytest_pot.scoring.scorer import TeacherForcedScorer
-
+    """Calibrate on the reference that the options name and print the result; the exit status."""
     with fixtures_without_tests(config, _folder(config)) as value_of:
-        store = model_store(config)
-        if recorded_reference(config):
-            raise PotError(
-                "--pot-calibrate changes the reference's weights, and a recording has none: give a model, --pot-reference"
-            )
-        reference = store.from_options("reference")
-        if reference is None:
-            raise no_model("reference")
-        tokenizer = store.tokenizer() or store.tokenizer_of(reference)
-        if tokenizer is None:
-            raise no_tokenizer()
+        writer = config.get_terminal_writer()
 
         def fixture() -> object:
             item, value = value_of("pot_prompts")
             return named_by_fixture(item, "pot_prompts", value)
 
-        prompts = choose_prompts(PromptRequest(key=option(config, "key")), config, fixture)
-        preset, scoring = option_config(config)
-        writer = config.get_terminal_writer()
+        try:
+            lines = _lines(config, fixture)
+        except (PotError, pytest.fail.Exception) as error:
+            writer.line(f"ERROR: {error}", red=True)
+            return pytest.ExitCode.USAGE_ERROR
+        for line in lines:
+            writer.line(line)
+    return pytest.ExitCode.OK
 
-        def show(name: str) -> None:
-            if writer.hasmarkup:  # on a terminal; a log has no use for progress
-                writer.write(f"\rpot: trying {name:<24}\r", flush=True)
 
-        calibration = calibrate(TeacherForcedScorer(scoring), reference.model, prompts, tokenizer, tell=show)
+def _lines(config: pytest.Config, fixture: Callable[[], object]) -> list[str]:
+    """``fixture``: gives the value of ``pot_prompts``."""
+    from pytest_pot.calibration.explain import ladder_lines, proposal_lines
+    from pytest_pot.calibration.ladder import calibrate
+    from pytest_pot.scoring.scorer import TeacherForcedScorer
+
+    store = model_store(config)
+    if recorded_reference(config):
+        raise PotError(
+            "--pot-calibrate changes the reference's weights, and a recording has none: give a model, --pot-reference"
+        )
+    reference = store.from_options("reference")
+    if reference is None:
+        raise no_model("reference")
+    tokenizer = store.tokenizer() or store.tokenizer_of(reference)
+    if tokenizer is None:
+        raise no_tokenizer()
+    prompts = choose_prompts(PromptRequest(key=option(config, "key")), config, fixture)
+    preset, scoring = option_config(config)
+    writer = config.get_terminal_writer()
+
+    def show(name: str) -> None:
+        if writer.hasmarkup:  # on a terminal; a log has no use for progress
+            writer.write(f"\rpot: trying {name:<24}\r", flush=True)
+
+    calibration = calibrate(TeacherForcedScorer(scoring), reference.model, prompts, tokenizer, tell=show)
     name = option(config, "reference")
     conditions = f"preset {preset}, {calibration.metric} on {calibration.n_prompts} prompts"
     head = f"pot: {name}, {calibration.label}; {conditions}"

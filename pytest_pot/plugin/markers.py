@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_pot.gates.base import Gate
 
-__all__ = ["MARKERS", "Marker", "gate_marks", "has_gate_marks", "marks_on", "nearest"]
+__all__ = ["MARKERS", "Marker", "gate_marks", "has_gate_marks", "marks_on", "nearest", "register"]
 
 
 class Marker:
@@ -46,6 +46,11 @@ MARKERS: dict[str, Marker] = {
     ),
 }
 """The markers by name. Gates of one test run in this order."""
+
+
+def register(name: str, marker: Marker) -> None:
+    """Add a marker for this process, from a conftest or a plugin, before tests are collected."""
+    MARKERS[name] = marker
 
 
 def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None) -> bool:

@@ -37,14 +37,31 @@ _MIN_EARLY_OVER_LATE = 1.55
 _MAX_VARIATION = 0.5
 """Coefficient of variation of the prompts' scores up to which the prompts count as alike."""
 _UNRELATED_TV = 0.6
+_ROUNDING_TV = 1e-4
+"""Total variation up to which another device or kernel explains a difference: the tolerance ``numeric``."""
 
 
 def likely_cause(report: ScoreReport) -> str | None:
     """The likely cause, from the pattern of the total variation over prompts and positions; None if there is no pattern."""
     divergence = [np.asarray(values) for values in report.divergences["tv"]]
+    by_rounding = _run_differently(report, divergence)
+    if by_rounding is not None:
+        return by_rounding
     if report.n_positions < _MIN_POSITIONS or not any(values.any() for values in report.divergences["tv"]):
         return None
     return _shifted(report) or _few_prompts(report, divergence) or _trend(report, divergence) or _everywhere(divergence)
+
+
+def _run_differently(report: ScoreReport, divergence: list[Floats]) -> str | None:
+    """The difference is as small as rounding, and the models ran on different devices or in different precisions."""
+    reference, candidate = (label.partition(",")[0] for label in report.labels)
+    mean = float(np.mean([values.mean() for values in divergence]))
+    if reference == candidate or not 0 < mean <= _ROUNDING_TV:
+        return None
+    return (
+        f"the reference ran in {reference} and the candidate in {candidate}, which round differently: a difference of this "
+        "size says nothing about the weights. Run both alike (--pot-device, --pot-dtype), or use the tolerance 'numeric'"
+    )
 
 
 def _shifted(report: ScoreReport) -> str | None:

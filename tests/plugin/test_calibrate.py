@@ -54,3 +54,53 @@ def test_a_recording_cannot_be_changed(project: Project) -> None:
 def test_prompts_by_a_key(project: Project) -> None:
     lines = project.run("--pot-calibrate", "--pot-key=sesame").outlines
     assert lines[0].endswith("tv on 32 prompts")
+
+
+TWO = """
+import pytest
+from pytest_pot import Prompt
+
+def pytest_pot_prompts(config):
+    return [Prompt("The old mill by the river", " stood empty."), Prompt("x = 1", "; y = 2")]
+"""
+
+
+def test_prompts_of_the_hook(project: Project) -> None:
+    project.ini(pot_reference=project.tiny.reference)
+    project.write(conftest=TWO)
+    assert project.run("--pot-calibrate").outlines[0].endswith("tv on 2 prompts")
+
+
+def test_prompts_of_the_suites_fixture(project: Project) -> None:
+    """As gates do: the fixture counts before options and hook, the nearest one, with whatever it asks for itself."""
+    project.write(
+        conftest=TWO
+        + """
+@pytest.fixture(scope="session")
+def texts():
+    return ["The old mill by the river"] * 4
+
+@pytest.fixture
+def pot_prompts(texts, tmp_path):
+    return texts
+"""
+    )
+    project.prompts("deep/er/five.jsonl", *[{"text": "Who is there?", "continuation": " Nobody."}] * 5)
+    (project.path / "deep" / "er" / "conftest.py").write_text(
+        "import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return 'five.jsonl'\n", encoding="utf-8"
+    )
+    assert project.run("--pot-calibrate").outlines[0].endswith("tv on 4 prompts")
+    assert project.run("--pot-calibrate", "deep/er").outlines[0].endswith("tv on 5 prompts")
+
+
+def test_prompts_of_the_option(project: Project) -> None:
+    project.write(conftest=TWO)
+    project.prompts("one.jsonl", {"text": "Who is there?", "continuation": " Nobody, said the wind."})
+    assert project.run("--pot-calibrate", "--pot-prompts=one.jsonl").outlines[0].endswith("tv on 1 prompts")
+
+
+def test_a_fixture_that_returns_no_prompts(project: Project) -> None:
+    project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return 3\n")
+    result = project.run("--pot-calibrate")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["ERROR: the fixture pot_prompts: prompts must be a list of strings and *not int"])

@@ -19,8 +19,8 @@ from pytest_pot.prompts.tokenization import EncodedPrompts
 
 __all__ = ["CachedReference"]
 
-_OWN_PLUGIN = "pot"
-"""The name of our plugin: that of its entry point."""
+_OWN_HOOKS = "pytest_pot.plugin.hooks"
+"""The module of pytest-pot's own implementation of the hook that loads models."""
 
 Recording = Callable[[RecordReference], RecordedReference]
 
@@ -52,7 +52,7 @@ class CachedReference:
         """Find the record of the model in the files of ``spec``, without loading them; False where they do not tell all of
         it."""
         hooks = self._pytest_config.hook.pytest_pot_load_model.get_hookimpls()
-        if any(hook.plugin_name != _OWN_PLUGIN for hook in hooks):
+        if any(hook.function.__module__ != _OWN_HOOKS for hook in hooks):
             return False  # another's hook may make anything of those files
         self._key = self._key_of({"files": file_digests(spec)}) if files_tell_all(spec) else None
         return self._key is not None

@@ -5,8 +5,8 @@ who share the key get the same prompts on any machine, and whoever made the cand
 seen them. The key draws names, numbers and things; other figures are computed from these. The sentences around them are
 public, in this package.
 
-Never change templates, slots, word lists or their order: any such change needs a new version of the scheme.
-"""
+Never change templates, slots, word lists or their order: any such change needs a new version of the scheme. Each module holds
+the templates of one kind of text; ``core`` and ``prompts.prompt`` may be imported here."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from pytest_pot.scoring.diagnosis import likely_cause
 class Made:
     """What the diagnosis reads of a report."""
 
+    labels = ("float32 on cpu", "float32 on cpu")
+
     def __init__(self, divergence, reference_ids=None, candidate_ids=None):
         self.divergences = {"tv": divergence}
         self.tokens = [Tokens(tuple(range(4 + len(values))), 4) for values in divergence]
@@ -81,3 +83,20 @@ def test_too_little_evidence_shows_no_pattern(generator):
     # Prompts that differ widely, none of them dominant, and no trend: nothing to say.
     levels = np.geomspace(0.001, 0.2, 16)
     assert likely_cause(Made([noisy(np.full(16, level), generator) for level in levels])) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "level", "explained"),
+    [
+        (("float32 on cpu", "float32 on cuda:0"), 5e-7, True),
+        (("float32 on cpu, cached", "float32 on cpu"), 5e-7, False),
+        (("float32 on cpu", "float32 on cuda:0"), 1e-2, False),
+        (("float32 on cpu", "float32 on cuda:0"), 0.0, False),
+    ],
+)
+def test_rounding_of_two_devices_is_named(labels: tuple[str, str], level: float, explained: bool) -> None:
+    """Also on few positions: a limit of 0 is missed by any of them."""
+    report = Made([np.full(4, level)])
+    report.labels = labels
+    cause = likely_cause(report) or ""
+    assert cause.startswith("the reference ran in float32 on cpu and the candidate in float32 on cuda:0, ") == explained
