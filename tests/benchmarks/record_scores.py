@@ -61,7 +61,7 @@ def damaged(reference: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> Any:
             for token in tokenizer(f"{prompt.text}{prompt.continuation}")["input_ids"]:
                 kinds.setdefault(token, set()).add(prompt.kind)
     own = torch.tensor([token for token, found in kinds.items() if found == {DAMAGED_KIND}])
-    model = perturb(reference, "noise 2^-12")
+    model: Any = perturb(reference, "noise 2^-12")
     weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())  # untied: the output head is left alone
     noise = torch.randn(len(own), weight.shape[1], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -117,7 +117,7 @@ def nothing_shared() -> Iterator[None]:
 
 def prefix(bench: Bench) -> Rows:
     """32 prompts that begin with the same 128 tokens and have 16 of their own, the prefix shared and not."""
-    texts = [prompt.text + prompt.continuation for prompt in builtin_prompts(None)]
+    texts = [prompt.text + (prompt.continuation or "") for prompt in builtin_prompts(None)]
     ids = bench.tokenizer(" ".join(texts[40:60]))["input_ids"]
     head = bench.tokenizer.decode(ids[:128])
     prompts = [Prompt(head, bench.tokenizer.decode(bench.tokenizer(" " + text)["input_ids"][:16])) for text in texts[:32]]
