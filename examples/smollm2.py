@@ -20,7 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pytest_pot.prompts.builtin import builtin_prompts
 
@@ -28,7 +36,7 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytest-pot"
 
-Pair = tuple[torch.nn.Module, object]
+Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def reference() -> Pair:
@@ -128,6 +136,7 @@ def convert(target: Path) -> None:
         raise RuntimeError(f"{source / GGUF} has the SHA-256 {digest}, not {SHA256}: it is not the file it should be")
     packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
     config = copy.deepcopy(packed.config)
+    assert isinstance(config, LlamaConfig)
     del config.quantization_config  # it says how the weights were packed; what is saved is not
     model = LlamaForCausalLM(config)
     model.load_state_dict(packed.state_dict())

@@ -11,8 +11,8 @@ from pytest_pot import Prompt
 from pytest_pot.prompts.builtin import builtin_prompts
 
 
-def after_the_first_words(prompt):
-    text = prompt.text + prompt.continuation
+def after_the_first_words(prompt: Prompt) -> Prompt:
+    text = prompt.text + (prompt.continuation or "")
     end = text.rindex(" ", 0, 14)
     return Prompt(text[:end], text[end:])
 
@@ -26,13 +26,13 @@ expected_to_fail = pytest.mark.xfail(strict=True, reason="shows what a failing g
 # score is, which prompts and which positions are the worst, and that all of them are alike.
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts="prompts.jsonl")
-def test_int8_is_not_half_precision():
+def test_int8_is_not_half_precision() -> None:
     pass
 
 
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts="prompts.jsonl", metric="kl", max_score=0.001)
-def test_int8_by_another_metric():
+def test_int8_by_another_metric() -> None:
     pass
 
 
@@ -41,18 +41,18 @@ def test_int8_by_another_metric():
 # prompts can stand in the marker itself.
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:wrong_rope", prompts=SHORT)
-def test_a_conversion_that_lost_the_rope_base():
+def test_a_conversion_that_lost_the_rope_base() -> None:
     pass
 
 
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:foreign", prompts="prompts.jsonl")
-def test_another_model_under_the_same_name():
+def test_another_model_under_the_same_name() -> None:
     pass
 
 
 # Nothing was changed, so nothing can be told apart.
 @expected_to_fail
 @pytest.mark.pot_distinct(candidate="smollm2:identical", prompts="prompts.jsonl")
-def test_an_update_that_changed_nothing():
+def test_an_update_that_changed_nothing() -> None:
     pass

@@ -17,10 +17,10 @@ RECORDED = {"reference": "smollm2.pot.safetensors", "prompts": "prompts.jsonl"}
 
 @pytest.mark.pot_distinct(candidate="smollm2:int8", **RECORDED)
 @pytest.mark.pot_identity(candidate="smollm2:int8", tolerance="int8", **RECORDED)
-def test_int8_against_the_recording():
+def test_int8_against_the_recording() -> None:
     pass
 
 
 @pytest.mark.pot_identity(candidate="smollm2:identical", tolerance="numeric", **RECORDED)
-def test_the_same_weights_say_what_was_recorded():
+def test_the_same_weights_say_what_was_recorded() -> None:
     pass

@@ -5,28 +5,35 @@ It returns a report and no verdict; what to assert is up to the test. The same c
 """
 
 import smollm2
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pytest_pot import PRESETS, Prompt, ScoringConfig, TeacherForcedScorer
 
 GREETING = [Prompt("Dear customer,\n\n", "Thank you for your order. We will send it as soon as we can.")]
 
 
-def test_int8_is_a_smaller_change_than_pruning(pot_scorer, pot_reference, pot_tokenizer):
-    def score(candidate):
+def test_int8_is_a_smaller_change_than_pruning(
+    pot_scorer: TeacherForcedScorer, pot_reference: PreTrainedModel, pot_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    def score(candidate: smollm2.Pair) -> float:
         model, _ = candidate
         return pot_scorer.score_batch(pot_reference, model, GREETING, pot_tokenizer).mean
 
     assert 0 < score(smollm2.int8()) < score(smollm2.pruned())
 
 
-def test_a_prompt_without_a_continuation_is_continued_by_the_reference(pot_reference, pot_tokenizer):
+def test_a_prompt_without_a_continuation_is_continued_by_the_reference(
+    pot_reference: PreTrainedModel, pot_tokenizer: PreTrainedTokenizerBase
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig.preset("balanced", positions_per_prompt=8))
     report = scorer.score_batch(pot_reference, pot_reference, ["The three primary colours are"], pot_tokenizer)
     assert report.mean == 0
     assert len(report.tokens[0].targets) == 8  # drawn with a fixed seed: the same tokens every time
 
 
-def test_every_preset_finds_a_model_at_distance_zero_from_itself(pot_reference, pot_tokenizer):
+def test_every_preset_finds_a_model_at_distance_zero_from_itself(
+    pot_reference: PreTrainedModel, pot_tokenizer: PreTrainedTokenizerBase
+) -> None:
     for preset in PRESETS:
         report = TeacherForcedScorer(ScoringConfig.preset(preset)).score_batch(
             pot_reference, pot_reference, GREETING, pot_tokenizer

@@ -12,13 +12,13 @@ from pytest_pot import Prompt
 
 # With params, every marked test below this folder runs once for each candidate.
 @pytest.fixture(scope="session", params=["identical", "bf16"])
-def pot_candidate(request):
+def pot_candidate(request: pytest.FixtureRequest) -> object:
     make = getattr(smollm2, request.param)
     return make()  # a model, (model, tokenizer), or a name as in a marker
 
 
 @pytest.fixture(scope="session")
-def pot_prompts():
+def pot_prompts() -> list[Prompt]:
     return [
         Prompt("Ladies and gentlemen,", " welcome aboard. Please fasten your seat belts and put your bags under the seat."),
         Prompt("SELECT name, salary\nFROM employees\n", "WHERE department = 'Sales'\nORDER BY salary DESC\nLIMIT 10;"),

@@ -176,7 +176,7 @@ class TeacherForcedScorer:
             return run.noise_floor(engine)
 
     def _run(self, prompts: Iterable[str | Prompt], tokenizer: Any) -> ScoringRun:
-        return ScoringRun(self.config, EncodedPrompts(prompts, tokenizer), self._progress)
+        return ScoringRun(self.config, EncodedPrompts(as_prompts(prompts), tokenizer), self._progress)
 
     def _pair_config(self, reference: Any, candidate: Any) -> ScoringConfig:
         """The configuration that both models are opened with: on one device."""

@@ -48,7 +48,7 @@ def wealth(x: Array, m: float, pool: int | None, sign: int) -> Array:
         return stakes
 
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return theirs.diversified_betting_mart(
+        found: Array = theirs.diversified_betting_mart(
             x,
             m,
             [bet(fraction) for fraction in ours._FRACTIONS],
@@ -57,6 +57,7 @@ def wealth(x: Array, m: float, pool: int | None, sign: int) -> Array:
             theta=1 if sign > 0 else 0,
             trunc_scale=1,
         )
+        return found
 
 
 def wealth_error(scores: Array, limit: float, clip: float, pool: int | None) -> float:
@@ -98,7 +99,8 @@ def interval_errors(x: Array, pool: int | None) -> tuple[float, float]:
     interval = ours.mean_interval(x.tolist(), 1.0, 0.05, pool)
 
     def hedged(x: Array, m: float) -> Array:
-        return np.maximum(wealth(x, m, pool, 1), wealth(x, m, pool, -1)) / 2
+        hedged: Array = np.maximum(wealth(x, m, pool, 1), wealth(x, m, pool, -1)) / 2
+        return hedged
 
     grid_low, grid_high = theirs.cs_from_martingale(x, hedged, breaks=BREAKS, alpha=0.05, N=pool, running_intersection=True)
     exact = max(abs(interval[0] - low), abs(interval[1] - high))

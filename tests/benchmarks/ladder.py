@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from pytest_pot import Baseline, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.calibration.perturbations import PERTURBATIONS, perturb
@@ -139,6 +139,7 @@ def itself(_: Subject, model: Model, __: Any) -> Model:
 
 def eager(subject: Subject, _: Model, __: Any) -> Model:
     model = subject.load()[0]
+    assert isinstance(model, PreTrainedModel)
     model.set_attn_implementation("eager")
     return model
 
@@ -147,7 +148,7 @@ def tuned(subject: Subject, model: Model, tokenizer: Any, *, steps: int) -> Mode
     """A fine-tuned copy. It is stored, because more than one pass needs it."""
 
     def train(target: Path) -> None:
-        trained = subject.load()[0]
+        trained: Any = subject.load()[0]
         fine_tune(trained, tokenizer, subject.training(), steps=steps, rate=2e-5)
         trained.save_pretrained(target)
 

@@ -119,7 +119,7 @@ def gate(reference: Any, candidate: Any, tokenizer: Any) -> Row:
     seconds = time.perf_counter() - started
     return (
         str(report.verdict),
-        round(report.slowdown, 3),
+        round(report.slowdown or 0, 3),
         round(report.checks[0].bound or 0, 3),
         report.n_pairs,
         round(seconds, 2),

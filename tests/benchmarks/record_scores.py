@@ -62,7 +62,7 @@ def damaged(reference: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> Any:
             for token in tokenizer(f"{prompt.text}{prompt.continuation}")["input_ids"]:
                 kinds.setdefault(token, set()).add(prompt.kind)
     own = torch.tensor([token for token, token_kinds in kinds.items() if token_kinds == {DAMAGED_KIND}])
-    model = perturb(reference, "noise 2^-12")
+    model: Any = perturb(reference, "noise 2^-12")
     # A new parameter, untied from the output head, which stays the same.
     weight = torch.nn.Parameter(model.get_input_embeddings().weight.detach().clone())
     noise = torch.randn(len(own), weight.shape[1], generator=torch.Generator().manual_seed(0))

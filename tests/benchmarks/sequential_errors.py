@@ -60,7 +60,7 @@ def estimated_bets(guess: float, cap: float) -> Bets:
     had been one payoff of ``guess`` with a standard deviation of ½. ``cap``: the largest stake."""
 
     def bets(payoffs: Iterator[Array]) -> Iterator[Array]:
-        total, squares, wealth = guess, 0.25, 1.0
+        total, squares, wealth = np.array(guess), np.array(0.25), np.array(1.0)
         for n, payoff in enumerate(payoffs, 1):
             gain = total / n - 1.0
             stake = np.clip(gain / (squares / n + gain**2), 0.0, cap)

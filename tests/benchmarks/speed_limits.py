@@ -7,14 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from bench import AUTO, Bench, Rows, Way, against
-from pytest_pot.gates.latency.memory import peak_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.prompts.builtin import builtin_prompts
 
 __all__ = ["dtype", "startup", "vocabulary"]
@@ -23,7 +25,7 @@ BARE = """
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pytest_pot.prompts.prompt import builtin_prompts
+from pytest_pot.prompts.builtin import builtin_prompts
 
 tokenizer = AutoTokenizer.from_pretrained("candidate")
 model = AutoModelForCausalLM.from_pretrained("candidate").eval()
@@ -59,7 +61,7 @@ def dtype(bench: Bench) -> Rows:
     baseline = scorer.record(bench.reference, builtin_prompts(24), bench.tokenizer)
     models = {"float32": bench.candidate, "bfloat16": copy.deepcopy(bench.candidate).to(torch.bfloat16)}
     ways: dict[str, Way] = {
-        name: lambda model=model: scorer.score_baseline(baseline, model, bench.tokenizer) for name, model in models.items()
+        name: partial(scorer.score_baseline, baseline, model, bench.tokenizer) for name, model in models.items()
     }
     seconds = bench.time(ways)
     for name in ways:
@@ -69,7 +71,7 @@ def dtype(bench: Bench) -> Rows:
 def vocabulary(bench: Bench) -> Rows:
     """A tiny model with a vocabulary of 262,144, on 64 prompts of 256 tokens: peak memory above that of the model."""
     size = 1 << 18
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LlamaForCausalLM(LlamaConfig(vocab_size=size, max_position_embeddings=512, **sizes)).eval()
@@ -77,7 +79,7 @@ def vocabulary(bench: Bench) -> Rows:
     for config in (ScoringConfig(), AUTO, ScoringConfig.preset("fastest")):
         scorer = TeacherForcedScorer(config)
         baseline = scorer.record(model, prompts, bench.tokenizer)
-        peak = peak_of(lambda s=scorer, b=baseline: s.score_baseline(b, model, bench.tokenizer), model, torch.device("cpu"))
+        peak = peak_of(partial(scorer.score_baseline, baseline, model, bench.tokenizer), model, torch.device("cpu"))
         above = None if peak is None else (peak.bytes - peak.weights) / 1e6
         kind = f"top_k={config.top_k}, {config.tail}, batch {config.batch_size}"
         yield {"configuration": kind, "peak MB above the model": above}
@@ -87,7 +89,8 @@ def startup(bench: Bench) -> Rows:
     """A whole run of pytest with one recorded gate, and a bare script that imports, loads and runs the same forward passes."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        bench.candidate.save_pretrained(home / "candidate")
+        model: Any = bench.candidate
+        model.save_pretrained(home / "candidate")
         bench.tokenizer.save_pretrained(home / "candidate")
         TeacherForcedScorer().record(bench.reference, builtin_prompts(), bench.tokenizer).save(
             home / "reference.pot.safetensors"

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from bench import AUTO, Bench, Rows, Way, against, cut_short
-from pytest_pot.gates.latency.memory import peak_of
 
 from pytest_pot import PRESETS, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.calibration.perturbations import perturb
 from pytest_pot.engines.pytorch.engine import TorchEngine
+from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.gates.verdict.limits import identity_limits
 from pytest_pot.prompts.builtin import builtin_prompts
 
@@ -117,7 +117,7 @@ def without_shared_prefixes() -> Iterator[None]:
 
 def prefix(bench: Bench) -> Rows:
     """32 prompts with the same first 128 tokens and 16 tokens of their own, with and without sharing the prefix."""
-    texts = [prompt.text + prompt.continuation for prompt in builtin_prompts(None)]
+    texts = [prompt.text + (prompt.continuation or "") for prompt in builtin_prompts(None)]
     ids = bench.tokenizer(" ".join(texts[40:60]))["input_ids"]
     head = bench.tokenizer.decode(ids[:128])
     prompts = [Prompt(head, bench.tokenizer.decode(bench.tokenizer(" " + text)["input_ids"][:16])) for text in texts[:32]]

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from pytest_pot.prompts.jsonl import load_prompts
 from pytest_pot.prompts.prompt import Prompt
@@ -80,7 +80,7 @@ OPENINGS = (
 )
 
 
-def reference() -> tuple[torch.nn.Module, Tokenizer]:
+def reference() -> tuple[PreTrainedModel, Tokenizer]:
     """The model in float32 and its tokenizer."""
     folder = smollm2.folder("stories15m", convert)
     return AutoModelForCausalLM.from_pretrained(folder), Tokenizer((folder / "tokenizer.bin").read_bytes())
@@ -145,7 +145,8 @@ def parse(data: bytes) -> tuple[LlamaForCausalLM, int]:
 
     def half_split(weight: torch.Tensor) -> torch.Tensor:
         """Reorder rows: llama2.c rotates neighbouring rows of a head together, transformers rotates row i with i + size / 2."""
-        return weight.unflatten(1, (-1, size // 2, 2)).transpose(2, 3).flatten(1, 3)
+        split: torch.Tensor = weight.unflatten(1, (-1, size // 2, 2)).transpose(2, 3).flatten(1, 3)
+        return split
 
     state = {"model.embed_tokens.weight": take(abs(vocab), dim)}
     kinds = {
@@ -199,7 +200,7 @@ class Tokenizer:
             # A character that is not a token is encoded as bytes, which are the tokens from 3 on.
             ids += [self._ids[encoded]] if encoded in self._ids else [3 + byte for byte in encoded]
         while True:
-            pairs = [self._ids.get(self._tokens[a] + self._tokens[b]) for a, b in pairwise(ids)]
+            pairs = [self._ids.get(self._tokens[a] + self._tokens[b], 0) for a, b in pairwise(ids)]
             best = max((at for at, pair in enumerate(pairs) if pair), key=lambda at: self._scores[pairs[at]], default=None)
             if best is None:
                 return ids
@@ -228,7 +229,7 @@ def write_stories() -> None:
                 output = model(ids, past_key_values=cache, use_cache=True)
                 probabilities = output.logits[0, -1].masked_fill(special, -torch.inf).softmax(dim=-1)
                 ids, cache = torch.multinomial(probabilities, 1)[None], output.past_key_values
-                continuation.append(ids.item())
+                continuation.append(int(ids.item()))
         lines.append(json.dumps({"text": opening, "continuation": tokenizer.decode(continuation)}))
         print(lines[-1])
     STORIES.write_text("\n".join(lines) + "\n")

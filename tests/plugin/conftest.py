@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +59,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, everything_imported: None) ->
     home = tmp_path_factory.mktemp("models")
     tokenizer, other = _tokenizer(_CORPUS), _tokenizer(_OTHER_CORPUS)
 
-    def save(name: str, change: Callable[[GPT2LMHeadModel], object] | None = None, with_tokenizer=tokenizer, **sizes) -> Path:
+    def save(
+        name: str,
+        change: Callable[[GPT2LMHeadModel], object] | None = None,
+        with_tokenizer: PreTrainedTokenizerFast = tokenizer,
+        **sizes: int,
+    ) -> Path:
         model = _model(**sizes)
         if change is not None:
             with torch.no_grad():
@@ -69,7 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, everything_imported: None) ->
     def perturb(model: GPT2LMHeadModel) -> None:
         generator = torch.Generator().manual_seed(1)
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
     return Models(
         reference=save("reference"),
@@ -99,7 +106,7 @@ def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
     config = GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = GPT2LMHeadModel(config)
+        model: GPT2LMHeadModel = GPT2LMHeadModel(config).eval()
         generator = torch.Generator().manual_seed(0)
         for name, parameter in sorted(model.named_parameters()):
             if name.endswith("wte.weight"):
@@ -112,7 +119,7 @@ def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
         # One coordinate of what the head reads is 1 at every position: it sets the logit of the padding rows to -100.
         model.transformer.ln_f.weight[0] = 0.0
         model.transformer.ln_f.bias[0] = 1.0
-    return model.eval()
+    return model
 
 
 class Project:
@@ -143,21 +150,22 @@ class Project:
                 text = text.replace("{" + model + "}", repr(str(getattr(self.tiny, model))))
             self.pytester.makepyfile(**{name: text})
 
-    def run(self, *arguments: object) -> pytest.RunResult:
+    def run(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
         return self.pytester.runpytest_inprocess(*arguments)
 
-    def run_tests(self, text: str, *arguments: object) -> pytest.RunResult:
+    def run_tests(self, text: str, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
         self.write(test_it=text)
         return self.run(*arguments)
 
-    def run_apart(self, *arguments: object) -> pytest.RunResult:
+    def run_apart(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
         """In another process, whose torch has one thread."""
         return self.pytester.runpytest_subprocess(*arguments)
 
-    def gates(self, *arguments: object) -> list[dict]:
+    def gates(self, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
         """The gates of a run of the tests that are there, as ``--pot-report`` writes them."""
         self.run(*arguments, "--pot-report=gates.json")
-        return json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
+        gates: list[dict[str, Any]] = json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
+        return gates
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def pool(project: Project) -> Project:
     return project
 
 
-def run(project: Project, gate: str, arguments: str, candidate: object, *options: object) -> pytest.RunResult:
+def run(project: Project, gate: str, arguments: str, candidate: object, *options: str) -> pytest.RunResult:
     project.ini(pot_reference=project.tiny.reference, pot_candidate=candidate, pot_prompts="prompts.jsonl")
     return project.run_tests(GATED.format(gate=gate, arguments=arguments), *options)
 
@@ -97,9 +98,10 @@ def test_undecided_at_zero_has_nothing_to_show(pool: Project) -> None:
     assert "worst prompts" not in result.stdout.str()
 
 
-def _gate(project: Project, gate: str, arguments: str) -> list[dict]:
+def _gate(project: Project, gate: str, arguments: str) -> list[dict[str, Any]]:
     run(project, gate, arguments, project.tiny.perturbed, "--pot-report=out.json")
-    return json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
+    gates: list[dict[str, Any]] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
+    return gates
 
 
 def test_figures_in_the_report(pool: Project) -> None:

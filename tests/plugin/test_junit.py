@@ -26,7 +26,7 @@ def test_score_limit_and_verdict_are_properties(project: Project) -> None:
         "--junitxml=out.xml",
     ).assert_outcomes(passed=2, failed=1)
     cases = ElementTree.parse(project.path / "out.xml").getroot().iter("testcase")
-    found = {case.get("name"): {p.get("name"): p.get("value") for p in case.iter("property")} for case in cases}
+    found = {case.get("name"): {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases}
     same, different = found["test_same"], found["test_different"]
     assert float(same["pot_score"]) == 0.0
     assert (same["pot_limit"], same["pot_verdict"]) == ("0.02", "SAME")
@@ -49,8 +49,9 @@ def test_a_miss_is_a_failure_with_its_message(project: Project) -> None:
     [case] = ElementTree.parse(project.path / "out.xml").getroot().iter("testcase")
     failure = case.find("failure")
     assert case.find("error") is None
-    assert "pot_identity: DIFFERENT: tv 0." in failure.get("message")
-    assert "worst prompts:" in failure.text
+    assert failure is not None
+    assert "pot_identity: DIFFERENT: tv 0." in failure.attrib["message"]
+    assert "worst prompts:" in (failure.text or "")
 
 
 def test_two_gates_of_one_test_leave_both_their_properties(project: Project) -> None:

@@ -274,7 +274,7 @@ def test_junit(project: Project) -> None:
     project.write(test_it=marked("budget_ms=1e9", "budget_ms=1e-6"))
     project.run("--junitxml=out.xml").assert_outcomes(passed=1, failed=1)
     cases = ElementTree.parse(project.path / "out.xml").getroot().iter("testcase")
-    kept, missed = ({p.get("name"): p.get("value") for p in case.iter("property")} for case in cases)
+    kept, missed = ({p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases)
     assert (kept["pot_gate"], kept["pot_metric"], kept["pot_verdict"]) == ("pot_latency", "ms per prompt", "pass")
     assert (missed["pot_verdict"], missed["pot_limit"]) == ("fail", "1e-06")
     assert float(missed["pot_score"]) > float(missed["pot_bound"]) * 0.99 > 1e-6

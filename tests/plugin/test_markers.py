@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .conftest import Project
 
 
-def limits(gates: list[dict]) -> dict[str, list[float]]:
+def limits(gates: list[dict[str, Any]]) -> dict[str, list[float]]:
     """The limits of each test's gates, by the test's name."""
     found: dict[str, list[float]] = {}
     for gate in gates:

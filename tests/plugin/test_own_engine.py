@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from pytest_pot.engines.distributions import Floats
 
 from .conftest import Project
 
@@ -140,14 +143,14 @@ def pytest_unconfigure(config):
 PROMPTS = [("abc", "abcdefghijklabc"), ("fade", "bcdefghijklabc"), ("bike", "cdefghijklabc")]
 
 
-def bigram(seed: int) -> np.ndarray:
+def bigram(seed: int) -> Floats:
     """The probabilities [vocab, vocab] that the engine's spec means, on the CPU."""
     logits = np.random.default_rng(seed).normal(size=(12, 12)) * 2
     exps = np.exp(logits)
-    return exps / exps.sum(axis=1, keepdims=True)
+    return np.asarray(exps / exps.sum(axis=1, keepdims=True))
 
 
-def exact_tv(first: np.ndarray, second: np.ndarray) -> float:
+def exact_tv(first: Floats, second: Floats) -> float:
     """The mean over prompts of the mean total variation at the continuation's positions."""
     scores = []
     for text, continuation in PROMPTS:
@@ -165,7 +168,7 @@ def own(project: Project) -> Project:
     return project
 
 
-def gated(own: Project, marker: str, *arguments: str) -> tuple[pytest.RunResult, dict]:
+def gated(own: Project, marker: str, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
     own.write(test_it=f"import pytest\n\n@pytest.mark.{marker}\ndef test_it(): pass\n")
     result = own.run(*arguments, "--pot-prompts=letters.jsonl", "--pot-report=gates.json", "-s")
     return result, json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"][0]

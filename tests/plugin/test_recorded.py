@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def recorded(project: Project) -> Project:
     return project
 
 
-def failure(project: Project, *arguments: object) -> list[str]:
+def failure(project: Project, *arguments: str) -> list[str]:
     """The message of the one test, which fails."""
     result = project.run(*arguments)
     result.assert_outcomes(failed=1)
@@ -152,7 +153,7 @@ def stale(lines: list[str]) -> list[str]:
 
 
 def test_one_weight_of_the_reference(recorded: Project) -> None:
-    model = GPT2LMHeadModel.from_pretrained(recorded.path / "model")
+    model: Any = GPT2LMHeadModel.from_pretrained(recorded.path / "model")
     with torch.no_grad():
         model.transformer.h[1].mlp.c_fc.weight[3, 5] += 1e-4
     model.save_pretrained(recorded.path / "model")

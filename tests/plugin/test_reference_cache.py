@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +59,7 @@ def cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def counts(project: Project, *arguments: object) -> tuple[dict[str, int], dict]:
+def counts(project: Project, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """How often each role was loaded and run, and the gate's figures."""
     result = project.run("-s", "--pot-report=gates.json", *arguments)
     [line] = [line for line in result.outlines if line.startswith("loaded")]
@@ -101,7 +104,7 @@ def test_an_identical_candidate_is_at_zero_from_a_cached_reference(cached: Proje
 
 
 def change_a_weight(cached: Project) -> None:
-    model = GPT2LMHeadModel.from_pretrained(cached.path / "model")
+    model: Any = GPT2LMHeadModel.from_pretrained(cached.path / "model")
     with torch.no_grad():
         model.transformer.h[0].attn.c_attn.weight[0, 0] += 1e-3
     model.save_pretrained(cached.path / "model")
@@ -128,7 +131,7 @@ def change_the_dtype(cached: Project) -> None:
 @pytest.mark.parametrize(
     "change", [change_a_weight, change_the_configuration, change_a_prompt, change_the_preset, change_the_dtype]
 )
-def test_a_change_makes_it_run_again(cached: Project, change) -> None:
+def test_a_change_makes_it_run_again(cached: Project, change: Callable[[Project], None]) -> None:
     counts(cached)
     change(cached)
     after, _ = counts(cached)
@@ -306,7 +309,7 @@ transformers.AutoModelForCausalLM.register(transformers.GPT2Config, Mine, exist_
     assert (again["loaded"], again["run"]) == (1, FIRST["run"])
 
 
-def test_an_adapters_folder_is_not_known_by_its_files(tmp_path) -> None:
+def test_an_adapters_folder_is_not_known_by_its_files(tmp_path: Path) -> None:
     from pytest_pot.engines.pytorch.model_identity import loads_as_known
 
     assert not loads_as_known(str(tmp_path))

@@ -9,7 +9,7 @@ import pytest
 from .conftest import Project
 
 
-def properties(case: ElementTree.Element) -> list[tuple[str, str]]:
+def properties(case: ElementTree.Element) -> list[tuple[str | None, str | None]]:
     return [(entry.get("name"), entry.get("value")) for entry in case.iter("property")]
 
 

@@ -86,7 +86,8 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
         text[1],
     )
     assert text[2] == "  worst prompts:"
-    prompts = [re.fullmatch(r" +(0\.\d+)  prompt (\d)( \(\w+\))?: '(.*)'", line).groups() for line in text[3:6]]
+    matches = [re.fullmatch(r" +(0\.\d+)  prompt (\d)( \(\w+\))?: '(.*)'", line) for line in text[3:6]]
+    prompts = [match.groups() for match in matches if match is not None]
     assert [entry[1:] for entry in prompts] == [
         ("1", " (code)", "x = 1"),
         ("2", None, "Who is there?"),

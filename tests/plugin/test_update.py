@@ -197,6 +197,7 @@ while True:
     for _ in range(50):
         arguments = ["old.pot.safetensors", "new.pot.safetensors", str(target)]
         with subprocess.Popen([sys.executable, "-c", writer, *arguments], stdout=subprocess.PIPE, cwd=project.path) as process:
+            assert process.stdout is not None
             process.stdout.readline()
             time.sleep(draw.uniform(0, 0.02))
             process.send_signal(signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_the_same_verdicts_in_one_table_and_one_report(project: Project) -> None
     result.assert_outcomes(passed=2, failed=1)
     spread = json.loads((project.path / "spread.json").read_text(encoding="utf-8"))["gates"]
 
-    def essence(gates: list[dict]) -> list[tuple]:
+    def essence(gates: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
         return sorted((gate["test"], gate["gate"], gate["limit"], gate["verdict"], gate["passed"]) for gate in gates)
 
     assert essence(spread) == essence(alone)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 
 @pytest.fixture(scope="session")
-def zoo():
+def zoo() -> ModuleType:
     """The module examples/smollm2.py, which makes the models."""
     path = Path(__file__).parents[2] / "examples" / "smollm2.py"
     spec = importlib.util.spec_from_file_location("smollm2", path)
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="session")
-def reference(zoo):
+def reference(zoo: ModuleType) -> Loaded:
     """(model, tokenizer)."""
-    return zoo.reference()
+    pair: Loaded = zoo.reference()
+    return pair

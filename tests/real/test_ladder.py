@@ -6,13 +6,17 @@ metrics. The prompts here are others, so a factor of 1.5 is allowed.
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 
-from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.scoring.diagnosis import likely_cause
+
+from .conftest import Loaded
 
 MEASURED = {
     "bf16": {"kl": 7.6e-5, "jsd": 2.7e-5, "tv": 4.4e-3, "delta_ce": 8.2e-3},
@@ -24,7 +28,7 @@ MEASURED = {
 
 
 @pytest.fixture(scope="module")
-def drawn(reference):
+def drawn(reference: Loaded) -> list[Prompt]:
     """24 prompts with the continuations that the reference draws for them."""
     model, tokenizer = reference
     bare = [Prompt(prompt.text, kind=prompt.kind) for prompt in builtin_prompts()[:24]]
@@ -32,18 +36,18 @@ def drawn(reference):
         model, model, bare, tokenizer
     )
     assert report.metrics == dict.fromkeys(report.metrics, 0.0)
-    return [Prompt(p.text, tokenizer.decode(list(t.targets)), p.kind) for p, t in zip(bare, report.tokens, strict=True)]
+    return [Prompt(p.text, str(tokenizer.decode(list(t.targets))), p.kind) for p, t in zip(bare, report.tokens, strict=True)]
 
 
 @pytest.fixture(scope="module")
-def ladder(zoo, reference, drawn):
+def ladder(zoo: ModuleType, reference: Loaded, drawn: list[Prompt]) -> dict[str, ScoreReport]:
     """Every candidate's report, exact."""
     model, tokenizer = reference
     scorer = TeacherForcedScorer(ScoringConfig.preset("accurate", positions_per_prompt=32, batch_size=8))
     return {name: scorer.score_batch(model, getattr(zoo, name)()[0], drawn, tokenizer) for name in (*MEASURED, "foreign")}
 
 
-def test_the_candidates_are_in_the_known_order(ladder):
+def test_the_candidates_are_in_the_known_order(ladder: dict[str, ScoreReport]) -> None:
     for metric in ("tv", "jsd", "kl", "kl_reverse", "delta_ce"):
         score = {name: report.metrics[metric] for name, report in ladder.items()}
         assert score["bf16"] < score["int8"] < min(score["noise"], score["pruned"])
@@ -53,12 +57,14 @@ def test_the_candidates_are_in_the_known_order(ladder):
 
 
 @pytest.mark.parametrize("name", MEASURED)
-def test_the_figures_are_within_a_factor_of_1_5_of_those_known(ladder, name):
+def test_the_figures_are_within_a_factor_of_1_5_of_those_known(ladder: dict[str, ScoreReport], name: str) -> None:
     for metric, known in MEASURED[name].items():
         assert known / 1.5 <= ladder[name].metrics[metric] <= known * 1.5, metric
 
 
-def test_the_bucketed_figures_are_bounds_near_the_exact_ones(zoo, reference, drawn, ladder):
+def test_the_bucketed_figures_are_bounds_near_the_exact_ones(
+    zoo: ModuleType, reference: Loaded, drawn: list[Prompt], ladder: dict[str, ScoreReport]
+) -> None:
     model, tokenizer = reference
     report = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, zoo.int8()[0], drawn, tokenizer)
     for metric in ("tv", "jsd", "kl", "kl_reverse"):
@@ -68,7 +74,9 @@ def test_the_bucketed_figures_are_bounds_near_the_exact_ones(zoo, reference, dra
     assert 0.02 < report.tail_mass < 0.2
 
 
-def test_another_batch_shape_is_noise_far_below_the_smallest_change(zoo, reference, drawn):
+def test_another_batch_shape_is_noise_far_below_the_smallest_change(
+    zoo: ModuleType, reference: Loaded, drawn: list[Prompt]
+) -> None:
     model, tokenizer = reference
     candidate = zoo.bf16()[0]
     alone, together = (
@@ -79,9 +87,12 @@ def test_another_batch_shape_is_noise_far_below_the_smallest_change(zoo, referen
     assert alone.scores.min() > 1e-3
 
 
-def test_the_noise_floor_is_what_another_batch_shape_rounds_otherwise(reference, drawn, ladder):
+def test_the_noise_floor_is_what_another_batch_shape_rounds_otherwise(
+    reference: Loaded, drawn: list[Prompt], ladder: dict[str, ScoreReport]
+) -> None:
     model, tokenizer = reference
     floor = TeacherForcedScorer().noise_floor(model, drawn, tokenizer)
+    assert floor is not None
     assert floor < min(2e-5, ladder["bf16"].mean / 100)
     first, second = (torch.tensor([tokens.ids[:n]]) for tokens, n in zip(ladder["bf16"].tokens, (24, 8), strict=False))
     batch = torch.cat([first, torch.nn.functional.pad(second, (0, 16))])
@@ -92,15 +103,15 @@ def test_the_noise_floor_is_what_another_batch_shape_rounds_otherwise(reference,
     assert (floor > 1e-9) == (not torch.equal(together.last_hidden_state[1, :8], alone.last_hidden_state[0]))
 
 
-def test_likely_causes_of_real_damage(zoo, reference, ladder):
+def test_likely_causes_of_real_damage(zoo: ModuleType, reference: Loaded, ladder: dict[str, ScoreReport]) -> None:
     model, tokenizer = reference
     short = []
     for prompt in builtin_prompts()[:16]:
-        text = prompt.text + prompt.continuation
+        text = prompt.text + (prompt.continuation or "")
         end = max(text.find(" ", 4), 4)
         short.append(Prompt(text[:end], text[end:]))
     rope = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, zoo.wrong_rope()[0], short, tokenizer)
-    assert "grows with the position" in likely_cause(rope)
+    assert "grows with the position" in (likely_cause(rope) or "")
     for name in ("bf16", "int8", "noise", "pruned"):
-        assert "all prompts and positions alike" in likely_cause(ladder[name])
-    assert "little in common" in likely_cause(ladder["foreign"])
+        assert "all prompts and positions alike" in (likely_cause(ladder[name]) or "")
+    assert "little in common" in (likely_cause(ladder["foreign"]) or "")

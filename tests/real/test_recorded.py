@@ -9,23 +9,32 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedModel
 
 from pytest_pot import PRESETS, Baseline, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts.builtin import builtin_prompts
+
+from .conftest import Loaded
 
 PRESETS_RECORDED = [name for name in PRESETS if PRESETS[name].top_k is not None]
 
 
 @pytest.fixture(scope="module")
-def candidate(zoo):
-    return zoo.int8()[0]
+def candidate(zoo: ModuleType) -> PreTrainedModel:
+    model: PreTrainedModel = zoo.int8()[0]
+    return model
 
 
 @pytest.mark.parametrize("preset", PRESETS_RECORDED)
-def test_the_same_scores_as_live_and_zero_for_the_same_model(reference, candidate, preset, tmp_path):
+def test_the_same_scores_as_live_and_zero_for_the_same_model(
+    reference: Loaded, candidate: PreTrainedModel, preset: str, tmp_path: Path
+) -> None:
     model, tokenizer = reference
     prompts = builtin_prompts()[:8]
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
@@ -40,7 +49,7 @@ def test_the_same_scores_as_live_and_zero_for_the_same_model(reference, candidat
     assert same.max == 0.0
 
 
-def test_size_and_loading_time_of_the_default_suite(reference, tmp_path):
+def test_size_and_loading_time_of_the_default_suite(reference: Loaded, tmp_path: Path) -> None:
     model, tokenizer = reference
     path = TeacherForcedScorer().record(model, builtin_prompts(), tokenizer).save(tmp_path / "x.pot.safetensors")
     size, baseline = path.stat().st_size, Baseline.load(path)
@@ -56,7 +65,7 @@ def test_size_and_loading_time_of_the_default_suite(reference, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory from /proc")
-def test_a_gate_without_the_references_folder(zoo, tmp_path):
+def test_a_gate_without_the_references_folder(zoo: ModuleType, tmp_path: Path) -> None:
     """Recorded, the folder deleted, gated again by another process: the same figures, in less memory."""
     kept = zoo.folder("smollm2-135m-instruct", zoo.convert)
     shutil.copytree(kept, tmp_path / "model")
@@ -94,7 +103,7 @@ def test_a_gate_without_the_references_folder(zoo, tmp_path):
     assert with_both - with_one >= 0.8 * weights
 
 
-def gate(folder, *arguments) -> tuple[dict, int]:
+def gate(folder: Path, *arguments: str) -> tuple[dict[str, Any], int]:
     """The gate's figures, and the most memory that its process had, in bytes.
 
     Not by getrusage, whose figure a process inherits from the one that started it.

@@ -8,19 +8,21 @@ from pytest_pot import PRESETS
 from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.tokenization import tokenise
 
+from .conftest import Loaded
+
 
 @pytest.fixture(scope="module")
-def lengths(reference):
+def lengths(reference: Loaded) -> list[tuple[str | None, int, int]]:
     """(kind, tokens of the text, tokens of the continuation), prompt by prompt."""
     suite = builtin_prompts(None)
-    return [(p.kind, len(text), len(rest)) for p, (text, rest) in zip(suite, tokenise(reference[1], suite), strict=True)]
+    return [(p.kind, len(text), len(rest or [])) for p, (text, rest) in zip(suite, tokenise(reference[1], suite), strict=True)]
 
 
-def test_every_preset_finds_its_positions(lengths):
+def test_every_preset_finds_its_positions(lengths: list[tuple[str | None, int, int]]) -> None:
     assert min(rest for _, _, rest in lengths) >= max(config.positions_per_prompt for config in PRESETS.values())
 
 
-def test_long_contexts_have_512_to_2000_tokens(lengths):
+def test_long_contexts_have_512_to_2000_tokens(lengths: list[tuple[str | None, int, int]]) -> None:
     contexts = [text for kind, text, _ in lengths if kind == "long"]
     assert len(contexts) >= 16
     assert min(contexts) >= 512
@@ -28,7 +30,7 @@ def test_long_contexts_have_512_to_2000_tokens(lengths):
     assert max(contexts) - min(contexts) > 1000
 
 
-def test_no_preset_cuts_the_other_texts(lengths):
+def test_no_preset_cuts_the_other_texts(lengths: list[tuple[str | None, int, int]]) -> None:
     for config in PRESETS.values():
         room = config.max_length - config.positions_per_prompt
         assert max(text for kind, text, _ in lengths if kind != "long") <= room

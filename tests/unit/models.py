@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 VOCAB = 97
-ATTENTION = {
+ATTENTION: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -34,7 +35,7 @@ ATTENTION = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-HEADS = {"head_dim": 8}
+HEADS: dict[str, Any] = {"head_dim": 8}
 
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt2": lambda: GPT2Config(
@@ -57,6 +58,9 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "mixtral": lambda: MixtralConfig(**ATTENTION, num_local_experts=4, num_experts_per_tok=2),
 }
 
+Pair = tuple[PreTrainedModel, PreTrainedModel]
+"""Reference and candidate."""
+
 
 def tiny(name: str = "gpt2", seed: int = 0, scale: float = 4.0, **overrides: object) -> PreTrainedModel:
     """A random model of the architecture ``name``, its matrices ``scale`` times as large as initialised."""
@@ -65,7 +69,7 @@ def tiny(name: str = "gpt2", seed: int = 0, scale: float = 4.0, **overrides: obj
         setattr(config, field, value)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -76,7 +80,7 @@ def tiny(name: str = "gpt2", seed: int = 0, scale: float = 4.0, **overrides: obj
 def changed(model: PreTrainedModel, amount: float = 0.1, seed: int = 1) -> PreTrainedModel:
     """A copy of ``model`` with noise of ``amount`` standard deviations on every matrix."""
     generator = torch.Generator().manual_seed(seed)
-    copy = type(model)(model.config).eval()
+    copy: PreTrainedModel = type(model)(model.config).eval()
     copy.load_state_dict(model.state_dict())
     with torch.no_grad():
         for parameter in copy.parameters():

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import ScoringConfig, TeacherForcedScorer
+from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.__main__ import main
 
 from .models import changed, tiny
 
 
 @pytest.fixture(scope="module")
-def files(prompts, tokenizer, tmp_path_factory):
+def files(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
     made = {"a": (tiny(), 10), "b": (changed(tiny()), 20), "other": (tiny(), 10)}
     for name, (model, top_k) in made.items():
@@ -25,7 +27,7 @@ def files(prompts, tokenizer, tmp_path_factory):
     return folder
 
 
-def test_inspect(files, capsys):
+def test_inspect(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = files / "a.pot.safetensors"
     assert main(["inspect", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -39,7 +41,7 @@ def test_inspect(files, capsys):
     assert len(told["weights"]) == len(told["tokenizer vocabulary"]) == 64
 
 
-def test_inspect_as_json(files, capsys, tokenizer):
+def test_inspect_as_json(files: Path, capsys: pytest.CaptureFixture[str], tokenizer: PreTrainedTokenizerFast) -> None:
     assert main(["inspect", "--json", str(files / "a.pot.safetensors")]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_positions"] == 100
@@ -49,7 +51,7 @@ def test_inspect_as_json(files, capsys, tokenizer):
     assert facts["libraries"]["torch"]
 
 
-def test_compare(files, capsys):
+def test_compare(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
     out = capsys.readouterr().out
     assert f"reference  {files}/a.pot.safetensors: model a, float32 on cpu, top_k=10\n" in out
@@ -63,7 +65,7 @@ def test_compare(files, capsys):
     assert f"tv          {found['metrics']['tv']:.6g}\n" in out
 
 
-def test_files_that_do_not_allow_it(files, capsys, tmp_path):
+def test_files_that_do_not_allow_it(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["inspect", str(tmp_path / "x.pot.safetensors")]) == 1
     assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
     (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
@@ -71,7 +73,9 @@ def test_files_that_do_not_allow_it(files, capsys, tmp_path):
     assert "is damaged, or no recording of pytest-pot" in capsys.readouterr().err
 
 
-def test_what_a_terminal_would_obey_is_shown_instead(files, capsys, tmp_path, tokenizer, prompts):
+def test_what_a_terminal_would_obey_is_shown_instead(
+    files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
     path = scorer.record(tiny(), prompts[:1], tokenizer, name="evil\x1b[2J").save(tmp_path / "x.pot.safetensors")
     assert main(["inspect", str(path)]) == 0
@@ -80,7 +84,7 @@ def test_what_a_terminal_would_obey_is_shown_instead(files, capsys, tmp_path, to
     assert "evil\\x1b[2J, float32 on cpu" in out
 
 
-def test_as_a_module_without_torch(files):
+def test_as_a_module_without_torch(files: Path) -> None:
     script = (
         "import runpy, sys; sys.argv = ['pytest_pot', 'compare', sys.argv[1], sys.argv[1]]\n"
         "try: runpy.run_module('pytest_pot', run_name='__main__')\n"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import stat
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerFast
 
-from pytest_pot import PRESETS, Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PRESETS, Baseline, PotError, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.baseline.recorded import Recorded
 from pytest_pot.scoring.batching import Batches
 
@@ -19,7 +22,7 @@ from ..engines.pytorch.test_engine import Uniform
 from ..models import CONFIGS, changed, tiny
 
 
-def assert_same_report(found, expected):
+def assert_same_report(found: ScoreReport, expected: ScoreReport) -> None:
     for name, values in expected.divergences.items():
         for ours, theirs in zip(found.divergences[name], values, strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
@@ -31,9 +34,11 @@ def assert_same_report(found, expected):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["gpt2", "gemma2-softcap", "mixtral"])
-def test_scores_are_those_of_the_live_reference_to_the_last_bit(name, preset, temperature, prompts, tokenizer, tmp_path):
+def test_scores_are_those_of_the_live_reference_to_the_last_bit(
+    name: str, preset: str, temperature: float, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     reference, candidate = tiny(name), changed(tiny(name))
-    mixed = [*prompts, "one that the reference continues"]
+    mixed: list[str | Prompt] = [*prompts, "one that the reference continues"]
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset, temperature=temperature, positions_per_prompt=12))
     live = scorer.score_batch(reference, candidate, mixed, tokenizer)
     path = scorer.record(reference, mixed, tokenizer).save(tmp_path / "x.pot.safetensors")
@@ -42,7 +47,9 @@ def test_scores_are_those_of_the_live_reference_to_the_last_bit(name, preset, te
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_a_model_is_at_distance_zero_from_its_recording(dtype, prompts, tokenizer, tmp_path):
+def test_a_model_is_at_distance_zero_from_its_recording(
+    dtype: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(dtype=dtype, top_k=20, batch_size=3, temperature=0.9))
     path = scorer.record(tiny(), prompts, tokenizer).save(tmp_path / "x.pot.safetensors")
     report = scorer.score_baseline(Baseline.load(path), tiny(), tokenizer)
@@ -50,16 +57,20 @@ def test_a_model_is_at_distance_zero_from_its_recording(dtype, prompts, tokenize
     assert report.max == 0.0
 
 
-def test_the_reference_is_not_needed_any_more(prompts, tokenizer, tmp_path):
+def test_the_reference_is_not_needed_any_more(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     reference = tiny()
     scorer = TeacherForcedScorer(ScoringConfig(top_k=20))
     path = scorer.record(reference, prompts, tokenizer).save(tmp_path / "x.pot.safetensors")
     expected = scorer.score_batch(reference, changed(tiny()), prompts, tokenizer)
-    reference.forward = None
+    reference.forward = None  # type: ignore[assignment]
     assert_same_report(scorer.score_baseline(Baseline.load(path), changed(tiny()), tokenizer), expected)
 
 
-def test_a_whole_vocabulary_serves_a_candidate_whose_vocabulary_has_another_size(prompts, tokenizer):
+def test_a_whole_vocabulary_serves_a_candidate_whose_vocabulary_has_another_size(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     reference, padded = tiny("llama"), tiny("llama")
     padded.resize_token_embeddings(112, mean_resizing=False)
     for top_k in (None, 97, 20):
@@ -70,7 +81,9 @@ def test_a_whole_vocabulary_serves_a_candidate_whose_vocabulary_has_another_size
         assert live.mean > 0
 
 
-def test_an_engine_without_logits_can_be_recorded(prompts, tokenizer, tmp_path):
+def test_an_engine_without_logits_can_be_recorded(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
     path = scorer.record(Uniform(), prompts, tokenizer).save(tmp_path / "x.pot.safetensors")
     baseline = Baseline.load(path)
@@ -78,18 +91,21 @@ def test_an_engine_without_logits_can_be_recorded(prompts, tokenizer, tmp_path):
     assert scorer.score_baseline(baseline, Uniform(), tokenizer).max == 0.0
 
 
-def test_bytes_per_position(tokenizer, tmp_path):
+def test_bytes_per_position(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """8.2 k + 40, also where ids need four bytes each; a character is a token here, and 45 are what real prompts have."""
     texts = [Prompt("A prompt as many tokens long as others are: " + c, "x" * 70) for c in "abcdefgh"]
     for vocab_size, preset in ((97, "balanced"), (70_000, "balanced"), (70_000, "single"), (70_000, "fastest")):
         scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
         baseline = scorer.record(tiny("llama", vocab_size=vocab_size), texts * 8, tokenizer)
         size = baseline.save(tmp_path / "x.pot.safetensors").stat().st_size
+        assert scorer.config.top_k is not None
         assert size / baseline.n_positions <= 8.2 * min(scorer.config.top_k, vocab_size) + 40
 
 
-def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabulary(prompts, tokenizer):
-    fields = {"top_k": 20, "batch_size": 8}
+def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabulary(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    fields: dict[str, Any] = {"top_k": 20, "batch_size": 8}
     whole, alone = (
         TeacherForcedScorer(ScoringConfig(tail=tail, **fields)).record(tiny(), prompts, tokenizer).over_all()
         for tail in ("bucket", "renormalise")
@@ -99,7 +115,9 @@ def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabular
         np.testing.assert_allclose(getattr(alone, name), getattr(whole, name), atol=1e-5)
 
 
-def test_the_same_recording_makes_the_same_bytes(prompts, tokenizer, tmp_path):
+def test_the_same_recording_makes_the_same_bytes(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     first, second = (scorer.record(tiny(), prompts, tokenizer).save(tmp_path / f"{i}.pot.safetensors") for i in range(2))
     assert first.read_bytes() == second.read_bytes()
@@ -107,7 +125,7 @@ def test_the_same_recording_makes_the_same_bytes(prompts, tokenizer, tmp_path):
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_plain_safetensors_reads_it(prompts, tokenizer, tmp_path):
+def test_plain_safetensors_reads_it(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     baseline = scorer.record(tiny(), prompts, tokenizer, name="the model")
     path = baseline.save(tmp_path / "x.pot.safetensors")
@@ -122,16 +140,16 @@ def test_plain_safetensors_reads_it(prompts, tokenizer, tmp_path):
     assert [entry[0] for entry in document["prompts"]] == [prompt.text for prompt in prompts]
 
 
-def test_a_continuation_is_kept_as_far_as_it_is_compared(tokenizer):
+def test_a_continuation_is_kept_as_far_as_it_is_compared(tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=4))
     baseline = scorer.record(tiny(), [Prompt("Once", " upon a time"), "drawn"], tokenizer)
     assert [prompt.continuation for prompt in baseline.prompts] == [" upo", None]
 
 
-def test_the_weights_digest_is_of_the_weights(prompts, tokenizer):
+def test_the_weights_digest_is_of_the_weights(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
 
-    def digest(model):
+    def digest(model: PreTrainedModel) -> str | None:
         return scorer.record(model, prompts[:1], tokenizer).provenance.weights
 
     other = tiny("llama")
@@ -143,7 +161,7 @@ def test_the_weights_digest_is_of_the_weights(prompts, tokenizer):
     assert digest(moved) != digest(tiny("llama"))
 
 
-def test_what_has_no_exact_short_form_is_kept_in_full():
+def test_what_has_no_exact_short_form_is_kept_in_full() -> None:
     """Log-probabilities that are no float32 less a normaliser, as a server may send them."""
     from ..scoring.test_metrics import log_normalised, top
 
@@ -154,12 +172,14 @@ def test_what_has_no_exact_short_form_is_kept_in_full():
     np.testing.assert_array_equal(recorded.top_k(0.7, 7).clear, odd.clear)
 
 
-def test_a_batch_that_did_not_fit_while_recording_is_not_tried_again(prompts, tokenizer):
+def test_a_batch_that_did_not_fit_while_recording_is_not_tried_again(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, top_k=10))
     model = tiny()
     largest = []
 
-    def refuse(module, arguments):
+    def refuse(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         largest.append(len(arguments[0]))
         if len(arguments[0]) > 2:
             raise torch.OutOfMemoryError("out of memory")
@@ -176,7 +196,9 @@ def test_a_batch_that_did_not_fit_while_recording_is_not_tried_again(prompts, to
     assert Batches(scorer.config, report.tokens).size == 8
 
 
-def test_a_file_keeps_its_permissions_and_leaves_nothing_beside_it(prompts, tokenizer, tmp_path):
+def test_a_file_keeps_its_permissions_and_leaves_nothing_beside_it(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     path = baseline.save(tmp_path / "new folder" / "x.pot.safetensors")
     path.chmod(0o640)
@@ -185,20 +207,22 @@ def test_a_file_keeps_its_permissions_and_leaves_nothing_beside_it(prompts, toke
     assert [file.name for file in path.parent.iterdir()] == ["x.pot.safetensors"]
 
 
-def test_a_name_that_no_one_would_take_for_a_recording(prompts, tokenizer, tmp_path):
+def test_a_name_that_no_one_would_take_for_a_recording(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     with pytest.raises(ValueError, match=r"x\.safetensors' must end in \.pot\.safetensors"):
         baseline.save(tmp_path / "x.safetensors")
 
 
-def test_a_place_that_cannot_be_written(prompts, tokenizer, tmp_path):
+def test_a_place_that_cannot_be_written(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     (tmp_path / "file").touch()
     with pytest.raises(PotError, match=r"cannot write the baseline .*file/x\.pot\.safetensors"):
         baseline.save(tmp_path / "file" / "x.pot.safetensors")
 
 
-def test_a_candidate_that_takes_shorter_sequences(tokenizer):
+def test_a_candidate_that_takes_shorter_sequences(tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer()
     baseline = scorer.record(tiny(), [Prompt("x" * 60, "y" * 30)], tokenizer)
     with pytest.raises(
@@ -208,12 +232,12 @@ def test_a_candidate_that_takes_shorter_sequences(tokenizer):
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_every_architecture_can_be_recorded(name, prompts, tokenizer):
+def test_every_architecture_can_be_recorded(name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10, batch_size=3))
     assert scorer.score_baseline(scorer.record(tiny(name), prompts, tokenizer), tiny(name), tokenizer).max == 0.0
 
 
-def test_prompts_that_stand_there_twice_have_each_its_own_batch(tokenizer):
+def test_prompts_that_stand_there_twice_have_each_its_own_batch(tokenizer: PreTrainedTokenizerFast) -> None:
     long = [Prompt("Nobody said " * k, "so long as this") for k in (9, 8, 7)]
     many = [*long, *[Prompt("The old mill", " stood empty")] * 6]
     wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
@@ -222,7 +246,7 @@ def test_prompts_that_stand_there_twice_have_each_its_own_batch(tokenizer):
         assert scorer.score_baseline(scorer.record(wide, many, tokenizer), wide, tokenizer).max == 0.0
 
 
-def test_the_tokenizer_is_left_as_it_was(prompts):
+def test_the_tokenizer_is_left_as_it_was(prompts: list[Prompt]) -> None:
     padded = make_tokenizer(pad=True)
     padded.backend_tokenizer.enable_truncation(7)
     padded.backend_tokenizer.enable_padding(length=9)
@@ -235,22 +259,25 @@ def test_the_tokenizer_is_left_as_it_was(prompts):
 class Odd:
     """A tokenizer that is none of the library's: its vocabulary is of bytes, and it reads only what it knows."""
 
-    def __init__(self, inner):
+    def __init__(self, inner: PreTrainedTokenizerFast) -> None:
         self.inner = inner
 
-    def __call__(self, text, **options):
+    def __call__(self, text: str, **options: Any) -> BatchEncoding:
         if not text.isascii():
             raise RuntimeError("no such letter")
-        return self.inner(text, **options)
+        encoding: BatchEncoding = self.inner(text, **options)
+        return encoding
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[bytes, int]:
         return {b"a": 1}
 
-    def decode(self, ids):
+    def decode(self, ids: list[int]) -> str | list[str]:
         return self.inner.decode(ids)
 
 
-def test_a_tokenizer_that_cannot_tell_what_it_is_made_of(tokenizer, prompts, tmp_path):
+def test_a_tokenizer_that_cannot_tell_what_it_is_made_of(
+    tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], tmp_path: Path
+) -> None:
     odd = Odd(tokenizer)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     baseline = Baseline.load(scorer.record(tiny(), prompts, odd).save(tmp_path / "x.pot.safetensors"))
@@ -258,12 +285,12 @@ def test_a_tokenizer_that_cannot_tell_what_it_is_made_of(tokenizer, prompts, tmp
     assert scorer.score_baseline(baseline, tiny(), odd, prompts=prompts).max == 0.0
 
 
-def test_something_that_is_no_baseline(tokenizer):
+def test_something_that_is_no_baseline(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=r"baseline is str, not a pytest_pot\.Baseline: Baseline\.load\(path\) reads one"):
-        TeacherForcedScorer().score_baseline("x.pot.safetensors", tiny(), tokenizer)
+        TeacherForcedScorer().score_baseline("x.pot.safetensors", tiny(), tokenizer)  # type: ignore[arg-type]
 
 
-def test_a_link_stays_a_link(prompts, tokenizer, tmp_path):
+def test_a_link_stays_a_link(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     real, link = tmp_path / "shared" / "real.pot.safetensors", tmp_path / "x.pot.safetensors"
     real.parent.mkdir()
@@ -273,7 +300,7 @@ def test_a_link_stays_a_link(prompts, tokenizer, tmp_path):
     assert real.read_bytes() == link.read_bytes()
 
 
-def test_a_tokenizer_that_adds_a_bos(prompts):
+def test_a_tokenizer_that_adds_a_bos(prompts: list[Prompt]) -> None:
     adding = make_tokenizer(bos=True)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     baseline = scorer.record(tiny(), prompts, adding)

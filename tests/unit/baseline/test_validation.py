@@ -6,32 +6,40 @@ import copy
 import json
 import random
 import struct
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from safetensors.numpy import save
+from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import Baseline, PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.baseline.baseline import _arrays, _document
 from pytest_pot.baseline.file_format import checksum
 from pytest_pot.engines.tokens import Tokens
 
 from ..models import tiny
 
+Refused = Callable[[bytes], str]
+"""What is wrong with a file of this content."""
+
 
 @pytest.fixture(scope="module")
-def baseline(prompts, tokenizer):
+def baseline(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> Baseline:
     return TeacherForcedScorer(ScoringConfig(top_k=10)).record(tiny(), prompts, tokenizer, name="the model")
 
 
 @pytest.fixture(scope="module")
-def content(baseline):
+def content(baseline: Baseline) -> bytes:
     return baseline.to_bytes()
 
 
 @pytest.fixture
-def refused(tmp_path):
+def refused(tmp_path: Path) -> Refused:
     def refused(content: bytes) -> str:
         path = tmp_path / "x.pot.safetensors"
         path.write_bytes(content)
@@ -45,16 +53,16 @@ def refused(tmp_path):
     return refused
 
 
-def test_cut_anywhere(content, refused):
+def test_cut_anywhere(content: bytes, refused: Refused) -> None:
     for length in np.linspace(0, len(content) - 1, 200).astype(int):
         refused(content[:length])
 
 
-def test_longer_than_it_was(content, refused):
+def test_longer_than_it_was(content: bytes, refused: Refused) -> None:
     refused(content + b"\0")
 
 
-def test_one_bit_flipped_anywhere(content, refused):
+def test_one_bit_flipped_anywhere(content: bytes, refused: Refused) -> None:
     draw = random.Random(0)
     for _ in range(1000):
         place, bit = draw.randrange(len(content)), draw.randrange(8)
@@ -63,7 +71,7 @@ def test_one_bit_flipped_anywhere(content, refused):
         refused(bytes(flipped))
 
 
-def test_one_bit_flipped_in_every_byte_of_the_header(content, refused):
+def test_one_bit_flipped_in_every_byte_of_the_header(content: bytes, refused: Refused) -> None:
     (length,) = struct.unpack("<Q", content[:8])
     draw = random.Random(0)
     for place in range(8 + length):
@@ -92,7 +100,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_headers(what, refused):
+def test_hostile_headers(what: str, refused: Refused) -> None:
     header = HOSTILE[what]
     if isinstance(header, bytes):
         refused(header)
@@ -101,20 +109,24 @@ def test_hostile_headers(what, refused):
     refused(struct.pack("<Q", len(text)) + text + b"\0" * 8)
 
 
-def test_a_safetensors_file_of_something_else(refused):
+def test_a_safetensors_file_of_something_else(refused: Refused) -> None:
     assert refused(save({"weight": np.zeros((2, 2), np.float32)})) == (
         "it is a safetensors file without the metadata of a recording"
     )
 
 
-def test_not_a_file(tmp_path):
+def test_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(PotError, match=r"there is no baseline .*x\.pot\.safetensors"):
         Baseline.load(tmp_path / "x.pot.safetensors")
     with pytest.raises(PotError, match="there is no baseline"):
         Baseline.load(tmp_path)
 
 
-def with_array(baseline, name, change) -> bytes:
+Numbers = npt.NDArray[Any]
+Change = Callable[[Numbers], Numbers | None]
+
+
+def with_array(baseline: Baseline, name: str, change: Change) -> bytes:
     """A file with a right checksum, forged by someone who can compute one."""
     array = getattr(baseline.recorded, name).copy()
     changed = change(array)
@@ -122,8 +134,8 @@ def with_array(baseline, name, change) -> bytes:
     return replace(baseline, recorded=recorded).to_bytes()
 
 
-def set_at(row, value):
-    def change(array):
+def set_at(row: int | tuple[int, int], value: float) -> Change:
+    def change(array: Numbers) -> None:
         array[row] = value
 
     return change
@@ -145,26 +157,27 @@ def set_at(row, value):
         ("target_values", set_at(12, 60.0), "prompt 1, position 2: the continuation's token outweighs the tail"),
     ],
 )
-def test_forged_numbers(baseline, refused, name, change, told):
+def test_forged_numbers(baseline: Baseline, refused: Refused, name: str, change: Change, told: str) -> None:
     assert refused(with_array(baseline, name, change)) == told
 
 
-def test_an_id_that_stands_there_twice(baseline, refused):
-    def twice(ids):
+def test_an_id_that_stands_there_twice(baseline: Baseline, refused: Refused) -> None:
+    def twice(ids: Numbers) -> None:
         ids[12, 5] = ids[12, 4]
 
     assert refused(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id stands there twice"
 
 
-def test_two_log_probabilities_of_one_token(baseline, refused):
+def test_two_log_probabilities_of_one_token(baseline: Baseline, refused: Refused) -> None:
     targets = np.array([token for tokens in baseline.tokens for token in tokens.targets])
-    row = int(np.argmax((baseline.recorded.ids == targets[:, None]).any(axis=1)))
+    assert baseline.recorded.ids is not None
+    row = int(np.argmax(np.equal(baseline.recorded.ids, targets[:, None]).any(axis=1)))
     told = refused(with_array(baseline, "target_values", lambda values: values.__setitem__(row, values[row] - 1)))
     assert told.endswith("the continuation's token has two log-probabilities")
 
 
 @pytest.mark.parametrize("name", ["ids", "values", "target_values", "log_normalisers", "log_tail", "clear"])
-def test_a_position_that_one_tensor_lacks(baseline, refused, name):
+def test_a_position_that_one_tensor_lacks(baseline: Baseline, refused: Refused, name: str) -> None:
     told = refused(with_array(baseline, name, lambda array: array[:-1].copy()))
     if name == "log_normalisers":  # by which the others are counted
         assert " and there are 99 positions" in told
@@ -172,39 +185,41 @@ def test_a_position_that_one_tensor_lacks(baseline, refused, name):
         assert told.startswith(f"the tensor '{name}' has the shape ")
 
 
-def test_a_whole_vocabulary_that_is_not(prompts, tokenizer, refused):
+def test_a_whole_vocabulary_that_is_not(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, refused: Refused) -> None:
     whole = TeacherForcedScorer(ScoringConfig(top_k=None)).record(tiny(), prompts, tokenizer)
     told = refused(with_array(whole, "values", lambda values: values[:, :50].copy()))
     assert told == "the tensor 'values' has the shape [100, 50], and 100 positions with top_k=None of 97 ids need [100, 97]"
 
 
-def forged(baseline, **fields) -> bytes:
+def forged(baseline: Baseline, **fields: Any) -> bytes:
     return replace(baseline, **fields).to_bytes()
 
 
-def test_a_token_outside_the_vocabulary(baseline, refused):
+def test_a_token_outside_the_vocabulary(baseline: Baseline, refused: Refused) -> None:
     first = baseline.tokens[0]
     tokens = (Tokens((97, *first.ids[1:]), first.prompt_len), *baseline.tokens[1:])
     assert refused(forged(baseline, tokens=tokens)) == "prompt 0 has the token 97, outside the vocabulary of 97 ids"
 
 
-def test_texts_without_tokens(baseline, refused):
+def test_texts_without_tokens(baseline: Baseline, refused: Refused) -> None:
     told = refused(forged(baseline, prompts=baseline.prompts[1:]))
     assert told == "it claims 293 tokens and 100 positions of 8 prompts, and has 7 texts"
 
 
-def test_prompts_of_no_position(baseline, refused):
+def test_prompts_of_no_position(baseline: Baseline, refused: Refused) -> None:
     first = baseline.tokens[0]
     tokens = (Tokens(first.ids, len(first.ids)), *baseline.tokens[1:])
     assert refused(forged(baseline, tokens=tokens)) == f"prompt 0 claims {len(first.ids)} tokens and 0 positions"
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**40, True])
-def test_a_vocabulary_of_no_size(baseline, refused, size):
+def test_a_vocabulary_of_no_size(baseline: Baseline, refused: Refused, size: int | bool) -> None:
     assert refused(forged(baseline, vocab_size=size)) == f"vocab_size is {size!r}, not a count"
 
 
-def test_a_file_with_holes_that_claims_more_than_memory_holds(baseline, content, refused, tmp_path):
+def test_a_file_with_holes_that_claims_more_than_memory_holds(
+    baseline: Baseline, content: bytes, refused: Refused, tmp_path: Path
+) -> None:
     """Sizes that agree with each other and with a sparse file's, and take 4 kB on disk."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
@@ -235,7 +250,7 @@ def test_a_file_with_holes_that_claims_more_than_memory_holds(baseline, content,
         Baseline.load(path)
 
 
-def test_half_a_character(baseline, refused):
+def test_half_a_character(baseline: Baseline, refused: Refused) -> None:
     """JSON can write it as an escape; nothing else can write it at all."""
     odd = replace(baseline, provenance=replace(baseline.provenance, reference="\ud800"))
     arrays, document = _arrays(odd), _document(odd)
@@ -247,17 +262,19 @@ def test_half_a_character(baseline, refused):
 
 
 @pytest.mark.parametrize("name", ["reference", "label", "machine", "prompts"])
-def test_provenance_that_is_no_text(baseline, refused, name):
-    told = refused(forged(baseline, provenance=replace(baseline.provenance, **{name: 1})))
+def test_provenance_that_is_no_text(baseline: Baseline, refused: Refused, name: str) -> None:
+    number: dict[str, Any] = {name: 1}
+    told = refused(forged(baseline, provenance=replace(baseline.provenance, **number)))
     assert told == f"provenance.{name} is int, not a string"
 
 
-def test_metadata_of_another_form(baseline, refused):
-    told = refused(forged(baseline, provenance=replace(baseline.provenance, files=["not", "a", "mapping"])))
+def test_metadata_of_another_form(baseline: Baseline, refused: Refused) -> None:
+    files: Any = ["not", "a", "mapping"]
+    told = refused(forged(baseline, provenance=replace(baseline.provenance, files=files)))
     assert told.startswith("its metadata has another form (AttributeError: ")
 
 
-def test_a_configuration_that_no_one_can_ask_for(baseline, refused):
+def test_a_configuration_that_no_one_can_ask_for(baseline: Baseline, refused: Refused) -> None:
     config = copy.copy(baseline.config)
     object.__setattr__(config, "temperature", -1.0)
     assert refused(forged(baseline, config=config)) == "temperature=-1.0 must be a finite number above 0"

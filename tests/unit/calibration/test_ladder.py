@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.calibration.ladder import STANDARD, Calibration, Proposal, Rung, calibrate
 from pytest_pot.calibration.perturbations import PERTURBATIONS, perturb
 
@@ -24,11 +25,13 @@ def calibration(*rungs: Rung) -> Calibration:
 
 
 @pytest.fixture(scope="module")
-def found(prompts, tokenizer):
+def found(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> Calibration:
     return calibrate(TeacherForcedScorer(ScoringConfig(top_k=20)), tiny("llama"), prompts, tokenizer)
 
 
-def test_every_standard_change_is_scored_as_it_would_be_alone(found, prompts, tokenizer):
+def test_every_standard_change_is_scored_as_it_would_be_alone(
+    found: Calibration, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert {rung.name for rung in found.rungs} | set(found.left_out) == set(STANDARD) <= set(PERTURBATIONS)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=20))
     [int8] = [rung for rung in found.rungs if rung.name == "int8 per row"]
@@ -37,28 +40,29 @@ def test_every_standard_change_is_scored_as_it_would_be_alone(found, prompts, to
     assert int8.metrics == expected.metrics
 
 
-def test_the_ladder_is_in_order_and_the_floor_below_it(found):
+def test_the_ladder_is_in_order_and_the_floor_below_it(found: Calibration) -> None:
     means = [rung.mean for rung in found.rungs]
     assert means == sorted(means)
+    assert found.noise_floor is not None
     assert found.noise_floor < means[0]
     names = [rung.name for rung in found.rungs]
     assert names.index("fp16") < names.index("int8 per row") < names.index("int4 in groups")
 
 
-def test_the_reference_is_left_as_it_was(prompts, tokenizer):
+def test_the_reference_is_left_as_it_was(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calibrate(TeacherForcedScorer(ScoringConfig(top_k=5)), model, prompts[:2], tokenizer, names=["pruned 20 %", "bf16"])
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
 
 
-def test_a_change_that_a_model_has_nothing_for_is_left_out(prompts, tokenizer):
+def test_a_change_that_a_model_has_nothing_for_is_left_out(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     found = calibrate(TeacherForcedScorer(), tiny(), prompts[:2], tokenizer, names=["bf16", "wrong RoPE base"])
     assert [rung.name for rung in found.rungs] == ["bf16"]
     assert "rope" in found.left_out["wrong RoPE base"].lower()
 
 
-def test_limits_are_in_the_geometric_middle():
+def test_limits_are_in_the_geometric_middle() -> None:
     half, int8, int4 = calibration(
         rung("bf16", 0.004, 0.004),
         rung("fp16", 0.001, 0.001),
@@ -66,6 +70,8 @@ def test_limits_are_in_the_geometric_middle():
         rung("int8 per row", 0.04, 0.04),
         rung("int4 in groups", 0.36, 0.36),
     ).proposals()
+    assert half.highest is not None
+    assert half.next is not None
     assert (half.kind, half.highest.name, half.next.name) == ("half", "bf16", "pruned 1 %")
     assert half.limit == pytest.approx(0.008)
     assert half.separation == pytest.approx(4.0)
@@ -75,43 +81,47 @@ def test_limits_are_in_the_geometric_middle():
     assert int4.misses() is None
 
 
-def test_a_change_too_near_is_let_pass_and_told():
+def test_a_change_too_near_is_let_pass_and_told() -> None:
     [half] = calibration(
         rung("bf16", 0.004, 0.004), rung("pruned 1 %", 0.0044, 0.0044), rung("pruned 5 %", 0.04, 0.04)
     ).proposals()
+    assert half.next is not None
     assert half.next.name == "pruned 5 %"
     assert [other.name for other in half.passing()] == ["pruned 1 %"]
     assert half.near() == []
     assert 0.0044 < half.limit < 0.04
 
 
-def test_a_change_within_the_limit_and_one_just_above_it_are_told_apart():
+def test_a_change_within_the_limit_and_one_just_above_it_are_told_apart() -> None:
     [int8] = calibration(
         rung("int8 per row", 0.020, 0.020), rung("pruned 5 %", 0.0276, 0.0276), rung("noise 2^-6", 0.0305, 0.0305)
     ).proposals()
+    assert int8.next is not None
     assert (int8.limit, int8.next.name) == (0.0247, "noise 2^-6")
     assert [rung.name for rung in int8.near()] == ["pruned 5 %"]
     assert int8.passing() == []
 
 
-def test_no_limit_is_proposed_below_the_noise_floor():
+def test_no_limit_is_proposed_below_the_noise_floor() -> None:
     found = replace(calibration(rung("bf16", 0.004, 0.004), rung("int8 per row", 0.04, 0.04)), noise_floor=0.02)
     assert [proposal.kind for proposal in found.proposals()] == ["int8"]
 
 
-def test_false_alarms_and_misses_are_shares_of_resampled_suites():
+def test_false_alarms_and_misses_are_shares_of_resampled_suites() -> None:
     generator = np.random.default_rng(1)
     low, high = generator.normal(1.0, 0.5, 32).clip(0.01), generator.normal(1.4, 0.5, 32).clip(0.01)
     near = Proposal("half", Rung("bf16", low, {}), Rung("pruned 1 %", high, {}))
     # The mean of 32 resampled scores is about normal, with the scores' own deviation over the root of 32.
     z = (near.limit - low.mean()) / (low.std() / np.sqrt(32))
     assert near.false_alarms() == pytest.approx(0.5 * math.erfc(z / math.sqrt(2)), abs=0.02)
-    assert 0 < near.misses() < 0.5
+    misses = near.misses()
+    assert misses is not None
+    assert 0 < misses < 0.5
     far = Proposal("half", Rung("bf16", low, {}), Rung("int4", 100 * high, {}))
     assert far.false_alarms() == far.misses() == 0.0
 
 
-def test_one_prompt_far_above_the_limit_is_a_false_alarm_too():
+def test_one_prompt_far_above_the_limit_is_a_false_alarm_too() -> None:
     odd = np.full(16, 1.0)
     odd[0] = 31.0
     proposal = Proposal("half", Rung("bf16", odd, {}), Rung("int8", np.full(16, 3.1), {}))
@@ -119,10 +129,10 @@ def test_one_prompt_far_above_the_limit_is_a_false_alarm_too():
     assert proposal.false_alarms() == pytest.approx(1 - (15 / 16) ** 16, abs=0.03)
 
 
-def test_a_reference_that_is_the_same_after_rounding_proposes_nothing():
+def test_a_reference_that_is_the_same_after_rounding_proposes_nothing() -> None:
     assert calibration(rung("bf16", 0.0, 0.0)).proposals() == []
 
 
-def test_no_prompts(tokenizer):
+def test_no_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match="no prompts"):
         calibrate(TeacherForcedScorer(), tiny(), [], tokenizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,8 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def logits(model: nn.Module) -> torch.Tensor:
     with torch.inference_mode():
-        return model(torch.arange(3, 23)[None]).logits
+        output: torch.Tensor = model(torch.arange(3, 23)[None]).logits
+    return output
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -39,7 +42,7 @@ def matrices(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("architecture", CONFIGS)
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_the_copy_is_another_model_and_the_original_is_as_it_was(architecture, name):
+def test_the_copy_is_another_model_and_the_original_is_as_it_was(architecture: str, name: str) -> None:
     model = tiny(architecture)
     before, config = snapshot(model), model.config.to_dict()
     if name == "wrong RoPE base" and architecture not in WITH_ROPE:
@@ -58,7 +61,7 @@ def test_the_copy_is_another_model_and_the_original_is_as_it_was(architecture, n
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_the_same_seed_gives_the_same_copy_whatever_was_drawn_before(name):
+def test_the_same_seed_gives_the_same_copy_whatever_was_drawn_before(name: str) -> None:
     model = tiny("llama")
     first = snapshot(perturb(model, name, seed=3))
     state = torch.random.get_rng_state()
@@ -69,30 +72,30 @@ def test_the_same_seed_gives_the_same_copy_whatever_was_drawn_before(name):
 
 
 @pytest.mark.parametrize("name", ON_MATRICES)
-def test_vectors_and_buffers_are_left_alone(name):
+def test_vectors_and_buffers_are_left_alone(name: str) -> None:
     model = tiny("gpt2")
     before, after = snapshot(model), weights(perturb(model, name))
     assert all(torch.equal(before[one], after[one]) for one in before if before[one].ndim < 2)
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
-def test_tied_weights_stay_tied(name):
+def test_tied_weights_stay_tied(name: str) -> None:
     model = tiny("llama", tie_word_embeddings=True)
     model.tie_weights()
     assert model.lm_head.weight is model.model.embed_tokens.weight
-    changed = perturb(model, name)
+    changed: Any = perturb(model, name)
     assert changed.lm_head.weight is changed.model.embed_tokens.weight
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
-def test_a_cast_is_what_a_checkpoint_of_that_type_holds(name, dtype):
+def test_a_cast_is_what_a_checkpoint_of_that_type_holds(name: str, dtype: torch.dtype) -> None:
     model = tiny("llama")
     expected = {key: value.to(dtype).float() for key, value in model.named_parameters()}
     assert same(dict(perturb(model, name).named_parameters()), expected)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "mamba"])
-def test_int8_per_row_has_at_most_255_levels_and_the_nearest_of_them(architecture):
+def test_int8_per_row_has_at_most_255_levels_and_the_nearest_of_them(architecture: str) -> None:
     model = tiny(architecture)
     changed = matrices(perturb(model, "int8 per row"))
     for name, matrix in matrices(model).items():
@@ -103,7 +106,7 @@ def test_int8_per_row_has_at_most_255_levels_and_the_nearest_of_them(architectur
             assert (rounded - row).abs().max() <= 0.5001 * step
 
 
-def test_int8_per_tensor_has_one_grid_for_all_rows():
+def test_int8_per_tensor_has_one_grid_for_all_rows() -> None:
     model = tiny("llama")
     changed = matrices(perturb(model, "int8 per tensor"))
     for name, matrix in matrices(model).items():
@@ -112,7 +115,7 @@ def test_int8_per_tensor_has_one_grid_for_all_rows():
         assert (changed[name] - matrix).abs().max() <= 0.5001 * step
 
 
-def test_int4_has_15_levels_in_each_group_of_32_also_where_a_row_ends_inside_one():
+def test_int4_has_15_levels_in_each_group_of_32_also_where_a_row_ends_inside_one() -> None:
     model = tiny("llama")
     changed = matrices(perturb(model, "int4 in groups"))
     assert {matrix.shape[-1] % 32 for matrix in changed.values()} == {0, 16}
@@ -124,12 +127,12 @@ def test_int4_has_15_levels_in_each_group_of_32_also_where_a_row_ends_inside_one
 
 
 @pytest.mark.parametrize("bits", ["int8 per row", "int8 per tensor", "int4 in groups"])
-def test_rows_of_zeros_stay_zeros(bits):
+def test_rows_of_zeros_stay_zeros(bits: str) -> None:
     model = tiny("llama")
     with torch.no_grad():
         model.lm_head.weight[:5] = 0.0
         model.model.layers[0].mlp.up_proj.weight.zero_()
-    changed = perturb(model, bits)
+    changed: Any = perturb(model, bits)
     assert not changed.lm_head.weight[:5].any()
     assert not changed.model.layers[0].mlp.up_proj.weight.any()
     assert torch.isfinite(logits(changed)).all()
@@ -137,14 +140,14 @@ def test_rows_of_zeros_stay_zeros(bits):
 
 @pytest.mark.parametrize("share", [1, 5, 20])
 @pytest.mark.parametrize("ties", [False, True])
-def test_just_the_share_asked_for_is_pruned_and_it_is_the_smallest(share, ties):
-    model = tiny("llama")
+def test_just_the_share_asked_for_is_pruned_and_it_is_the_smallest(share: int, ties: bool) -> None:
+    model: nn.Module = tiny("llama")
     if ties:
         model = perturb(model, "int4 in groups")
         with torch.no_grad():
-            for matrix in model.parameters():
-                if matrix.ndim >= 2:
-                    matrix.copy_(torch.where(matrix == 0, 1.0, matrix.sign()))  # all of one size
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.copy_(torch.where(parameter == 0, 1.0, parameter.sign()))  # all of one size
     changed = matrices(perturb(model, f"pruned {share} %"))
     for name, matrix in matrices(model).items():
         gone = changed[name] == 0
@@ -155,7 +158,7 @@ def test_just_the_share_asked_for_is_pruned_and_it_is_the_smallest(share, ties):
 
 
 @pytest.mark.parametrize("n", range(3, 13))
-def test_noise_has_the_size_asked_for(n):
+def test_noise_has_the_size_asked_for(n: int) -> None:
     model = tiny("llama", hidden_size=128, head_dim=32)
     changed = matrices(perturb(model, f"noise 2^-{n}"))
     for name, matrix in matrices(model).items():
@@ -164,7 +167,7 @@ def test_noise_has_the_size_asked_for(n):
         assert abs(noise.mean().item()) < 0.1 * 2.0**-n
 
 
-def test_two_layers_change_places_and_nothing_else():
+def test_two_layers_change_places_and_nothing_else() -> None:
     model = tiny("llama", num_hidden_layers=5)
     before, after = snapshot(model), weights(perturb(model, "layers swapped"))
     other = {"model.layers.1.": "model.layers.2.", "model.layers.2.": "model.layers.1."}
@@ -173,7 +176,7 @@ def test_two_layers_change_places_and_nothing_else():
         assert torch.equal(tensor, before[name.replace(start, other.get(start, start), 1)])
 
 
-def test_layers_of_other_shapes_are_passed_over():
+def test_layers_of_other_shapes_are_passed_over() -> None:
     model = tiny("llama", num_hidden_layers=4)
     model.model.layers[1].mlp.up_proj = nn.Linear(32, 7)
     before, after = snapshot(model), weights(perturb(model, "layers swapped"))
@@ -182,7 +185,7 @@ def test_layers_of_other_shapes_are_passed_over():
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_without_two_different_layers_there_is_nothing_to_swap(layers):
+def test_without_two_different_layers_there_is_nothing_to_swap(layers: int) -> None:
     model = tiny("llama", num_hidden_layers=layers)
     model.model.layers[-1] = model.model.layers[0]  # shared by all, where there are two
     with pytest.raises(NotApplicable, match="no two layers"):
@@ -190,7 +193,7 @@ def test_without_two_different_layers_there_is_nothing_to_swap(layers):
 
 
 @pytest.mark.parametrize("architecture", WITH_ROPE)
-def test_another_rope_base_shows_with_the_position_and_changes_no_weight(architecture):
+def test_another_rope_base_shows_with_the_position_and_changes_no_weight(architecture: str) -> None:
     model = tiny(architecture)
     changed = perturb(model, "wrong RoPE base")
     assert same(dict(model.named_parameters()), dict(changed.named_parameters()))
@@ -198,27 +201,28 @@ def test_another_rope_base_shows_with_the_position_and_changes_no_weight(archite
     assert moved[0] < 1e-4 < moved[-1]
 
 
-def test_the_other_rope_base_is_one_that_a_config_could_have():
+def test_the_other_rope_base_is_one_that_a_config_could_have() -> None:
     model = tiny("llama")
-    theta = 1.0 / perturb(model, "wrong RoPE base").model.rotary_emb.inv_freq[1] ** (8 / 2)
+    changed: Any = perturb(model, "wrong RoPE base")
+    theta = 1.0 / changed.model.rotary_emb.inv_freq[1] ** (8 / 2)
     assert theta.item() == pytest.approx(500_000.0, rel=1e-3)
     again = perturb(perturb(model, "wrong RoPE base"), "wrong RoPE base")
     assert torch.equal(logits(again), logits(model))
 
 
-def test_a_model_without_a_config_has_no_rope():
+def test_a_model_without_a_config_has_no_rope() -> None:
     with pytest.raises(NotApplicable, match="rope_theta"):
         perturb(nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7)), "wrong RoPE base")
 
 
-def test_a_half_precision_model_stays_one():
-    model = tiny("llama").to(torch.bfloat16)
+def test_a_half_precision_model_stays_one() -> None:
+    model = tiny("llama").bfloat16()
     for name in PERTURBATIONS:
         assert {parameter.dtype for parameter in perturb(model, name).parameters()} == {torch.bfloat16}
     assert same(dict(perturb(model, "bf16").named_parameters()), dict(model.named_parameters()))
 
 
-def test_each_has_a_name_a_line_and_a_known_tolerance():
+def test_each_has_a_name_a_line_and_a_known_tolerance() -> None:
     for name, one in PERTURBATIONS.items():
         assert one.name == name
         assert one.description

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from pytest_pot import PRESETS, PotError, ScoringConfig
 
 
-def test_the_presets_are_those_of_the_documentation():
+def test_the_presets_are_those_of_the_documentation() -> None:
     shown = {
         name: (config.top_k, config.tail, config.batch_size, config.positions_per_prompt, config.max_length)
         for name, config in PRESETS.items()
@@ -23,7 +24,7 @@ def test_the_presets_are_those_of_the_documentation():
     assert ScoringConfig() == ScoringConfig.preset() == PRESETS["balanced"]
 
 
-def test_any_field_of_a_preset_can_be_overridden():
+def test_any_field_of_a_preset_can_be_overridden() -> None:
     config = ScoringConfig.preset("accurate", top_k=7, batch_size="auto", metric="kl")
     assert (config.top_k, config.batch_size, config.metric, config.max_length) == (7, "auto", "kl", 512)
 
@@ -47,7 +48,7 @@ def test_any_field_of_a_preset_can_be_overridden():
         ("use_amp", "yes", "True or False"),
     ],
 )
-def test_invalid_values_name_the_field_and_what_is_allowed(field, value, allowed):
+def test_invalid_values_name_the_field_and_what_is_allowed(field: str, value: Any, allowed: str) -> None:
     with pytest.raises(ValueError, match=field) as caught:
         ScoringConfig(**{field: value})
     assert isinstance(caught.value, PotError)
@@ -55,15 +56,15 @@ def test_invalid_values_name_the_field_and_what_is_allowed(field, value, allowed
     assert allowed in str(caught.value)
 
 
-def test_unknown_presets_and_fields_are_named_with_the_choices():
+def test_unknown_presets_and_fields_are_named_with_the_choices() -> None:
     with pytest.raises(ValueError, match="preset='quick' is not one of 'balanced', 'accurate', 'fastest'"):
         ScoringConfig.preset("quick")
     with pytest.raises(ValueError, match="'topk' is not a field of ScoringConfig; the fields are top_k, tail"):
         ScoringConfig.preset("balanced", topk=3)
 
 
-def test_a_config_is_frozen():
+def test_a_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ScoringConfig().top_k = 5
+        ScoringConfig().top_k = 5  # type: ignore[misc]
     with pytest.raises(TypeError):
-        PRESETS["mine"] = ScoringConfig()
+        PRESETS["mine"] = ScoringConfig()  # type: ignore[index]

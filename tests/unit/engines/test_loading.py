@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +21,14 @@ AUTO = ScoringConfig()
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     model = tiny("llama")
     model.save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
 
-def test_a_folder_gives_the_model_and_its_tokenizer(folder):
+def test_a_folder_gives_the_model_and_its_tokenizer(folder: Path) -> None:
     loaded = load_model(str(folder), "reference", AUTO)
     for name, tensor in tiny("llama").state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], tensor)
@@ -34,7 +36,7 @@ def test_a_folder_gives_the_model_and_its_tokenizer(folder):
     assert loaded.tokenizer("abc")["input_ids"] == make_tokenizer()("abc")["input_ids"]
 
 
-def test_a_folder_without_a_tokenizer_gives_none(tmp_path):
+def test_a_folder_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
     tiny("llama").save_pretrained(tmp_path)
     assert load_model(str(tmp_path), "candidate", AUTO).tokenizer is None
 
@@ -49,14 +51,15 @@ def test_a_folder_without_a_tokenizer_gives_none(tmp_path):
         (torch.bfloat16, "float64", torch.float64),
     ],
 )
-def test_precision(tmp_path, stored, asked, arrives):
-    tiny("llama").to(stored).save_pretrained(tmp_path)
+def test_precision(tmp_path: Path, stored: torch.dtype, asked: str, arrives: torch.dtype) -> None:
+    model: Any = tiny("llama")
+    model.to(stored).save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path), "reference", ScoringConfig(device="cpu", dtype=asked))
     assert loaded.model.dtype == arrives
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {arrives}
 
 
-def test_loading_leaves_random_state_and_progress_bars_alone(folder, capfd):
+def test_loading_leaves_random_state_and_progress_bars_alone(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     load_model(str(folder), "reference", AUTO)
@@ -66,8 +69,9 @@ def test_loading_leaves_random_state_and_progress_bars_alone(folder, capfd):
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_garbage_collector_waits_and_is_left_as_it_was(folder, enabled):
-    before, phases = gc.isenabled(), []
+def test_the_garbage_collector_waits_and_is_left_as_it_was(folder: Path, enabled: bool) -> None:
+    before = gc.isenabled()
+    phases: list[str] = []
     watch = lambda phase, info: phases.append(phase)  # noqa: E731
     gc.enable() if enabled else gc.disable()
     gc.callbacks.append(watch)
@@ -84,7 +88,7 @@ def test_the_garbage_collector_waits_and_is_left_as_it_was(folder, enabled):
 
 
 @pytest.fixture
-def factories(tmp_path, monkeypatch):
+def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "factories_for_pot.py").write_text(
         "import torch\n"
         "def model():\n    return torch.nn.Linear(2, 3)\n"
@@ -95,7 +99,7 @@ def factories(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
-def test_a_factory_gives_a_model_or_a_model_and_a_tokenizer(factories):
+def test_a_factory_gives_a_model_or_a_model_and_a_tokenizer(factories: None) -> None:
     assert load_model("factories_for_pot:model", "reference", AUTO).tokenizer is None
     assert load_model("factories_for_pot:pair", "reference", AUTO).tokenizer == "tokenizer"
     assert isinstance(load_model("factories_for_pot:Zoo.model", "reference", AUTO).model, torch.nn.Linear)
@@ -109,7 +113,7 @@ def test_a_factory_gives_a_model_or_a_model_and_a_tokenizer(factories):
         ("factories_for_pot:NUMBER", "the candidate 'factories_for_pot:NUMBER' is int, not a callable that returns a model"),
     ],
 )
-def test_a_factory_that_is_none(factories, spec, message):
+def test_a_factory_that_is_none(factories: None, spec: str, message: str) -> None:
     with pytest.raises(PotError) as caught:
         load_model(spec, "candidate", AUTO)
     assert message in str(caught.value)
@@ -118,7 +122,7 @@ def test_a_factory_that_is_none(factories, spec, message):
 FORMS = "A model is named by a directory or hub id with safetensors weights, a .gguf file, or package.module:factory"
 
 
-def test_names_that_lead_nowhere(tmp_path):
+def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     for spec in (str(tmp_path / "missing"), str(tmp_path), "nobody/no-such-model"):
         with pytest.raises(PotError) as caught:
             load_model(spec, "reference", AUTO)
@@ -130,7 +134,7 @@ def test_names_that_lead_nowhere(tmp_path):
         load_model(str(file), "reference", AUTO)
 
 
-def test_weights_that_are_pickled_are_refused(tmp_path):
+def test_weights_that_are_pickled_are_refused(tmp_path: Path) -> None:
     model = tiny("llama")
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
@@ -138,20 +142,20 @@ def test_weights_that_are_pickled_are_refused(tmp_path):
         load_model(str(tmp_path), "reference", AUTO)
 
 
-def test_a_cut_weights_file_is_an_error_with_the_name(folder):
+def test_a_cut_weights_file_is_an_error_with_the_name(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(PotError, match="cannot load the candidate"):
         load_model(str(folder), "candidate", AUTO)
 
 
-def test_a_tokenizer_alone(folder, tmp_path):
+def test_a_tokenizer_alone(folder: Path, tmp_path: Path) -> None:
     assert load_tokenizer(str(folder))("ab")["input_ids"] == make_tokenizer()("ab")["input_ids"]
     with pytest.raises(PotError, match=r"cannot load the tokenizer .* A tokenizer is named by a directory"):
         load_tokenizer(str(tmp_path / "missing"))
 
 
-def test_code_in_a_models_folder_is_not_run(folder):
+def test_code_in_a_models_folder_is_not_run(folder: Path) -> None:
     (folder / "modeling.py").write_text("raise SystemExit('ran')\n")
     config = folder / "config.json"
     config.write_text(config.read_text().replace("{", '{"auto_map": {"AutoModelForCausalLM": "modeling.Model"}, ', 1))

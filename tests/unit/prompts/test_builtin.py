@@ -11,6 +11,7 @@ import tomllib
 import unicodedata
 from collections import Counter
 from importlib import resources
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -29,28 +30,28 @@ def suite() -> list[Prompt]:
 
 
 def of_kind(suite: list[Prompt], kind: str) -> list[str]:
-    return [prompt.text + prompt.continuation for prompt in suite if prompt.kind == kind]
+    return [prompt.text + (prompt.continuation or "") for prompt in suite if prompt.kind == kind]
 
 
-def test_there_are_enough_of_every_kind(suite):
+def test_there_are_enough_of_every_kind(suite: list[Prompt]) -> None:
     assert len(suite) == 257
     kinds = Counter(prompt.kind for prompt in suite)
     assert kinds == {**dict.fromkeys(SHORT_KINDS, 29), "long": 25}
 
 
-def test_the_first_32_have_four_of_every_short_kind():
+def test_the_first_32_have_four_of_every_short_kind() -> None:
     kinds = Counter(prompt.kind for prompt in builtin_prompts())
     assert kinds == dict.fromkeys(SHORT_KINDS, 4)
 
 
-def test_every_later_block_of_32_is_balanced_over_all_kinds(suite):
+def test_every_later_block_of_32_is_balanced_over_all_kinds(suite: list[Prompt]) -> None:
     for start in range(32, len(suite) - 31, 32):
         kinds = Counter(prompt.kind for prompt in suite[start : start + 32])
         assert set(kinds) == {*SHORT_KINDS, "long"}
         assert set(kinds.values()) == {3, 4}
 
 
-def test_fewer_are_the_first_ones(suite):
+def test_fewer_are_the_first_ones(suite: list[Prompt]) -> None:
     assert builtin_prompts() == builtin_prompts(32) == suite[:32]
     assert builtin_prompts(1) == suite[:1]
     assert builtin_prompts(100) == suite[:100]
@@ -58,12 +59,12 @@ def test_fewer_are_the_first_ones(suite):
 
 
 @pytest.mark.parametrize("n", [0, -1, 258, True, 3.0, "8"])
-def test_a_number_that_it_does_not_have_is_refused(n):
+def test_a_number_that_it_does_not_have_is_refused(n: Any) -> None:
     with pytest.raises(ValueError, match=r"builtin_prompts\(.*\): ask for 1 to 257 prompts, or None for all of them"):
         builtin_prompts(n)
 
 
-def test_nothing_that_was_published_changes(suite):
+def test_nothing_that_was_published_changes(suite: list[Prompt]) -> None:
     """Scores and baselines of different versions can be compared because of this; add prompts at the end only."""
     assert digest(suite[:32]) == "c60a25df1e67425b"
     assert digest(suite) == "6ccacd344e357911"
@@ -74,14 +75,16 @@ def digest(prompts: list[Prompt]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def test_prompts_added_at_the_end_leave_the_long_ones_before_as_they_are(suite, monkeypatch):
+def test_prompts_added_at_the_end_leave_the_long_ones_before_as_they_are(
+    suite: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = resources.files("pytest_pot.prompts").joinpath("data/builtin.jsonl").read_text(encoding="utf-8")
 
     class Shorter:
-        def joinpath(self, _):
+        def joinpath(self, _: str) -> Shorter:
             return self
 
-        def read_text(self, encoding):
+        def read_text(self, encoding: str) -> str:
             return "".join(whole.splitlines(keepends=True)[: 32 + 8 * 9 + 3])
 
     monkeypatch.setattr(resources, "files", lambda package: Shorter())
@@ -90,55 +93,55 @@ def test_prompts_added_at_the_end_leave_the_long_ones_before_as_they_are(suite, 
     assert earlier == suite[: len(earlier)]
 
 
-def test_no_prompt_is_there_twice(suite):
+def test_no_prompt_is_there_twice(suite: list[Prompt]) -> None:
     short = [prompt for prompt in suite if prompt.kind != "long"]
     assert len({prompt.text for prompt in suite}) == len(suite)
     assert len({prompt.continuation for prompt in short}) == len(short)
     seen: dict[str, int] = {}
     for index, prompt in enumerate(short):
-        words = re.findall(r"\w+", (prompt.text + prompt.continuation).lower())
+        words = re.findall(r"\w+", (prompt.text + (prompt.continuation or "")).lower())
         for start in range(len(words) - 9):
             run = " ".join(words[start : start + 10])
             assert seen.setdefault(run, index) == index or run.replace(" ", "").isdigit(), run
 
 
-def test_ids_are_unique_and_named_after_their_kind():
+def test_ids_are_unique_and_named_after_their_kind() -> None:
     text = resources.files("pytest_pot.prompts").joinpath("data/builtin.jsonl").read_text(encoding="utf-8")
     rows = [json.loads(line) for line in text.splitlines()]
     assert len({row["id"] for row in rows}) == len(rows)
     assert all(re.fullmatch(rf"{row['kind']}-\d\d", row["id"]) for row in rows)
 
 
-def test_no_text_ends_in_white_space(suite):
+def test_no_text_ends_in_white_space(suite: list[Prompt]) -> None:
     """Most tokenizers join a last space to the next word, so the first token of the continuation would be another one."""
     assert not [prompt.text for prompt in suite if prompt.text != prompt.text.strip()]
-    assert not [prompt.continuation for prompt in suite if prompt.continuation[-1].isspace()]
+    assert not [prompt.continuation for prompt in suite if (prompt.continuation or "")[-1].isspace()]
 
 
-def test_continuations_are_long_enough_for_every_preset(suite):
+def test_continuations_are_long_enough_for_every_preset(suite: list[Prompt]) -> None:
     assert max(config.positions_per_prompt for config in PRESETS.values()) == 64
     for prompt in suite:
         # A token is at most a word, a number of three digits or a run of signs; or two characters without spaces.
-        pieces = re.findall(r"\d{1,3}|[^\W\d]+|[^\w\s]+", prompt.continuation)
-        foreign = sum(character > "\u0e00" for character in prompt.continuation)
+        pieces = re.findall(r"\d{1,3}|[^\W\d]+|[^\w\s]+", prompt.continuation or "")
+        foreign = sum(character > "\u0e00" for character in prompt.continuation or "")
         assert max(len(pieces), foreign / 2) >= 64, prompt.continuation
 
 
-def test_long_texts_hold_earlier_passages_in_full(suite):
+def test_long_texts_hold_earlier_passages_in_full(suite: list[Prompt]) -> None:
     for index, prompt in enumerate(suite):
         if prompt.kind != "long":
             continue
         before = [earlier for earlier in suite[:index] if earlier.kind != "long"]
-        whole = [p for p in before if p.text in prompt.text and p.continuation.strip() in prompt.text]
+        whole = [p for p in before if p.text in prompt.text and (p.continuation or "").strip() in prompt.text]
         assert 2 <= len(whole) <= 7
         (kind,) = {p.kind for p in whole}
-        (last,) = [p for p in before if p.continuation.strip() == prompt.continuation.strip()]
+        (last,) = [p for p in before if (p.continuation or "").strip() == (prompt.continuation or "").strip()]
         assert last.kind == kind
         assert last not in whole
         assert prompt.text.rindex(last.text) > max(prompt.text.index(p.text) for p in whole)
 
 
-def test_long_texts_come_in_five_forms(suite):
+def test_long_texts_come_in_five_forms(suite: list[Prompt]) -> None:
     texts = [prompt.text for prompt in suite if prompt.kind == "long"]
     for mark in (
         r"\A1\. ",
@@ -150,7 +153,7 @@ def test_long_texts_come_in_five_forms(suite):
         assert len([text for text in texts if re.search(mark, text)]) == 5, mark
 
 
-def test_chats_in_the_formats_of_many_models(suite):
+def test_chats_in_the_formats_of_many_models(suite: list[Prompt]) -> None:
     dialogues = of_kind(suite, "dialogue")
     for mark in (
         "<|im_start|>",
@@ -165,7 +168,7 @@ def test_chats_in_the_formats_of_many_models(suite):
     assert any("<|im_start|>" in dialogue for dialogue in of_kind(suite[:32], "dialogue"))
 
 
-def test_code_in_many_languages(suite):
+def test_code_in_many_languages(suite: list[Prompt]) -> None:
     signs = {
         "Bash": r"\A#!/usr/bin/env bash",
         "C": r"#include <stddef\.h>",
@@ -199,7 +202,7 @@ def test_code_in_many_languages(suite):
     assert not [name for name, matches in found.items() if not matches]
 
 
-def test_many_natural_languages_and_scripts(suite):
+def test_many_natural_languages_and_scripts(suite: list[Prompt]) -> None:
     texts = of_kind(suite, "multilingual")
     scripts = Counter(
         Counter(unicodedata.name(letter).split()[0] for letter in text if letter.isalpha()).most_common(1)[0][0]
@@ -210,14 +213,14 @@ def test_many_natural_languages_and_scripts(suite):
     assert not [word for word in words if not any(word in text.split() for text in texts)]
 
 
-def test_python_can_be_parsed(suite):
+def test_python_can_be_parsed(suite: list[Prompt]) -> None:
     sources = [code for code in of_kind(suite, "code") if re.match(r"def |from \w+ import|import pytest", code)]
     assert len(sources) == 3
     for source in sources:
         ast.parse(source)
 
 
-def test_structured_texts_are_well_formed(suite):
+def test_structured_texts_are_well_formed(suite: list[Prompt]) -> None:
     texts = of_kind(suite, "structured")
     documents = [text for text in texts if text.startswith("{\n")]
     assert len(documents) == 2
@@ -235,7 +238,7 @@ def test_structured_texts_are_well_formed(suite):
         ElementTree.fromstring(text.encode())
 
 
-def test_equations_hold(suite):
+def test_equations_hold(suite: list[Prompt]) -> None:
     found, wrong = wrong_equations("\n".join(of_kind(suite, "arithmetic")))
     assert found > 120
     assert not wrong

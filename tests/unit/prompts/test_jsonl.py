@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from pytest_pot.prompts.jsonl import load_prompts
 from pytest_pot.prompts.prompt import as_prompts
 
 
-def test_a_file_of_prompts_is_read_line_by_line(tmp_path):
+def test_a_file_of_prompts_is_read_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     rows = [{"text": "A", "continuation": " b", "kind": "x"}, "bare", {"text": "line\u2028separator", "id": "1"}]
     path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
@@ -30,7 +31,7 @@ def test_a_file_of_prompts_is_read_line_by_line(tmp_path):
         ('{"text": "a", "answer": "b"}', "line 2: unknown field 'answer'; the fields are text, continuation, kind, id"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path, line, message):
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('"fine"\n' + line)
     with pytest.raises(PotError) as caught:
@@ -39,7 +40,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
     assert message in str(caught.value)
 
 
-def test_a_file_without_prompts_or_no_file_is_an_error(tmp_path):
+def test_a_file_without_prompts_or_no_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "empty.jsonl"
     path.write_text("\n")
     with pytest.raises(PotError, match=r"empty\.jsonl holds no prompt"):
@@ -51,16 +52,16 @@ def test_a_file_without_prompts_or_no_file_is_an_error(tmp_path):
         load_prompts(path)
 
 
-def test_a_single_string_is_not_taken_for_a_list_of_letters():
+def test_a_single_string_is_not_taken_for_a_list_of_letters() -> None:
     with pytest.raises(ValueError, match="prompts must be a list of prompts, not one"):
         as_prompts("The capital of France is")
     with pytest.raises(ValueError, match="prompt 1 is int, not a string"):
-        as_prompts(["a", 3])
+        as_prompts(["a", 3])  # type: ignore[list-item]
     with pytest.raises(PotError, match="there are no prompts to score"):
         as_prompts([])
 
 
-def test_shortening_keeps_the_end_asked_for():
+def test_shortening_keeps_the_end_asked_for() -> None:
     assert shorten("a\nb", 10) == "a\\nb"
     assert shorten("abcdefghij", 5) == "abcd…"
     assert shorten("abcdefghij", 5, keep="end") == "…ghij"
@@ -82,7 +83,7 @@ def test_shortening_keeps_the_end_asked_for():
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_scorer_refuses_what_is_no_list_of_prompts(prompts, message):
+def test_a_scorer_refuses_what_is_no_list_of_prompts(prompts: Any, message: str) -> None:
     """In words of its own: it has no built-in suite to fall back to."""
     for call in (TeacherForcedScorer().record, partial(TeacherForcedScorer().score_batch, None)):
         with pytest.raises(PotError) as caught:

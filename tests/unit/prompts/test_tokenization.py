@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.tokens import Tokens
@@ -13,28 +15,29 @@ from ..conftest import make_tokenizer
 from ..models import changed, tiny
 
 
-def test_position_j_is_predicted_from_index_prompt_len_minus_1_plus_j():
+def test_position_j_is_predicted_from_index_prompt_len_minus_1_plus_j() -> None:
     tokens = Tokens((5, 6, 7, 8, 9), prompt_len=3)
     assert tokens.targets == (8, 9)
     assert tokens.n_positions == 2
 
 
-def test_the_prompt_has_special_tokens_and_the_continuation_none():
+def test_the_prompt_has_special_tokens_and_the_continuation_none() -> None:
     [(context, continuation)] = tokenise(make_tokenizer(bos=True), [Prompt("ab", "cd")])
     assert context[0] == 1
     assert len(context) == 3
+    assert continuation is not None
     assert len(continuation) == 2
     assert 1 not in continuation
 
 
-def test_the_left_of_the_prompt_is_cut_and_never_the_continuation():
+def test_the_left_of_the_prompt_is_cut_and_never_the_continuation() -> None:
     assert fit(0, [1, 2, 3, 4], [8, 9], 5) == Tokens((2, 3, 4, 8, 9), 3, truncated=True)
     assert fit(0, [1, 2, 3], [8, 9], 5) == Tokens((1, 2, 3, 8, 9), 3, truncated=False)
     with pytest.raises(PotError, match=r"prompt 7: its continuation of 5 tokens leaves no room .* max_length=5"):
         fit(7, [1, 2], [8] * 5, 5)
 
 
-def test_cut_prompts_are_counted_and_scored_on_what_is_left(tokenizer):
+def test_cut_prompts_are_counted_and_scored_on_what_is_left(tokenizer: PreTrainedTokenizerFast) -> None:
     pair = tiny(), changed(tiny())
     text, continuation = "0123456789" * 3, "abcdef"
     config = ScoringConfig(max_length=16, positions_per_prompt=6)
@@ -45,7 +48,7 @@ def test_cut_prompts_are_counted_and_scored_on_what_is_left(tokenizer):
     np.testing.assert_allclose(report.scores[0], by_hand.scores[0], atol=1e-6)
 
 
-def test_a_models_own_limit_also_cuts(tokenizer):
+def test_a_models_own_limit_also_cuts(tokenizer: PreTrainedTokenizerFast) -> None:
     report = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(
         tiny("gpt2"), tiny("gpt2"), [Prompt("a" * 200, "b" * 20)], tokenizer
     )
@@ -53,14 +56,14 @@ def test_a_models_own_limit_also_cuts(tokenizer):
     assert report.n_truncated == 1
 
 
-def test_long_continuations_are_compared_as_far_as_asked(tokenizer):
+def test_long_continuations_are_compared_as_far_as_asked(tokenizer: PreTrainedTokenizerFast) -> None:
     config = ScoringConfig(positions_per_prompt=4)
     report = TeacherForcedScorer(config).score_batch(tiny(), tiny(), [Prompt("a", "bcdefgh"), Prompt("a", "bc")], tokenizer)
     assert [len(values) for values in report.positions] == [4, 2]
     assert [tokenizer.decode(list(tokens.targets)) for tokens in report.tokens] == ["bcde", "bc"]
 
 
-def test_a_prompt_with_nothing_to_score_is_never_a_zero(tokenizer):
+def test_a_prompt_with_nothing_to_score_is_never_a_zero(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"prompt 1 \('a'\) has the continuation '', which comes to no token"):
         TeacherForcedScorer().score_batch(tiny(), tiny(), [Prompt("a", "b"), Prompt("a", "")], tokenizer)
     with pytest.raises(PotError, match=r"prompt 0 \(''\) comes to no token with this tokenizer"):
@@ -69,12 +72,12 @@ def test_a_prompt_with_nothing_to_score_is_never_a_zero(tokenizer):
         TeacherForcedScorer().score_batch(tiny(), tiny(), [], tokenizer)
 
 
-def test_a_bos_is_context_enough_for_an_empty_prompt():
+def test_a_bos_is_context_enough_for_an_empty_prompt() -> None:
     report = TeacherForcedScorer().score_batch(tiny(), tiny(), [Prompt("", "abc")], make_tokenizer(bos=True))
     assert report.n_positions == 3
 
 
-def test_tokenizers_that_disagree_are_shown_with_both_encodings():
+def test_tokenizers_that_disagree_are_shown_with_both_encodings() -> None:
     plain, adding = make_tokenizer(), make_tokenizer(bos=True)
     with pytest.raises(PotError) as caught:
         EncodedPrompts([Prompt("ab", "c")], plain).check_same(adding)
@@ -86,7 +89,7 @@ def test_tokenizers_that_disagree_are_shown_with_both_encodings():
     EncodedPrompts([Prompt("ab", "c")], plain).check_same(make_tokenizer())
 
 
-def test_the_first_prompt_that_differs_is_named_even_in_its_continuation():
+def test_the_first_prompt_that_differs_is_named_even_in_its_continuation() -> None:
     small = make_tokenizer(vocab_size=50)  # knows no lower case
     with pytest.raises(PotError, match="disagree on the continuation of prompt 2"):
         TeacherForcedScorer().score_batch(
@@ -94,11 +97,11 @@ def test_the_first_prompt_that_differs_is_named_even_in_its_continuation():
         )
 
 
-def test_ids_that_are_numpys_come_out_as_plain_json(tokenizer):
+def test_ids_that_are_numpys_come_out_as_plain_json(tokenizer: PreTrainedTokenizerFast) -> None:
     class Numpy:
         decode = tokenizer.decode
 
-        def __call__(self, text, **options):
+        def __call__(self, text: str, **options: Any) -> dict[str, np.ndarray]:
             return {"input_ids": np.array(tokenizer(text, **options)["input_ids"], dtype=np.int64)}
 
     report = TeacherForcedScorer().score_batch(tiny(), changed(tiny()), [Prompt("ab", "cd"), "drawn"], Numpy())

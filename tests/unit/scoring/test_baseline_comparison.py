@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.core.names import METRICS
 from pytest_pot.scoring.baseline_comparison import compare
 
 from .. import oracle
-from ..models import changed, tiny
+from ..models import Pair, changed, tiny
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair() -> Pair:
     return tiny(), changed(tiny(), 0.3)
 
 
-def recorded(model, prompts, tokenizer, top_k=10, **fields):
+def recorded(
+    model: PreTrainedModel,
+    prompts: list[Prompt],
+    tokenizer: PreTrainedTokenizerFast,
+    top_k: int | None = 10,
+    **fields: Any,
+) -> Baseline:
     return TeacherForcedScorer(ScoringConfig(top_k=top_k, **fields)).record(model, prompts, tokenizer)
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 60, None])
-def test_a_recording_is_at_distance_zero_from_itself(pair, prompts, tokenizer, top_k):
+def test_a_recording_is_at_distance_zero_from_itself(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, top_k: int | None
+) -> None:
     baseline = recorded(pair[0], prompts, tokenizer, top_k)
     overlap = compare(baseline, baseline)
     assert overlap.metrics == dict.fromkeys(METRICS, 0.0)
     assert (overlap.n_prompts, overlap.n_positions) == (8, baseline.n_positions)
     mass = TeacherForcedScorer(baseline.config).score_baseline(baseline, pair[0], tokenizer).tail_mass
-    assert overlap.unseen == (pytest.approx(mass), pytest.approx(mass))
+    assert overlap.unseen == pytest.approx((mass, mass))
 
 
 @pytest.mark.parametrize("kinds", [(10, 10), (10, 25), (25, 10), (1, 3), (10, None), (None, 10), (None, None)])
-def test_the_ids_that_both_know_and_one_cell_for_the_rest(pair, prompts, tokenizer, kinds):
+def test_the_ids_that_both_know_and_one_cell_for_the_rest(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, kinds: tuple[int | None, int | None]
+) -> None:
     """Against the plainest arithmetic: sets of ids, and probabilities from each model's own full logits."""
     sides = [recorded(model, prompts, tokenizer, k) for model, k in zip(pair, kinds, strict=True)]
     overlap = compare(*sides)
-    expected = {name: [] for name in ("tv", "jsd", "kl", "kl_reverse", "unseen p", "unseen q")}
+    expected: dict[str, list[float]] = {name: [] for name in ("tv", "jsd", "kl", "kl_reverse", "unseen p", "unseen q")}
     for tokens in sides[0].tokens:
         rows = []
         for log_p, log_q in zip(*(oracle.full_log_probs(model, tokens) for model in pair), strict=True):
             known = [
-                set(sorted(range(97), key=lambda i, log=log: -log[i])[: 97 if k is None else k])
+                set(sorted(range(97), key=[-value for value in log].__getitem__)[: 97 if k is None else k])
                 for log, k in ((log_p, kinds[0]), (log_q, kinds[1]))
             ]
             both = sorted(known[0] & known[1])
@@ -53,14 +65,16 @@ def test_the_ids_that_both_know_and_one_cell_for_the_rest(pair, prompts, tokeniz
             q.append(max(1 - sum(q), 1e-300))
             rows.append({**oracle.metrics(p, q), "unseen p": p[-1], "unseen q": q[-1]})
         for name, values in expected.items():
-            values.append(np.mean([row[name] for row in rows]))
+            values.append(float(np.mean([row[name] for row in rows])))
     for name in ("tv", "jsd", "kl", "kl_reverse"):
         assert overlap.metrics[name] == pytest.approx(np.mean(expected[name]), rel=1e-4, abs=2e-6), name
     assert overlap.unseen[0] == pytest.approx(np.mean(expected["unseen p"]), abs=1e-5)
     assert overlap.unseen[1] == pytest.approx(np.mean(expected["unseen q"]), abs=1e-5)
 
 
-def test_a_lower_bound_of_the_live_score_which_it_reaches_where_the_candidate_was_recorded_whole(pair, prompts, tokenizer):
+def test_a_lower_bound_of_the_live_score_which_it_reaches_where_the_candidate_was_recorded_whole(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     live = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
     reference = recorded(pair[0], prompts, tokenizer)
     part, whole = (compare(reference, recorded(pair[1], prompts, tokenizer, k)) for k in (10, None))
@@ -72,7 +86,7 @@ def test_a_lower_bound_of_the_live_score_which_it_reaches_where_the_candidate_wa
     assert part.metrics["top1_flip"] == live.metrics["top1_flip"] > 0
 
 
-def test_the_same_whichever_is_asked_first(pair, prompts, tokenizer):
+def test_the_same_whichever_is_asked_first(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     a, b = (recorded(model, prompts, tokenizer, k) for model, k in zip(pair, (10, 25), strict=True))
     there, back = compare(a, b), compare(b, a)
     assert there.metrics["tv"] == pytest.approx(back.metrics["tv"], rel=1e-12)
@@ -80,7 +94,7 @@ def test_the_same_whichever_is_asked_first(pair, prompts, tokenizer):
     assert there.unseen == back.unseen[::-1]
 
 
-def test_only_positions_with_the_same_tokens_before_them(pair, tokenizer):
+def test_only_positions_with_the_same_tokens_before_them(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     here = [Prompt("One", " and two"), Prompt("Gone", " here"), Prompt("Three", " and four")]
     there = [Prompt("Three", " and five"), Prompt("One", " and two, three"), Prompt("New", " there")]
     overlap = compare(recorded(pair[0], here, tokenizer), recorded(pair[1], there, tokenizer))
@@ -88,19 +102,19 @@ def test_only_positions_with_the_same_tokens_before_them(pair, tokenizer):
     assert overlap.n_positions == len(" and two") + len(" and f")
 
 
-def test_a_prompt_that_stands_there_twice_is_matched_with_its_own(pair, tokenizer):
+def test_a_prompt_that_stands_there_twice_is_matched_with_its_own(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     twice = [Prompt("One", " and two"), Prompt("One", " or three")]
     overlap = compare(recorded(pair[0], twice, tokenizer), recorded(pair[0], twice, tokenizer))
     assert overlap.n_positions == len(" and two") + len(" or three")
 
 
-def test_nothing_in_common(pair, tokenizer):
+def test_nothing_in_common(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     sides = recorded(pair[0], [Prompt("One", " two")], tokenizer), recorded(pair[1], [Prompt("Two", " three")], tokenizer)
     with pytest.raises(PotError, match="have no position with the same tokens before it"):
         compare(*sides)
 
 
-def test_other_temperatures(pair, prompts, tokenizer):
+def test_other_temperatures(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     sides = recorded(pair[0], prompts, tokenizer), recorded(pair[1], prompts, tokenizer, temperature=0.5)
     with pytest.raises(PotError, match=r"recorded at temperature 1\.0 and the baseline at 0\.5"):
         compare(*sides)

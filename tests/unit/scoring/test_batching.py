@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.base import Room
@@ -14,12 +16,12 @@ from pytest_pot.scoring.batching import cheapest
 from ..models import changed, tiny
 
 
-def cost(sizes, lengths, room):
+def cost(sizes: list[int], lengths: list[int], room: Room) -> int:
     starts = list(itertools.accumulate(sizes, initial=0))
     return sum(lengths[start] * size + room.per_forward for start, size in zip(starts, sizes, strict=False))
 
 
-def every_way(n):
+def every_way(n: int) -> Iterator[list[int]]:
     for cuts in itertools.product([False, True], repeat=n - 1):
         places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), n]
         yield [b - a for a, b in itertools.pairwise(places)]
@@ -27,12 +29,12 @@ def every_way(n):
 
 @pytest.mark.parametrize("most", [None, 3])
 @pytest.mark.parametrize("seed", range(5))
-def test_no_other_batches_cost_less(seed, most):
+def test_no_other_batches_cost_less(seed: int, most: int | None) -> None:
     generator = random.Random(seed)
     lengths = sorted((generator.randint(5, 90) for _ in range(9)), reverse=True)
     room = Room(most=240, per_forward=32)
 
-    def fits(sizes):
+    def fits(sizes: list[int]) -> bool:
         starts = itertools.accumulate(sizes, initial=0)
         return all(
             size == 1 or (lengths[start] * size <= room.most and size <= (most or 9))
@@ -44,25 +46,25 @@ def test_no_other_batches_cost_less(seed, most):
     assert cost(found, lengths, room) == min(cost(sizes, lengths, room) for sizes in every_way(9) if fits(sizes))
 
 
-def test_what_is_alike_runs_together_as_far_as_there_is_room():
+def test_what_is_alike_runs_together_as_far_as_there_is_room() -> None:
     assert cheapest([50] * 20, Room(most=400, per_forward=1)) == [8, 8, 4]
     assert cheapest([300, 10, 10], Room(most=1000, per_forward=32)) == [1, 2]
     assert cheapest([500], Room(most=100, per_forward=32)) == [1]
 
 
-def test_every_prompt_of_a_thousand_is_in_one_batch_with_room_for_it():
+def test_every_prompt_of_a_thousand_is_in_one_batch_with_room_for_it() -> None:
     sizes = cheapest([60 - i // 25 for i in range(1000)], Room(most=1024, per_forward=32))
     assert sum(sizes) == 1000
     assert max(sizes) * 21 <= 1024
 
 
-def shapes_of(model):
-    seen = []
+def shapes_of(model: PreTrainedModel) -> list[tuple[int, ...]]:
+    seen: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(lambda module, arguments: seen.append(tuple(arguments[0].shape)))
     return seen
 
 
-def test_auto_pads_little_and_says_what_it_ran(prompts, tokenizer):
+def test_auto_pads_little_and_says_what_it_ran(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
     seen = shapes_of(model)
     mixed = [*prompts, *(Prompt("z" * 90, "end") for _ in range(3))]
@@ -75,7 +77,9 @@ def test_auto_pads_little_and_says_what_it_ran(prompts, tokenizer):
     assert report.batch_size == report.to_dict()["batch_size"] == max(n for n, _ in seen)
 
 
-def test_a_recording_with_auto_is_at_distance_0_from_its_model(prompts, tokenizer):
+def test_a_recording_with_auto_is_at_distance_0_from_its_model(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
     scorer = TeacherForcedScorer(ScoringConfig(batch_size="auto"))
     mixed = [*prompts, *(Prompt("z" * 90, "end") for _ in range(30))]

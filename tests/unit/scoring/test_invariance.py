@@ -5,42 +5,47 @@ from __future__ import annotations
 import copy
 import logging
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import PRESETS, PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.distributions import Floats
 
 from ..conftest import make_tokenizer
-from ..models import CONFIGS, changed, tiny
+from ..models import CONFIGS, Pair, changed, tiny
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
-def pair(request):
+def pair(request: pytest.FixtureRequest) -> Pair:
     model = tiny(request.param)
     return model, changed(model)
 
 
-def scores(pair, prompts, tokenizer, **fields):
+def scores(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, **fields: Any) -> Floats:
     return TeacherForcedScorer(ScoringConfig(**fields)).score_batch(*pair, prompts, tokenizer).scores
 
 
-def test_batch_size(pair, prompts, tokenizer):
+def test_batch_size(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     one = scores(pair, prompts, tokenizer, batch_size=1)
     for size in (3, 8, "auto"):
         np.testing.assert_allclose(scores(pair, prompts, tokenizer, batch_size=size), one, atol=1e-5)
 
 
-def test_prompt_order(pair, prompts, tokenizer):
+def test_prompt_order(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     order = [5, 0, 7, 2, 6, 1, 4, 3]
     shuffled = scores(pair, [prompts[i] for i in order], tokenizer, batch_size=3)
     np.testing.assert_allclose(shuffled, scores(pair, prompts, tokenizer, batch_size=3)[order], atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_side_and_pad_token_that_is_the_eos(prompts, tokenizer, side):
+def test_padding_side_and_pad_token_that_is_the_eos(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, side: str
+) -> None:
     pair = tiny(), changed(tiny())
     padding = make_tokenizer(pad=True)
     padding.padding_side = padding.truncation_side = side
@@ -51,9 +56,11 @@ def test_padding_side_and_pad_token_that_is_the_eos(prompts, tokenizer, side):
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["gpt2", "gemma3", "mamba", "mixtral"])
-def test_a_model_is_at_distance_zero_from_itself_and_from_its_copy(name, preset, prompts, tokenizer):
+def test_a_model_is_at_distance_zero_from_itself_and_from_its_copy(
+    name: str, preset: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = tiny(name)
-    mixed = [*prompts, "a prompt that the reference continues"]
+    mixed: list[str | Prompt] = [*prompts, "a prompt that the reference continues"]
     config = ScoringConfig.preset(preset, positions_per_prompt=12)
     for other in (model, copy.deepcopy(model)):
         report = TeacherForcedScorer(config).score_batch(model, other, mixed, tokenizer)
@@ -61,22 +68,22 @@ def test_a_model_is_at_distance_zero_from_itself_and_from_its_copy(name, preset,
         assert report.max == 0.0
 
 
-def test_a_bos_that_the_tokenizer_adds_is_read_once_and_moves_no_position(prompts):
+def test_a_bos_that_the_tokenizer_adds_is_read_once_and_moves_no_position(prompts: list[Prompt]) -> None:
     pair = tiny(), changed(tiny())
     adding = make_tokenizer(bos=True)
     report = TeacherForcedScorer(ScoringConfig(batch_size=3)).score_batch(*pair, prompts, adding)
     for tokens, prompt in zip(report.tokens, prompts, strict=True):
         assert tokens.ids[0] == 1
         assert 1 not in tokens.ids[1:]
-        assert adding.decode(list(tokens.targets)) == prompt.continuation[:32]
+        assert adding.decode(list(tokens.targets)) == (prompt.continuation or "")[:32]
     by_hand = [Prompt("<s>" + prompt.text, prompt.continuation) for prompt in prompts]
     np.testing.assert_allclose(report.scores, scores(pair, by_hand, make_tokenizer(), batch_size=3), atol=1e-12)
 
 
-def test_everything_is_left_as_it_was(prompts, tokenizer):
+def test_everything_is_left_as_it_was(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     reference, candidate = tiny(), changed(tiny())
     reference.train()
-    candidate.transformer.h[1].train()
+    candidate.get_submodule("transformer.h.1").train()
     candidate.generation_config.repetition_penalty = 1.7
     for tensor in reference.parameters():
         tensor.requires_grad_(False)
@@ -86,7 +93,7 @@ def test_everything_is_left_as_it_was(prompts, tokenizer):
     np.random.seed(7)
     random.seed(7)
 
-    def state():
+    def state() -> dict[str, object]:
         return {
             "modes": [module.training for model in (reference, candidate) for module in model.modules()],
             "weights": [tensor.sum().item() for model in (reference, candidate) for tensor in model.state_dict().values()],
@@ -98,7 +105,7 @@ def test_everything_is_left_as_it_was(prompts, tokenizer):
             "init": repr(padded.init_kwargs) + padded.padding_side + repr(padded.pad_token),
             "warnings": dict(padded.deprecation_warnings),
             "torch": torch.get_rng_state().tolist(),
-            "numpy": np.random.get_state()[1].tolist(),
+            "numpy": np.random.get_state(legacy=False)["state"]["key"].tolist(),
             "random": random.getstate(),
             "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
             "threads": torch.get_num_threads(),
@@ -118,7 +125,7 @@ def test_everything_is_left_as_it_was(prompts, tokenizer):
         assert after[what] == before[what], what
 
 
-def test_a_failing_call_also_leaves_the_model_as_it_was(prompts, tokenizer):
+def test_a_failing_call_also_leaves_the_model_as_it_was(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model, broken = tiny(), tiny()
     broken.lm_head = torch.nn.Linear(32, 97)
     broken.lm_head.weight.data.fill_(float("nan"))

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.scoring.metrics import position_divergences
 
 CELLS = ("tv", "jsd", "kl", "kl_reverse")
 
 
-def top(log_probs: np.ndarray, tail: np.ndarray | None = None, **fields) -> TopK:
+def top(log_probs: np.ndarray, tail: np.ndarray | None = None, **fields: Any) -> TopK:
     """A distribution whose ids are 0 .. m-1."""
     n, m = log_probs.shape
-    values = {
+    values: dict[str, Any] = {
         "targets": log_probs[:, 0],
         "top_ids": log_probs.argmax(axis=1),
         "top_log_probs": log_probs.max(axis=1),
@@ -28,13 +30,14 @@ def top(log_probs: np.ndarray, tail: np.ndarray | None = None, **fields) -> TopK
     return TopK(ids=None, log_probs=log_probs, log_tail=tail, vocab_size=m, **{**values, **fields})
 
 
-def log_normalised(logits) -> np.ndarray:
-    logits = np.atleast_2d(np.asarray(logits, dtype=np.float64))
-    peak = logits.max(axis=1, keepdims=True)
-    return logits - peak - np.log(np.exp(logits - peak).sum(axis=1, keepdims=True))
+def log_normalised(logits: npt.ArrayLike) -> Floats:
+    rows: Floats = np.atleast_2d(np.asarray(logits, dtype=np.float64))
+    peak = rows.max(axis=1, keepdims=True)
+    normalised: Floats = rows - peak - np.log(np.exp(rows - peak).sum(axis=1, keepdims=True))
+    return normalised
 
 
-def divergences(p, q, tail="bucket"):
+def divergences(p: npt.ArrayLike, q: npt.ArrayLike, tail: str = "bucket") -> dict[str, Floats]:
     return position_divergences(top(log_normalised(p)), top(log_normalised(q)), tail)
 
 
@@ -44,8 +47,11 @@ pairs = st.integers(2, 12).flatmap(
 )
 
 
+Drawn = tuple[list[float], list[float]]
+
+
 @given(pairs)
-def test_bounds_and_symmetries(pair):
+def test_bounds_and_symmetries(pair: Drawn) -> None:
     p, q = pair
     found, mirrored = divergences(p, q), divergences(q, p)
     tv, jsd, kl = (found[name][0] for name in ("tv", "jsd", "kl"))
@@ -61,13 +67,13 @@ def test_bounds_and_symmetries(pair):
 
 
 @given(logits)
-def test_equal_distributions_are_at_distance_zero(p):
+def test_equal_distributions_are_at_distance_zero(p: list[float]) -> None:
     assert all(values[0] == 0 for values in divergences(p, p).values())
     assert all(values[0] == 0 for values in divergences(p, p, "renormalise").values())
 
 
 @given(pairs, st.integers(1, 11))
-def test_merging_cells_never_raises_a_divergence(pair, k):
+def test_merging_cells_never_raises_a_divergence(pair: Drawn, k: int) -> None:
     p, q = (log_normalised(x) for x in pair)
     k = min(k, p.shape[1] - 1)
     order = np.argsort(-p[0], kind="stable")
@@ -76,7 +82,7 @@ def test_merging_cells_never_raises_a_divergence(pair, k):
         rest = x[0, order[k:]]
         tail = np.array([rest.max() + np.log(np.exp(rest - rest.max()).sum())])
         merged.append(top(x[:, order[:k]], tail))
-    bucketed, exact = position_divergences(*merged, "bucket"), divergences(*pair)
+    bucketed, exact = position_divergences(merged[0], merged[1], "bucket"), divergences(*pair)
     for name in CELLS:
         assert bucketed[name][0] <= exact[name][0] + 1e-12
 
@@ -89,8 +95,8 @@ def exactly(p: np.ndarray, q: np.ndarray) -> dict[str, float]:
         ps, qs = ([x / sum(row) for x in row] for row in (ps, qs))
         two = Decimal(2)
 
-        def kl(a, b):
-            return sum(x * (x / y).ln() for x, y in zip(a, b, strict=True))
+        def kl(a: list[Decimal], b: list[Decimal]) -> Decimal:
+            return sum((x * (x / y).ln() for x, y in zip(a, b, strict=True)), Decimal(0))
 
         middle = [(x + y) / two for x, y in zip(ps, qs, strict=True)]
         return {
@@ -102,7 +108,7 @@ def exactly(p: np.ndarray, q: np.ndarray) -> dict[str, float]:
 
 @settings(max_examples=40, deadline=None)
 @given(pairs, st.sampled_from([1.0, 1e-2, 1e-4]))
-def test_small_divergences_keep_their_digits(pair, size):
+def test_small_divergences_keep_their_digits(pair: Drawn, size: float) -> None:
     p = log_normalised(pair[0])
     q = log_normalised(p + size * np.clip(np.asarray(pair[1]), -10, 10))
     found, truth = position_divergences(top(p), top(q), "bucket"), exactly(p[0], q[0])
@@ -110,14 +116,14 @@ def test_small_divergences_keep_their_digits(pair, size):
         assert found[name][0] == pytest.approx(value, rel=1e-6, abs=3e-16)
 
 
-def test_nearly_disjoint_distributions_reach_the_bounds_without_overflow():
+def test_nearly_disjoint_distributions_reach_the_bounds_without_overflow() -> None:
     found = divergences([0.0, -800.0, -800.0], [-800.0, -800.0, 0.0])
     assert found["tv"][0] == 1
     assert found["jsd"][0] == 1
     assert found["kl"][0] == pytest.approx(800)
 
 
-def test_long_rows_are_chunked_without_a_seam():
+def test_long_rows_are_chunked_without_a_seam() -> None:
     generator = np.random.default_rng(0)
     p, q = (log_normalised(generator.normal(size=(700, 1000))) for _ in range(2))
     whole = position_divergences(top(p), top(q), "bucket")
@@ -127,13 +133,13 @@ def test_long_rows_are_chunked_without_a_seam():
             assert values[row] == alone[name][0]
 
 
-def test_a_flip_counts_only_where_the_reference_is_sure():
+def test_a_flip_counts_only_where_the_reference_is_sure() -> None:
     p, q = log_normalised([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), log_normalised([[0.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
     reference = top(p, clear=np.array([True, False, True]))
     assert position_divergences(reference, top(q), "bucket")["top1_flip"].tolist() == [1.0, 0.0, 0.0]
 
 
-def test_renormalised_first_choice_is_among_the_compared_ids():
+def test_renormalised_first_choice_is_among_the_compared_ids() -> None:
     p = log_normalised([[3.0, 2.0, 1.0, 0.0]])[:, :2]
     q = log_normalised([[2.0, 1.0, 0.0, 9.0]])[:, :2]  # its likeliest id of all, 3, is not among the two compared
     found = position_divergences(top(p, top_ids=np.array([0])), top(q, top_ids=np.array([3])), "renormalise")

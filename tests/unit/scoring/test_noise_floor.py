@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import PRESETS, Prompt, ScoringConfig, TeacherForcedScorer
 
@@ -11,14 +12,15 @@ from ..models import changed, tiny
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_far_below_a_change(preset, prompts, tokenizer):
+def test_far_below_a_change(preset: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
     floor = scorer.noise_floor(tiny("llama"), prompts, tokenizer)
+    assert floor is not None
     assert floor < 1e-5
     assert scorer.score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer).mean > 1e-3
 
 
-def test_a_model_that_sees_the_batch(prompts, tokenizer):
+def test_a_model_that_sees_the_batch(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     """One whose answer depends on its neighbours: the floor shows it, in the metric that is gated."""
     model = tiny()
     model.lm_head.register_forward_hook(lambda module, inputs, output: output * (1.0 + 0.1 * len(output)))
@@ -26,25 +28,30 @@ def test_a_model_that_sees_the_batch(prompts, tokenizer):
         metric: TeacherForcedScorer(ScoringConfig(metric=metric)).noise_floor(model, prompts, tokenizer)
         for metric in ("tv", "kl")
     }
+    assert floors["tv"] is not None
     assert floors["tv"] > 1e-2
     assert floors["kl"] != floors["tv"]
 
 
-def test_an_engine_without_rounding(prompts, tokenizer):
+def test_an_engine_without_rounding(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     assert TeacherForcedScorer(ScoringConfig(top_k=5)).noise_floor(Uniform(), prompts, tokenizer) == 0.0
 
 
-def test_bare_strings_are_not_continued_for_it(tokenizer, monkeypatch):
+def test_bare_strings_are_not_continued_for_it(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_pot.engines.pytorch.engine import TorchEngine
 
     monkeypatch.delattr(TorchEngine, "sample")
-    assert TeacherForcedScorer().noise_floor(tiny(), ["Some text", "Another text"], tokenizer) < 1e-5
+    floor = TeacherForcedScorer().noise_floor(tiny(), ["Some text", "Another text"], tokenizer)
+    assert floor is not None
+    assert floor < 1e-5
 
 
 @pytest.mark.parametrize("texts", [["One only"], [Prompt("A", "b"), "C"]])
-def test_too_little_text_to_measure_it(texts, tokenizer):
+def test_too_little_text_to_measure_it(texts: list[str | Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     assert TeacherForcedScorer().noise_floor(tiny(), texts, tokenizer) is None
 
 
-def test_a_model_of_few_positions(tokenizer):
-    assert TeacherForcedScorer().noise_floor(tiny(n_positions=16), ["x" * 60, "y" * 60], tokenizer) < 1e-5
+def test_a_model_of_few_positions(tokenizer: PreTrainedTokenizerFast) -> None:
+    floor = TeacherForcedScorer().noise_floor(tiny(n_positions=16), ["x" * 60, "y" * 60], tokenizer)
+    assert floor is not None
+    assert floor < 1e-5

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 
@@ -13,12 +16,13 @@ from ..models import tiny
 class Poisoned(torch.nn.Module):
     """Puts ``value`` at one vocabulary id, for one sequence index of sequences of one length."""
 
-    def __init__(self, model, value, index, length):
+    def __init__(self, model: torch.nn.Module, value: float, index: int, length: int) -> None:
         super().__init__()
         self.model, self.value, self.index, self.length = model, value, index, length
 
-    def forward(self, ids, attention_mask=None):
-        logits = self.model(ids, attention_mask=attention_mask).logits.clone()
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        logits: torch.Tensor = self.model(ids, attention_mask=attention_mask).logits.clone()
+        assert attention_mask is not None
         rows = attention_mask.sum(1) == self.length
         if rows.any():
             logits[rows, self.index, 5] = self.value
@@ -35,8 +39,8 @@ PROMPTS = [Prompt("ab", "cd"), Prompt("abcdef", "ghijkl"), Prompt("abc", "defgh"
 @pytest.mark.parametrize("config", [{}, {"top_k": None}, {"top_k": 5}, {"every_position": True, "top_k": None}], ids=str)
 @pytest.mark.parametrize("role", ["reference", "candidate"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_the_place_is_named(tokenizer, config, role, value):
-    models = {"reference": tiny(), "candidate": tiny()}
+def test_the_place_is_named(tokenizer: PreTrainedTokenizerFast, config: dict[str, Any], role: str, value: float) -> None:
+    models: dict[str, torch.nn.Module] = {"reference": tiny(), "candidate": tiny()}
     models[role] = Poisoned(tiny(), value, index=7, length=12)
     with pytest.raises(PotError) as caught:
         TeacherForcedScorer(ScoringConfig(**config)).score_batch(models["reference"], models["candidate"], PROMPTS, tokenizer)
@@ -46,16 +50,20 @@ def test_the_place_is_named(tokenizer, config, role, value):
 
 @pytest.mark.parametrize("role", ["reference", "candidate"])
 @pytest.mark.parametrize("larger", [None, "reference", "candidate"])
-def test_an_impossible_token_among_those_compared_is_an_error(tokenizer, role, larger):
+def test_an_impossible_token_among_those_compared_is_an_error(
+    tokenizer: PreTrainedTokenizerFast, role: str, larger: str | None
+) -> None:
     """Also where the vocabularies differ in size, and one of them is given a tail that is empty."""
-    sizes = {name: {"vocab_size": 104} if name == larger else {} for name in ("reference", "candidate")}
-    models = {name: tiny(**size) for name, size in sizes.items()}
+    sizes: dict[str, dict[str, Any]] = {
+        name: {"vocab_size": 104} if name == larger else {} for name in ("reference", "candidate")
+    }
+    models: dict[str, torch.nn.Module] = {name: tiny(**size) for name, size in sizes.items()}
     models[role] = Poisoned(models[role], float("-inf"), index=7, length=12)
     with pytest.raises(PotError) as caught:
-        TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*models.values(), PROMPTS, tokenizer)
+        TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(models["reference"], models["candidate"], PROMPTS, tokenizer)
     assert str(caught.value) == (f"the {role}'s log-probabilities are infinite at prompt 1 ('abcdef'), position 2, {NO_SCORE}")
 
 
-def test_what_is_not_read_may_be_anything(tokenizer):
+def test_what_is_not_read_may_be_anything(tokenizer: PreTrainedTokenizerFast) -> None:
     unread = Poisoned(tiny(), float("nan"), index=2, length=12)  # inside the prompt: it predicts no position
     assert TeacherForcedScorer().score_batch(tiny(), unread, PROMPTS, tokenizer).mean == pytest.approx(0, abs=1e-6)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import ScoringConfig, TeacherForcedScorer
+from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.distributions import Floats
 
 from .. import oracle
-from ..models import CONFIGS, VOCAB, changed, tiny
+from ..models import CONFIGS, VOCAB, Pair, changed, tiny
 
 ARCHITECTURES = sorted(CONFIGS)
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
-def pair(request):
+def pair(request: pytest.FixtureRequest) -> Pair:
     model = tiny(request.param)
     return model, changed(model)
 
 
-def expected(pair, report, metric, k=None, temperature=1.0):
+def expected(pair: Pair, report: ScoreReport, metric: str, k: int | None = None, temperature: float = 1.0) -> list[Floats]:
     """The metric at every position, by the oracle, on the tokens that the report says were read."""
     per_prompt = []
     for tokens in report.tokens:
@@ -36,7 +38,7 @@ def expected(pair, report, metric, k=None, temperature=1.0):
     return per_prompt
 
 
-def test_the_whole_vocabulary_is_exact(pair, prompts, tokenizer):
+def test_the_whole_vocabulary_is_exact(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     config = ScoringConfig(top_k=None, batch_size=1)  # other batch shapes round otherwise: see test_invariance
     report = TeacherForcedScorer(config).score_batch(*pair, prompts, tokenizer)
     assert 0.01 < report.metrics["tv"] < 0.9  # the models differ, and not beyond comparison
@@ -50,7 +52,9 @@ def test_the_whole_vocabulary_is_exact(pair, prompts, tokenizer):
         assert report.metrics[metric] == pytest.approx(suite, abs=1e-6 if metric in ("tv", "jsd") else 0, rel=1e-5)
 
 
-def test_a_bucketed_tail_is_a_lower_bound_that_reaches_the_exact_figure(pair, prompts, tokenizer):
+def test_a_bucketed_tail_is_a_lower_bound_that_reaches_the_exact_figure(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     exact = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
     below = dict.fromkeys(("tv", "jsd", "kl", "kl_reverse"), 0.0)
     for k in (1, 2, 5, 20, 60, VOCAB - 1, VOCAB):
@@ -65,21 +69,21 @@ def test_a_bucketed_tail_is_a_lower_bound_that_reaches_the_exact_figure(pair, pr
 
 
 @pytest.mark.parametrize("k", [1, 10])
-def test_top_k_is_what_the_oracle_says(pair, prompts, tokenizer, k):
+def test_top_k_is_what_the_oracle_says(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, k: int) -> None:
     report = TeacherForcedScorer(ScoringConfig(top_k=k)).score_batch(*pair, prompts[:3], tokenizer)
     for metric in ("tv", "jsd", "kl", "kl_reverse"):
         found, theirs = np.concatenate(report.divergences[metric]), np.concatenate(expected(pair, report, metric, k))
         np.testing.assert_allclose(found, theirs, atol=2e-6, rtol=1e-5)
 
 
-def test_the_plain_road_and_the_fast_one_agree(pair, prompts, tokenizer):
+def test_the_plain_road_and_the_fast_one_agree(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
     fast = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
     for metric, theirs in plain.divergences.items():
         np.testing.assert_allclose(np.concatenate(fast.divergences[metric]), np.concatenate(theirs), atol=1e-5, rtol=1e-5)
 
 
-def test_temperature_divides_both_models_logits(prompts, tokenizer):
+def test_temperature_divides_both_models_logits(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     pair = tiny("llama"), changed(tiny("llama"))
     report = TeacherForcedScorer(ScoringConfig(top_k=None, temperature=2.5)).score_batch(*pair, prompts[:3], tokenizer)
     for metric in ("tv", "kl", "delta_ce"):
@@ -88,7 +92,7 @@ def test_temperature_divides_both_models_logits(prompts, tokenizer):
         np.testing.assert_allclose(found, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_a_renormalised_tail_is_the_softmax_over_the_top_k(prompts, tokenizer):
+def test_a_renormalised_tail_is_the_softmax_over_the_top_k(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     pair = tiny("llama"), changed(tiny("llama"))
     config = ScoringConfig(top_k=7, tail="renormalise")
     report = TeacherForcedScorer(config).score_batch(*pair, prompts[:4], tokenizer)
@@ -99,7 +103,9 @@ def test_a_renormalised_tail_is_the_softmax_over_the_top_k(prompts, tokenizer):
             np.testing.assert_allclose(found, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_the_tail_mass_is_the_references_probability_outside_the_top_k(prompts, tokenizer):
+def test_the_tail_mass_is_the_references_probability_outside_the_top_k(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = tiny("llama")
     report = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(model, model, prompts, tokenizer)
     means = []

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.scoring import comparison
+from pytest_pot.scoring.metrics import position_divergences
 
 from ..models import changed, tiny
 
@@ -17,22 +22,24 @@ CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator
 class Limited(torch.nn.Module):
     """Runs out of memory above ``most`` sequences at once."""
 
-    def __init__(self, model, most, error):
+    def __init__(self, model: PreTrainedModel, most: int, error: Exception) -> None:
         super().__init__()
-        self.model, self.most, self.error, self.sizes = model, most, error, []
+        self.model, self.most, self.error = model, most, error
+        self.sizes: list[int] = []
 
-    def forward(self, ids, attention_mask=None):
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> object:
         self.sizes.append(len(ids))
         if len(ids) > self.most:
             raise self.error
-        return self.model(ids, attention_mask=attention_mask)
+        output: object = self.model(ids, attention_mask=attention_mask)
+        return output
 
 
 ERRORS = [RuntimeError(CPU_MESSAGE), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_the_batch_is_halved_until_it_fits(prompts, tokenizer, error):
+def test_the_batch_is_halved_until_it_fits(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, error: Exception) -> None:
     model, other = tiny(), changed(tiny())
     limited = Limited(other, 2, error)
     report = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, limited, prompts, tokenizer)
@@ -42,7 +49,9 @@ def test_the_batch_is_halved_until_it_fits(prompts, tokenizer, error):
     np.testing.assert_allclose(report.scores, expected.scores, atol=1e-6)
 
 
-def test_a_model_stays_at_distance_zero_from_itself_when_only_one_side_runs_out(prompts, tokenizer):
+def test_a_model_stays_at_distance_zero_from_itself_when_only_one_side_runs_out(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     # Both wrapped: a model that is not makes its logits another way, and rounds otherwise.
     unlimited, limited = (Limited(tiny(), most, MemoryError()) for most in (len(prompts), 3))
     report = TeacherForcedScorer(ScoringConfig(batch_size="auto")).score_batch(unlimited, limited, prompts, tokenizer)
@@ -50,11 +59,13 @@ def test_a_model_stays_at_distance_zero_from_itself_when_only_one_side_runs_out(
     assert report.batch_size <= 3
 
 
-def test_one_prompt_that_does_not_fit_is_an_error_with_the_sizes(prompts, tokenizer):
+def test_one_prompt_that_does_not_fit_is_an_error_with_the_sizes(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     limited = Limited(tiny(), 0, RuntimeError(CPU_MESSAGE))
     with pytest.raises(PotError) as caught:
         TeacherForcedScorer(ScoringConfig(batch_size=2)).score_batch(limited, tiny(), prompts, tokenizer)
-    longest = max(len(tokenizer(p.text + p.continuation)["input_ids"]) for p in prompts)
+    longest = max(len(tokenizer(p.text + (p.continuation or ""))["input_ids"]) for p in prompts)
     assert str(caught.value) == (
         f"out of memory with a single prompt: prompt 4 has {longest} tokens and 1 positions (max_length=256, top_k=100). "
         f"the reference ran out of memory on cpu: {CPU_MESSAGE}. Lower max_length or positions_per_prompt, set a top_k, or use "
@@ -64,15 +75,18 @@ def test_one_prompt_that_does_not_fit_is_an_error_with_the_sizes(prompts, tokeni
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("generates", [False, True])
-def test_a_prompt_that_does_not_fit_while_it_is_continued_is_an_error_with_the_sizes(prompts, tokenizer, error, generates):
-    limited = Limited(tiny(), 0, error)
+def test_a_prompt_that_does_not_fit_while_it_is_continued_is_an_error_with_the_sizes(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, error: Exception, generates: bool
+) -> None:
+    limited: torch.nn.Module = Limited(tiny(), 0, error)
     if generates:
 
-        def refuse(module, inputs):
+        def refuse(module: torch.nn.Module, inputs: object) -> NoReturn:
             raise error
 
-        limited = tiny()
-        limited.lm_head.register_forward_pre_hook(refuse)
+        model = tiny()
+        model.get_submodule("lm_head").register_forward_pre_hook(refuse)
+        limited = model
     scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=6))
     with pytest.raises(PotError) as caught:
         scorer.score_batch(limited, tiny(), [prompts[0], "01234567"], tokenizer)
@@ -83,11 +97,13 @@ def test_a_prompt_that_does_not_fit_while_it_is_continued_is_an_error_with_the_s
     )
 
 
-def test_memory_that_runs_out_while_distributions_are_compared(prompts, tokenizer, monkeypatch):
+def test_memory_that_runs_out_while_distributions_are_compared(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the whole vocabulary that takes as much as the models do."""
-    compare = comparison.position_divergences
+    compare = position_divergences
 
-    def refuse(reference, candidate, tail):
+    def refuse(reference: TopK, candidate: TopK, tail: str) -> dict[str, Floats]:
         if len(reference.targets) > 12:
             raise MemoryError
         return compare(reference, candidate, tail)
@@ -99,7 +115,7 @@ def test_memory_that_runs_out_while_distributions_are_compared(prompts, tokenize
     assert (report.batch_size, report.n_prompts) == (2, whole.n_prompts)
 
 
-def test_other_errors_of_a_model_are_its_own(prompts, tokenizer):
+def test_other_errors_of_a_model_are_its_own(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     broken = Limited(tiny(), 0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         TeacherForcedScorer().score_batch(tiny(), broken, prompts, tokenizer)

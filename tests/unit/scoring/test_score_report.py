@@ -9,24 +9,24 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 
-from ..models import changed, tiny
+from ..models import Pair, changed, tiny
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair() -> Pair:
     return tiny(), changed(tiny())
 
 
 @pytest.fixture(scope="module")
-def report(pair, prompts, tokenizer):
+def report(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> ScoreReport:
     return TeacherForcedScorer(ScoringConfig(metric="kl")).score_batch(*pair, prompts, tokenizer)
 
 
-def test_a_prompt_counts_once_however_many_positions_it_has(report, prompts):
+def test_a_prompt_counts_once_however_many_positions_it_has(report: ScoreReport, prompts: list[Prompt]) -> None:
     by_hand = [values.sum() / len(values) for values in report.positions]
     assert report.scores.dtype == np.float64
     np.testing.assert_allclose(report.scores, by_hand, rtol=1e-12)
@@ -37,12 +37,14 @@ def test_a_prompt_counts_once_however_many_positions_it_has(report, prompts):
     assert report.metrics["tv"] == pytest.approx(np.mean([v.mean() for v in report.divergences["tv"]]))
 
 
-def test_no_order_of_the_prompts_gives_another_score(report):
+def test_no_order_of_the_prompts_gives_another_score(report: ScoreReport) -> None:
     orders = permutations([np.array([0.1]), np.array([0.2]), np.array([0.3])])
     assert {replace(report, divergences={"kl": list(order)}).mean for order in orders} == {0.2}  # np.mean gives three figures
 
 
-def test_kinds_are_averaged_over_their_own_prompts(pair, prompts, tokenizer):
+def test_kinds_are_averaged_over_their_own_prompts(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     names = ["code", None, "fact", "code", None, "code", "", "fact"]
     kinds = [Prompt(prompt.text, prompt.continuation, kind) for prompt, kind in zip(prompts, names, strict=True)]
     report = TeacherForcedScorer(ScoringConfig(metric="kl")).score_batch(*pair, kinds, tokenizer)
@@ -52,24 +54,28 @@ def test_kinds_are_averaged_over_their_own_prompts(pair, prompts, tokenizer):
     assert json.loads(json.dumps(report.to_dict()))["kinds"] == report.kinds
 
 
-def test_without_kinds_there_are_no_scores_by_kind(report):
+def test_without_kinds_there_are_no_scores_by_kind(report: ScoreReport) -> None:
     assert report.kinds == {}
 
 
-def test_positions_are_in_the_order_of_the_prompts(report, prompts, tokenizer):
+def test_positions_are_in_the_order_of_the_prompts(
+    report: ScoreReport, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert [len(values) for values in report.positions] == [
         min(32, len(tokenizer(prompt.continuation)["input_ids"])) for prompt in prompts
     ]
     assert report.n_positions == sum(len(values) for values in report.positions)
 
 
-def test_the_worst_positions_are_named_with_their_words(report, pair, prompts, tokenizer):
+def test_the_worst_positions_are_named_with_their_words(
+    report: ScoreReport, pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     worst = report.worst(5)
     flat = sorted(np.concatenate(report.positions), reverse=True)
     assert [position.score for position in worst] == flat[:5]
     for position in worst:
         prompt = prompts[position.prompt_index]
-        ids = tokenizer(prompt.text + prompt.continuation)["input_ids"]
+        ids = tokenizer(prompt.text + (prompt.continuation or ""))["input_ids"]
         at = len(tokenizer(prompt.text)["input_ids"]) + position.position
         assert position.token == tokenizer.decode([ids[at]])
         assert position.context == tokenizer.decode(ids[max(0, at - 12) : at])
@@ -82,11 +88,11 @@ def test_the_worst_positions_are_named_with_their_words(report, pair, prompts, t
         assert position.candidate_choice_probability == pytest.approx(q.max().item(), rel=1e-4)
 
 
-def test_asking_for_more_than_there_are_gives_all(report):
+def test_asking_for_more_than_there_are_gives_all(report: ScoreReport) -> None:
     assert len(report.worst(10_000)) == report.n_positions
 
 
-def test_the_dictionary_is_plain_json(report):
+def test_the_dictionary_is_plain_json(report: ScoreReport) -> None:
     document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert document["scores"] == report.scores.tolist()
     assert document["mean"] == report.mean
@@ -96,12 +102,12 @@ def test_the_dictionary_is_plain_json(report):
     assert document["prompts"][3]["text"].startswith("One line ends here.</s>")
 
 
-def test_identical_prompts_have_identical_scores(pair, tokenizer):
+def test_identical_prompts_have_identical_scores(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     report = TeacherForcedScorer().score_batch(*pair, [Prompt("ab", "cde")] * 5, tokenizer)
     assert np.ptp(report.scores) < 1e-6  # one batch of four and one of one: they round differently
 
 
-def test_progress_is_reported_after_every_batch(pair, prompts, tokenizer):
+def test_progress_is_reported_after_every_batch(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     seen = []
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=3), progress=lambda done, total: seen.append((done, total)))
     scorer.score_batch(*pair, prompts, tokenizer)
@@ -111,17 +117,17 @@ def test_progress_is_reported_after_every_batch(pair, prompts, tokenizer):
 class Fixed(torch.nn.Module):
     """The same logits after every token: 0, and more at some ids."""
 
-    def __init__(self, size, **more):
+    def __init__(self, size: int, **more: float) -> None:
         super().__init__()
         self.logits = torch.zeros(size)
         for token, logit in more.items():
             self.logits[int(token.removeprefix("id"))] = logit
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.logits.expand(*ids.shape, -1)
 
 
-def test_ids_that_the_tokenizer_cannot_decode_are_shown_by_number():
+def test_ids_that_the_tokenizer_cannot_decode_are_shown_by_number() -> None:
     """Here by the real one of ByT5, whose ids are bytes, in a vocabulary that is padded and finds padding likely."""
     tokenizer = ByT5Tokenizer()
     with pytest.raises(ValueError, match="bytes must be in range"):
@@ -138,7 +144,9 @@ def test_ids_that_the_tokenizer_cannot_decode_are_shown_by_number():
 
 
 @pytest.mark.parametrize("metric", ["kl", "delta_ce"])
-def test_what_is_shown_of_a_renormalised_position_is_relative_to_the_compared_ids(tokenizer, metric):
+def test_what_is_shown_of_a_renormalised_position_is_relative_to_the_compared_ids(
+    tokenizer: PreTrainedTokenizerFast, metric: str
+) -> None:
     """The token that came is outside them, and so is the candidate's first choice of all."""
     pair = Fixed(97, id5=9.0, id6=7.0), Fixed(97, id5=7.0, id6=5.0, id80=9.0)
     config = ScoringConfig(top_k=2, tail="renormalise", metric=metric)
@@ -152,7 +160,7 @@ def test_what_is_shown_of_a_renormalised_position_is_relative_to_the_compared_id
     assert position.candidate_choice_probability == pytest.approx(q[5].item())
 
 
-def test_a_renormalised_probability_is_never_shown_above_1(tokenizer):
+def test_a_renormalised_probability_is_never_shown_above_1(tokenizer: PreTrainedTokenizerFast) -> None:
     pair = Fixed(97, id5=9.0, id6=7.0), Fixed(97, **{f"id{tokenizer.convert_tokens_to_ids('c')}": 9.0})
     config = ScoringConfig(top_k=2, tail="renormalise")
     [position] = TeacherForcedScorer(config).score_batch(*pair, [Prompt("ab", "c")], tokenizer).worst(1)

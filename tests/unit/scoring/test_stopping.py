@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer, Verdict
-from pytest_pot.gates.verdict.sequential import SequentialTest
+from pytest_pot import Baseline, PotError, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer, Verdict
+from pytest_pot.gates.verdict.sequential import Decision, SequentialTest
 
-from ..models import changed, tiny
+from ..models import Pair, changed, tiny
 
 MANY = [Prompt(f"The number {i} comes before", f" the number {i + 1}.") for i in range(96)]
 CONFIG = ScoringConfig(top_k=20, batch_size=4, positions_per_prompt=12)
 
 
 @pytest.fixture(scope="module")
-def pair():
+def pair() -> Pair:
     return tiny(), changed(tiny())
 
 
 @pytest.fixture(scope="module")
-def whole(pair, tokenizer):
+def whole(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> ScoreReport:
     return TeacherForcedScorer(CONFIG).score_batch(*pair, MANY, tokenizer)
 
 
-def decide(reference, candidate, tokenizer, limit, prompts=MANY, **named):
+def decide(
+    reference: PreTrainedModel | Baseline,
+    candidate: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    limit: float,
+    prompts: Sequence[str | Prompt] = MANY,
+    *,
+    seed: int | None = 0,
+) -> tuple[ScoreReport, Decision]:
     scorer = TeacherForcedScorer(CONFIG)
     test = SequentialTest(limit, pool=len(prompts))
-    report = scorer.score_until(reference, candidate, prompts, tokenizer, test, **named)
+    report = scorer.score_until(reference, candidate, prompts, tokenizer, test, seed=seed)
     return report, test.decision()
 
 
-def test_a_clear_difference_takes_few_prompts(pair, whole, tokenizer):
+def test_a_clear_difference_takes_few_prompts(pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast) -> None:
     report, decision = decide(*pair, tokenizer, whole.mean / 4)
     assert decision.verdict is Verdict.DIFFERENT
     assert report.n_prompts == decision.n_used <= 8
@@ -45,14 +57,17 @@ def test_a_clear_difference_takes_few_prompts(pair, whole, tokenizer):
     assert {worst.prompt_index for worst in report.worst(20)} <= set(report.indices)
 
 
-def test_the_same_takes_as_many_as_the_outliers_need(pair, whole, tokenizer):
+def test_the_same_takes_as_many_as_the_outliers_need(
+    pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast
+) -> None:
     report, decision = decide(*pair, tokenizer, 2 * whole.mean)
     assert decision.verdict is Verdict.SAME
     assert 30 < report.n_prompts < 96
+    assert decision.decided_after is not None
     assert decision.decided_after <= report.n_prompts < decision.decided_after + 4
 
 
-def test_a_limit_too_near_needs_the_whole_pool(pair, whole, tokenizer):
+def test_a_limit_too_near_needs_the_whole_pool(pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast) -> None:
     for limit, verdict in ((whole.mean * 0.999, Verdict.DIFFERENT), (whole.mean * 1.001, Verdict.SAME)):
         report, decision = decide(*pair, tokenizer, limit)
         assert decision.verdict is verdict
@@ -60,20 +75,20 @@ def test_a_limit_too_near_needs_the_whole_pool(pair, whole, tokenizer):
         assert report.n_prompts > 48
 
 
-def test_the_order_is_the_seeds_and_not_the_list(pair, whole, tokenizer):
+def test_the_order_is_the_seeds_and_not_the_list(pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast) -> None:
     first, again, other = (decide(*pair, tokenizer, whole.mean / 4, seed=seed)[0].indices for seed in (1, 1, 2))
     assert first == again != other
     assert decide(*pair, tokenizer, whole.mean / 4, seed=None)[0].indices == tuple(range(len(first)))
 
 
-def test_the_trajectory_is_in_the_order_drawn(pair, whole, tokenizer):
+def test_the_trajectory_is_in_the_order_drawn(pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast) -> None:
     report, decision = decide(*pair, tokenizer, whole.mean / 4, seed=1)
     scores = dict(zip(report.indices, report.scores.tolist(), strict=True))
     assert sorted(step.score for step in decision.steps) == sorted(scores.values())
     assert [step.score for step in decision.steps] != list(scores.values())
 
 
-def test_against_a_recording(pair, whole, tokenizer):
+def test_against_a_recording(pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast) -> None:
     baseline = TeacherForcedScorer(CONFIG).record(pair[0], MANY, tokenizer)
     live, recorded = (decide(reference, pair[1], tokenizer, whole.mean / 4) for reference in (pair[0], baseline))
     assert recorded[0].indices == live[0].indices
@@ -82,20 +97,27 @@ def test_against_a_recording(pair, whole, tokenizer):
         decide(baseline, pair[1], tokenizer, 0.1, MANY[:-1])
 
 
-def test_an_identical_model_at_limit_zero(pair, tokenizer):
+def test_an_identical_model_at_limit_zero(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     report, decision = decide(pair[0], tiny(), tokenizer, 0.0)
     assert decision.verdict is Verdict.SAME
     assert report.max == 0.0
     assert decide(*pair, tokenizer, 0.0)[1].verdict is Verdict.DIFFERENT
 
 
-def test_only_what_is_drawn_is_continued(pair, tokenizer, monkeypatch):
+def test_only_what_is_drawn_is_continued(
+    pair: Pair, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A bare prompt costs a generation: it is made only for the prompts that are scored."""
     from pytest_pot.engines.pytorch.engine import TorchEngine
 
-    made = []
+    made: list[int] = []
     sample = TorchEngine.sample
-    monkeypatch.setattr(TorchEngine, "sample", lambda self, *a: made.append(1) or sample(self, *a))
+
+    def counted(self: TorchEngine, *arguments: Any) -> list[list[int]]:
+        made.append(1)
+        return sample(self, *arguments)
+
+    monkeypatch.setattr(TorchEngine, "sample", counted)
     report, decision = decide(*pair, tokenizer, 1e-6, [prompt.text for prompt in MANY])
     assert decision.verdict is Verdict.DIFFERENT
     assert len(made) == report.n_prompts < 96
@@ -104,7 +126,9 @@ def test_only_what_is_drawn_is_continued(pair, tokenizer, monkeypatch):
 MIXED = [Prompt("z" * (5 + 37 * i % 80), " and so on and on") for i in range(96)]
 
 
-def drawn_with_auto(pair, tokenizer, limit):
+def drawn_with_auto(
+    pair: Pair, tokenizer: PreTrainedTokenizerFast, limit: float
+) -> tuple[ScoreReport, Decision, list[torch.Size]]:
     """The report, the decision, and the lengths of the prompts of each forward."""
     forwards = []
     handle = pair[1].register_forward_pre_hook(lambda _, arguments: forwards.append(arguments[0].shape))
@@ -115,10 +139,11 @@ def drawn_with_auto(pair, tokenizer, limit):
     return report, test.decision(), forwards
 
 
-def test_auto_reads_what_is_looked_at_together_sorted_by_length(pair, tokenizer):
+def test_auto_reads_what_is_looked_at_together_sorted_by_length(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     mean = TeacherForcedScorer(CONFIG).score_batch(*pair, MIXED, tokenizer).mean
     report, decision, forwards = drawn_with_auto(pair, tokenizer, 2 * mean)
     assert decision.verdict is Verdict.SAME
+    assert decision.decided_after is not None
     assert sum(n for n, _ in forwards) == report.n_prompts < decision.decided_after + 16
     padding = 1 - sum(len(t.ids) for t in report.tokens) / sum(n * length for n, length in forwards)
     assert padding < 0.1  # in the order drawn it is 0.12
@@ -128,18 +153,16 @@ def test_auto_reads_what_is_looked_at_together_sorted_by_length(pair, tokenizer)
     assert [step.score for step in decision.steps] == [scores[index] for index in order[: report.n_prompts]]
 
 
-def test_auto_ends_soon_where_little_is_needed(pair, tokenizer):
+def test_auto_ends_soon_where_little_is_needed(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     report, decision, _ = drawn_with_auto(pair, tokenizer, 1e-6)
     assert decision.verdict is Verdict.DIFFERENT
     assert report.n_prompts == 4
 
 
-def test_a_batch_that_does_not_fit_is_halved(pair, whole, tokenizer):
-    import torch
-
+def test_a_batch_that_does_not_fit_is_halved(pair: Pair, whole: ScoreReport, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
 
-    def refuse(module, arguments):
+    def refuse(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         if len(arguments[0]) > 2:
             raise torch.OutOfMemoryError("out of memory")
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.distributions import Floats
 
 from .. import oracle
 from ..conftest import make_tokenizer
 from ..models import VOCAB, changed, tiny
 
 
-def padded(model, by, logit):
+def padded(model: torch.nn.Module, by: int, logit: float) -> torch.nn.Module:
     """``model`` with ``by`` more ids, all of the same logit: what padding to a multiple of 64 leaves in a checkpoint."""
 
     class Padded(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, ids, attention_mask=None):
+        def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
             logits = self.model(ids, attention_mask=attention_mask).logits
             return torch.cat([logits, torch.full((*logits.shape[:2], by), logit)], dim=-1)
 
@@ -31,21 +33,21 @@ def padded(model, by, logit):
 class Fixed(torch.nn.Module):
     """The same distribution after every token."""
 
-    def __init__(self, *probabilities):
+    def __init__(self, *probabilities: float) -> None:
         super().__init__()
         self.logits = torch.log(torch.tensor(probabilities, dtype=torch.float64))
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.logits.expand(*ids.shape, -1)
 
 
-def with_last(last, *padding):
+def with_last(last: float, *padding: float) -> Fixed:
     """VOCAB ids, of which the last has the probability ``last``, and padding ids with theirs."""
     rest = (1.0 - last - sum(padding)) / (VOCAB - 1)
     return Fixed(*[rest] * (VOCAB - 1), last, *padding)
 
 
-def exact(reference, candidate, report, metric):
+def exact(reference: torch.nn.Module, candidate: torch.nn.Module, report: ScoreReport, metric: str) -> Floats:
     """The oracle over the union of both vocabularies, with probability 0 where an id does not exist."""
     found = []
     for tokens in report.tokens:
@@ -68,8 +70,11 @@ EXACT = {"reference": ("tv", "jsd", "kl_reverse", "delta_ce"), "candidate": ("tv
 
 @pytest.mark.parametrize("top_k", [20, VOCAB, VOCAB + 7, None])
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_a_padded_vocabulary_is_compared_over_the_whole_of_both(prompts, tokenizer, top_k, larger):
-    reference, candidate = tiny(), changed(tiny())
+def test_a_padded_vocabulary_is_compared_over_the_whole_of_both(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, top_k: int | None, larger: str
+) -> None:
+    reference: torch.nn.Module = tiny()
+    candidate: torch.nn.Module = changed(tiny())
     if larger == "reference":
         reference = padded(reference, 7, -3.0)
     else:
@@ -86,7 +91,9 @@ def test_a_padded_vocabulary_is_compared_over_the_whole_of_both(prompts, tokeniz
 
 @pytest.mark.parametrize("preset", ["accurate", "original"])
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_probability_that_moves_from_the_last_shared_id_to_padding_is_seen(prompts, tokenizer, larger, preset):
+def test_probability_that_moves_from_the_last_shared_id_to_padding_is_seen(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str, preset: str
+) -> None:
     """Also where the same ids are compared because top_k is no less than the vocabulary."""
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     pair = (large, small) if larger == "reference" else (small, large)
@@ -100,7 +107,9 @@ def test_probability_that_moves_from_the_last_shared_id_to_padding_is_seen(promp
 
 
 @pytest.mark.parametrize(("larger", "infinite"), [("reference", "kl"), ("candidate", "kl_reverse")])
-def test_an_infinite_divergence_is_a_large_finite_figure(prompts, tokenizer, larger, infinite):
+def test_an_infinite_divergence_is_a_large_finite_figure(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str, infinite: str
+) -> None:
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     pair = (large, small) if larger == "reference" else (small, large)
     report = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
@@ -108,19 +117,21 @@ def test_an_infinite_divergence_is_a_large_finite_figure(prompts, tokenizer, lar
 
 
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_fewer_ids_never_read_more_than_all_of_them(prompts, tokenizer, larger):
+def test_fewer_ids_never_read_more_than_all_of_them(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str
+) -> None:
     small, large = changed(tiny()), padded(tiny(), 31, -30.0)
     pair = (large, small) if larger == "reference" else (small, large)
     below = dict.fromkeys(("tv", "jsd", "kl", "kl_reverse"), 0.0)
     for k in (1, 5, 20, 60, VOCAB - 1, VOCAB, VOCAB + 31, None):
-        report = TeacherForcedScorer(ScoringConfig(top_k=k)).score_batch(*pair, prompts, tokenizer)
+        report = TeacherForcedScorer(ScoringConfig(top_k=k)).score_batch(pair[0], pair[1], prompts, tokenizer)
         for metric in below:
             assert report.metrics[metric] >= below[metric] - 1e-12, (metric, k)
             below[metric] = report.metrics[metric]
 
 
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_renormalised_over_all_that_both_have(prompts, tokenizer, larger):
+def test_renormalised_over_all_that_both_have(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str) -> None:
     """The last shared id counts like any other."""
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     pair = (large, small) if larger == "reference" else (small, large)
@@ -128,28 +139,28 @@ def test_renormalised_over_all_that_both_have(prompts, tokenizer, larger):
     assert report.metrics["tv"] == pytest.approx(0.6 - 0.1 / 0.5, abs=1e-12)
 
 
-def test_the_tail_is_what_the_candidate_has_no_id_for(prompts, tokenizer):
+def test_the_tail_is_what_the_candidate_has_no_id_for(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     for reference, candidate, expected in ((small, small, 0.0), (small, large, 0.0), (large, large, 0.0), (large, small, 0.5)):
         report = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(reference, candidate, prompts, tokenizer)
         assert report.tail_mass == (pytest.approx(expected) if expected else 0.0)
 
 
-def test_a_candidate_all_of_whose_ids_are_compared(prompts, tokenizer):
+def test_a_candidate_all_of_whose_ids_are_compared(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     """The reference's likeliest are just the ids that the candidate has, and its tail is the padding."""
     reference, candidate = padded(tiny(), 7, -1e3), changed(tiny())
     report = TeacherForcedScorer(ScoringConfig(top_k=VOCAB)).score_batch(reference, candidate, prompts, tokenizer)
     np.testing.assert_allclose(np.concatenate(report.divergences["tv"]), exact(reference, candidate, report, "tv"), atol=1e-6)
 
 
-def test_impossible_padding_changes_nothing(prompts, tokenizer):
+def test_impossible_padding_changes_nothing(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
     for top_k in (20, None):
         report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(model, padded(model, 31, -1e4), prompts, tokenizer)
         assert report.mean == pytest.approx(0, abs=1e-12)
 
 
-def test_likely_ids_that_the_candidate_lacks_are_an_error(prompts, tokenizer):
+def test_likely_ids_that_the_candidate_lacks_are_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     reference = padded(tiny(), 7, 30.0)
     with pytest.raises(PotError, match=rf"the candidate's vocabulary has {VOCAB} tokens, but .* include id 10\d") as caught:
         TeacherForcedScorer(ScoringConfig(top_k=20)).score_batch(reference, tiny(), prompts, tokenizer)
@@ -157,7 +168,7 @@ def test_likely_ids_that_the_candidate_lacks_are_an_error(prompts, tokenizer):
 
 
 @pytest.mark.parametrize("role", ["reference", "candidate"])
-def test_tokens_outside_a_models_vocabulary_are_an_error(prompts, role):
+def test_tokens_outside_a_models_vocabulary_are_an_error(prompts: list[Prompt], role: str) -> None:
     models = {"reference": tiny(), "candidate": tiny()}
     models[role] = tiny(vocab_size=60)
     with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 60 tokens"):
@@ -167,48 +178,53 @@ def test_tokens_outside_a_models_vocabulary_are_an_error(prompts, role):
 class Plain(torch.nn.Module):
     """A module that does not say which of its embeddings reads the tokens; its head is as wide as the tokenizer needs."""
 
-    def __init__(self, n_ids=VOCAB, n_positions=128, transposed=False):
+    def __init__(self, n_ids: int = VOCAB, n_positions: int = 128, transposed: bool = False) -> None:
         super().__init__()
         self.ids, self.positions = torch.nn.Embedding(n_ids, 8), torch.nn.Embedding(n_positions, 8)
         self.types = torch.nn.Embedding(2, 8)
         self.head = torch.nn.Linear(8, VOCAB)
         self.transposed = transposed
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         places = torch.arange(ids.shape[1])
         read = self.ids(input=ids.T).transpose(0, 1) if self.transposed else self.ids(ids)
-        return self.head(read + self.positions(places) + self.types(torch.zeros_like(ids)))
+        logits: torch.Tensor = self.head(read + self.positions(places) + self.types(torch.zeros_like(ids)))
+        return logits
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("role", ["reference", "candidate"])
 @pytest.mark.parametrize("bare", [False, True])
-def test_tokens_outside_a_plain_modules_vocabulary_are_an_error(prompts, tokenizer, role, transposed, bare):
-    models = {"reference": tiny(), "candidate": Plain()}
+def test_tokens_outside_a_plain_modules_vocabulary_are_an_error(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, role: str, transposed: bool, bare: bool
+) -> None:
+    models: dict[str, torch.nn.Module] = {"reference": tiny(), "candidate": Plain()}
     models[role] = Plain(n_ids=50, transposed=transposed)
     with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 50 tokens: this"):
-        TeacherForcedScorer().score_batch(*models.values(), ["The zoo"] if bare else prompts, tokenizer)
+        TeacherForcedScorer().score_batch(models["reference"], models["candidate"], ["The zoo"] if bare else prompts, tokenizer)
     assert not any(module._forward_pre_hooks for module in models[role].modules())
 
 
-def test_a_plain_module_whose_vocabulary_is_large_enough_is_scored(prompts, tokenizer):
+def test_a_plain_module_whose_vocabulary_is_large_enough_is_scored(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Its other embeddings have fewer rows than there are ids."""
     model = Plain(n_positions=64)
     assert TeacherForcedScorer().score_batch(model, model, prompts, tokenizer).mean == 0
 
 
-def test_positions_that_a_plain_module_lacks_are_an_error(prompts, tokenizer):
+def test_positions_that_a_plain_module_lacks_are_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"the candidate looks up row \d+ of an embedding that has 20, .* Lower max_length"):
         TeacherForcedScorer().score_batch(tiny(), Plain(n_positions=20), prompts, tokenizer)
 
 
-def test_lookups_of_another_kind_are_an_error_too(prompts, tokenizer):
+def test_lookups_of_another_kind_are_an_error_too(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     class Table(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.table = torch.nn.Parameter(torch.zeros(50, VOCAB))
 
-        def forward(self, ids):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.nn.functional.embedding(ids, self.table)
 
     with pytest.raises(

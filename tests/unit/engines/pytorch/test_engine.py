@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.base import Engine
-from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.engine import TorchEngine
+from pytest_pot.engines.tokens import Tokens
 
 from ...models import changed, tiny
 
 
 class Returning(torch.nn.Module):
-    def __init__(self, model, wrap):
+    def __init__(self, model: PreTrainedModel, wrap: Callable[[torch.Tensor], object]) -> None:
         super().__init__()
         self.model, self.wrap = model, wrap
 
-    def forward(self, token_ids):
+    def forward(self, token_ids: torch.Tensor) -> object:
         return self.wrap(self.model(token_ids).logits)
 
 
 @pytest.mark.parametrize(
     "wrap", [lambda x: x, lambda x: SimpleNamespace(logits=x), lambda x: (x, "cache")], ids=["tensor", "object", "tuple"]
 )
-def test_plain_modules_score_like_the_model_they_wrap(prompts, tokenizer, wrap):
+def test_plain_modules_score_like_the_model_they_wrap(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, wrap: Callable[[torch.Tensor], object]
+) -> None:
     reference, candidate = tiny(), changed(tiny())
     expected = TeacherForcedScorer().score_batch(reference, candidate, prompts, tokenizer)
     found = TeacherForcedScorer().score_batch(Returning(reference, wrap), Returning(candidate, wrap), prompts, tokenizer)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
-def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(prompts, tokenizer):
-    def noisy(logits):
+def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def noisy(logits: torch.Tensor) -> torch.Tensor:
         return logits + torch.randn_like(logits)
 
     before = torch.get_rng_state()
@@ -45,7 +53,9 @@ def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(prompts
     assert report.mean > 0.1
 
 
-def test_only_the_columns_that_are_needed_go_through_the_head(prompts, tokenizer):
+def test_only_the_columns_that_are_needed_go_through_the_head(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = tiny("llama")
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
@@ -60,21 +70,25 @@ def test_only_the_columns_that_are_needed_go_through_the_head(prompts, tokenizer
 class Fixed(torch.nn.Module):
     """The same logits after every token."""
 
-    def __init__(self, logits):
+    logits: torch.Tensor
+
+    def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
         self.register_buffer("logits", logits)
 
-    def forward(self, ids):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self.logits.expand(*ids.shape, -1)
 
 
-def one_ulp_below(value, dtype):
+def one_ulp_below(value: float, dtype: torch.dtype) -> float:
     return torch.nextafter(torch.tensor(value, dtype=dtype), torch.tensor(0.0, dtype=dtype)).item()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
-def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(prompts, tokenizer, dtype, preset):
+def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype, preset: str
+) -> None:
     """A margin of 1.5 nats is no rounding error, in whatever precision."""
     flips = {}
     for second in (18.5, one_ulp_below(20.0, dtype)):
@@ -87,9 +101,9 @@ def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(prompts, tokeni
     assert list(flips.values()) == [1.0, 0.0]
 
 
-def test_a_module_with_state_but_no_parameters_will_do(prompts, tokenizer):
+def test_a_module_with_state_but_no_parameters_will_do(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     class Unigram(torch.nn.Module):
-        def forward(self, ids):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.zeros(97).index_fill(0, torch.tensor([5, 6]), 3.0).expand(*ids.shape, 97)
 
     assert TeacherForcedScorer().score_batch(Unigram(), Unigram(), [*prompts, "drawn"], tokenizer).mean == 0
@@ -104,12 +118,14 @@ def test_a_module_with_state_but_no_parameters_will_do(prompts, tokenizer):
         (lambda x: None, "NoneType"),
     ],
 )
-def test_other_outputs_are_refused_with_what_was_expected(prompts, tokenizer, wrap, shown):
+def test_other_outputs_are_refused_with_what_was_expected(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, wrap: Callable[[torch.Tensor], object], shown: str
+) -> None:
     with pytest.raises(PotError, match=rf"the candidate's forward returned {shown} for token ids .* expected logits"):
         TeacherForcedScorer().score_batch(tiny(), Returning(tiny(), wrap), prompts, tokenizer)
 
 
-def test_what_is_no_model_is_refused(prompts, tokenizer):
+def test_what_is_no_model_is_refused(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"the candidate is str, not a model: give a torch\.nn\.Module"):
         TeacherForcedScorer().score_batch(tiny(), "gpt2", prompts, tokenizer)
 
@@ -120,7 +136,7 @@ class Uniform:
     max_positions = 40
     label = "nowhere"
 
-    def _at(self, batch, ids, m):
+    def _at(self, batch: Sequence[Tokens], ids: Ints | None, m: int) -> TopK:
         n = sum(tokens.n_positions for tokens in batch)
         row = np.full(n, -np.log(97))
         return TopK(
@@ -135,19 +151,21 @@ class Uniform:
             vocab_size=97,
         )
 
-    def top_k(self, batch, k):
+    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         n = sum(tokens.n_positions for tokens in batch)
         return self._at(batch, np.tile(np.arange(k), (n, 1)) if k else None, k or 97)
 
-    def at(self, batch, ids):
+    def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         return self._at(batch, None, ids) if isinstance(ids, int) else self._at(batch, ids, ids.shape[1])
 
-    def sample(self, contexts, n_tokens, seed):
+    def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         return [[3] * n_tokens for _ in contexts]
 
 
 @pytest.mark.parametrize("top_k", [10, None])
-def test_any_engine_can_be_scored_against_any_other(prompts, tokenizer, top_k):
+def test_any_engine_can_be_scored_against_any_other(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, top_k: int | None
+) -> None:
     assert isinstance(Uniform(), Engine)
     flat = tiny(scale=0.0)  # zero weights: the same uniform distribution, by another road
     for reference, candidate in ((Uniform(), flat), (flat, Uniform())):
@@ -158,29 +176,30 @@ def test_any_engine_can_be_scored_against_any_other(prompts, tokenizer, top_k):
         assert "nowhere" in report.labels
 
 
-def test_precision_and_device_are_given_to_a_copy(prompts, tokenizer):
+def test_precision_and_device_are_given_to_a_copy(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     scorer = TeacherForcedScorer(ScoringConfig(dtype="float64"))
     report = scorer.score_batch(model, changed(model), prompts, tokenizer)
     assert report.labels == ("float64 on cpu", "float64 on cpu")
     assert model.dtype == torch.float32
-    half = tiny("llama").to(torch.bfloat16)
+    half = tiny("llama").bfloat16()
     report = TeacherForcedScorer().score_batch(model, half, prompts, tokenizer)
     assert report.labels[1] == "float32 on cpu"  # upcast: bf16 is slow, or rounds its own way, on a CPU
     assert half.dtype == torch.bfloat16
-    exact = TeacherForcedScorer().score_batch(model, tiny("llama").to(torch.bfloat16).float(), prompts, tokenizer)
+    exact = TeacherForcedScorer().score_batch(model, tiny("llama").bfloat16().float(), prompts, tokenizer)
     np.testing.assert_array_equal(report.scores, exact.scores)
 
 
-def half_but_for_one():
-    model = tiny("mamba").to(torch.bfloat16)
+def half_but_for_one() -> PreTrainedModel:
+    model: Any = tiny("mamba").bfloat16()
     for layer in model.backbone.layers:
         layer.mixer.A_log.data = layer.mixer.A_log.data.float()
-    return model
+    half: PreTrainedModel = model
+    return half
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of models on a CPU")
-def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
+def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it() -> None:
     """As Mamba keeps its decay rates in float32; and all of it is converted where that is asked for."""
     with TorchEngine.opened(half_but_for_one(), "candidate", ScoringConfig()) as engine:
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
@@ -189,12 +208,12 @@ def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there_is_an_error(prompts, tokenizer):
+def test_a_device_that_is_not_there_is_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"the device 'cuda' cannot be used on this machine: .* Use 'auto' or 'cpu'"):
         TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(tiny(), tiny(), prompts, tokenizer)
 
 
-def test_autocast_is_used_where_asked(prompts, tokenizer):
+def test_autocast_is_used_where_asked(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     report = TeacherForcedScorer(ScoringConfig(use_amp=True)).score_batch(model, model, prompts, tokenizer)
     assert report.labels[0] == "float32 with autocast on cpu"
@@ -204,7 +223,9 @@ def test_autocast_is_used_where_asked(prompts, tokenizer):
     assert set(seen) == {torch.bfloat16}
 
 
-def test_reductions_are_chunked_without_a_seam(prompts, tokenizer, monkeypatch):
+def test_reductions_are_chunked_without_a_seam(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = tiny(), changed(tiny())
     whole = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
     monkeypatch.setattr("pytest_pot.engines.pytorch.reduction._LOGITS_PER_CPU_BLOCK", 97 * 5)
@@ -212,7 +233,7 @@ def test_reductions_are_chunked_without_a_seam(prompts, tokenizer, monkeypatch):
     np.testing.assert_array_equal(np.concatenate(whole.positions), np.concatenate(chunked.positions))
 
 
-def test_the_engine_satisfies_its_protocol():
+def test_the_engine_satisfies_its_protocol() -> None:
     with TorchEngine.opened(tiny(), "reference", ScoringConfig()) as engine:
         assert isinstance(engine, Engine)
         assert torch.is_inference_mode_enabled()
@@ -222,18 +243,21 @@ def test_the_engine_satisfies_its_protocol():
 class Tabled(torch.nn.Module):
     """Makes a table in its first forward and writes into it in each."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.model = tiny()
-        self.table = None
+        self.table: torch.Tensor | None = None
 
-    def forward(self, ids, attention_mask):
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         self.table = torch.zeros(1) if self.table is None else self.table
         self.table.add_(1)
-        return self.model(ids, attention_mask=attention_mask).logits * (1 + 0 * self.table)
+        logits: torch.Tensor = self.model(ids, attention_mask=attention_mask).logits * (1 + 0 * self.table)
+        return logits
 
 
-def test_what_a_users_module_makes_while_it_is_scored_is_still_of_use(prompts, tokenizer):
+def test_what_a_users_module_makes_while_it_is_scored_is_still_of_use(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = Tabled()
     TeacherForcedScorer(ScoringConfig()).score_batch(tiny(), model, prompts, tokenizer)
     ids = torch.tensor([[5, 6, 7]])

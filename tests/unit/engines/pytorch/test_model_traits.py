@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +18,9 @@ from transformers import (
     GraniteMoeConfig,
     MistralConfig,
     Phi3Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     XLMConfig,
     XLNetConfig,
@@ -27,10 +33,10 @@ from ...models import ATTENTION, HEADS, VOCAB, changed, tiny
 from .test_output_layer import prophetnet
 
 
-def made(config, scale=3.0):
+def made(config: PretrainedConfig, scale: float = 3.0) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -38,26 +44,31 @@ def made(config, scale=3.0):
     return model
 
 
-def bert(*, is_decoder):
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 160}
+def bert(*, is_decoder: bool) -> PreTrainedModel:
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 160,
+    }
     return made(BertConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=is_decoder, **sizes), scale=8.0)
 
 
-def longrope():
+def longrope() -> PreTrainedModel:
     """One whose angles change where a batch is longer than 48 tokens."""
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     rope |= {"type": "longrope", "original_max_position_embeddings": 48}
-    return made(Phi3Config(**ATTENTION, original_max_position_embeddings=48, rope_scaling=rope, sliding_window=None))
+    return made(Phi3Config(**{**ATTENTION, "rope_scaling": rope}, original_max_position_embeddings=48, sliding_window=None))
 
 
-CAUSAL = {
-    **{name: lambda name=name: tiny(name) for name in ("gpt2", "opt", "llama", "qwen3", "gemma3", "gemma2-softcap", "phi")},
+CAUSAL: dict[str, Callable[[], PreTrainedModel]] = {
+    **{name: partial(tiny, name) for name in ("gpt2", "opt", "llama", "qwen3", "gemma3", "gemma2-softcap", "phi")},
     "qwen2": lambda: made(Qwen2Config(**ATTENTION)),
     "mistral": lambda: made(MistralConfig(**ATTENTION)),
     "gemma": lambda: made(GemmaConfig(**ATTENTION, **HEADS)),
     "bert, a decoder": lambda: bert(is_decoder=True),
 }
-UNKNOWN = {
+UNKNOWN: dict[str, Callable[[], torch.nn.Module]] = {
     "bert": lambda: bert(is_decoder=False),
     "xlnet": lambda: made(XLNetConfig(vocab_size=VOCAB, d_model=32, n_layer=2, n_head=4, d_inner=48)),
     "llama told not to be": lambda: tiny("llama", is_causal=False),
@@ -67,25 +78,29 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_models_known_to_be_causal(name):
+def test_models_known_to_be_causal(name: str) -> None:
     assert is_causal(CAUSAL[name]())
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_models_not_known_to_be_causal(name):
+def test_models_not_known_to_be_causal(name: str) -> None:
     assert not is_causal(UNKNOWN[name]())
 
 
 @pytest.mark.parametrize("name", ["bert", "xlnet"])
-def test_a_model_that_looks_ahead_reads_all_tokens(name, prompts, tokenizer):
-    pair = UNKNOWN[name](), changed(UNKNOWN[name]())
+def test_a_model_that_looks_ahead_reads_all_tokens(
+    name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, other = UNKNOWN[name](), UNKNOWN[name]()
+    assert isinstance(other, PreTrainedModel)
+    pair = model, changed(other)
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
     found = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
     assert plain.mean > 0.01
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
 
 
-ALONE = {
+ALONE: dict[str, Callable[[], PreTrainedModel]] = {
     "longrope": longrope,
     "cpmant": lambda: made(
         CpmAntConfig(vocab_size=VOCAB, hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=48, num_hidden_layers=2)
@@ -96,7 +111,9 @@ ALONE = {
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_what_depends_on_its_neighbours_is_read_alone(name, prompts, tokenizer):
+def test_what_depends_on_its_neighbours_is_read_alone(
+    name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     """Prompts shorter and longer than 48 tokens, and one that is just as long."""
     pair = ALONE[name](), changed(ALONE[name]())
     texts = [*prompts, Prompt("x" * 45, "abc"), Prompt("x" * 46, "abc"), Prompt("x" * 90, " and on")]
@@ -107,8 +124,9 @@ def test_what_depends_on_its_neighbours_is_read_alone(name, prompts, tokenizer):
         np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6, rtol=1e-5)
 
 
-def test_short_prompts_of_a_longrope_model_share_a_forward(tokenizer):
-    model, seen = longrope(), []
+def test_short_prompts_of_a_longrope_model_share_a_forward(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = longrope()
+    seen: list[int] = []
     model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     TeacherForcedScorer(ScoringConfig(batch_size=4)).record(model, [Prompt("abc" * n, "xyz") for n in (1, 2, 3, 4)], tokenizer)
     assert seen == [4]
@@ -117,26 +135,27 @@ def test_short_prompts_of_a_longrope_model_share_a_forward(tokenizer):
 class Wrapping(torch.nn.Module):
     """A user's own: what it does with the rest, nobody knows."""
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.module = model
 
-    def forward(self, ids, attention_mask=None, **rest):
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **rest: object) -> object:
         return self.module(ids, attention_mask=attention_mask)
 
 
-def test_the_arguments_that_a_forward_hands_on():
+def test_the_arguments_that_a_forward_hands_on() -> None:
     llama = tiny("llama")
+    compiled, wrapped = (cast(torch.nn.Module, torch.compile(model, backend="eager")) for model in (llama, Wrapping(llama)))
     named = set(inspect.signature(llama.forward).parameters) - {"kwargs"}
     assert accepted(llama) == named | {"use_cache"}
-    assert accepted(torch.compile(llama, backend="eager")) == named | {"use_cache"}
+    assert accepted(compiled) == named | {"use_cache"}
     assert accepted(Wrapping(llama)) == {"ids", "attention_mask"}
     assert accepted(torch.nn.DataParallel(llama)) == set()
-    assert accepted(torch.compile(Wrapping(llama), backend="eager")) == {"ids", "attention_mask"}
+    assert accepted(wrapped) == {"ids", "attention_mask"}
     assert "use_cache" in accepted(made(GraniteMoeConfig(**ATTENTION, num_local_experts=4)))
 
 
-def test_a_compiled_model_makes_the_logits_that_are_needed(tokenizer):
+def test_a_compiled_model_makes_the_logits_that_are_needed(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     texts = [Prompt("abc" * 20, "xyz"), Prompt("abc" * 20, "uvw")]
     seen = []

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,48 +16,60 @@ from transformers import (
     ChameleonForConditionalGeneration,
     CohereConfig,
     GraniteConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
     ProphetNetConfig,
 )
 
-from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.output_layer import OutputLayer
 
 from ...models import ATTENTION, CONFIGS, VOCAB, changed, tiny
 
-SCALED = {
+SCALED: dict[str, Callable[[], PretrainedConfig]] = {
     "cohere": lambda: CohereConfig(**ATTENTION, logit_scale=0.3),
     "granite": lambda: GraniteConfig(**ATTENTION, logits_scaling=3.0),
 }
 
 
-def scaled(name):
+def scaled(name: str) -> PreTrainedModel:
     """Scaled by much, and not flat all the same."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(SCALED[name]()).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(SCALED[name]()).eval()
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(40)
     return model
 
 
-def is_split(model, prompts, tokenizer, **fields):
+def is_split(model: torch.nn.Module, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, **fields: Any) -> bool:
     """Whether the engine makes the logits itself, once it has seen the model run."""
     scorer = TeacherForcedScorer(ScoringConfig(**fields))
     tokens = scorer.record(tiny(), prompts, tokenizer).tokens
     with TorchEngine.opened(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)
+        assert engine._reader is not None
         return engine._reader.output_layer is not None
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_an_architecture_that_ends_in_a_product_is_split(name, prompts, tokenizer):
+def test_an_architecture_that_ends_in_a_product_is_split(
+    name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert is_split(tiny(name), prompts, tokenizer)
 
 
 @pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}])
 @pytest.mark.parametrize("name", SCALED)
-def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(name, fields, prompts, tokenizer, monkeypatch):
+def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(
+    name: str,
+    fields: dict[str, Any],
+    prompts: list[Prompt],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert is_split(scaled(name), prompts, tokenizer, **fields)
     pair = scaled(name), changed(scaled(name))
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
@@ -65,9 +80,11 @@ def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(name, f
     np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if "dtype" in fields else 1e-6)
 
 
-def test_the_last_token_is_read_only_where_the_model_might_need_it(prompts, tokenizer):
+def test_the_last_token_is_read_only_where_the_model_might_need_it(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     """What predicts nothing costs nothing; but of a module that is not known nobody can tell."""
-    read = {}
+    read: dict[str, list[int]] = {}
     for name, model in {"known": tiny(), "own": shifted(tiny())}.items():
         lengths = read[name] = []
         model.get_input_embeddings().register_forward_pre_hook(lambda _, ids, to=lengths: to.append(ids[0].shape[1]))
@@ -76,11 +93,11 @@ def test_the_last_token_is_read_only_where_the_model_might_need_it(prompts, toke
     assert read == {"known": [length - 1 for length in longest_first], "own": longest_first}
 
 
-def shifted(model):
+def shifted(model: PreTrainedModel) -> PreTrainedModel:
     """A class of a user's own, with another forward."""
 
-    class Shifted(type(model)):
-        def forward(self, *arguments, **named):
+    class Shifted(type(model)):  # type: ignore[misc]  # a class is made of whatever the model is
+        def forward(self, *arguments: Any, **named: Any) -> Any:
             output = super().forward(*arguments, **named)
             output.logits = output.logits.roll(1, dims=-1)
             return output
@@ -89,22 +106,22 @@ def shifted(model):
     return model
 
 
-def hooked(model):
+def hooked(model: PreTrainedModel) -> PreTrainedModel:
     model.register_forward_hook(lambda module, inputs, output: output)
     return model
 
 
-def hooked_layer(model):
+def hooked_layer(model: PreTrainedModel) -> PreTrainedModel:
     model.lm_head.register_forward_pre_hook(lambda module, inputs: None)
     return model
 
 
-def capped_unannounced(model):
+def capped_unannounced(model: PreTrainedModel) -> PreTrainedModel:
     """Its configuration is silent: only running it shows what it does."""
     forward = type(model).forward
 
-    class Capped(type(model)):
-        def forward(self, *arguments, **named):
+    class Capped(type(model)):  # type: ignore[misc]  # as above
+        def forward(self, *arguments: Any, **named: Any) -> Any:
             output = forward(self, *arguments, **named)
             output.logits = torch.tanh(output.logits / 5) * 5
             return output
@@ -114,17 +131,24 @@ def capped_unannounced(model):
     return model
 
 
-def prophetnet():
+def prophetnet() -> PreTrainedModel:
     """Its last layer is given states for this token and the next, [batch, 2, length, d]."""
-    sizes = {"num_decoder_layers": 2, "num_encoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "ngram": 2}
-    heads = {"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "num_decoder_layers": 2,
+        "num_encoder_layers": 1,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "ngram": 2,
+    }
+    heads: dict[str, Any] = {"num_encoder_attention_heads": 4, "num_decoder_attention_heads": 4}
     config = ProphetNetConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=True, pad_token_id=0, **sizes, **heads)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    return model
 
 
-def chameleon():
+def chameleon() -> PreTrainedModel:
     """It writes over the logits of the ids that stand for parts of images, in the tensor that its last layer returned."""
     names = {"<image>": VOCAB - 1, **{f"IMGIMG{chr(65 + i)}Z": 40 + i for i in range(20)}}
     images = {"embed_dim": 8, "num_embeddings": 20, "latent_channels": 8, "resolution": 32, "base_channels": 32}
@@ -133,10 +157,11 @@ def chameleon():
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return ChameleonForConditionalGeneration(config).eval()
+        model: PreTrainedModel = ChameleonForConditionalGeneration(config).eval()
+    return model
 
 
-LEFT_WHOLE = {
+LEFT_WHOLE: dict[str, Callable[[], PreTrainedModel]] = {
     "ids that are never said, written over in place": chameleon,
     "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
     "other states than one per token": prophetnet,
@@ -151,14 +176,14 @@ LEFT_WHOLE = {
 }
 
 
-def _with_own_forward(model):
+def _with_own_forward(model: PreTrainedModel) -> PreTrainedModel:
     forward = model.forward
     model.forward = lambda *arguments, **named: forward(*arguments, **named)
     return model
 
 
 @pytest.mark.parametrize("kind", LEFT_WHOLE)
-def test_a_model_that_does_more_is_left_whole(kind, prompts, tokenizer):
+def test_a_model_that_does_more_is_left_whole(kind: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     """And is scored as by the plain road."""
     model = LEFT_WHOLE[kind]()
     assert not is_split(model, prompts, tokenizer)
@@ -172,7 +197,13 @@ def test_a_model_that_does_more_is_left_whole(kind, prompts, tokenizer):
     "fields", [{}, {"use_amp": True}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}]
 )
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatch):
+def test_splitting_changes_no_score(
+    name: str,
+    fields: dict[str, Any],
+    prompts: list[Prompt],
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pair = tiny(name), changed(tiny(name))
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, **fields))
     split = scorer.score_batch(*pair, prompts, tokenizer)
@@ -186,12 +217,14 @@ def test_splitting_changes_no_score(name, fields, prompts, tokenizer, monkeypatc
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("name", ["llama", "phi", "gemma2-softcap"])
-def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(name, temperature, prompts, tokenizer, monkeypatch):
+def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(
+    name: str, temperature: float, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Live and recorded, and every figure of the report."""
     pair = tiny(name), changed(tiny(name))
     scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20, temperature=temperature))
 
-    def reports():
+    def reports() -> ScoreReport:
         baseline = scorer.record(pair[0], prompts, tokenizer)
         live, recorded = scorer.score_batch(*pair, prompts, tokenizer), scorer.score_baseline(baseline, pair[1], tokenizer)
         assert live.metrics == recorded.metrics
@@ -209,30 +242,35 @@ def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(name, temp
         assert ours.candidate_probability == pytest.approx(theirs.candidate_probability, abs=1e-5)
 
 
-def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(prompts, tokenizer):
+def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = tiny("llama", vocab_size=5000)
     scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=5))
     baseline = scorer.record(model, prompts, tokenizer)
-    tokens = baseline.tokens
+    tokens, top = baseline.tokens, baseline.top_k().ids
+    assert top is not None
     n = sum(t.n_positions for t in tokens)
     with TorchEngine.opened(model, "candidate", scorer.config) as engine:
-        engine.at(tokens, baseline.top_k().ids)  # the first run also shows that the model can be split
+        engine.at(tokens, top)  # the first run also shows that the model can be split
         with FlopCounterMode(display=False) as counted:
-            engine.at(tokens, baseline.top_k().ids)
-    ids = {*baseline.top_k().ids.ravel().tolist(), *(token for t in tokens for token in t.targets)}
+            engine.at(tokens, top)
+    ids = {*top.ravel().tolist(), *(token for t in tokens for token in t.targets)}
     assert head_flops(counted) == 2 * n * 32 * len(ids)
     assert len(ids) < 2500
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2-softcap"])
-def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(name, prompts, tokenizer, monkeypatch):
+def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(
+    name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a library tries a quantisation in ``nn.Linear``, for all instances."""
     model = tiny(name)
     scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20))
     baseline = scorer.record(model, prompts, tokenizer)
     plain = torch.nn.Linear.forward
 
-    def rounded(layer, states):
+    def rounded(layer: torch.nn.Linear, states: torch.Tensor) -> torch.Tensor:
         if layer is not model.lm_head:
             return plain(layer, states)
         step = layer.weight.abs().amax(1, keepdim=True) / 127
@@ -246,7 +284,7 @@ def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(name,
     np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
 
 
-def test_a_bias_and_hooks_inside_the_model_count(prompts, tokenizer):
+def test_a_bias_and_hooks_inside_the_model_count(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     reference, candidate = tiny("phi"), tiny("phi")
     with torch.no_grad():
         candidate.lm_head.bias[17] += 3.0
@@ -261,7 +299,9 @@ class Largest(TorchDispatchMode):
 
     elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Callable[..., object], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> object:
         output = func(*args, **(kwargs or {}))
         if isinstance(output, torch.Tensor):
             self.elements = max(self.elements, output.numel())
@@ -269,17 +309,19 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("preset", ["balanced", "fastest"])
-def test_no_tensor_of_all_positions_and_the_whole_vocabulary(preset, tokenizer, monkeypatch):
+def test_no_tensor_of_all_positions_and_the_whole_vocabulary(
+    preset: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("pytest_pot.engines.pytorch.output_layer._LOGITS_PER_CHUNK", {"cpu": 1})
     model = tiny("llama", vocab_size=5000)
     prompts = [Prompt("a" * 60, "b" * 30)] * 16
-    with Largest() as largest:
+    with Largest() as largest:  # type: ignore[no-untyped-call]  # torch gives the mode's own __init__ no types
         TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=16)).score_batch(model, model, prompts, tokenizer)
     assert largest.elements <= max(64 * 5000, sum(p.numel() for p in model.parameters()))
     assert 64 * 5000 < 16 * 16 * 5000
 
 
-def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
+def test_the_output_layer_sees_needed_positions_only(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=len(prompts), top_k=10))
     tokens = scorer.record(model, prompts, tokenizer).tokens
@@ -290,7 +332,7 @@ def test_the_output_layer_sees_needed_positions_only(prompts, tokenizer):
     assert head_flops(counted) == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
 
 
-def head_flops(counted):
+def head_flops(counted: FlopCounterMode) -> int:
     flops = counted.get_flop_counts()
     return sum(flops["Global"].values()) - sum(flops["LlamaForCausalLM.model"].values())
 
@@ -298,17 +340,17 @@ def head_flops(counted):
 class CountsFromTheEnd(torch.nn.Module):
     """A user's own, to which ``logits_to_keep`` is a number."""
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids, attention_mask, logits_to_keep=0):
-        logits = self.model(ids, attention_mask=attention_mask, use_cache=False).logits
+    def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor, logits_to_keep: int = 0) -> torch.Tensor:
+        logits: torch.Tensor = self.model(ids, attention_mask=attention_mask, use_cache=False).logits
         return logits[:, -logits_to_keep:] if logits_to_keep else logits
 
 
 @pytest.mark.parametrize("continuation", ["c", "cde"])
-def test_a_users_own_forward_is_not_asked_for_columns(continuation, tokenizer):
+def test_a_users_own_forward_is_not_asked_for_columns(continuation: str, tokenizer: PreTrainedTokenizerFast) -> None:
     pair = CountsFromTheEnd(tiny("llama")), CountsFromTheEnd(changed(tiny("llama")))
     prompts = [Prompt("ab", continuation)]
     found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)

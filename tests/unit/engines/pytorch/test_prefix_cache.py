@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BartConfig, RobertaConfig
+from transformers import AutoModelForCausalLM, BartConfig, PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch.engine import TorchEngine
@@ -21,16 +23,18 @@ WHOLE = {"gemma3", "gemma2-softcap", "mamba"}
 """Windows, a recurrent state."""
 
 
-def embedded(model):
+def embedded(model: PreTrainedModel) -> list[tuple[int, ...]]:
     """The shapes of ids that the model's embedding reads; hooks on the model itself would keep it whole."""
-    seen = []
+    seen: list[tuple[int, ...]] = []
     model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape)))
     return seen
 
 
 @pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_sharing_changes_no_score(name, preset, tokenizer, monkeypatch):
+def test_sharing_changes_no_score(
+    name: str, preset: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = tiny(name), changed(tiny(name))
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=4))
     seen = embedded(pair[1])
@@ -45,14 +49,16 @@ def test_sharing_changes_no_score(name, preset, tokenizer, monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [3, 4, "auto"])
 @pytest.mark.parametrize("preset", ["balanced", "fastest"])
-def test_a_model_stays_at_distance_0_from_itself_live_and_recorded(preset, batch_size, tokenizer):
+def test_a_model_stays_at_distance_0_from_itself_live_and_recorded(
+    preset: str, batch_size: int | str, tokenizer: PreTrainedTokenizerFast
+) -> None:
     wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=batch_size))
     assert scorer.score_batch(wide, wide, SHARING, tokenizer).max == 0.0
     assert scorer.score_baseline(scorer.record(wide, SHARING, tokenizer), wide, tokenizer).max == 0.0
 
 
-def test_the_beginning_is_read_once_for_all_batches(tokenizer):
+def test_the_beginning_is_read_once_for_all_batches(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     seen = embedded(model)
     TeacherForcedScorer(ScoringConfig(batch_size=3)).record(model, SHARING, tokenizer)
@@ -61,7 +67,7 @@ def test_the_beginning_is_read_once_for_all_batches(tokenizer):
     assert sum(n * length for n, length in seen) < 64 + len(SHARING) * (whole - 64) + whole + 1  # once more, to compare
 
 
-def test_the_rest_of_a_beginning_is_read_on_top_of_it(tokenizer):
+def test_the_rest_of_a_beginning_is_read_on_top_of_it(tokenizer: PreTrainedTokenizerFast) -> None:
     """79 tokens in common: 64, which batches with a few less would share too, and 15, once for both batches."""
     model = tiny("llama")
     prompts = [Prompt(HEAD + "x" * 11 + first + "?", " word") for first in "abcdefghijkl"]
@@ -74,11 +80,12 @@ def test_the_rest_of_a_beginning_is_read_on_top_of_it(tokenizer):
     assert len(seen) == 5  # and the whole of one prompt, to compare
 
 
-def test_a_cache_that_gives_other_scores_is_not_used(tokenizer):
+def test_a_cache_that_gives_other_scores_is_not_used(tokenizer: PreTrainedTokenizerFast) -> None:
     """The model forgets what it has read as soon as it is given a cache."""
-    model, forgotten = tiny("llama"), []
+    model = tiny("llama")
+    forgotten: list[bool] = []
 
-    def forget(module, inputs, named):
+    def forget(module: torch.nn.Module, inputs: tuple[object, ...], named: dict[str, Any]) -> None:
         cache = named.get("past_key_values", named.get("cache"))
         if cache is not None and cache.get_seq_length():
             forgotten.append(True)
@@ -91,18 +98,26 @@ def test_a_cache_that_gives_other_scores_is_not_used(tokenizer):
     assert forgotten
 
 
-def bart(encoder_layers, decoder_layers):
+def bart(encoder_layers: int, decoder_layers: int) -> PreTrainedModel:
     """The decoder of a model whose configuration counts the encoder's layers first."""
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+    heads: dict[str, Any] = {
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+    }
+    layers: dict[str, Any] = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
     config = BartConfig(vocab_size=VOCAB, d_model=32, max_position_embeddings=160, is_decoder=True, **heads, **layers)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).eval()
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    return model
 
 
 @pytest.mark.parametrize("layers", [(1, 2), (2, 1)])
-def test_a_model_that_does_not_get_along_with_the_cache_reads_all(layers, tokenizer):
+def test_a_model_that_does_not_get_along_with_the_cache_reads_all(
+    layers: tuple[int, int], tokenizer: PreTrainedTokenizerFast
+) -> None:
     pair = bart(*layers), changed(bart(*layers))
     found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, SHARING, tokenizer)
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, SHARING, tokenizer)
@@ -110,12 +125,15 @@ def test_a_model_that_does_not_get_along_with_the_cache_reads_all(layers, tokeni
     np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
 
 
-def test_running_out_of_memory_is_no_reason_not_to_share(tokenizer, monkeypatch):
+def test_running_out_of_memory_is_no_reason_not_to_share(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is one to halve the batch."""
-    model, sizes = tiny("llama"), []
+    model = tiny("llama")
+    sizes: list[int] = []
     get = PrefixCaches.get
 
-    def scarce(caches, ids, n, read):
+    def scarce(caches: PrefixCaches, ids: tuple[int, ...], n: int, read: Any) -> object:
         sizes.append(n)
         if n > 2:
             raise MemoryError
@@ -128,18 +146,19 @@ def test_running_out_of_memory_is_no_reason_not_to_share(tokenizer, monkeypatch)
 
 
 @pytest.mark.parametrize("fields", [{"use_amp": True}, {"dtype": "bfloat16"}, {"dtype": "float16"}], ids=str)
-def test_half_precision_shares_as_well(fields, tokenizer):
+def test_half_precision_shares_as_well(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
     """Its rounding is above that of float32, by which the beginnings would not be the same."""
     model = tiny("llama", hidden_size=256, intermediate_size=512)
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=6, **fields))
     tokens = scorer.record(model, SHARING, tokenizer).tokens
     with TorchEngine.opened(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)
+        assert engine._reader is not None
         assert engine._reader.prefixes is not None
 
 
-def test_only_what_predicts_nothing_and_pays_is_shared():
-    def batch(*beginnings, prompt_len):
+def test_only_what_predicts_nothing_and_pays_is_shared() -> None:
+    def batch(*beginnings: tuple[int, ...], prompt_len: int) -> list[Tokens]:
         return [Tokens((*beginning, 1, 2, 3), prompt_len) for beginning in beginnings]
 
     alike = tuple(range(100))
@@ -151,7 +170,7 @@ def test_only_what_predicts_nothing_and_pays_is_shared():
     assert shared_prefix(batch(alike[:40], alike[:40], alike[:40], prompt_len=40)) == alike[:32]
 
 
-def test_prompts_that_begin_alike_stand_together():
+def test_prompts_that_begin_alike_stand_together() -> None:
     a, b = tuple(range(40)), tuple(range(50, 90))
     sequences = [(*beginning, *range(n)) for n in range(5, 10) for beginning in (a, b)] + [tuple(range(100, 142)), (7,) * 60]
     order = longest_first([Tokens((*ids, 1), len(ids)) for ids in sequences], range(12))
@@ -159,9 +178,16 @@ def test_prompts_that_begin_alike_stand_together():
     assert sorted(order) == list(range(12))
 
 
-def test_a_beginning_that_holds_the_padding_id_is_looked_at_again(tokenizer, monkeypatch):
+def test_a_beginning_that_holds_the_padding_id_is_looked_at_again(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """RoBERTa leaves padding out of the positions; with a cache, it counts all that was read."""
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "max_position_embeddings": 200}
+    sizes: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 200,
+    }
     pad = tokenizer("~")["input_ids"][-1]
     config = RobertaConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=True, pad_token_id=pad, **sizes)
     with torch.random.fork_rng():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.pytorch.output_layer import Logits
 from pytest_pot.engines.pytorch.reduction import _likeliest, reduce_rows
 from pytest_pot.scoring.metrics import position_divergences
@@ -14,12 +15,14 @@ VOCAB = 10_000  # so many that the tail is summed in float32
 EPS = torch.finfo(torch.float32).eps
 
 
-def reduced(logits, select, first=None, temperature=1.0):
+def reduced(
+    logits: torch.Tensor, select: int | torch.Tensor | None, first: int | None = None, temperature: float = 1.0
+) -> TopK:
     targets = torch.arange(len(logits)) * 7
     return reduce_rows(Logits(logits), targets, select=select, first=first, temperature=temperature, eps=EPS)
 
 
-def exactly(logits, ids, temperature=1.0):
+def exactly(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> tuple[Floats, Floats]:
     """Log-probabilities at ``ids`` and of all other ids together, in float64."""
     wide = logits.double() / temperature
     log_probs = wide.log_softmax(-1)
@@ -27,7 +30,7 @@ def exactly(logits, ids, temperature=1.0):
     return log_probs.gather(-1, ids).numpy(), others.logsumexp(-1).numpy()
 
 
-def of_kind(kind):
+def of_kind(kind: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, VOCAB, generator=generator) * 3
     if kind == "peaked":
@@ -39,17 +42,18 @@ def of_kind(kind):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("kind", ["as models speak", "peaked", "all but certain"])
-def test_cells_are_those_of_float64(kind, temperature):
+def test_cells_are_those_of_float64(kind: str, temperature: float) -> None:
     logits = of_kind(kind)
     top = reduced(logits, 50, temperature=temperature)
     log_probs, log_tail = exactly(logits, torch.from_numpy(top.ids), temperature)
+    assert top.log_tail is not None
     np.testing.assert_allclose(top.log_probs, log_probs, atol=2e-7, rtol=1e-12)
     np.testing.assert_allclose(top.log_tail, log_tail, atol=2e-6)
     np.testing.assert_allclose(np.exp(top.log_probs).sum(axis=1) + top.tail_mass, 1.0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_divergences_of_a_candidate_that_has_its_mass_elsewhere(temperature):
+def test_divergences_of_a_candidate_that_has_its_mass_elsewhere(temperature: float) -> None:
     reference = of_kind("as models speak")
     p = reduced(reference, 50, temperature=temperature)
     ids = torch.from_numpy(p.ids)
@@ -66,18 +70,21 @@ def test_divergences_of_a_candidate_that_has_its_mass_elsewhere(temperature):
         assert all((found[name] >= 0).all() for name in ("tv", "jsd", "kl", "kl_reverse"))
 
 
-def test_equal_logits_are_equal_to_the_last_bit_in_whatever_company():
+def test_equal_logits_are_equal_to_the_last_bit_in_whatever_company() -> None:
     logits = of_kind("as models speak")
     p = reduced(logits, 50)
+    assert p.ids is not None
+    assert p.log_tail is not None
     together = reduced(logits, torch.from_numpy(p.ids))
     assert all(not values.any() for values in position_divergences(p, together, "bucket").values())
     for row in range(len(logits)):
         alone = reduced(logits[row : row + 1], torch.from_numpy(p.ids[row : row + 1]))
         np.testing.assert_array_equal(alone.log_probs[0], p.log_probs[row])
+        assert alone.log_tail is not None
         assert alone.log_tail[0] == p.log_tail[row]
 
 
-def test_the_whole_vocabulary_is_in_float64():
+def test_the_whole_vocabulary_is_in_float64() -> None:
     logits = of_kind("peaked")
     top = reduced(logits, None, first=VOCAB)
     np.testing.assert_allclose(top.log_probs, logits.double().log_softmax(-1).numpy(), rtol=1e-13, atol=1e-13)
@@ -85,7 +92,7 @@ def test_the_whole_vocabulary_is_in_float64():
 
 @pytest.mark.parametrize("vocab", [40, 5_000, 10_000, 10_007])
 @pytest.mark.parametrize("k", [1, 2, 37, 200])
-def test_the_likeliest_ids_are_found_wherever_they_are(vocab, k):
+def test_the_likeliest_ids_are_found_wherever_they_are(vocab: int, k: int) -> None:
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(8, vocab, generator=generator)
     logits[1, -5:] += 9  # beyond the last whole strip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch.sampling import sample_continuation
@@ -19,27 +21,30 @@ CPU = torch.device("cpu")
 class Plain(torch.nn.Module):
     """A model without generate, a cache or a config."""
 
-    def __init__(self, model):
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, ids):
-        return self.model(ids).logits
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(ids).logits
+        return logits
 
 
-def drawn(model, prompts, tokenizer, n=8):
+def drawn(
+    model: torch.nn.Module, prompts: Sequence[str | Prompt], tokenizer: PreTrainedTokenizerFast, n: int = 8
+) -> list[tuple[int, ...]]:
     report = TeacherForcedScorer(ScoringConfig(positions_per_prompt=n)).score_batch(model, model, prompts, tokenizer)
     return [tokens.targets for tokens in report.tokens]
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_the_cache_changes_no_token(name, tokenizer):
+def test_the_cache_changes_no_token(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(name, scale=2.0)
     prompts = ["The capital of", "x = "]
     assert drawn(model, prompts, tokenizer) == drawn(Plain(model), prompts, tokenizer)
 
 
-def test_a_prompt_is_continued_alike_wherever_it_stands(tokenizer):
+def test_a_prompt_is_continued_alike_wherever_it_stands(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
     first, second = drawn(model, ["one", "two"], tokenizer)
     assert len(first) == len(second) == 8
@@ -47,26 +52,27 @@ def test_a_prompt_is_continued_alike_wherever_it_stands(tokenizer):
     assert first != second
 
 
-def test_prompts_do_not_share_their_luck(tokenizer):
+def test_prompts_do_not_share_their_luck(tokenizer: PreTrainedTokenizerFast) -> None:
     """With one stream for all, models that are unsure would continue every prompt with the same words."""
 
     class Uniform(torch.nn.Module):
-        def forward(self, ids):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.zeros(*ids.shape, VOCAB)
 
     first, second, third = drawn(Uniform(), ["one", "two", "three"], tokenizer)
     assert len({first, second, third}) == 3
 
 
-def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer):
+def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(scale=1.5)
     context = list(tokenizer("some text")["input_ids"])
     with torch.no_grad():
         probabilities = model(torch.tensor([context])).logits[0, -1].double().softmax(-1).numpy()
 
-    def logits(ids):
+    def logits(ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            return model(ids).logits[:, -1]
+            last: torch.Tensor = model(ids).logits[:, -1]
+        return last
 
     n = 4000
     counts = Counter(sample_continuation(Plain(model), logits, context, 1, seed, CPU)[0] for seed in range(n))
@@ -75,7 +81,7 @@ def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer):
     assert 0.5 * np.abs(observed - probabilities).sum() < 1.5 * np.sqrt(VOCAB / (2 * np.pi * n))
 
 
-def test_the_models_own_generation_settings_and_eos_are_not_used(tokenizer):
+def test_the_models_own_generation_settings_and_eos_are_not_used(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(scale=2.0)
     plain = drawn(model, ["abc"], tokenizer, n=24)
     model.generation_config.repetition_penalty = 50.0
@@ -85,7 +91,7 @@ def test_the_models_own_generation_settings_and_eos_are_not_used(tokenizer):
     assert model.generation_config.top_k == 1
 
 
-def test_the_drawn_tokens_are_those_that_are_scored(tokenizer):
+def test_the_drawn_tokens_are_those_that_are_scored(tokenizer: PreTrainedTokenizerFast) -> None:
     model, other = tiny(), changed(tiny())
     config = ScoringConfig(positions_per_prompt=6)
     report = TeacherForcedScorer(config).score_batch(model, other, ["The end of"], tokenizer)
@@ -98,7 +104,7 @@ def test_the_drawn_tokens_are_those_that_are_scored(tokenizer):
     np.testing.assert_allclose(report.divergences["delta_ce"][0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_long_prompt_is_cut_before_it_is_continued(tokenizer):
+def test_a_long_prompt_is_cut_before_it_is_continued(tokenizer: PreTrainedTokenizerFast) -> None:
     config = ScoringConfig(positions_per_prompt=6, max_length=10)
     report = TeacherForcedScorer(config).score_batch(tiny(), tiny(), ["0123456789"], tokenizer)
     assert (len(report.tokens[0].ids), report.tokens[0].prompt_len, report.n_truncated) == (10, 4, 1)

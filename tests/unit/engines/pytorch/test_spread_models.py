@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from pytest_pot import PotError, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch.device import device_of
 from pytest_pot.engines.pytorch.engine import TorchEngine
 
@@ -24,19 +27,23 @@ MAPS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     changed(tiny("llama")).save_pretrained(folder)
     return folder
 
 
-def spread(folder, tmp_path, name, **options):
-    return AutoModelForCausalLM.from_pretrained(folder, device_map=MAPS[name], offload_folder=tmp_path, **options).eval()
+def spread(folder: Path, tmp_path: Path, name: str, **options: Any) -> PreTrainedModel:
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map=MAPS[name], offload_folder=tmp_path, **options)
+    evaluated: PreTrainedModel = model.eval()
+    return evaluated
 
 
 @pytest.mark.parametrize("preset", ["balanced", "fastest", "original"])
 @pytest.mark.parametrize("name", MAPS)
-def test_a_spread_model_scores_as_the_plain_one(name, preset, folder, tmp_path, prompts, tokenizer):
+def test_a_spread_model_scores_as_the_plain_one(
+    name: str, preset: str, folder: Path, tmp_path: Path, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
     plain = scorer.score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer)
     model = spread(folder, tmp_path, name)
@@ -47,7 +54,7 @@ def test_a_spread_model_scores_as_the_plain_one(name, preset, folder, tmp_path, 
     assert {parameter.device.type for parameter in model.parameters()} == places
 
 
-def test_a_model_that_is_offloaded_whole(prompts, tokenizer):
+def test_a_model_that_is_offloaded_whole(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = accelerate.cpu_offload(changed(tiny("llama")), execution_device=torch.device("cpu"))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     found = TeacherForcedScorer().score_batch(tiny("llama"), model, prompts, tokenizer)
@@ -58,13 +65,15 @@ def test_a_model_that_is_offloaded_whole(prompts, tokenizer):
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "cpu"])
-def test_ids_go_where_the_embedding_runs(device):
+def test_ids_go_where_the_embedding_runs(device: str) -> None:
     model = accelerate.cpu_offload(tiny("llama"), execution_device=torch.device("cpu"))
     model.get_input_embeddings()._hf_hook.execution_device = device
     assert device_of(model) == torch.device(device)
 
 
-def test_its_precision_is_the_one_that_it_was_loaded_in(folder, tmp_path, prompts, tokenizer):
+def test_its_precision_is_the_one_that_it_was_loaded_in(
+    folder: Path, tmp_path: Path, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = spread(folder, tmp_path, "a layer on disk", dtype=torch.bfloat16)
     for config in (ScoringConfig(), ScoringConfig(dtype="bfloat16", device="cpu")):
         with TorchEngine.opened(model, "candidate", config) as engine:
@@ -76,7 +85,9 @@ def test_its_precision_is_the_one_that_it_was_loaded_in(folder, tmp_path, prompt
         TeacherForcedScorer(ScoringConfig(dtype="float32")).score_batch(tiny("llama"), model, prompts, tokenizer)
 
 
-def test_it_is_not_moved(folder, tmp_path, monkeypatch, prompts, tokenizer):
+def test_it_is_not_moved(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = spread(folder, tmp_path, "a layer on disk")
     monkeypatch.setattr("pytest_pot.engines.pytorch.device.choose_device", torch.device)  # as on a machine that has it
     with pytest.raises(
@@ -85,9 +96,10 @@ def test_it_is_not_moved(folder, tmp_path, monkeypatch, prompts, tokenizer):
         TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(model, model, prompts, tokenizer)
 
 
-def test_parameters_that_are_cut_over_processes_stay(prompts, tokenizer):
+def test_parameters_that_are_cut_over_processes_stay(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     """One process stands for the many: the parameters are of the same kind."""
-    from torch.distributed import HashStore, destroy_process_group, init_process_group
+    # torch exports HashStore, but its __all__ does not say so.
+    from torch.distributed import HashStore, destroy_process_group, init_process_group  # type: ignore[attr-defined]
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module

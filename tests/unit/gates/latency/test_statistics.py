@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -45,7 +46,7 @@ class Machine:
 
         return Work(run)
 
-    def measure(self, limits: LatencyLimits, *, alone: bool = False, **options) -> LatencyReport:
+    def measure(self, limits: LatencyLimits, *, alone: bool = False, **options: Any) -> LatencyReport:
         watch = Stopwatch(lambda: self.now)
         deadline = Deadline(**{name: options.pop(name) for name in ("max_seconds", "started") if name in options})
         progress = options.pop("progress", None)
@@ -77,20 +78,20 @@ def coverage_from_below(n: int, share: float, rank: int) -> float:
 
 @pytest.mark.parametrize("share", [0.5, 0.95, 0.3])
 @pytest.mark.parametrize("n", [1, 4, 5, 10, 13])
-def test_the_lower_bound_is_the_highest_order_statistic_that_covers(n, share):
+def test_the_lower_bound_is_the_highest_order_statistic_that_covers(n: int, share: float) -> None:
     covering = [rank for rank in range(1, n + 1) if coverage_from_below(n, share, rank) >= 0.95]
     assert lower_rank(n, share) == max(covering, default=0)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.05, 0.3])
 @pytest.mark.parametrize("n", [1, 4, 5, 10, 13])
-def test_the_upper_bound_is_the_lowest_order_statistic_that_covers(n, share):
+def test_the_upper_bound_is_the_lowest_order_statistic_that_covers(n: int, share: float) -> None:
     # x_(rank) is at least the quantile where at most rank - 1 values are below it.
     covering = [rank for rank in range(1, n + 1) if 1 - coverage_from_below(n, share, rank) >= 0.95]
     assert upper_rank(n, share) == min(covering, default=n + 1)
 
 
-def test_ranks_of_the_two_looks():
+def test_ranks_of_the_two_looks() -> None:
     """What the docstring of ``checked`` says of their errors."""
     assert (lower_rank(10, 0.5), lower_rank(40, 0.5)) == (2, 15)
     wrong = [1 - coverage_from_below(10, 0.5, 2), sum(math.comb(40, i) for i in range(15)) / 2**40]
@@ -99,7 +100,7 @@ def test_ranks_of_the_two_looks():
 
 
 @given(st.integers(1, 60), st.sampled_from([0.5, 0.95]))
-def test_the_bounds_lie_on_both_sides_and_mirror_each_other(n, share):
+def test_the_bounds_lie_on_both_sides_and_mirror_each_other(n: int, share: float) -> None:
     low, high = lower_rank(n, share), upper_rank(n, share)
     assert 0 <= low < high <= n + 1
     assert low == n + 1 - upper_rank(n, 1 - share)
@@ -108,7 +109,7 @@ def test_the_bounds_lie_on_both_sides_and_mirror_each_other(n, share):
 # -- exact outcomes ----------------------------------------------------------------------------------------------------
 
 
-def test_all_equal():
+def test_all_equal() -> None:
     machine = Machine([1], [1])
     report = machine.measure(TWICE)
     assert (report.verdict, report.slowdown, report.iqr) == (Outcome.PASS, 1, 0)
@@ -116,22 +117,22 @@ def test_all_equal():
     assert report.checks[0].bound == 1
 
 
-def test_the_order_alternates_after_the_warm_up():
+def test_the_order_alternates_after_the_warm_up() -> None:
     machine = Machine([1], [1])
     machine.measure(TWICE)
     assert machine.order == "rrcc" + "rccr" * 5
 
 
-def test_exactly_at_the_limit_passes():
+def test_exactly_at_the_limit_passes() -> None:
     assert Machine([1], [2]).measure(TWICE).verdict is Outcome.PASS
 
 
-def test_just_above_the_limit_fails_at_the_first_look():
+def test_just_above_the_limit_fails_at_the_first_look() -> None:
     report = Machine([1], [2.125]).measure(TWICE)
     assert (report.verdict, report.n_pairs, report.slowdown) == (Outcome.FAIL, 10, 2.125)
 
 
-def test_drift_cancels():
+def test_drift_cancels() -> None:
     """The machine gets slower all the time, to a quarter of its speed: neither model is to blame."""
     clock = [2.0 ** (i / 10) for i in range(20)]
     report = Machine(clock[::2], clock[1::2]).measure(LatencyLimits(max_slowdown=1.25))
@@ -139,18 +140,18 @@ def test_drift_cancels():
     assert report.slowdown == pytest.approx(2**0.1)
 
 
-def test_one_huge_outlier_changes_nothing():
+def test_one_huge_outlier_changes_nothing() -> None:
     calm = Machine([1], [1]).measure(TWICE)
     shaken = Machine([1], [1, 1, 1, 1000, 1]).measure(TWICE)
     assert (shaken.verdict, shaken.slowdown, shaken.n_pairs) == (Outcome.PASS, calm.slowdown, 10)
 
 
-def test_one_lucky_run_does_not_save_a_slow_candidate():
+def test_one_lucky_run_does_not_save_a_slow_candidate() -> None:
     report = Machine([1], [3, 3, 0.125, 3]).measure(TWICE)
     assert (report.verdict, report.n_pairs, report.checks[0].bound) == (Outcome.FAIL, 10, 3)
 
 
-def test_bimodal_times_take_more_pairs_and_are_told_as_they_are():
+def test_bimodal_times_take_more_pairs_and_are_told_as_they_are() -> None:
     """Three of five runs take thrice as long: the median ratio is 3, the bound that 40 pairs give as well."""
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
     assert report.n_pairs == 40
@@ -159,7 +160,7 @@ def test_bimodal_times_take_more_pairs_and_are_told_as_they_are():
     assert (report.verdict, report.n_pairs, report.checks[0].bound) == (Outcome.FAIL, 40, 3)
 
 
-def test_a_pass_that_is_not_clear_takes_more_pairs_too():
+def test_a_pass_that_is_not_clear_takes_more_pairs_too() -> None:
     """Two of ten are above the limit by chance, as far as the first look can tell: it is not trusted to be a pass."""
     first = [1, 1, 1, 1, 1, 1, 1, 1, 3, 3]
     report = Machine([1], [*first, *[1] * 30]).measure(TWICE)
@@ -168,7 +169,7 @@ def test_a_pass_that_is_not_clear_takes_more_pairs_too():
     assert (report.verdict, report.n_pairs, report.slowdown) == (Outcome.FAIL, 40, 3)
 
 
-def test_too_little_time_for_ten_pairs_is_inconclusive():
+def test_too_little_time_for_ten_pairs_is_inconclusive() -> None:
     report = Machine([1], [5]).measure(TWICE, max_seconds=30)
     assert (report.verdict, report.capped) == (Outcome.INCONCLUSIVE, True)
     assert report.n_pairs == 3  # 12 s for the warm-up, then 6 s each
@@ -176,14 +177,14 @@ def test_too_little_time_for_ten_pairs_is_inconclusive():
     assert report.checks[0].point is None
 
 
-def test_time_that_is_up_between_the_looks_ends_in_a_look_at_what_there_is():
+def test_time_that_is_up_between_the_looks_ends_in_a_look_at_what_there_is() -> None:
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE, max_seconds=64)
     assert report.capped
     assert 10 < report.n_pairs < 40
     assert report.verdict is Outcome.INCONCLUSIVE
 
 
-def test_a_model_is_warmed_up_until_it_gets_no_faster():
+def test_a_model_is_warmed_up_until_it_gets_no_faster() -> None:
     machine = Machine([1], [16, 8, 4, 2, 1.9], warm_ups=0)
     machine.measure(TWICE)
     assert machine.order.startswith("rr" + "ccccc" + "rc")
@@ -192,7 +193,7 @@ def test_a_model_is_warmed_up_until_it_gets_no_faster():
     assert machine.order == "rr" + "cc", "time is up, whatever it does"
 
 
-def test_short_runs_are_repeated_and_long_ones_are_not():
+def test_short_runs_are_repeated_and_long_ones_are_not() -> None:
     machine = Machine([1 / 64], [1 / 64])
     report = machine.measure(TWICE)
     assert report.repeats > 1
@@ -202,7 +203,7 @@ def test_short_runs_are_repeated_and_long_ones_are_not():
     assert Machine([1], [1]).measure(TWICE).repeats == 1
 
 
-def test_each_model_is_repeated_as_its_own_runs_need():
+def test_each_model_is_repeated_as_its_own_runs_need() -> None:
     """A candidate that takes a hundred times as long is told after ten pairs, not when time is up."""
     machine = Machine([1 / 1024], [100 / 1024])
     report = machine.measure(TWICE, max_seconds=10)
@@ -210,7 +211,7 @@ def test_each_model_is_repeated_as_its_own_runs_need():
     assert machine.order.count("r") > 500
 
 
-def test_a_hiccup_in_one_of_several_short_runs_does_not_count():
+def test_a_hiccup_in_one_of_several_short_runs_does_not_count() -> None:
     """One run in eight takes forty times as long, in every timing: what most runs take is what is told."""
     times = [1 / 256] * 7 + [40 / 256]
     report = Machine([1], times * 100).measure(LatencyLimits(budget_ms=5), alone=True)
@@ -218,7 +219,7 @@ def test_a_hiccup_in_one_of_several_short_runs_does_not_count():
     assert (report.verdict, report.ms_per_prompt) == (Outcome.PASS, 1000 / 256)
 
 
-def test_memory_is_measured_where_it_is_limited_and_nowhere_else():
+def test_memory_is_measured_where_it_is_limited_and_nowhere_else() -> None:
     """Measuring it resets a record of the process's, which is the user's."""
     asked = []
     machine = Machine([1], [1])
@@ -227,11 +228,11 @@ def test_memory_is_measured_where_it_is_limited_and_nowhere_else():
         asked.append(1)
         return PeakMemory(1_000_000, 1, "resident")
 
-    models = [Work(work.run, peak=peak) for work in (machine.candidate, machine.reference)]
+    candidate, reference = (Work(work.run, peak=peak) for work in (machine.candidate, machine.reference))
     watch = Stopwatch(lambda: machine.now)
-    assert measure(Pair(*models), TWICE, watch).memory is None
+    assert measure(Pair(candidate, reference), TWICE, watch).memory is None
     assert not asked
-    report = measure(Pair(*models), LatencyLimits(max_memory_ratio=1.5), watch)
+    report = measure(Pair(candidate, reference), LatencyLimits(max_memory_ratio=1.5), watch)
     assert (report.memory, report.verdict, len(asked)) == (PeakMemory(1_000_000, 1, "resident"), Outcome.PASS, 2)
 
 
@@ -248,22 +249,23 @@ def test_memory_is_measured_where_it_is_limited_and_nowhere_else():
         ({"min_tokens_per_s": 90}, "tokens per second", 100),
     ],
 )
-def test_a_budget_is_of_the_candidate_alone(limits, name, found):
+def test_a_budget_is_of_the_candidate_alone(limits: dict[str, Any], name: str, found: int) -> None:
     machine = Machine([1000], [1])
     report = machine.measure(LatencyLimits(**limits), alone=True, n_prompts=4, n_tokens=100)
     [check] = report.checks
-    assert (check.name, check.point, check.bound, check.outcome) == (name, pytest.approx(found), pytest.approx(found), "pass")
+    assert (check.name, check.outcome) == (name, "pass")
+    assert (check.point, check.bound) == pytest.approx((found, found))
     assert "r" not in machine.order
     assert (report.reference, report.n_pairs, report.slowdown, report.ratios) == (None, 0, None, ())
 
 
 @pytest.mark.parametrize("limits", [{"budget_ms": 200}, {"min_tokens_per_s": 110}, {"budget_ms": 200, "stat": "p95"}])
-def test_a_budget_that_is_missed(limits):
+def test_a_budget_that_is_missed(limits: dict[str, Any]) -> None:
     report = Machine([1], [1]).measure(LatencyLimits(**limits), alone=True, n_prompts=4, n_tokens=100)
     assert report.verdict is Outcome.FAIL
 
 
-def test_a_tail_is_one_of_single_runs():
+def test_a_tail_is_one_of_single_runs() -> None:
     """One run in eight takes ten times as long: nothing to the median, all to the 95th percentile."""
     times = [1 / 64] * 7 + [10 / 64]
     median = Machine([1], times * 100).measure(LatencyLimits(budget_ms=50), alone=True)
@@ -272,14 +274,14 @@ def test_a_tail_is_one_of_single_runs():
     assert (tail.repeats, tail.checks[0].point) == (1, 10000 / 64)
 
 
-def test_all_limits_must_hold_and_the_worst_decides():
+def test_all_limits_must_hold_and_the_worst_decides() -> None:
     limits = LatencyLimits(budget_ms=1, max_slowdown=2, min_tokens_per_s=1e-3)
     report = Machine([1], [1]).measure(limits)
     assert [check.outcome for check in report.checks] == ["fail", "pass", "pass"]
     assert report.decisive.limit_name == "budget_ms"
 
 
-def test_memory_is_held_against_its_limits():
+def test_memory_is_held_against_its_limits() -> None:
     limits = LatencyLimits(max_memory_mb=100, max_memory_ratio=1.5)
     peaks = PeakMemory(150_000_000, 1, "resident"), PeakMemory(120_000_000, 1, "resident")
     found = checked(limits, Timings([], peaks[0]), Timings([], peaks[1]), 1, 1)
@@ -302,7 +304,7 @@ def test_memory_is_held_against_its_limits():
         ({"budget_ms": 1, "stat": "mean"}, "stat='mean' is not one of 'median', 'p95'"),
     ],
 )
-def test_limits_that_have_no_meaning(arguments, message):
+def test_limits_that_have_no_meaning(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
         LatencyLimits(**arguments)
     assert str(caught.value).startswith(message)
@@ -312,13 +314,13 @@ def test_limits_that_have_no_meaning(arguments, message):
 
 
 @pytest.mark.parametrize(("step", "word"), [(-1.0, "went backwards"), (0.0, "stood still")])
-def test_a_clock_that_cannot_be_trusted_is_refused(step, word):
+def test_a_clock_that_cannot_be_trusted_is_refused(step: float, word: str) -> None:
     machine = Machine([1], [1, 1, 1, step])
     with pytest.raises(PotError, match=f"the clock {word} while a model ran"):
         machine.measure(TWICE)
 
 
-def test_the_clock_is_read_after_the_device_is_done():
+def test_the_clock_is_read_after_the_device_is_done() -> None:
     events: list[str] = []
 
     def clock() -> float:
@@ -330,7 +332,7 @@ def test_the_clock_is_read_after_the_device_is_done():
     assert events == ["done", "clock", "run", "done", "clock"]
 
 
-def test_the_lead_is_timed_by_itself():
+def test_the_lead_is_timed_by_itself() -> None:
     machine = Machine([1], [1])
     leads = iter([5.0] * 2 + [8.0] * 10)
 
@@ -344,7 +346,7 @@ def test_the_lead_is_timed_by_itself():
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("times", [[1], [1, 1, 0]], ids=["measured", "refused"])
-def test_garbage_collection_is_off_and_afterwards_as_it_was(enabled, times):
+def test_garbage_collection_is_off_and_afterwards_as_it_was(enabled: bool, times: list[int]) -> None:
     was = gc.isenabled()
     machine = Machine([1], times)
     seen: set[bool] = set()
@@ -380,13 +382,13 @@ def said(report: LatencyReport, limits: LatencyLimits) -> tuple[str, str]:
     return first, last
 
 
-def test_a_limit_that_is_missed_by_a_hair_looks_missed():
+def test_a_limit_that_is_missed_by_a_hair_looks_missed() -> None:
     limits = LatencyLimits(max_slowdown=1.25)
     first, _ = said(Machine([1], [1.2503]).measure(limits), limits)
     assert first.startswith("pot_latency: slowdown 1.2503x > 1.25x (95% bound 1.2503x, 10 pairs; ")
 
 
-def test_noise_is_not_the_candidates_fault():
+def test_noise_is_not_the_candidates_fault() -> None:
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
     first, last = said(report, TWICE)
     assert first.startswith(
@@ -405,10 +407,12 @@ times = st.lists(st.floats(0.25, 8), min_size=40, max_size=40)
 
 @settings(deadline=None)
 @given(times, times, st.floats(0.25, 8))
-def test_whatever_the_times(reference, candidate, limit):
+def test_whatever_the_times(reference: list[float], candidate: list[float], limit: float) -> None:
     report = Machine(reference, candidate).measure(LatencyLimits(max_slowdown=limit))
     [check] = report.checks
     assert report.n_pairs in (10, 40)
+    assert check.bound is not None
+    assert check.point is not None
     assert min(report.ratios) <= check.bound <= check.point <= max(report.ratios)
     assert (report.verdict is Outcome.FAIL) == (check.bound > limit)
     assert (report.verdict is Outcome.PASS) == (check.point <= limit)
@@ -417,10 +421,10 @@ def test_whatever_the_times(reference, candidate, limit):
 
 @settings(deadline=None)
 @given(times, times, st.floats(0.5, 4))
-def test_a_slower_clock_changes_nothing(reference, candidate, limit):
+def test_a_slower_clock_changes_nothing(reference: list[float], candidate: list[float], limit: float) -> None:
     def verdict(unit: float) -> tuple[Outcome, int]:
-        scaled = [[unit * time for time in series] for series in (reference, candidate)]
-        report = Machine(*scaled).measure(LatencyLimits(max_slowdown=limit))
+        slower, faster = ([unit * time for time in series] for series in (reference, candidate))
+        report = Machine(slower, faster).measure(LatencyLimits(max_slowdown=limit))
         return report.verdict, report.n_pairs
 
     assert verdict(1) == verdict(4)  # a power of two: no rounding
@@ -428,7 +432,9 @@ def test_a_slower_clock_changes_nothing(reference, candidate, limit):
 
 @settings(deadline=None)
 @given(times, times, st.floats(0.5, 4), st.integers(1, 4))
-def test_a_faster_candidate_never_turns_a_pass_into_a_failure(reference, candidate, limit, power):
+def test_a_faster_candidate_never_turns_a_pass_into_a_failure(
+    reference: list[float], candidate: list[float], limit: float, power: int
+) -> None:
     slow = Machine(reference, candidate).measure(LatencyLimits(max_slowdown=limit))
     fast = Machine(reference, [max(0.2, time / 2**power) for time in candidate]).measure(LatencyLimits(max_slowdown=limit))
     if slow.verdict is Outcome.PASS and (slow.n_pairs, slow.repeats) == (fast.n_pairs, fast.repeats):
@@ -451,12 +457,12 @@ def simulated(slowdown: float, limit: float, noise: float, gates: int) -> dict[O
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.2, 0.5])
-def test_a_candidate_at_its_very_limit_fails_as_rarely_as_is_said(noise):
+def test_a_candidate_at_its_very_limit_fails_as_rarely_as_is_said(noise: float) -> None:
     # 5.1 % at most; three standard errors of 1000 gates are 2.1 %.
     assert simulated(1.25, 1.25, noise, 1000)[Outcome.FAIL] < 0.051 + 0.021
 
 
-def test_the_same_model_does_not_fail_and_one_that_is_slower_does():
+def test_the_same_model_does_not_fail_and_one_that_is_slower_does() -> None:
     assert simulated(1.0, 1.25, 0.3, 500)[Outcome.FAIL] < 0.005
     assert simulated(1.5, 1.25, 0.1, 500)[Outcome.FAIL] == 1
     assert simulated(1.5, 1.25, 0.18, 500)[Outcome.FAIL] > 0.95

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from pytest_pot.gates.latency.threads import uncrowded
 
 
 @pytest.fixture(autouse=True)
-def _threads():
+def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -21,7 +23,8 @@ class Machine:
     """A clock that a run moves on by what ``seconds`` says of the number of threads."""
 
     def __init__(self, seconds: dict[int, float]) -> None:
-        self.seconds, self.now, self.tried = seconds, 0.0, []
+        self.seconds, self.now = seconds, 0.0
+        self.tried: list[int] = []
 
     def run(self) -> None:
         self.tried.append(TorchThreads().count)

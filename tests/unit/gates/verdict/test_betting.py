@@ -25,7 +25,7 @@ def plain_wealths(drawn: list[float], limit: float, pool: int | None = None) -> 
         v = Fraction(limit) if pool is None else (pool * Fraction(limit) - total) / (pool - place)
         held = [one * (1 + part / v * (value - v)) for one, part in zip(held, PARTS, strict=True)]
         total += value
-        wealths.append(sum(held))
+        wealths.append(sum(held, Fraction(0)))
     return wealths
 
 
@@ -36,7 +36,7 @@ def observed(drawn: list[float], limit: float, pool: int | None = None) -> MeanT
     return test
 
 
-def test_the_bettors_share_one_unit_of_wealth_and_no_bet_is_above_it():
+def test_the_bettors_share_one_unit_of_wealth_and_no_bet_is_above_it() -> None:
     assert sum(betting._SHARES) == pytest.approx(1, abs=1e-15)
     assert min(betting._SHARES) > 0
     assert all(0 < fraction <= 1 for fraction in betting._FRACTIONS)
@@ -44,7 +44,7 @@ def test_the_bettors_share_one_unit_of_wealth_and_no_bet_is_above_it():
     assert Capital().log == pytest.approx(0, abs=1e-15)
 
 
-def test_two_values_by_hand():
+def test_two_values_by_hand() -> None:
     test = observed([3.0], 1.0)
     by_hand = sum(share * (1 + fraction * 2) for share, fraction in zip(betting._SHARES, betting._FRACTIONS, strict=True))
     assert test.wealth == pytest.approx(by_hand, rel=1e-12)
@@ -56,7 +56,7 @@ def test_two_values_by_hand():
 
 
 @pytest.mark.parametrize("pool", [None, 40])
-def test_the_wealth_is_the_product_that_defines_it(pool):
+def test_the_wealth_is_the_product_that_defines_it(pool: int | None) -> None:
     drawn = [random.Random(3).choice([0.0, 0.25, 0.5, 1.5]) + place / 64 for place in range(30)]
     test = MeanTest(Fraction(1), pool)
     for value, expected in zip(drawn, plain_wealths(drawn, 1.0, pool), strict=True):
@@ -65,7 +65,7 @@ def test_the_wealth_is_the_product_that_defines_it(pool):
 
 
 @given(st.lists(values, min_size=1, max_size=40), st.floats(0.01, 5))
-def test_a_stake_is_a_bet_within_bounds_that_makes_the_wealth_what_it_becomes(drawn, limit):
+def test_a_stake_is_a_bet_within_bounds_that_makes_the_wealth_what_it_becomes(drawn: list[float], limit: float) -> None:
     test = MeanTest(Fraction(limit))
     for value in drawn:
         before, stake = test.wealth, test.stake
@@ -76,7 +76,9 @@ def test_a_stake_is_a_bet_within_bounds_that_makes_the_wealth_what_it_becomes(dr
 
 
 @given(st.lists(values, min_size=2, max_size=30), st.floats(0.01, 5), values, st.data())
-def test_a_stake_does_not_know_the_value_it_is_made_on(drawn, limit, other, data):
+def test_a_stake_does_not_know_the_value_it_is_made_on(
+    drawn: list[float], limit: float, other: float, data: st.DataObject
+) -> None:
     place = data.draw(st.integers(0, len(drawn) - 1))
     stakes = []
     for at_place in (drawn[place], other):
@@ -88,7 +90,7 @@ def test_a_stake_does_not_know_the_value_it_is_made_on(drawn, limit, other, data
     assert stakes[0] == stakes[1]
 
 
-def test_of_a_fair_value_no_bet_gains_on_average():
+def test_of_a_fair_value_no_bet_gains_on_average() -> None:
     """Exactly, over all sequences of six: the wealth's mean is 1 where the hypothesis holds with equality."""
     total = Fraction(0)
     for code in range(3**6):
@@ -99,7 +101,7 @@ def test_of_a_fair_value_no_bet_gains_on_average():
     assert float(total / 3**6) == pytest.approx(1, rel=1e-12)
 
 
-def test_of_a_fair_pool_no_bet_gains_on_average():
+def test_of_a_fair_pool_no_bet_gains_on_average() -> None:
     """The same over all orders of a pool: only the mean of what is left makes the bets fair."""
     pool = [0.0, 0.25, 0.5, 1.0, 3.25]  # mean 1
     for n in range(1, 5):
@@ -108,7 +110,7 @@ def test_of_a_fair_pool_no_bet_gains_on_average():
         assert sum(wealths) / len(wealths) == pytest.approx(1, rel=1e-12)
 
 
-def test_a_pool_whose_rest_cannot_make_up_for_it_is_certain_at_once():
+def test_a_pool_whose_rest_cannot_make_up_for_it_is_certain_at_once() -> None:
     test = MeanTest(Fraction(1), pool=4)
     test.observe(Fraction(4))
     assert not test.certain  # four, and then nothing: a mean of exactly 1
@@ -116,11 +118,11 @@ def test_a_pool_whose_rest_cannot_make_up_for_it_is_certain_at_once():
     test.observe(Fraction(0))
     assert not test.certain
     test.observe(Fraction(1, 1000))
-    assert test.certain
+    assert bool(test.certain)  # without bool(), mypy takes it to be False still
     assert test.wealth == math.inf
 
 
-def test_certainty_does_not_hang_on_rounding():
+def test_certainty_does_not_hang_on_rounding() -> None:
     pool = [0.1] * 10
     assert sum(pool) != 1.0  # in floating point
     assert not observed(pool, 0.1, pool=10).certain
@@ -131,21 +133,21 @@ def test_certainty_does_not_hang_on_rounding():
     assert inclusive.certain
 
 
-def test_a_source_is_never_certain_unless_nothing_above_zero_is_allowed():
+def test_a_source_is_never_certain_unless_nothing_above_zero_is_allowed() -> None:
     assert not observed([1e6] * 5, 1.0).certain
     assert not observed([0.0] * 5, 0.0).certain
     assert observed([0.0] * 5, 0.0).wealth == pytest.approx(1)
     assert observed([0.0, 1e-300], 0.0).certain
 
 
-def test_wealth_too_large_for_a_float_is_infinite():
+def test_wealth_too_large_for_a_float_is_infinite() -> None:
     assert observed([1e6] * 60, 1e-4).wealth == math.inf
     tiny = observed([1e308, 0.0, 1e308], 5e-324)
     assert tiny.wealth == math.inf
     assert not tiny.certain
 
 
-def test_wealth_that_is_lost_for_good_is_zero_and_not_an_error():
+def test_wealth_that_is_lost_for_good_is_zero_and_not_an_error() -> None:
     capital = Capital()
     for _ in range(8000):
         capital.settle(1e6)  # until all but the boldest have too little, next to it, for a float
@@ -155,7 +157,7 @@ def test_wealth_that_is_lost_for_good_is_zero_and_not_an_error():
     assert capital.log == -math.inf
 
 
-def test_growth_is_that_of_the_best_bet():
+def test_growth_is_that_of_the_best_bet() -> None:
     assert MeanTest(Fraction(1)).growth == 0.0
     assert observed([2.0] * 10, 1.0).growth == pytest.approx(math.log(2))
     assert observed([0.5] * 10, 1.0).growth < 0
@@ -163,7 +165,7 @@ def test_growth_is_that_of_the_best_bet():
 
 @settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=25), st.sampled_from([None, 25, 60]))
-def test_an_interval_is_where_neither_bet_was_ever_worth_enough(drawn, pool):
+def test_an_interval_is_where_neither_bet_was_ever_worth_enough(drawn: list[float], pool: int | None) -> None:
     low, high = mean_interval(drawn, 1.0, 0.05, pool)
     assert 0 <= low <= high <= 1
     if pool == len(drawn) or low == high:  # all is known, or no mean is left
@@ -185,11 +187,11 @@ def _largest(drawn: list[float], limit: float, pool: int | None) -> float:
     return most
 
 
-def test_the_interval_of_a_whole_pool_is_its_mean():
+def test_the_interval_of_a_whole_pool_is_its_mean() -> None:
     assert mean_interval([0.1] * 10, 1.0, 0.05, pool=10) == (0.1, 0.1)
 
 
-def test_the_interval_knows_what_the_rest_of_a_pool_cannot_make_up_for():
+def test_the_interval_knows_what_the_rest_of_a_pool_cannot_make_up_for() -> None:
     low, high = mean_interval([1.0], 1.0, 0.05, pool=4)
     assert low == pytest.approx(0.25)
     assert high == 1.0
@@ -198,7 +200,7 @@ def test_the_interval_knows_what_the_rest_of_a_pool_cannot_make_up_for():
     assert high == pytest.approx(0.75)
 
 
-def test_an_interval_gets_narrower_and_never_wider():
+def test_an_interval_gets_narrower_and_never_wider() -> None:
     generator = random.Random(1)
     drawn = [generator.random() for _ in range(200)]
     ends = [mean_interval(drawn[:n], 1.0, 0.05) for n in (1, 10, 50, 200)]

@@ -1,25 +1,27 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytest_pot import PotError, Verdict
 from pytest_pot.gates.verdict.limits import TOLERANCES, IdentityLimits, default_prompt_limit, distinct_limit, identity_limits
 
 
-def test_no_limit_means_half_precision():
+def test_no_limit_means_half_precision() -> None:
     assert identity_limits("tv") == IdentityLimits(0.01, 0.1)
     assert distinct_limit("tv").min_score == 0.01
 
 
 @pytest.mark.parametrize("name", TOLERANCES)
-def test_a_tolerance_names_a_pair_of_limits(name):
+def test_a_tolerance_names_a_pair_of_limits(name: str) -> None:
     limit = TOLERANCES[name]
     assert identity_limits("tv", tolerance=name) == IdentityLimits(limit, default_prompt_limit("tv", limit))
     assert distinct_limit("tv", tolerance=name).min_score == limit
 
 
 @pytest.mark.parametrize("metric", ["tv", "jsd", "top1_flip"])
-def test_of_a_metric_that_ends_at_1_one_prompt_always_has_a_limit_below_that(metric):
+def test_of_a_metric_that_ends_at_1_one_prompt_always_has_a_limit_below_that(metric: str) -> None:
     assert default_prompt_limit(metric, 0.001) == pytest.approx(0.01)
     assert default_prompt_limit(metric, 0.08) == pytest.approx(0.31)
     for limit in (0.1, 0.3, 0.45, 0.99):
@@ -28,18 +30,18 @@ def test_of_a_metric_that_ends_at_1_one_prompt_always_has_a_limit_below_that(met
 
 
 @pytest.mark.parametrize("metric", ["kl", "kl_reverse", "delta_ce"])
-def test_of_a_metric_without_an_end_one_prompt_has_ten_times_the_limit(metric):
+def test_of_a_metric_without_an_end_one_prompt_has_ten_times_the_limit(metric: str) -> None:
     assert default_prompt_limit(metric, 0.08) == pytest.approx(0.8)
     assert default_prompt_limit(metric, 3.0) == pytest.approx(30.0)
 
 
-def test_a_limit_for_one_prompt_alone_bounds_the_mean_too():
+def test_a_limit_for_one_prompt_alone_bounds_the_mean_too() -> None:
     assert identity_limits("kl", max_prompt_score=0.2) == IdentityLimits(0.2, 0.2)
     assert identity_limits("kl", max_score=0.1, max_prompt_score=0.2) == IdentityLimits(0.1, 0.2)
     assert identity_limits("tv", tolerance="int8", max_prompt_score=0.2) == IdentityLimits(0.08, 0.2)
 
 
-def test_limits_are_inclusive_for_same_and_exclusive_for_different():
+def test_limits_are_inclusive_for_same_and_exclusive_for_different() -> None:
     limits = IdentityLimits(0.1, 0.3)
     assert limits.verdict(0.1, 0.3) is Verdict.SAME
     assert limits.verdict(0.1000001, 0.2) is Verdict.DIFFERENT
@@ -49,7 +51,7 @@ def test_limits_are_inclusive_for_same_and_exclusive_for_different():
     assert distinct_limit("tv", min_score=0).verdict(0.0, 0.0) is Verdict.SAME
 
 
-def test_what_is_not_a_number_is_never_a_pass():
+def test_what_is_not_a_number_is_never_a_pass() -> None:
     assert IdentityLimits(0.1, 0.3).verdict(float("nan"), 0.0) is Verdict.DIFFERENT
     assert IdentityLimits(0.1, 0.3).verdict(0.0, float("nan")) is Verdict.DIFFERENT
     assert distinct_limit("tv", min_score=0).verdict(float("nan"), 0.0) is not Verdict.DIFFERENT
@@ -66,20 +68,20 @@ def test_what_is_not_a_number_is_never_a_pass():
         ({"tolerance": "fp8"}, "tolerance='fp8' is not one of 'identical', 'numeric', 'half', 'int8', 'int4'"),
     ],
 )
-def test_limits_without_a_meaning(arguments, message):
+def test_limits_without_a_meaning(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r".*") as caught:
         identity_limits("tv", **arguments)
     assert message in str(caught.value)
     assert isinstance(caught.value, PotError)
 
 
-def test_a_tolerance_is_a_limit_on_tv_only():
+def test_a_tolerance_is_a_limit_on_tv_only() -> None:
     with pytest.raises(ValueError, match="tolerance='int8' is a limit on 'tv'; with metric='kl' give the limit as a number"):
         identity_limits("kl", tolerance="int8")
     with pytest.raises(ValueError, match=r"the default tolerance 'half' is a limit on 'tv'; .* number: min_score="):
         distinct_limit("jsd")
 
 
-def test_verdicts_compare_and_print_as_their_names():
+def test_verdicts_compare_and_print_as_their_names() -> None:
     assert Verdict.SAME == "SAME"
     assert f"{Verdict.DIFFERENT}" == "DIFFERENT"

@@ -4,8 +4,10 @@ import json
 import math
 import random
 import statistics
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +24,14 @@ RECORDED = Path(__file__).parents[3] / "benchmarks" / "data" / "smollm2_tv.json"
 scores = st.floats(0, 1, allow_nan=False)
 
 
-def decided(drawn: list[float], limit: float, **arguments: object) -> Decision:
+def decided(drawn: list[float], limit: float, **arguments: Any) -> Decision:
     """All scores taken in one batch."""
     test = SequentialTest(limit, **arguments)
     test.update(drawn)
     return test.decision()
 
 
-def one_by_one(drawn: list[float], limit: float, **arguments: object) -> Decision:
+def one_by_one(drawn: list[float], limit: float, **arguments: Any) -> Decision:
     """Until there is a verdict."""
     test = SequentialTest(limit, **arguments)
     for score in drawn:
@@ -47,7 +49,7 @@ def regular(mean: float, n: int = 256, cv: float = 0.15, seed: int = 0) -> list[
 
 
 @pytest.mark.parametrize("pool", [None, 30])
-def test_the_wealth_of_each_test_is_the_product_in_the_design(pool):
+def test_the_wealth_of_each_test_is_the_product_in_the_design(pool: int | None) -> None:
     """Factors 1 + λ (X − θ), 1 − λ (min(X, B) − θ), 1 − λ ([X > B] − m), each bettor's λ a part of the largest allowed."""
     theta, clip, outliers = Fraction(1, 8), Fraction(1, 2), Fraction(1, 4)
     generator = random.Random(5)
@@ -74,7 +76,7 @@ def test_the_wealth_of_each_test_is_the_product_in_the_design(pool):
     assert decision.n_outliers == 1
 
 
-def test_the_stakes_on_record_are_the_bets():
+def test_the_stakes_on_record_are_the_bets() -> None:
     theta, clip, outliers = 0.1, 0.5, 0.2
     decision = decided([0.3, 0.0, 0.7, 0.1, 0.05], theta, score_clip=clip, max_outliers=outliers)
     before = (1.0, 1.0, 1.0)
@@ -90,7 +92,7 @@ def test_the_stakes_on_record_are_the_bets():
 
 
 @given(st.lists(scores, min_size=1, max_size=40), st.floats(0.001, 0.3), st.sampled_from([None, 40, 64]))
-def test_wealths_are_never_negative_and_bets_within_their_bounds(drawn, limit, pool):
+def test_wealths_are_never_negative_and_bets_within_their_bounds(drawn: list[float], limit: float, pool: int | None) -> None:
     decision = decided(drawn, limit, pool=pool)
     for step in decision.steps:
         assert all(wealth >= 0 for wealth in step.wealth)  # and not NaN
@@ -102,7 +104,7 @@ def test_wealths_are_never_negative_and_bets_within_their_bounds(drawn, limit, p
 
 
 @given(st.lists(scores, min_size=2, max_size=30), st.randoms(use_true_random=False), st.sampled_from([None, 30]))
-def test_the_future_changes_nothing_of_the_past(drawn, generator, pool):
+def test_the_future_changes_nothing_of_the_past(drawn: list[float], generator: random.Random, pool: int | None) -> None:
     place = generator.randrange(1, len(drawn))
     future = drawn[place:]
     generator.shuffle(future)
@@ -116,17 +118,18 @@ def test_the_future_changes_nothing_of_the_past(drawn, generator, pool):
 # --- verdicts ---
 
 
-def test_scores_far_above_the_limit_are_different_after_a_handful():
+def test_scores_far_above_the_limit_are_different_after_a_handful() -> None:
     for seed in range(20):
         for mean in (0.2, 0.38, 0.83):
             decision = one_by_one(regular(mean, seed=seed), 0.08)
             assert decision.verdict is Verdict.DIFFERENT
+            assert decision.decided_after is not None
             assert decision.n_used == decision.decided_after <= 8
             assert decision.wealth.different >= 20 > max(step.wealth.different for step in decision.steps[:-1])
 
 
 @pytest.mark.parametrize("pool", [None, 256])
-def test_scores_far_below_the_limit_are_the_same_after_less_than_a_hundred(pool):
+def test_scores_far_below_the_limit_are_the_same_after_less_than_a_hundred(pool: int | None) -> None:
     for seed in range(20):
         decision = one_by_one(regular(0.0044, seed=seed, cv=0.16), 0.01, pool=pool)
         assert decision.verdict is Verdict.SAME
@@ -145,7 +148,9 @@ def test_scores_far_below_the_limit_are_the_same_after_less_than_a_hundred(pool)
     ],
 )
 @pytest.mark.parametrize("endless", [False, True])
-def test_recorded_scores_of_real_candidates_are_decided_quickly_in_any_order(name, limit, verdict, most, endless):
+def test_recorded_scores_of_real_candidates_are_decided_quickly_in_any_order(
+    name: str, limit: float, verdict: Verdict, most: int, endless: bool
+) -> None:
     scores = json.loads(RECORDED.read_text())[name]
     pool = None if endless else len(scores)
     for seed in range(25):
@@ -156,7 +161,7 @@ def test_recorded_scores_of_real_candidates_are_decided_quickly_in_any_order(nam
 
 @pytest.mark.parametrize("tolerance", ["half", "int8", "int4"])
 @pytest.mark.parametrize("endless", [False, True])
-def test_a_real_candidate_that_is_damaged_on_one_kind_of_prompt_only_is_never_the_same(tolerance, endless):
+def test_a_real_candidate_that_is_damaged_on_one_kind_of_prompt_only_is_never_the_same(tolerance: str, endless: bool) -> None:
     scores = json.loads(RECORDED.read_text())["damaged on multilingual only"]
     limits = identity_limits("tv", tolerance=tolerance)
     assert limits.verdict(statistics.fmean(scores), max(scores)) is Verdict.DIFFERENT
@@ -166,7 +171,7 @@ def test_a_real_candidate_that_is_damaged_on_one_kind_of_prompt_only_is_never_th
         assert one_by_one(drawn, limits.max_score, score_clip=limits.max_prompt_score, pool=pool).verdict is not Verdict.SAME
 
 
-def test_one_outlier_delays_sameness_and_does_not_rule_it_out():
+def test_one_outlier_delays_sameness_and_does_not_rule_it_out() -> None:
     drawn = regular(0.0044)
     drawn[10] = 0.5
     decision = one_by_one(drawn, 0.01)
@@ -175,7 +180,7 @@ def test_one_outlier_delays_sameness_and_does_not_rule_it_out():
     assert decision.n_used > 96
 
 
-def test_a_kind_of_prompt_in_eight_that_is_broken_is_never_the_same():
+def test_a_kind_of_prompt_in_eight_that_is_broken_is_never_the_same() -> None:
     for seed in range(50):
         drawn = regular(0.0044, seed=seed)
         for place in random.Random(seed).sample(range(256), 32):
@@ -185,14 +190,14 @@ def test_a_kind_of_prompt_in_eight_that_is_broken_is_never_the_same():
 
 
 @given(st.lists(st.floats(0, 0.0999), min_size=100, max_size=100), st.floats(0.1, 10))
-def test_sameness_takes_as_many_prompts_as_the_outliers_need_at_least(drawn, limit):
+def test_sameness_takes_as_many_prompts_as_the_outliers_need_at_least(drawn: list[float], limit: float) -> None:
     """ln 0.05 / ln 0.95 = 58.4: fewer prompts say nothing of a share of 5 %."""
     decision = one_by_one(drawn, limit)
     assert decision.verdict is Verdict.SAME
     assert 59 <= decision.n_used <= 62
 
 
-def test_the_clip_and_the_share_are_those_asked_for():
+def test_the_clip_and_the_share_are_those_asked_for() -> None:
     drawn = [0.25] * 2 + [0.0] * 298
     assert decided(drawn, 0.1, score_clip=0.25).n_outliers == 0  # at the clip is not above it
     assert decided(drawn, 0.1, score_clip=0.2499).n_outliers == 2
@@ -203,7 +208,7 @@ def test_the_clip_and_the_share_are_those_asked_for():
 
 @settings(max_examples=60)
 @given(st.lists(scores, min_size=1, max_size=80), st.integers(1, 40), st.sampled_from([None, 80]))
-def test_batches_reach_the_verdict_that_single_prompts_do(drawn, size, pool):
+def test_batches_reach_the_verdict_that_single_prompts_do(drawn: list[float], size: int, pool: int | None) -> None:
     single = one_by_one(drawn, 0.2, pool=pool)
     test = SequentialTest(0.2, pool=pool)
     for start in range(0, len(drawn), size):
@@ -217,7 +222,7 @@ def test_batches_reach_the_verdict_that_single_prompts_do(drawn, size, pool):
     assert batched.steps[: single.n_used] == single.steps
 
 
-def test_a_batch_that_exhausts_the_pool_is_decided_by_the_whole_of_it():
+def test_a_batch_that_exhausts_the_pool_is_decided_by_the_whole_of_it() -> None:
     whole = decided([0.0] * 100 + [0.5] * 20, 0.0, pool=120)
     assert (whole.verdict, whole.decided_after, whole.exhausted) == (Verdict.DIFFERENT, 120, True)
     first_is_odd = decided([0.27] + [0.0] * 27, 0.01, pool=28)  # mean 0.0096
@@ -225,17 +230,18 @@ def test_a_batch_that_exhausts_the_pool_is_decided_by_the_whole_of_it():
     assert (first_is_odd.verdict, first_is_odd.decided_after) == (Verdict.SAME, 28)
 
 
-def test_a_verdict_stays_whatever_comes_after_it():
+def test_a_verdict_stays_whatever_comes_after_it() -> None:
     test = SequentialTest(0.1)
     assert test.update([1.0] * 4) is Verdict.DIFFERENT
     assert test.update([0.0] * 500) is Verdict.DIFFERENT
     decision = test.decision()
+    assert decision.decided_after is not None
     assert decision.decided_after < 4
     assert decision.n_used == 504
     assert decision.wealth.different < 20  # it was above
 
 
-def test_what_was_once_refuted_stays_refuted():
+def test_what_was_once_refuted_stays_refuted() -> None:
     """The clipped mean is shown to be low by the fiftieth prompt, and the wealth lost again while outliers are ruled out."""
     decision = one_by_one([0.0] * 50 + [0.5] * 5 + [0.0] * 45, 0.1)
     assert decision.verdict is Verdict.SAME
@@ -243,7 +249,7 @@ def test_what_was_once_refuted_stays_refuted():
     assert decision.steps[49].wealth.mean > 20 > decision.wealth.mean
 
 
-def test_where_both_claims_are_true_the_first_one_shown_is_the_verdict():
+def test_where_both_claims_are_true_the_first_one_shown_is_the_verdict() -> None:
     """A huge score in a hundred: the mean is above the limit, the clipped mean below it."""
     assert one_by_one([0.0] * 99 + [50.0], 0.1, pool=100).verdict is Verdict.SAME
     assert one_by_one([50.0] + [0.0] * 99, 0.1, pool=100).verdict is Verdict.DIFFERENT
@@ -254,7 +260,7 @@ def test_where_both_claims_are_true_the_first_one_shown_is_the_verdict():
 
 @settings(max_examples=200)
 @given(st.lists(st.sampled_from([0.0, 0.05, 0.1, 0.2, 0.9, 1.5]), min_size=1, max_size=20))
-def test_a_pool_scored_whole_has_the_verdict_of_the_plain_rule(drawn):
+def test_a_pool_scored_whole_has_the_verdict_of_the_plain_rule(drawn: list[float]) -> None:
     """With a confidence that no wealth of 20 prompts reaches, so that nothing is decided before it is certain.
 
     Of 20 prompts or fewer none may be above the clip, so that only the last one makes SAME certain.
@@ -270,12 +276,12 @@ def test_a_pool_scored_whole_has_the_verdict_of_the_plain_rule(drawn):
     assert decision.interval == pytest.approx((np.minimum(drawn, 1).mean(),) * 2)
 
 
-def test_a_mean_of_exactly_the_limit_is_the_same_and_a_hair_more_is_different():
+def test_a_mean_of_exactly_the_limit_is_the_same_and_a_hair_more_is_different() -> None:
     assert decided([0.1] * 10, 0.1, pool=10).verdict is Verdict.SAME
     assert decided([0.1] * 9 + [math.nextafter(0.1, 1)], 0.1, pool=10).verdict is Verdict.DIFFERENT
 
 
-def test_a_pool_with_too_many_outliers_within_the_limit_is_neither():
+def test_a_pool_with_too_many_outliers_within_the_limit_is_neither() -> None:
     drawn = [0.0] * 18 + [0.51, 0.51]
     decision = decided(drawn, 0.1, score_clip=0.5, pool=20)
     assert decision.verdict is Verdict.UNDECIDED
@@ -287,7 +293,7 @@ def test_a_pool_with_too_many_outliers_within_the_limit_is_neither():
 @pytest.mark.parametrize(
     ("share", "pool", "allowed"), [(0.05, 20, 0), (0.07, 100, 6), (0.05, 30, 1), (0.5, 3, 1), (0.01, 20, 0)]
 )
-def test_fewer_than_a_share_of_a_pool_is_a_whole_number(share, pool, allowed):
+def test_fewer_than_a_share_of_a_pool_is_a_whole_number(share: float, pool: int, allowed: int) -> None:
     for n, verdict in ((allowed, Verdict.SAME), (allowed + 1, Verdict.UNDECIDED)):
         drawn = [0.2] * n + [0.0] * (pool - n)
         decision = decided(drawn, 1.0, score_clip=1.1, max_outliers=share, pool=pool)
@@ -296,7 +302,7 @@ def test_fewer_than_a_share_of_a_pool_is_a_whole_number(share, pool, allowed):
         assert decided(drawn, 1.0, score_clip=1.1, max_outliers=share, pool=pool).verdict is verdict
 
 
-def test_of_a_pool_scored_whole_nothing_inferred_on_the_way_counts():
+def test_of_a_pool_scored_whole_nothing_inferred_on_the_way_counts() -> None:
     """Sixty prompts without an outlier refute, wrongly, that there are five in the pool; and five there are."""
     drawn = [0.1005] * 60 + [0.1501] * 5 + [0.0915] * 35
     decision = decided(drawn, 0.1, score_clip=0.15, pool=100)
@@ -306,7 +312,7 @@ def test_of_a_pool_scored_whole_nothing_inferred_on_the_way_counts():
     assert decision.verdict is Verdict.UNDECIDED
 
 
-def test_of_a_pool_scored_whole_a_mean_above_the_limit_is_different_though_the_clipped_one_is_not():
+def test_of_a_pool_scored_whole_a_mean_above_the_limit_is_different_though_the_clipped_one_is_not() -> None:
     drawn = [0.7, *[0.03125] * 8, 0.0625]
     decision = decided(drawn, 0.1, score_clip=0.5, max_outliers=0.25, pool=10, confidence=1 - 1e-9)
     assert decision.decided_after == 10
@@ -314,7 +320,7 @@ def test_of_a_pool_scored_whole_a_mean_above_the_limit_is_different_though_the_c
     assert decision.verdict is Verdict.DIFFERENT
 
 
-def test_what_a_pools_rest_cannot_make_up_for_is_decided_at_once():
+def test_what_a_pools_rest_cannot_make_up_for_is_decided_at_once() -> None:
     decision = one_by_one([0.5, 0.6] + [0.0] * 8, 0.1, pool=10, confidence=1 - 1e-12)
     assert decision.verdict is Verdict.DIFFERENT
     assert decision.n_used == 2
@@ -325,13 +331,13 @@ def test_what_a_pools_rest_cannot_make_up_for_is_decided_at_once():
 
 
 @pytest.mark.parametrize("pool", [None, 256])
-def test_with_a_limit_of_zero_any_other_score_is_different(pool):
+def test_with_a_limit_of_zero_any_other_score_is_different(pool: int | None) -> None:
     decision = one_by_one([0.0] * 20 + [5e-324] + [0.0] * 9, 0.0, pool=pool)
     assert decision.verdict is Verdict.DIFFERENT
     assert decision.n_used == 21
 
 
-def test_with_a_limit_of_zero_zeros_are_the_same():
+def test_with_a_limit_of_zero_zeros_are_the_same() -> None:
     assert one_by_one([0.0] * 100, 0.0).n_used == 61
     assert one_by_one([0.0] * 100, 0.0, pool=256).n_used == 54
     assert one_by_one([0.0] * 10, 0.0, pool=10).verdict is Verdict.SAME
@@ -344,7 +350,7 @@ def test_with_a_limit_of_zero_zeros_are_the_same():
 # --- what is expected, and the interval ---
 
 
-def test_the_further_prompts_expected_are_those_it_takes():
+def test_the_further_prompts_expected_are_those_it_takes() -> None:
     drawn = regular(0.0044)
     needed = one_by_one(drawn, 0.01).n_used
     for n in (5, 20, 40):
@@ -354,7 +360,7 @@ def test_the_further_prompts_expected_are_those_it_takes():
     assert decided(drawn[: needed // 2], 0.1).expected_further == pytest.approx(needed / 2, rel=0.5)
 
 
-def test_no_number_is_expected_where_nothing_is_decided_or_all_is():
+def test_no_number_is_expected_where_nothing_is_decided_or_all_is() -> None:
     assert decided([], 0.1).expected_further is None
     assert decided([0.1] * 20, 0.1).expected_further is None  # at the limit
     assert decided([0.1] * 20, 0.1, pool=30).expected_further == 10  # then all is known
@@ -362,17 +368,18 @@ def test_no_number_is_expected_where_nothing_is_decided_or_all_is():
     assert decided([1.0] * 20, 0.1).expected_further is None
 
 
-def test_nothing_is_known_without_a_score():
+def test_nothing_is_known_without_a_score() -> None:
     decision = decided([], 0.1)
     assert decision.verdict is Verdict.UNDECIDED
     assert (decision.n_used, decision.decided_after, decision.interval, decision.steps) == (0, None, None, ())
     assert decision.wealth == pytest.approx((1, 1, 1))
 
 
-def test_the_interval_is_of_the_clipped_mean():
+def test_the_interval_is_of_the_clipped_mean() -> None:
     drawn = [0.0, 0.05, 5.0, 0.02] * 30
     decision = decided(drawn, 0.1, score_clip=0.2)
     assert decision.interval == pytest.approx(betting.mean_interval([min(x, 0.2) for x in drawn], 0.2, 0.05))
+    assert decision.interval is not None
     low, high = decision.interval
     assert low < 0.0675 < high <= 0.2
 
@@ -385,23 +392,23 @@ LARGEST_SHARE = 0.05 + 3 * math.sqrt(0.05 * 0.95 / RUNS)
 """What 2,000 runs show of an error of 5 %, but for one time in a thousand."""
 
 
-def share_of(verdict, draw, limit, **arguments):
+def share_of(verdict: Verdict, draw: Callable[[np.random.Generator], Iterable[float]], limit: float, **arguments: Any) -> float:
     """The share of runs that reach ``verdict``, looked for after every prompt."""
     generator = np.random.default_rng(1)
     return sum(SequentialTest(limit, **arguments).update(draw(generator)) is verdict for _ in range(RUNS)) / RUNS
 
 
-def test_a_mean_at_the_limit_is_rarely_called_different():
+def test_a_mean_at_the_limit_is_rarely_called_different() -> None:
     found = share_of(Verdict.DIFFERENT, lambda generator: generator.exponential(1.0, 30), 1.0)
     assert 0.01 < found <= LARGEST_SHARE
 
 
-def test_outliers_at_their_share_are_rarely_called_the_same():
+def test_outliers_at_their_share_are_rarely_called_the_same() -> None:
     found = share_of(Verdict.SAME, lambda generator: 3.0 * (generator.random(20) < 0.2), 1.0, score_clip=2.0, max_outliers=0.2)
     assert 0.01 < found <= LARGEST_SHARE
 
 
-def test_outliers_at_their_share_of_a_pool_are_rarely_called_the_same():
+def test_outliers_at_their_share_of_a_pool_are_rarely_called_the_same() -> None:
     pool = [3.0] * 4 + [0.0] * 16
     found = share_of(
         Verdict.SAME, lambda generator: generator.permutation(pool)[:19], 1.0, score_clip=2.0, max_outliers=0.2, pool=20
@@ -430,7 +437,7 @@ def test_outliers_at_their_share_of_a_pool_are_rarely_called_the_same():
         ({"pool": 10.0}, "pool=10.0 must be"),
     ],
 )
-def test_arguments_without_a_meaning(arguments, message):
+def test_arguments_without_a_meaning(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r".*") as caught:
         SequentialTest(**{"limit": 0.1, **arguments})
     assert message in str(caught.value)
@@ -438,14 +445,14 @@ def test_arguments_without_a_meaning(arguments, message):
 
 
 @pytest.mark.parametrize("score", [-1e-9, math.nan, math.inf])
-def test_a_score_that_is_none_is_no_evidence_and_neither_is_its_batch(score):
+def test_a_score_that_is_none_is_no_evidence_and_neither_is_its_batch(score: float) -> None:
     test = SequentialTest(0.1)
     with pytest.raises(PotError, match="must be a finite number of at least 0"):
         test.update([0.1, score])
     assert test.decision().n_used == 0
 
 
-def test_a_pool_has_no_more_prompts_than_it_has():
+def test_a_pool_has_no_more_prompts_than_it_has() -> None:
     test = SequentialTest(0.1, pool=3)
     test.update(np.array([0.1, 0.1], dtype=np.float32))
     with pytest.raises(PotError, match="4 scores for a pool of 3 prompts: score each prompt of the pool once"):

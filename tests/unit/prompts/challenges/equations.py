@@ -10,7 +10,8 @@ TERM = rf"{NUMBER}(?: ?[-+*/] ?{NUMBER})*"
 
 def wrong_equations(text: str) -> tuple[int, list[str]]:
     """How many "… = …" of plain terms there are in ``text``, and those that do not hold."""
-    plain = text.translate(str.maketrans({"−": "-", "×": "*", "÷": "/", "²": "**2"}))
+    signs: dict[str, str | int | None] = {"−": "-", "×": "*", "÷": "/", "²": "**2"}
+    plain = text.translate(str.maketrans(signs))
     plain = re.sub(r"(?<=\d),(?=\d{3})", "", plain)
     found, wrong = 0, []
     for equation in re.findall(rf"(?<![-+*/=:] )(?<![\w.)/*+√-]){TERM}(?: = {TERM})+(?![\w.]*\w|, remainder)", plain):

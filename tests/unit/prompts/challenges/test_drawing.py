@@ -10,12 +10,14 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pytest_pot import Prompt
 from pytest_pot.prompts.challenges import TEMPLATES, challenge_prompts, challenge_sample
+from pytest_pot.prompts.challenges.template import Template
 
 KINDS = ["fact", "code", "dialogue", "reasoning", "multilingual", "narrative", "arithmetic", "structured"]
 DIGESTS = {
@@ -31,7 +33,7 @@ def digest(prompt: Prompt) -> str:
     return hashlib.sha256(f"{prompt.kind}\0{prompt.text}\0{prompt.continuation}".encode()).hexdigest()[:16]
 
 
-def test_two_parties_with_the_same_key_get_the_same_prompts():
+def test_two_parties_with_the_same_key_get_the_same_prompts() -> None:
     """Pinned: on any machine, with any Python, in any later version."""
     found = {(key, index): digest(challenge_prompts(key, index + 1)[index]) for key, index in DIGESTS}
     assert found == DIGESTS
@@ -39,7 +41,7 @@ def test_two_parties_with_the_same_key_get_the_same_prompts():
     assert hashlib.sha256(every_template.encode()).hexdigest()[:16] == "6d31b861480d9a97"
 
 
-def test_another_process_gets_them_too_and_imports_nothing_heavy():
+def test_another_process_gets_them_too_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pytest_pot.prompts.challenges import challenge_prompts; print(challenge_prompts('k', 40));"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
@@ -55,7 +57,7 @@ def test_another_process_gets_them_too_and_imports_nothing_heavy():
         assert run.stdout == f"{challenge_prompts('k', 40)}\n[]\n"
 
 
-def test_every_draw_is_an_hmac_of_key_index_and_slot():
+def test_every_draw_is_an_hmac_of_key_index_and_slot() -> None:
     def draw(key: str, index: int, name: str, below: int) -> int:
         mac = hmac.new(key.encode(), f"pytest-pot challenge 1|{index}|{name}".encode(), "sha256").hexdigest()
         return int(mac[:16], 16) * below // 2**64
@@ -67,13 +69,13 @@ def test_every_draw_is_an_hmac_of_key_index_and_slot():
         assert prompt == template.fill(values)
 
 
-def test_kinds_take_turns():
+def test_kinds_take_turns() -> None:
     assert [prompt.kind for prompt in challenge_prompts("k", 24)] == KINDS * 3
 
 
-def test_in_a_sample_the_kind_of_a_prompt_says_nothing_of_the_next_ones():
+def test_in_a_sample_the_kind_of_a_prompt_says_nothing_of_the_next_ones() -> None:
     """A table of the 64 pairs, by the chi-squared test: with kinds in turns it would be at 7 * n."""
-    kinds = [KINDS.index(prompt.kind) for prompt in challenge_sample("k", 4001)]
+    kinds = [KINDS.index(prompt.kind or "") for prompt in challenge_sample("k", 4001)]
     n = len(kinds) - 1
     seen = np.zeros((8, 8))
     np.add.at(seen, (kinds[:-1], kinds[1:]), 1)
@@ -84,17 +86,17 @@ def test_in_a_sample_the_kind_of_a_prompt_says_nothing_of_the_next_ones():
     assert challenge_sample("l", 5) != challenge_sample("k", 5)
 
 
-def test_more_prompts_begin_with_the_fewer_ones():
+def test_more_prompts_begin_with_the_fewer_ones() -> None:
     assert challenge_prompts("k", 50)[:11] == challenge_prompts("k", 11)
 
 
-def test_another_key_or_index_gives_another_prompt():
+def test_another_key_or_index_gives_another_prompt() -> None:
     prompts = [prompt for key in ("a", "b", "a ", "A") for prompt in challenge_prompts(key, 800)]
     assert len({prompt.text for prompt in prompts}) == len(prompts)
     assert len({prompt.continuation for prompt in prompts}) == len(prompts)
 
 
-def test_there_are_too_many_to_tune_to():
+def test_there_are_too_many_to_tune_to() -> None:
     """Counted from the slots: each value of each makes another prompt, as the tests below say."""
     sizes = [math.prod(len(slot) for slot in template.slots.values()) for template in TEMPLATES]
     assert min(sizes) > 10**12
@@ -103,7 +105,7 @@ def test_there_are_too_many_to_tune_to():
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: f"{template.kind}-{next(iter(template.slots))}")
-def test_every_slot_matters(template):
+def test_every_slot_matters(template: Template) -> None:
     """Its values differ, and each leaves its mark on the prompt whatever the others are."""
     for slot, choices in template.slots.items():
         assert len(set(choices)) == len(choices)
@@ -113,7 +115,7 @@ def test_every_slot_matters(template):
             assert len({template.fill({**values, slot: value}) for value in few}) == len(few), slot
 
 
-def test_templates_and_values_are_drawn_evenly():
+def test_templates_and_values_are_drawn_evenly() -> None:
     prompts = challenge_prompts("even", 8 * 300)
     for kind in KINDS:
         texts = [prompt.text for prompt in prompts if prompt.kind == kind]
@@ -138,16 +140,16 @@ OPENINGS = {
 
 
 @pytest.mark.parametrize("key", ["", " ", "\n", None, b"bytes", 7])
-def test_a_key_that_is_none_is_refused(key):
+def test_a_key_that_is_none_is_refused(key: Any) -> None:
     with pytest.raises(ValueError, match=r"key=.*: the key of a challenge must be a string that is not empty or blank"):
         challenge_prompts(key, 1)
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
-def test_a_number_without_prompts_is_refused(n):
+def test_a_number_without_prompts_is_refused(n: Any) -> None:
     with pytest.raises(ValueError, match=r"n=.*: the number of challenge prompts must be an integer of at least 1"):
         challenge_prompts("k", n)
 
 
-def test_any_string_can_be_a_key():
+def test_any_string_can_be_a_key() -> None:
     assert len({challenge_prompts(key, 1)[0] for key in ("ключ", "🔑", "\udc80", "k" * 10_000)}) == 4
