@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from .conftest import VOCAB, Models, Project
+from .conftest import VOCAB, WITH_CACHE, Models, Project
 
 NEVER = "--pot-latency=off"
 LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
@@ -144,7 +144,7 @@ def test_no_reference_where_one_is_needed(project: Project) -> None:
 
 
 def test_the_reference_is_run_although_its_scores_are_cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     project.write(
         test_it="""
         import pytest
@@ -210,7 +210,6 @@ def _with_ini(project: Project, **values: str) -> Project:
 
 
 def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
-    pytest.importorskip("xdist")
     project.write(
         test_it="""
         import pytest
@@ -231,7 +230,7 @@ def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
             assert pot_result.verdict == "SAME"
         """
     )
-    result = project.run_apart("-n2")
+    result = project.run_workers(2)
     result.assert_outcomes(passed=3, failed=1)
     said = "latency is not gated under -n, where workers disturb each other; run these tests without it; 4 tests"
     assert [line for line in result.outlines if "latency is not gated" in line] == [said]

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import pytest
 
-from pytest_pot import Baseline
+from pytest_pot import Baseline, TeacherForcedScorer
 
 from .conftest import PROMPTS, Project
 
@@ -75,23 +76,11 @@ def test_an_update_still_gates(project: Project) -> None:
 
 
 def test_one_run_of_the_reference_for_many_tests(project: Project) -> None:
-    project.write(
-        conftest="""
-        import pytest_pot.scoring.scorer as scorer
-
-        original = scorer.TeacherForcedScorer.record
-
-        def record(*arguments, **named):
-            print("recording")
-            return original(*arguments, **named)
-
-        scorer.TeacherForcedScorer.record = record
-        """,
-        test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"),
-    )
-    result = project.run_apart("-s", "--pot-update")
+    project.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
+    with mock.patch.object(TeacherForcedScorer, "record", autospec=True, side_effect=TeacherForcedScorer.record) as record:
+        result = project.run("--pot-update")
     result.assert_outcomes(passed=2)
-    assert sum("recording" in line for line in result.outlines) == 1
+    assert record.call_count == 1
     assert len(told(result)) == 1
 
 
@@ -155,7 +144,7 @@ def test_the_header_says_so(project: Project) -> None:
 
 def test_many_workers_write_one_valid_file(project: Project) -> None:
     project.write(test_it=GATED + "".join("\n\n" + GATED.replace("test_it", f"test_{i}") for i in range(7)))
-    result = project.run_apart("-n", "4", "--pot-update")
+    result = project.run_workers(4, "--pot-update")
     result.assert_outcomes(passed=8)
     assert len(told(result)) >= 1
     baseline = Baseline.load(project.path / FILE)
@@ -166,7 +155,7 @@ def test_many_workers_write_one_valid_file(project: Project) -> None:
 
 def test_workers_that_record_different_things_into_one_file(project: Project) -> None:
     project.write(test_one=GATED, test_two=GATED.replace("max_score=0", 'preset="single"'))
-    result = project.run_apart("-n", "2", "--dist=loadfile", "--pot-update")
+    result = project.run_workers(2, "--dist=loadfile", "--pot-update")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(["*two gates of this run record different things*"])
 
