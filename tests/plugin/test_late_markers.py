@@ -111,6 +111,7 @@ def test_a_wrong_marker_added_to_collected_tests_is_a_usage_error(project: Proje
     ]
 
 
+@pytest.mark.slow
 def test_a_marker_added_to_collected_tests_is_gated_in_workers_too(project: Project) -> None:
     project.write(conftest=adding("pot_identity(candidate={perturbed})"), test_it=UNMARKED)
     project.run_workers(2).assert_outcomes(failed=1)

@@ -376,6 +376,7 @@ def test_a_confidence_takes_a_known_record_under_the_same_conditions(cached: Pro
     result.stdout.fnmatch_lines(["pot_identity: the tokenizers of reference and candidate disagree on *"])
 
 
+@pytest.mark.slow
 def test_two_workers_share_it(cached: Project) -> None:
     cached.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
     cached.run_workers(2).assert_outcomes(failed=2)

@@ -142,6 +142,7 @@ def test_the_header_says_so(project: Project) -> None:
     assert line.endswith(", baseline x.pot.safetensors, update")
 
 
+@pytest.mark.slow
 def test_many_workers_write_one_valid_file(project: Project) -> None:
     project.write(test_it=GATED + "".join("\n\n" + GATED.replace("test_it", f"test_{i}") for i in range(7)))
     result = project.run_workers(4, "--pot-update")
@@ -162,16 +163,19 @@ def test_workers_that_record_different_things_into_one_file(project: Project) ->
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(project: Project) -> None:
-    """The process that replaces the file is killed 50 times, most often while it does so."""
+    """A process that replaces the file is killed 50 times, most often while it does so; more often where it gets no time to."""
     writer = """
-import sys
-from pathlib import Path
+import os, sys
 from pytest_pot import Baseline
 old, new = (Baseline.load(path) for path in sys.argv[1:3])
-print("ready", flush=True)
-while True:
-    for baseline in (new, old):
-        baseline.save(sys.argv[3])
+for _ in sys.stdin:  # each line asks for another child that writes until it is killed
+    child = os.fork()
+    while not child:
+        for baseline in (new, old):
+            baseline.save(sys.argv[3])
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("gone", flush=True)
 """
     contents = []
     for name, model in (("old", project.tiny.reference), ("new", project.tiny.perturbed)):
@@ -183,15 +187,22 @@ while True:
     target.parent.mkdir()
     shutil.copy(project.path / "old.pot.safetensors", target)
     draw, seen = random.Random(0), set()
-    for _ in range(50):
-        arguments = ["old.pot.safetensors", "new.pot.safetensors", str(target)]
-        with subprocess.Popen([sys.executable, "-c", writer, *arguments], stdout=subprocess.PIPE, cwd=project.path) as process:
-            process.stdout.readline()
+    command = [sys.executable, "-c", writer, "old.pot.safetensors", "new.pot.safetensors", str(target)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, cwd=project.path) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for kills in range(1000):
+            if kills >= 50 and seen == {0, 1}:
+                break
+            process.stdin.write("\n")
+            child = int(process.stdout.readline())
             time.sleep(draw.uniform(0, 0.02))
-            process.send_signal(signal.SIGKILL)
-        found = target.read_bytes()
-        assert found in contents
-        seen.add(contents.index(found))
+            os.kill(child, signal.SIGKILL)
+            assert process.stdout.readline() == "gone\n"
+            found = target.read_bytes()
+            assert found in contents
+            seen.add(contents.index(found))
     assert seen == {0, 1}
     Baseline.load(target)
 

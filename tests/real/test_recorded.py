@@ -14,9 +14,16 @@ import numpy as np
 import pytest
 
 from pytest_pot import PRESETS, Baseline, ScoringConfig, TeacherForcedScorer
+from pytest_pot.core.config import DEFAULT_PRESET
 from pytest_pot.prompts.prompt import builtin_prompts
 
-PRESETS_RECORDED = [name for name in PRESETS if PRESETS[name].top_k is not None]
+pytestmark = pytest.mark.real
+
+PRESETS_RECORDED = [
+    pytest.param(name, marks=() if name == DEFAULT_PRESET else pytest.mark.slow)
+    for name in PRESETS
+    if PRESETS[name].top_k is not None
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,7 @@ def test_size_and_loading_time_of_the_default_suite(reference, tmp_path):
     assert min(times) < 0.05, statistics.median(times)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory from /proc")
 def test_a_gate_without_the_references_folder(zoo, tmp_path):
     """Recorded, the folder deleted, gated again by another process: the same figures, in less memory."""
@@ -76,7 +84,8 @@ def test_a_gate_without_the_references_folder(zoo, tmp_path):
     prompts = [json.dumps({"text": p.text, "continuation": p.continuation}) for p in builtin_prompts()[:6]]
     (tmp_path / "prompts.jsonl").write_text("\n".join(prompts), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\npythonpath = .\npot_prompts = prompts.jsonl\npot_candidate = candidates:bf16\npot_cache = false\n",
+        "[pytest]\npythonpath = .\npot_prompts = prompts.jsonl\npot_candidate = candidates:bf16\npot_cache = false\n"
+        "pot_device = cpu\n",
         encoding="utf-8",
     )
     for name, argument in (("live", "model"), ("recorded", "x.pot.safetensors")):

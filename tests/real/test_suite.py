@@ -8,6 +8,8 @@ from pytest_pot import PRESETS
 from pytest_pot.prompts.prompt import builtin_prompts
 from pytest_pot.prompts.tokenization import tokenise
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def lengths(reference):
