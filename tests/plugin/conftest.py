@@ -24,6 +24,19 @@ PROMPTS = [
     {"text": "x = 1", "continuation": "; y = x + 1", "kind": "code"},
     {"text": "Who is there?", "continuation": " Nobody, said the wind."},
 ]
+WITH_CACHE = "-p pot"
+WITHOUT_CACHE = f"{WITH_CACHE} -p no:cacheprovider"
+"""Values of ``PYTEST_ADDOPTS``, for runs that load no plugins by themselves."""
+
+_OF_THE_OUTER_RUN = (
+    "BUILD_NUMBER",
+    "CI",
+    "PYTEST_PLUGINS",
+    "PYTEST_XDIST_AUTO_NUM_WORKERS",
+    "PYTEST_XDIST_TESTRUNUID",
+    "PYTEST_XDIST_WORKER",
+    "PYTEST_XDIST_WORKER_COUNT",
+)
 _CORPUS = ["The river ran past the old mill.", "Who is there in the winter wind?", "Nobody said that the mill stood empty."]
 _OTHER_CORPUS = ["zebra quartz zebra quartz", "jumping quickly over lazy foxes", "vexing daft jumbled zebras"]
 
@@ -123,7 +136,11 @@ def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
 
 
 class Project:
-    """A folder with ``pytest.ini``, ``prompts.jsonl`` and tests, run by pytest in this process."""
+    """A folder with ``pytest.ini``, ``prompts.jsonl`` and tests, run by pytest in this process.
+
+    Of all installed plugins, runs load ours alone: others add lines to the output, and reorder or repeat tests. A test that
+    needs another one names it (``"-prerunfailures"``), or runs workers.
+    """
 
     def __init__(self, pytester: pytest.Pytester, tiny: Models) -> None:
         self.pytester = pytester
@@ -133,7 +150,8 @@ class Project:
         self.prompts("prompts.jsonl", *PROMPTS)
 
     def ini(self, **values: object) -> None:
-        """Write ``pytest.ini`` anew, with these keys alone."""
+        """Write ``pytest.ini`` anew, with these keys; models run on the CPU, also on a machine with a GPU."""
+        values = {"pot_device": "cpu", **values} if values else {}
         lines = ["[pytest]", *(f"{name} = {value}" for name, value in values.items())]
         (self.path / "pytest.ini").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -161,6 +179,15 @@ class Project:
         """In another process, whose torch has one thread."""
         return self.pytester.runpytest_subprocess(*arguments)
 
+    def run_workers(self, n_workers: int, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
+        """In ``n_workers`` processes of pytest-xdist, which must be installed."""
+        pytest.importorskip("xdist")
+        # Workers import plugins as modules, and do not look for entry points.
+        plugins = os.environ["PYTEST_ADDOPTS"].replace("-p pot", "-p pytest_pot.plugin -p xdist.plugin")
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("PYTEST_ADDOPTS", plugins)
+            return self.run_apart(f"-n{n_workers}", *arguments)
+
     def gates(self, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
         """The gates of a run of the tests that are there, as ``--pot-report`` writes them."""
         self.run(*arguments, "--pot-report=gates.json")
@@ -172,7 +199,9 @@ class Project:
 def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.delenv("CI", raising=False)
-    # Plugins that may happen to be here, and take a second to import.
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio -p no:cacheprovider")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
+    for name in _OF_THE_OUTER_RUN:
+        monkeypatch.delenv(name, raising=False)
     return Project(pytester, tiny)

@@ -463,7 +463,7 @@ def test_fixtures_used_without_any_marker(project: Project) -> None:
         from pytest_pot import ScoringConfig
 
         def test_it(pot_scorer, pot_reference, pot_candidate, pot_prompts, pot_tokenizer):
-            assert pot_scorer.config == ScoringConfig.preset("balanced", metric="kl")
+            assert pot_scorer.config == ScoringConfig.preset("balanced", metric="kl", device="cpu")
             assert pot_scorer.score_batch(pot_reference, pot_candidate, pot_prompts, pot_tokenizer).mean == 0.0
         """,
         "--pot-metric=kl",
@@ -480,7 +480,7 @@ def test_pot_scorer_takes_the_markers_configuration(project: Project) -> None:
 
         @pytest.mark.pot_identity(preset="fastest", metric="jsd", max_score=0.1)
         def test_it(pot_scorer):
-            assert pot_scorer.config == ScoringConfig.preset("fastest", metric="jsd", dtype="float32")
+            assert pot_scorer.config == ScoringConfig.preset("fastest", metric="jsd", dtype="float32", device="cpu")
         """,
         "--pot-preset=single",
         "--pot-dtype=float32",

@@ -21,7 +21,7 @@ NOTHING = "heavy: [] plugin: True"
 @pytest.mark.parametrize("option", ["--collect-only", "--markers", "--fixtures", "--help"])
 def test_runs_that_run_no_test(project: Project, option: str) -> None:
     project.write(conftest=CONFTEST, test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
-    result = project.run_apart(option, "-pno:rerunfailures", "-pno:xdist")
+    result = project.run_apart(option)
     assert result.ret == 0
     assert NOTHING in result.outlines
 

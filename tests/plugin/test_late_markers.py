@@ -111,10 +111,10 @@ def test_a_wrong_marker_added_to_collected_tests_is_a_usage_error(project: Proje
     ]
 
 
+@pytest.mark.slow
 def test_a_marker_added_to_collected_tests_is_gated_in_workers_too(project: Project) -> None:
-    pytest.importorskip("xdist")
     project.write(conftest=adding("pot_identity(candidate={perturbed})"), test_it=UNMARKED)
-    project.run_apart("-n2").assert_outcomes(failed=1)
+    project.run_workers(2).assert_outcomes(failed=1)
 
 
 @pytest.mark.parametrize("gate", ["identity", "distinct"])

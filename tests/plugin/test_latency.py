@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from .conftest import VOCAB, Models, Project
+from .conftest import VOCAB, WITH_CACHE, Models, Project
 
 NEVER = "--pot-latency=off"
 LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
@@ -144,7 +144,7 @@ def test_no_reference_where_one_is_needed(project: Project) -> None:
 
 
 def test_the_reference_is_run_although_its_scores_are_cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     project.write(
         test_it="""
         import pytest
@@ -209,8 +209,10 @@ def _with_ini(project: Project, **values: str) -> Project:
     return project
 
 
+NOT_GATED = "latency is not gated under -n, where workers disturb each other; run these tests without it; {} tests"
+
+
 def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
-    pytest.importorskip("xdist")
     project.write(
         test_it="""
         import pytest
@@ -219,6 +221,18 @@ def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
         @pytest.mark.pot_latency(budget_ms=1e-6)
         def test_latency(number, pot_result):
             assert pot_result.latency is None
+        """
+    )
+    result = project.run_workers(2)
+    result.assert_outcomes(passed=2)
+    assert [line for line in result.outlines if "latency is not gated" in line] == [NOT_GATED.format(2)]
+
+
+@pytest.mark.slow
+def test_workers_gate_the_scores_of_tests_whose_latency_they_do_not(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
 
         @pytest.mark.pot_latency(budget_ms=1e-6)
         @pytest.mark.pot_identity(candidate={perturbed})
@@ -231,10 +245,9 @@ def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
             assert pot_result.verdict == "SAME"
         """
     )
-    result = project.run_apart("-n2")
-    result.assert_outcomes(passed=3, failed=1)
-    said = "latency is not gated under -n, where workers disturb each other; run these tests without it; 4 tests"
-    assert [line for line in result.outlines if "latency is not gated" in line] == [said]
+    result = project.run_workers(2)
+    result.assert_outcomes(passed=1, failed=1)
+    assert [line for line in result.outlines if "latency is not gated" in line] == [NOT_GATED.format(2)]
     assert sum("identity" in line and "balanced" in line for line in result.outlines) == 2
 
 

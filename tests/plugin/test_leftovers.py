@@ -43,12 +43,9 @@ def told(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if line.startswith("pot: recorded files")]
 
 
-@pytest.mark.parametrize(
-    "arguments", [(), (".",), ("-x",), ("--pot-update",), ("-n", "2"), ("-p", "no:cacheprovider")], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [(), (".",), ("-x",), ("--pot-update",), ("-p", "no:cacheprovider")], ids=" ".join)
 def test_a_full_run(full: Project, arguments: tuple[str, ...]) -> None:
-    run = full.run_apart if "-n" in arguments else full.run
-    assert told(run(*arguments)) == [TOLD]
+    assert told(full.run(*arguments)) == [TOLD]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +54,6 @@ def test_a_full_run(full: Project, arguments: tuple[str, ...]) -> None:
         ("test_it.py",),
         ("test_it.py::test_it",),
         ("-k", "not other"),
-        ("-k", "not other", "-n", "2"),
         ("-m", "pot_identity"),
         ("--deselect", "test_it.py::test_other"),
         ("--ignore", "sub"),
@@ -66,8 +62,14 @@ def test_a_full_run(full: Project, arguments: tuple[str, ...]) -> None:
     ids=" ".join,
 )
 def test_a_run_of_some_tests(full: Project, arguments: tuple[str, ...]) -> None:
-    run = full.run_apart if "-n" in arguments else full.run
-    assert told(run(*arguments)) == []
+    assert told(full.run(*arguments)) == []
+
+
+def test_a_full_run_of_workers_and_one_of_some_tests(full: Project) -> None:
+    """All gated tests are skipped, since workers that load no model start sooner: what a marker names counts as used."""
+    full.write(test_it=GATED.replace("import pytest\n\n@", "import pytest\n\n@pytest.mark.skip\n@"))
+    assert told(full.run_workers(2)) == [TOLD]
+    assert told(full.run_workers(2, "-k", "not other")) == []
 
 
 def test_only_below_the_folders_that_were_asked_for(full: Project) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from .conftest import Project
 
@@ -132,6 +133,15 @@ def test_dtype_reaches_the_model(project: Project) -> None:
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["  reference *, float64 on cpu, noise floor *"])
+
+
+def test_a_folder_runs_on_the_first_device_of_the_machine_unless_one_is_named(project: Project) -> None:
+    tiny = project.tiny
+    project.write(test_it="import pytest\n\n@pytest.mark.pot_identity(max_score=0)\ndef test_it(): pass\n")
+    first = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    for asked, device in (("auto", first), ("cpu", "cpu")):
+        project.ini(pot_device=asked, pot_reference=tiny.reference, pot_candidate=tiny.perturbed, pot_prompts="prompts.jsonl")
+        project.run().stdout.re_match_lines([rf"  reference .*, float32 on {device}\b.*, noise floor .*"])
 
 
 def test_the_json_report(project: Project) -> None:

@@ -6,12 +6,14 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pytest_pot import Baseline
+from pytest_pot.baseline.file_format import unpack
 
 from .conftest import PROMPTS, Project
 
@@ -309,23 +311,10 @@ def test_a_baseline_must_be_called_one(project: Project) -> None:
 
 
 def test_the_file_is_read_once_for_many_tests(recorded: Project) -> None:
-    recorded.write(
-        test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"),
-        conftest="""
-        import pytest_pot.baseline.baseline as files
-
-        original = files.unpack
-
-        def unpack(path):
-            print("reading")
-            return original(path)
-
-        files.unpack = unpack
-        """,
-    )
-    result = recorded.run_apart("-s")
-    result.assert_outcomes(passed=2)
-    assert sum("reading" in line for line in result.outlines) == 1
+    recorded.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
+    with mock.patch("pytest_pot.baseline.baseline.unpack", side_effect=unpack) as read:
+        recorded.run().assert_outcomes(passed=2)
+    assert read.call_count == 1
 
 
 def test_results_carry_the_files_name(recorded: Project) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from .conftest import PROMPTS, Project
+from .conftest import PROMPTS, WITH_CACHE, Project
 
 GATED = """
 import pytest
@@ -52,7 +52,7 @@ def pytest_unconfigure():
 @pytest.fixture
 def cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project with pytest's cache, and a reference of its own."""
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     shutil.copytree(project.tiny.reference, project.path / "model")
     project.ini(pot_reference="model", pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
     project.write(conftest=COUNTING, test_it=GATED)
@@ -379,8 +379,9 @@ def test_a_confidence_takes_a_known_record_under_the_same_conditions(cached: Pro
     result.stdout.fnmatch_lines(["pot_identity: the tokenizers of reference and candidate disagree on *"])
 
 
+@pytest.mark.slow
 def test_two_workers_share_it(cached: Project) -> None:
     cached.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
-    cached.run_apart("-n", "2").assert_outcomes(failed=2)
-    cached.run_apart("-n", "2").assert_outcomes(failed=2)
+    cached.run_workers(2).assert_outcomes(failed=2)
+    cached.run_workers(2).assert_outcomes(failed=2)
     assert len(list(cached.path.rglob(".pytest_cache/**/*.pot.safetensors"))) == 1

@@ -73,6 +73,7 @@ def test_a_rerun_runs_the_gate_again_with_fixtures_made_anew(project: Project) -
         def test_flaky(pot_result):
             assert [str(gate.verdict) for gate in pot_result.gates] == ["SAME"]
         """,
+        "-prerunfailures",
         "--reruns=2",
         "--junitxml=out.xml",
         "-s",
@@ -105,6 +106,7 @@ def test_properties_of_the_test_itself_survive_a_rerun(project: Project) -> None
         def test_it(tagged):
             pass
         """,
+        "-prerunfailures",
         "--reruns=1",
         "--junitxml=out.xml",
         "-ojunit_family=xunit1",
@@ -147,6 +149,7 @@ def test_a_property_of_the_test_may_be_called_as_ours_are(project: Project, wher
         def test_broken(broken):
             pass
         """,
+        "-prerunfailures",
         "--reruns=1",
         "--junitxml=out.xml",
         "-ojunit_family=xunit1",

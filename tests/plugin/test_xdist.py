@@ -9,8 +9,6 @@ import pytest
 
 from .conftest import Project
 
-pytest.importorskip("xdist")
-
 
 def test_the_same_verdicts_in_one_table_and_one_report(project: Project) -> None:
     project.write(
@@ -31,7 +29,7 @@ def test_the_same_verdicts_in_one_table_and_one_report(project: Project) -> None
         """
     )
     alone = project.gates()
-    result = project.run_apart("-n2", "--pot-report=spread.json", "--junitxml=out.xml")
+    result = project.run_workers(2, "--pot-report=spread.json", "--junitxml=out.xml")
     result.assert_outcomes(passed=2, failed=1)
     spread = json.loads((project.path / "spread.json").read_text(encoding="utf-8"))["gates"]
 
@@ -55,7 +53,7 @@ def test_a_usage_error_in_a_worker_is_readable(project: Project) -> None:
             pass
         """
     )
-    result = project.run_apart("-n2")
+    result = project.run_workers(2)
     assert result.ret != 0
     message = (
         "test_it.py::test_it: pot_identity: preset='slow' is not one of 'balanced', 'accurate', 'fastest', 'single', 'original'"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_pot import PRESETS
 from pytest_pot.prompts.challenges import challenge_prompts
 from pytest_pot.prompts.tokenization import tokenise
 
 from .conftest import Loaded
+
+pytestmark = pytest.mark.real
 
 
 def test_every_preset_finds_its_positions_and_cuts_nothing(reference: Loaded) -> None:

@@ -18,6 +18,9 @@ from pytest_pot.scoring.diagnosis import likely_cause
 
 from .conftest import Loaded
 
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
 MEASURED = {
     "bf16": {"kl": 7.6e-5, "jsd": 2.7e-5, "tv": 4.4e-3, "delta_ce": 8.2e-3},
     "int8": {"kl": 5.2e-3, "jsd": 1.9e-3, "tv": 3.6e-2, "delta_ce": 6.6e-2, "top1_flip": 0.044},

@@ -18,11 +18,18 @@ import pytest
 from transformers import PreTrainedModel
 
 from pytest_pot import PRESETS, Baseline, ScoringConfig, TeacherForcedScorer
+from pytest_pot.core.names import DEFAULT_PRESET
 from pytest_pot.prompts.builtin import builtin_prompts
 
 from .conftest import Loaded
 
-PRESETS_RECORDED = [name for name in PRESETS if PRESETS[name].top_k is not None]
+pytestmark = pytest.mark.real
+
+PRESETS_RECORDED = [
+    pytest.param(name, marks=() if name == DEFAULT_PRESET else pytest.mark.slow)
+    for name in PRESETS
+    if PRESETS[name].top_k is not None
+]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,7 @@ def test_size_and_loading_time_of_the_default_suite(reference: Loaded, tmp_path:
     assert min(times) < 0.05, statistics.median(times)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory from /proc")
 def test_a_gate_without_the_references_folder(zoo: ModuleType, tmp_path: Path) -> None:
     """Recorded, the folder deleted, gated again by another process: the same figures, in less memory."""
@@ -85,7 +93,8 @@ def test_a_gate_without_the_references_folder(zoo: ModuleType, tmp_path: Path) -
     prompts = [json.dumps({"text": p.text, "continuation": p.continuation}) for p in builtin_prompts()[:6]]
     (tmp_path / "prompts.jsonl").write_text("\n".join(prompts), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\npythonpath = .\npot_prompts = prompts.jsonl\npot_candidate = candidates:bf16\npot_cache = false\n",
+        "[pytest]\npythonpath = .\npot_prompts = prompts.jsonl\npot_candidate = candidates:bf16\npot_cache = false\n"
+        "pot_device = cpu\n",
         encoding="utf-8",
     )
     for name, argument in (("live", "model"), ("recorded", "x.pot.safetensors")):

@@ -10,6 +10,8 @@ from pytest_pot.prompts.tokenization import tokenise
 
 from .conftest import Loaded
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture(scope="module")
 def lengths(reference: Loaded) -> list[tuple[str | None, int, int]]:

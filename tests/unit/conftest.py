@@ -1,18 +1,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Prompt
 
 from .models import VOCAB
-
-
-@pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
-    """Tiny models gain nothing from more, and runs in parallel lose by it."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 def make_tokenizer(*, bos: bool = False, pad: bool = False, vocab_size: int = VOCAB) -> PreTrainedTokenizerFast:

@@ -67,11 +67,11 @@ def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer: PreTrain
     model = tiny(scale=1.5)
     context = list(tokenizer("some text")["input_ids"])
     with torch.no_grad():
-        probabilities = model(torch.tensor([context])).logits[0, -1].double().softmax(-1).numpy()
+        last: torch.Tensor = model(torch.tensor([context])).logits[:, -1]
+    probabilities = last[0].double().softmax(-1).numpy()
 
     def logits(ids: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            last: torch.Tensor = model(ids).logits[:, -1]
+        assert ids.tolist() == [context]
         return last
 
     n = 4000

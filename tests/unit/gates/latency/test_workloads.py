@@ -211,9 +211,10 @@ def test_the_memory_of_other_devices_is_not_guessed() -> None:
 
 @on_linux
 def test_the_cache_of_keys_and_values_counts_although_a_run_before_left_one() -> None:
-    config = GPT2Config(n_layer=8, n_embd=256, n_head=2, n_positions=512, **SIZES)
-    batch = [Tokens((*range(1, 9), *[0] * 400), 8)] * 4
-    cache = 8 * 2 * 4 * 256 * 4 * 407  # layers, keys and values, prompts, width, bytes, tokens
+    # Many narrow layers keep several times as much as any one of them computes with.
+    config = GPT2Config(n_layer=32, n_embd=64, n_head=2, n_positions=512, **SIZES)
+    batch = [Tokens((*[0] * 400, *range(1, 9)), 400)] * 4
+    cache = 32 * 2 * 4 * 64 * 4 * 407  # layers, keys and values, prompts, width, bytes, tokens
     with TorchEngine.opened(made(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
         timed = work(engine, "candidate", batch, "decode", None)
         assert timed.lead is not None
