@@ -368,7 +368,7 @@ def test_fewer_threads_on_a_crowded_machine_unless_a_budget_is_held_too(project:
     finally:
         torch.set_num_threads(before)
     assert f"threads {threads} of 2 then 2" in result.stdout.str()
-    told = "1 thread (it was slower with 2, as it is beside other processes)" in result.stdout.str()
+    told = "1 thread (2 threads were slower; other processes are using the cores)" in result.stdout.str()
     assert told == (threads == 1)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from .conftest import PROMPTS, Project
+from .conftest import PROMPTS, WITH_CACHE, Project
 
 COUNTING = """
 import pytest
@@ -72,7 +72,7 @@ def test_two_live_models(counting: Project, marker: str) -> None:
 
 
 def test_a_reference_that_is_kept_in_the_cache(counting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     assert counted(counting, "pot_identity(max_score=0)") == (BOTH, EACH_ONCE)
     assert counted(counting, "pot_identity(max_score=0)") == (Counter(candidate=1), EACH_ONCE)
 

@@ -13,7 +13,8 @@ from unittest import mock
 
 import pytest
 
-from pytest_pot import Baseline, TeacherForcedScorer
+from pytest_pot import Baseline
+from pytest_pot.scoring.run import ScoringRun
 
 from .conftest import PROMPTS, Project
 
@@ -77,7 +78,7 @@ def test_an_update_still_gates(project: Project) -> None:
 
 def test_one_run_of_the_reference_for_many_tests(project: Project) -> None:
     project.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
-    with mock.patch.object(TeacherForcedScorer, "record", autospec=True, side_effect=TeacherForcedScorer.record) as record:
+    with mock.patch.object(ScoringRun, "record", autospec=True, side_effect=ScoringRun.record) as record:
         result = project.run("--pot-update")
     result.assert_outcomes(passed=2)
     assert record.call_count == 1
