@@ -200,8 +200,8 @@ def test_a_vocabulary_that_lacks_an_id_of_a_prompt(project: Project) -> None:
     result.assert_outcomes(failed=1)
     highest = max(project.tiny.tokenizer(" stood empty all winter.The old mill by the river")["input_ids"])
     assert section(result) == [
-        f"pot_identity: the tokenizer gives id {highest}, but the candidate's vocabulary has only 200 tokens: this tokenizer "
-        "is not this model's"
+        f"pot_identity: the tokenizer gives id {highest}, but the candidate's vocabulary has only 200 tokens: the tokenizer "
+        "belongs to another model"
     ]
 
 
