@@ -70,7 +70,7 @@ def test_files_that_do_not_allow_it(files: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
     (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
     assert main(["compare", str(files / "a.pot.safetensors"), str(tmp_path / "x.pot.safetensors")]) == 1
-    assert "is damaged, or no recording of pytest-pot" in capsys.readouterr().err
+    assert "is damaged, or not a recording of pytest-pot" in capsys.readouterr().err
 
 
 def test_what_a_terminal_would_obey_is_shown_instead(
