@@ -21,7 +21,7 @@ class Prompt:
     text: str
     continuation: str | None = None
     kind: str | None = None
-    """The kind of text (``"code"``, ``"fact"``, ...); shown with the prompt, not used in any computation."""
+    """The kind of text (``"code"``, ``"fact"``, ...); shown with the prompt; it does not change its score."""
 
     def __post_init__(self) -> None:
         for name in ("text", "continuation", "kind"):

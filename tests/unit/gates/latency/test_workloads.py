@@ -89,7 +89,7 @@ def test_a_model_without_a_cache_cannot_be_timed_at_decoding() -> None:
 
 def test_an_engine_of_ones_own_can_be_timed_at_scoring_alone() -> None:
     Own = namedtuple("Own", ["label"])
-    with pytest.raises(PotError, match=r"the reference is an engine of its own \(a server\), of which only what='score'"):
+    with pytest.raises(PotError, match=r"the reference is a custom engine \(a server\), which can be timed with what='score'"):
         work(cast(Engine, Own("a server")), "reference", BATCH, "prefill", None)
 
 
