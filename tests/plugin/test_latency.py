@@ -209,7 +209,7 @@ def _with_ini(project: Project, **values: str) -> Project:
     return project
 
 
-NOT_GATED = "latency is not gated under -n, where workers disturb each other; run these tests without it; {} tests"
+NOT_GATED = "latency is not gated under -n, because workers slow each other down; run these tests without -n; {} tests"
 
 
 def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
@@ -259,7 +259,7 @@ def test_what_cannot_be_decided_passes_with_a_warning(project: Project) -> None:
     project.write(test_it=marked(UNDECIDED))
     result = project.run("-Werror")
     result.assert_outcomes(passed=1, warnings=1)
-    result.stdout.fnmatch_lines(["*pot_latency: inconclusive: only 0 pairs in 0 s, and slowdown cannot be told from so few"])
+    result.stdout.fnmatch_lines(["*pot_latency: inconclusive: only 0 pairs in 0 s, too few to measure slowdown"])
 
 
 def test_what_cannot_be_decided_may_fail(project: Project) -> None:
@@ -391,8 +391,8 @@ def test_a_candidate_for_each_parameter(project: Project) -> None:
 
 
 RECORDED = (
-    "needs a live reference to run beside the candidate, and base.pot.safetensors is a recording, which has no clock. Name a "
-    "model, reference=..., or limit the candidate alone"
+    "needs a live reference to run beside the candidate, but base.pot.safetensors is a recording, which cannot be timed. Name "
+    "a model, reference=..., or limit the candidate only"
 )
 
 
@@ -406,12 +406,12 @@ RECORDED = (
         ("max_memory_ratio=float('inf')", "max_memory_ratio=inf must be a finite number above 0"),
         ("budget_ms=1, per='second'", "per='second' is not one of 'prompt', 'batch', 'token'"),
         ("budget_ms=1, stat='mean'", "stat='mean' is not one of 'median', 'p95'"),
-        ("max_slowdown=2, stat='p95'", "stat='p95' says what a budget is of; give that too, budget_ms=..."),
+        ("max_slowdown=2, stat='p95'", "stat='p95' applies to a budget only; add budget_ms=..."),
         ("budget_ms=1, what='train'", "what='train' is not one of 'score', 'prefill', 'decode'"),
-        ("budget_ms=1, new_tokens=4", "new_tokens=4 is how many are generated; say what='decode' too"),
+        ("budget_ms=1, new_tokens=4", "new_tokens=4 applies to decoding only; add what='decode'"),
         (
             "budget_ms=1, what='decode', new_tokens=1",
-            "new_tokens=1 must be a whole number of at least 2: the first is timed apart from the others",
+            "new_tokens=1 must be a whole number of at least 2: the first token is timed separately",
         ),
         (
             "budget_ms=1, what='decode', new_tokens=256",
@@ -419,8 +419,8 @@ RECORDED = (
         ),
         (
             "budget_ms=60, reference='base.pot.safetensors'",
-            "reference='base.pot.safetensors' is a recording, which has no clock, and no limit here needs a reference; leave "
-            "it out",
+            "reference='base.pot.safetensors' is a recording, which cannot be timed, and no limit here needs a reference; "
+            "leave it out",
         ),
         ("budget_ms=1, max_seconds=0", "max_seconds=0 must be a finite number above 0"),
         ("budget_ms=1, tolerance='half'", f"unknown argument 'tolerance'; the arguments are {ARGUMENTS}"),

@@ -201,7 +201,7 @@ def test_it_can_be_timed_at_scoring(own: Project) -> None:
     assert row["verdict"] == "pass"
     result, row = gated(own, "pot_latency(candidate='bigram:1', budget_ms=50, what='prefill')")
     result.assert_outcomes(failed=1)
-    assert "the candidate is an engine of its own (numpy on cuda), of which only what='score' can be timed" in row["error"]
+    assert "the candidate is a custom engine (numpy on cuda), which can be timed with what='score' only" in row["error"]
 
 
 FIXTURE = """

@@ -47,7 +47,7 @@ def test_recorded_then_unchanged_then_updated(project: Project) -> None:
     result = project.run("--pot-update")
     result.assert_outcomes(passed=1)
     [line] = told(result)
-    assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv of the old file against it 0.")
+    assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv between the old and the new file 0.")
     assert line.endswith(f", {positions} positions")
     assert Baseline.load(path).provenance.reference == "perturbed"  # no path of this machine
     project.run().assert_outcomes(passed=1)

@@ -100,7 +100,7 @@ def test_a_rule_that_only_a_prompt_shows(baseline: Baseline, tokenizer: PreTrain
         parts["normalizer"] = {"type": "Replace", "pattern": {"String": "capital"}, "content": "hidden"}
 
     [line] = refused(baseline, edited(tokenizer, capital), prompts)
-    assert line == "prompt 0: 'The capital of France' comes to other tokens now"
+    assert line == "prompt 0: 'The capital of France' has other tokens now"
 
 
 def test_one_score_of_a_unigram_model() -> None:
@@ -181,16 +181,16 @@ def test_a_continuation_that_the_reference_is_to_draw_now(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
     now = [Prompt(prompts[0].text), *prompts[1:]]
-    assert refused(baseline, tokenizer, now) == ["prompt 0: continuation ' is Paris.' recorded, drawn by the reference now"]
+    assert refused(baseline, tokenizer, now) == ["prompt 0: continuation ' is Paris.' recorded, sampled by the reference now"]
 
 
 def test_a_prompt_more(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
-    told = "prompts: 8 recorded, 9 now (new is 'Another one')"
+    told = "prompts: 8 recorded, 9 now (added 'Another one')"
     assert refused(baseline, tokenizer, [*prompts, Prompt("Another one", " more")]) == [told]
 
 
 def test_a_prompt_less(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
-    assert refused(baseline, tokenizer, prompts[1:]) == ["prompts: 8 recorded, 7 now (without 'The capital of France')"]
+    assert refused(baseline, tokenizer, prompts[1:]) == ["prompts: 8 recorded, 7 now (removed 'The capital of France')"]
 
 
 def test_what_stands_beyond_the_compared_positions_may_change(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -46,9 +46,9 @@ def refused(tmp_path: Path) -> Refused:
         with pytest.raises(PotError) as error:
             Baseline.load(path)
         message = str(error.value)
-        assert message.startswith(f"the baseline {path} is damaged, or no recording of pytest-pot: ")
-        assert message.endswith("Take it from version control again, or record it anew with --pot-update")
-        return message.split("no recording of pytest-pot: ")[1].split(". Take it from")[0]
+        assert message.startswith(f"the baseline {path} is damaged, or not a recording of pytest-pot: ")
+        assert message.endswith("Restore it from version control, or record it again with --pot-update")
+        return message.split("not a recording of pytest-pot: ")[1].split(". Restore it from")[0]
 
     return refused
 
@@ -153,8 +153,12 @@ def set_at(row: int | tuple[int, int], value: float) -> Change:
         ("log_tail", set_at(12, 1e300), "prompt 1, position 2: the probabilities sum to more than 1"),
         ("log_tail", set_at(12, -50.0), "prompt 1, position 2: the probabilities sum to less than 1"),
         ("ids", set_at((12, 3), 97), "prompt 1, position 2: an id is outside the vocabulary of 97 ids"),
-        ("values", lambda a: a[:, ::-1].copy(), "prompt 0, position 0: the ids are not sorted, the likeliest first"),
-        ("target_values", set_at(12, 60.0), "prompt 1, position 2: the continuation's token outweighs the tail"),
+        ("values", lambda a: a[:, ::-1].copy(), "prompt 0, position 0: the ids are not sorted from the likeliest down"),
+        (
+            "target_values",
+            set_at(12, 60.0),
+            "prompt 1, position 2: the continuation's token is more probable than the whole tail",
+        ),
     ],
 )
 def test_forged_numbers(baseline: Baseline, refused: Refused, name: str, change: Change, told: str) -> None:
@@ -165,7 +169,7 @@ def test_an_id_that_stands_there_twice(baseline: Baseline, refused: Refused) -> 
     def twice(ids: Numbers) -> None:
         ids[12, 5] = ids[12, 4]
 
-    assert refused(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id stands there twice"
+    assert refused(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id occurs twice"
 
 
 def test_two_log_probabilities_of_one_token(baseline: Baseline, refused: Refused) -> None:
@@ -180,7 +184,7 @@ def test_two_log_probabilities_of_one_token(baseline: Baseline, refused: Refused
 def test_a_position_that_one_tensor_lacks(baseline: Baseline, refused: Refused, name: str) -> None:
     told = refused(with_array(baseline, name, lambda array: array[:-1].copy()))
     if name == "log_normalisers":  # by which the others are counted
-        assert " and there are 99 positions" in told
+        assert " but there are 99 positions" in told
     else:
         assert told.startswith(f"the tensor '{name}' has the shape ")
 
@@ -188,7 +192,9 @@ def test_a_position_that_one_tensor_lacks(baseline: Baseline, refused: Refused, 
 def test_a_whole_vocabulary_that_is_not(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, refused: Refused) -> None:
     whole = TeacherForcedScorer(ScoringConfig(top_k=None)).record(tiny(), prompts, tokenizer)
     told = refused(with_array(whole, "values", lambda values: values[:, :50].copy()))
-    assert told == "the tensor 'values' has the shape [100, 50], and 100 positions with top_k=None of 97 ids need [100, 97]"
+    assert told == (
+        "the tensor 'values' is of shape [100, 50], but must be of shape [100, 97] for 100 positions with top_k=None of 97 ids"
+    )
 
 
 def forged(baseline: Baseline, **fields: Any) -> bytes:
@@ -203,7 +209,7 @@ def test_a_token_outside_the_vocabulary(baseline: Baseline, refused: Refused) ->
 
 def test_texts_without_tokens(baseline: Baseline, refused: Refused) -> None:
     told = refused(forged(baseline, prompts=baseline.prompts[1:]))
-    assert told == "it claims 293 tokens and 100 positions of 8 prompts, and has 7 texts"
+    assert told == "it claims 293 tokens and 100 positions of 8 prompts, but has 7 texts"
 
 
 def test_prompts_of_no_position(baseline: Baseline, refused: Refused) -> None:
@@ -256,8 +262,8 @@ def test_half_a_character(baseline: Baseline, refused: Refused) -> None:
     arrays, document = _arrays(odd), _document(odd)
     document["checksum"] = checksum(arrays, document)
     told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
-    assert told == "provenance.reference is no text: it holds half of a character"
-    with pytest.raises(PotError, match="cannot record a text that holds half of a character"):
+    assert told == "provenance.reference is not valid text: it has half of a character (a lone surrogate)"
+    with pytest.raises(PotError, match="cannot record a text with half of a character"):
         odd.to_bytes()
 
 
@@ -271,7 +277,7 @@ def test_provenance_that_is_no_text(baseline: Baseline, refused: Refused, name: 
 def test_metadata_of_another_form(baseline: Baseline, refused: Refused) -> None:
     files: Any = ["not", "a", "mapping"]
     told = refused(forged(baseline, provenance=replace(baseline.provenance, files=files)))
-    assert told.startswith("its metadata has another form (AttributeError: ")
+    assert told.startswith("its metadata has another structure (AttributeError: ")
 
 
 def test_a_configuration_that_no_one_can_ask_for(baseline: Baseline, refused: Refused) -> None:
