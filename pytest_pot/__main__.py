@@ -1,4 +1,4 @@
-"""``python -m pytest_pot``: look into recordings, and compare two of them, without any model."""
+"""``python -m pytest_pot``: inspect a recording or compare two, without running a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_pot.core.errors import PotError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 0 when it has done what it was asked, 1 where the files do not allow it, with a line that says why."""
+    """Run a command; return 0 if it succeeded, or write the reason to stderr and return 1."""
     options = _parser().parse_args(arguments)
     try:
         lines: list[str] = options.run(options)
@@ -25,14 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _printable(line: str) -> str:
-    """``line`` without what a terminal would obey: a recording's texts are anybody's."""
+    """Escape control characters, which a terminal would obey: a recording may come from an untrusted source."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in line)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pytest_pot", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="print where a recording comes from and what it holds")
+    inspect = commands.add_parser("inspect", help="print what a recording holds and where it comes from")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.set_defaults(run=_inspect)
     compare = commands.add_parser(
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("candidate", type=Path, metavar="B")
     compare.set_defaults(run=_compare)
     for command in (inspect, compare):
-        command.add_argument("--json", action="store_true", help="as one JSON object")
+        command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

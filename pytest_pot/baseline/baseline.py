@@ -1,9 +1,9 @@
 """The recorded reference: a :class:`~pytest_pot.engines.distributions.TopK` for every position of a suite,
 and where it came from.
 
-A recording loses nothing. A model's logits are short numbers (float32 at most, but for float64 models), and only what is
-made of them is long: so the logits at the compared ids are kept, with the float64 log-sum-exp of each position, and what is
-computed from them again is the same to the last bit. A model is at distance 0 from its own recording.
+A recording is lossless. Logits have float32 precision at most (except those of float64 models); only values computed from
+them need float64. So a recording holds the logits at the compared ids and the float64 log-sum-exp of each position, and
+recomputing the log-probabilities from these gives the same bits. A model is at distance 0 from its own recording.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ __all__ = ["Baseline"]
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """A reference that was run once: its distributions on a suite of prompts, to score candidates against without it."""
+    """A recorded reference: its distributions on a suite of prompts, to score candidates without running it again."""
 
     config: ScoringConfig
     prompts: Sequence[Prompt]
-    """The texts; of a continuation, the part that is compared, and None where the reference drew it."""
+    """The prompts; a continuation is cut to the part that is compared, and None if the reference sampled it."""
     tokens: Sequence[Tokens]
-    """The ids that the reference read, prompt by prompt; a candidate reads the same."""
+    """The ids that the reference read, prompt by prompt; a candidate reads the same ids."""
     recorded: Recorded = field(repr=False)
     """All positions, prompt by prompt."""
     vocab_size: int
     batch_size: int
-    """Prompts per forward at the end of the recording; less than asked for where memory ran out."""
+    """Prompts per forward pass at the end of the recording; less than configured if memory ran out."""
     provenance: Provenance
     source: str = "the baseline"
-    """The file that it came from, for messages."""
+    """The file that it was loaded from, for messages."""
 
     @property
     def n_prompts(self) -> int:
@@ -59,16 +59,16 @@ class Baseline:
 
     @property
     def starts(self) -> list[int]:
-        """Where each prompt's positions begin, and where the last one's end."""
+        """The index of each prompt's first position, then the total number of positions."""
         return position_starts(self.tokens)
 
     def top_k(self, start: int = 0, stop: int | None = None) -> TopK:
-        """The distributions at the positions ``start`` to ``stop``, by default all."""
+        """The distributions at the positions ``start`` to ``stop`` - 1, by default all."""
         part = self.recorded.rows(start, self.n_positions if stop is None else stop)
         return part.top_k(self.config.temperature, self.vocab_size)
 
     def over_all(self, start: int = 0, stop: int | None = None) -> TopK:
-        """:meth:`top_k` normalised over the whole vocabulary, also where the tail was renormalised."""
+        """:meth:`top_k` normalised over the whole vocabulary, even if it was recorded with ``tail="renormalise"``."""
         top = self.top_k(start, stop)
         if self.config.tail == "bucket" or top.log_tail is None:
             return top
@@ -82,7 +82,7 @@ class Baseline:
         )
 
     def to_bytes(self) -> bytes:
-        """The content of the file; the same for the same recording.
+        """The content of the file; equal recordings give equal bytes.
 
         Raises:
             PotError: a prompt's text cannot be written as UTF-8.
@@ -92,8 +92,8 @@ class Baseline:
     def save(self, path: str | Path) -> Path:
         """Write the file ``path``, whose name must end in ``.pot.safetensors``.
 
-        The file is there whole or not at all: it is written beside its place and then moved there. The same recording
-        always makes the same bytes.
+        The write is atomic: a temporary file beside ``path`` is written first and then renamed. Equal recordings give equal
+        bytes.
 
         Raises:
             InvalidArgument: the name has another ending.
@@ -101,16 +101,16 @@ class Baseline:
         """
         if not is_baseline(path):
             raise InvalidArgument(
-                f"the baseline's name {str(path)!r} must end in {RECORDED_SUFFIX}, which is how a reference is told from it"
+                f"the baseline's name {str(path)!r} must end in {RECORDED_SUFFIX}, which marks a file as a recorded reference"
             )
         return write_bytes(self.to_bytes(), Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Baseline:
-        """The recording in the file ``path``, checked: it may come from anywhere.
+        """Read the recording in the file ``path`` and check all of it: the file may come from an untrusted source.
 
         Raises:
-            PotError: there is no such file, or it is damaged, or holds what no recording holds; the message says where.
+            PotError: the file does not exist, is damaged, or holds values that no recording can have; the message says where.
         """
         path = Path(path)
         if not path.is_file():
@@ -148,8 +148,8 @@ def _document(baseline: Baseline) -> dict[str, Any]:
 
 
 def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Baseline:
-    known = {field.name for field in fields(ScoringConfig)}
-    config = ScoringConfig(**{name: value for name, value in document["config"].items() if name in known})
+    field_names = {field.name for field in fields(ScoringConfig)}
+    config = ScoringConfig(**{name: value for name, value in document["config"].items() if name in field_names})
     prompts = tuple(Prompt(*entry) for entry in document["prompts"])
     for index, prompt in enumerate(prompts):
         check_text(f"prompt {index}", f"{prompt.text}{prompt.continuation}{prompt.kind}")
@@ -173,7 +173,7 @@ def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Basel
         source=source,
     )
     if len(prompts) != len(tokens):
-        raise Malformed(f"it has the texts of {len(prompts)} prompts and the tokens of {len(tokens)}")
+        raise Malformed(f"it has the texts of {len(prompts)} prompts, but the tokens of {len(tokens)}")
     check_recorded(recorded, tokens, config, baseline.vocab_size)
     return baseline
 

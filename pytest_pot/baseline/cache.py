@@ -1,8 +1,7 @@
-"""The cache of live references: recordings made on the way, kept between runs, so that a reference need not be run again.
+"""The cache of live references: a gate keeps what its reference returned, so that later runs need not run it again.
 
-A record is found by the content of everything that it depends on: weights, tokenizer, prompts, configuration, libraries and
-machine. What content does not identify is not cached: a model of the user's own classes, whose code may change while its
-weights stay."""
+The key of a record is a hash of everything that the record depends on: weights, tokenizer, prompts, configuration, libraries
+and machine. A model of the user's own classes is not cached, because its code may change while its weights stay the same."""
 
 from __future__ import annotations
 
@@ -28,27 +27,27 @@ __all__ = ["ReferenceCache", "cache_key", "is_cacheable"]
 
 
 class ReferenceCache:
-    """Records in a folder; the least recently used ones are deleted when they take too much space."""
+    """Records in a folder; the least recently used ones are deleted when the folder exceeds ``limit_bytes``."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit = limit_bytes
 
     def get(self, key: str) -> Baseline | None:
-        """The record with that key; None where there is none, or none that can be read."""
+        """The record with that key; None if it is missing or cannot be read."""
         path = self._path(key)
         try:
             record = Baseline.load(path)
         except PotError:
-            return None  # missing or damaged: it is made again
+            return None  # missing or damaged: the gate makes it again
         if record.provenance.reference != key:
-            return None  # another record under this one's name
+            return None  # the file holds the record of another key
         with suppress(OSError):
             os.utime(path)
         return record
 
     def put(self, key: str, record: Baseline) -> None:
-        """Keep ``record``, unless it alone is larger than the cache may be; a cache that cannot be written is no error."""
+        """Store ``record``, unless it alone exceeds the limit; failing to write it is not an error."""
         named = replace(record, provenance=replace(record.provenance, reference=key))
         content, path = named.to_bytes(), self._path(key)
         with suppress(PotError, OSError):
@@ -60,7 +59,7 @@ class ReferenceCache:
         return self._folder / f"{key[:32]}{RECORDED_SUFFIX}"
 
     def _shrink(self, keep: Path) -> None:
-        """Delete the records used longest ago, but not ``keep``, until the rest is within the limit."""
+        """Delete the least recently used records, ``keep`` last, until the rest is within the limit."""
         files = sorted(self._folder.glob(f"*{RECORDED_SUFFIX}"), key=lambda path: (path == keep, path.stat().st_mtime))
         total = sum(path.stat().st_size for path in files)
         for path in files:
@@ -71,28 +70,28 @@ class ReferenceCache:
 
 
 def is_cacheable(config: ScoringConfig) -> bool:
-    """Whether records of this configuration are kept. Those of a whole vocabulary would be hundreds of megabytes, and the
-    preset ``original`` caches nothing."""
+    """Whether records with this configuration are cached. Those of a whole vocabulary would take hundreds of megabytes, and the
+    preset ``original`` (``every_position``) caches nothing."""
     return config.top_k is not None and not config.every_position
 
 
 def cache_key(reference: Mapping[str, Any], prompts: EncodedPrompts, config: ScoringConfig, max_length: int) -> str:
-    """SHA-256 over all that the record of a reference depends on, to the last bit.
+    """SHA-256 over everything that can change a bit of a reference's record.
 
     Args:
-        reference: what identifies the reference by its content: digests of its files, or of its weights and configuration.
+        reference: identifies the reference by content: digests of its files, or of its weights and configuration.
         max_length: the longest sequence that both models take.
     """
     from pytest_pot.engines.pytorch.device import hardware
 
-    # The metric alone is left out: a record serves all of them.
-    asked = {name: value for name, value in asdict(config).items() if name != "metric"}
+    # Only the metric is left out: one record serves all metrics.
+    settings = {name: value for name, value in asdict(config).items() if name != "metric"}
     parts = {
         "reference": dict(reference),
         "tokenizer": tokenizer_digests(prompts.tokenizer),
         "prompts": digest_of_prompts(prompts.prompts),
         "tokens": prompts.ids,
-        "config": asked,
+        "config": settings,
         "max_length": max_length,
         "libraries": libraries("safetensors", "accelerate", "gguf"),
         "machine": [platform.platform(), *hardware()],

@@ -7,21 +7,20 @@ tokens             [ids] U16 or U32    prompt and continuation of every prompt, 
 lengths            [prompts, 3] U32    per prompt: tokens of the prompt, positions, and 1 where the prompt was cut
 ids                [n, k] U16 or U32   the likeliest ids at each of the n positions; absent for the whole vocabulary
 values             [n, k] F32 or F64   the logits at those ids
-target_values      [n] like values     the logit of the continuation's own token
-log_normalisers    [n] F64             log-sum-exp of all logits over the temperature; of those at ``ids`` alone where the
-                                       tail is renormalised
-log_tail           [n] F64             log of the mass of all other ids; absent for the whole vocabulary
+target_values      [n] like values     the logit of the continuation's token
+log_normalisers    [n] F64             log-sum-exp of logits / temperature over the whole vocabulary, or over ``ids`` only if
+                                       the tail is renormalised
+log_tail           [n] F64             log of the probability of all other ids; absent for the whole vocabulary
 clear              [n] U8              1 where the first id leads the second by more than rounding error
 =================  ==================  ================================================================================
 
-The log-probability of an id is its value over the temperature less the normaliser. A position costs ``8 k + 21`` bytes, or
-``6 k + 21`` where ids fit into 16 bits, beside its tokens and texts.
+The log-probability of an id is ``value / temperature - log_normaliser``. With F32 values, a position takes ``8 k + 21``
+bytes, or ``6 k + 21`` if ids fit into 16 bits, plus its tokens and texts.
 
-A file may come from anywhere, so nothing in it is believed: safetensors checks that header, shapes and size agree before
-anything is allocated, the checksum finds what time and transport did, and :mod:`pytest_pot.baseline.validation` what a
-forger did.
+A file may come from an untrusted source, so all of it is checked. safetensors checks that header, shapes and size agree before
+it allocates memory. The checksum finds accidental damage, and :mod:`pytest_pot.baseline.validation` finds forged values.
 
-This module knows arrays and JSON only; :class:`~pytest_pot.Baseline` makes them and is made of them.
+This module handles arrays and JSON only; :class:`~pytest_pot.Baseline` is converted to them and built from them.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from pytest_pot.core.hashing import digest
 __all__ = ["FORMAT", "Arrays", "checksum", "pack", "reading_errors", "unpack"]
 
 FORMAT = 1
-"""The version of the format; a reader refuses a later one."""
+"""The version of the format; files of any other version are refused."""
 
 _KEY = "pytest_pot"
 _DTYPES = {
@@ -56,37 +55,37 @@ _DTYPES = {
 }
 _OPTIONAL = ("ids", "log_tail")
 _MOST_TOKENS = 1 << 17
-"""The most tokens of one prompt with its continuation that a file may claim."""
+"""The most tokens per prompt, with its continuation, that a file may claim."""
 
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """The tensors of a file by name."""
 
 
 def pack(arrays: Arrays, document: Mapping[str, Any]) -> bytes:
-    """The content of a file; the same for the same arrays and document.
+    """The content of a file; equal arrays and documents give equal bytes.
 
     Args:
         arrays: contiguous, as in the table above.
         document: the metadata, in JSON types.
 
     Raises:
-        PotError: a text in it cannot be written as UTF-8.
+        PotError: a text in ``document`` cannot be encoded as UTF-8.
     """
     from safetensors.numpy import save
 
-    # One metadata key, because safetensors writes several in no fixed order.
+    # One metadata key, because safetensors writes several keys in no fixed order.
     text = _json({**document, "checksum": checksum(arrays, document)})
     try:
         return bytes(save(dict(arrays), {_KEY: text}))
     except UnicodeEncodeError as error:
-        raise PotError(f"cannot record a text that holds half of a character (a lone surrogate): {error}") from error
+        raise PotError(f"cannot record a text with half of a character (a lone surrogate): {error}") from error
 
 
 def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    """The arrays and the metadata of the file ``path``, which agree with each other in shape and checksum.
+    """Read the arrays and the metadata of the file ``path``; check the shapes and the checksum.
 
     Raises:
-        Malformed: it is no such file, or damaged; :func:`reading_errors` turns that into a message.
+        Malformed: the file is not a recording, or is damaged; :func:`reading_errors` turns this into a :class:`PotError`.
     """
     from safetensors import safe_open
 
@@ -100,7 +99,7 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
 @contextmanager
 def reading_errors(path: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read and interpreted into one :class:`PotError` that names the file."""
+    """Turn every error while a file is read and interpreted into a :class:`PotError` that names the file."""
     from safetensors import SafetensorError
 
     try:
@@ -108,14 +107,14 @@ def reading_errors(path: Path) -> Iterator[None]:
     except (Malformed, SafetensorError, OSError, InvalidArgument, MemoryError) as error:
         _refuse(path, str(error) or "it does not fit into memory", error)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        # The metadata is JSON of another form; which part of it is of no use to the reader.
-        _refuse(path, f"its metadata has another form ({type(error).__name__}: {error})", error)
+        # The metadata is JSON with another structure; a user could not act on more details.
+        _refuse(path, f"its metadata has another structure ({type(error).__name__}: {error})", error)
 
 
 def _refuse(path: Path, reason: str, error: Exception) -> NoReturn:
     raise PotError(
-        f"the baseline {path} is damaged, or no recording of pytest-pot: {reason}. Take it from version control again, or "
-        "record it anew with --pot-update"
+        f"the baseline {path} is damaged, or not a recording of pytest-pot: {reason}. Restore it from version control, or "
+        "record it again with --pot-update"
     ) from error
 
 
@@ -143,7 +142,7 @@ def _metadata(file: Any) -> dict[str, Any]:
         raise Malformed("its metadata is not a JSON object")
     version = document.get("format")
     if version != FORMAT:
-        raise Malformed(f"its format is {version!r}, and this version of pytest-pot reads {FORMAT}")
+        raise Malformed(f"its format is {version!r}, but this version of pytest-pot reads {FORMAT}")
     return document
 
 
@@ -172,17 +171,17 @@ def _read_arrays(file: Any, n_prompts: int) -> Arrays:
 
 
 def _check_sizes(shapes: Mapping[str, tuple[int, ...]], n_prompts: int) -> None:
-    """Refuse what no recording is, before anything is allocated: a file with holes can claim any size that it likes."""
+    """Refuse impossible shapes before memory is allocated: a sparse file can claim any size."""
     n = shapes["log_normalisers"][0] if len(shapes["log_normalisers"]) == 1 else 0
     ids = shapes["tokens"][0] if len(shapes["tokens"]) == 1 else 0
     per_prompt = _MOST_TOKENS * n_prompts
     if shapes["lengths"] != (n_prompts, 3) or not 0 < n < ids <= per_prompt:
         raise Malformed(
-            f"it claims {ids} tokens and {n} positions of {shapes['lengths'][0]} prompts, and has {n_prompts} texts"
+            f"it claims {ids} tokens and {n} positions of {shapes['lengths'][0]} prompts, but has {n_prompts} texts"
         )
     for name, shape in shapes.items():
         if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
-            raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, and there are {n} positions")
+            raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, but there are {n} positions")
 
 
 def _json(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The distributions of a recording, in the form that they have in a file, and what engines return made of them again."""
+"""The distributions of a recording as a file stores them, and their conversion from and to an engine's ``TopK``."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Recorded", "position_starts"]
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """The distributions at n positions, in the form they have in a file; ``top_k()`` gives them back."""
+    """The distributions at n positions, as a file stores them; :meth:`top_k` converts them back."""
 
     ids: npt.NDArray[Any] | None
-    """[n, k] unsigned: the reference's likeliest ids, most likely first; None: all of the vocabulary, in order."""
+    """[n, k], unsigned: the reference's likeliest ids, most likely first; None for the whole vocabulary in id order."""
     values: npt.NDArray[Any]
-    """[n, k]: the logits at ``ids``, before the temperature; log-probabilities where ``log_normalisers`` is 0."""
+    """[n, k]: the logits at ``ids``, not yet divided by the temperature; log-probabilities where ``log_normalisers`` is 0."""
     target_values: npt.NDArray[Any]
-    """[n]: the same of the continuation's own token."""
+    """[n]: the same for the continuation's token."""
     log_normalisers: Floats
-    """[n]: log-sum-exp of all logits over the temperature, or of those at ``ids`` alone where the tail is renormalised; 0
-    where ``values`` are log-probabilities."""
+    """[n]: log-sum-exp of logits / temperature over the whole vocabulary, or over ``ids`` only if the tail is renormalised;
+    0 where ``values`` are log-probabilities."""
     log_tail: Floats | None
-    """[n]: log of the mass of all other ids; None where there are none."""
+    """[n]: log of the probability of all other ids together; None if there are none."""
     clear: Flags
     """[n]: see :class:`~pytest_pot.engines.distributions.TopK`."""
 
@@ -38,9 +38,9 @@ class Recorded:
 
     @staticmethod
     def of(top: TopK, temperature: float) -> Recorded:
-        """``top`` in the shortest form that gives it back exactly."""
+        """The most compact form from which ``top`` can be restored exactly."""
 
-        def form(values: Floats, targets: Floats, normalisers: Floats, dtype: type) -> Recorded:
+        def encode(values: Floats, targets: Floats, normalisers: Floats, dtype: type) -> Recorded:
             return Recorded(
                 ids=None if top.ids is None else top.ids.astype(np.uint16 if top.vocab_size <= 1 << 16 else np.uint32),
                 values=values.astype(dtype),
@@ -50,18 +50,18 @@ class Recorded:
                 clear=top.clear,
             )
 
-        normalisers, none = top.log_normalisers, np.zeros(len(top))
+        normalisers, zeros = top.log_normalisers, np.zeros(len(top))
         as_logits = (top.log_probs + normalisers[:, None]) * temperature, (top.targets + normalisers) * temperature
-        for values, targets, subtracted in ((*as_logits, normalisers), (top.log_probs, top.targets, none)):
-            short = form(values, targets, subtracted, np.float32)
-            if np.array_equal(short.log_probs(temperature), top.log_probs) and np.array_equal(
-                short.targets(temperature), top.targets
+        for values, targets, subtracted in ((*as_logits, normalisers), (top.log_probs, top.targets, zeros)):
+            compact = encode(values, targets, subtracted, np.float32)
+            if np.array_equal(compact.log_probs(temperature), top.log_probs) and np.array_equal(
+                compact.targets(temperature), top.targets
             ):
-                return short
-        return form(top.log_probs, top.targets, none, np.float64)
+                return compact
+        return encode(top.log_probs, top.targets, zeros, np.float64)
 
     def rows(self, start: int, stop: int) -> Recorded:
-        """The positions ``start`` to ``stop``; views, no copies."""
+        """The positions ``start`` to ``stop`` - 1, as views."""
         part = slice(start, stop)
         return Recorded(
             ids=None if self.ids is None else self.ids[part],
@@ -73,7 +73,7 @@ class Recorded:
         )
 
     def copy(self) -> Recorded:
-        """The same in arrays of its own, so that what it was cut from can go."""
+        """A copy with arrays of its own, so that the arrays it is a view of can be freed."""
         return Recorded.concatenate([self], always=True)
 
     @staticmethod
@@ -89,11 +89,11 @@ class Recorded:
         return Recorded(**{name: joined(name) for name in Recorded.__dataclass_fields__})
 
     def log_probs(self, temperature: float) -> Floats:
-        """[n, k] float64, by the same operations that an engine made them with."""
+        """[n, k] float64; applies the engine's operations, so that the bits are the same."""
         return self.values.astype(np.float64) * self._scale(temperature)[:, None] - self.log_normalisers[:, None]
 
     def targets(self, temperature: float) -> Floats:
-        """[n] float64: log-probability of the continuation's own token."""
+        """[n] float64: log-probability of the continuation's token."""
         return self.target_values.astype(np.float64) * self._scale(temperature) - self.log_normalisers
 
     def _scale(self, temperature: float) -> Floats:
@@ -103,14 +103,14 @@ class Recorded:
         """What the reference's engine returned for these positions."""
         log_probs = self.log_probs(temperature)
         rows = np.arange(len(self))
-        first = np.zeros(len(self), dtype=np.int64) if self.ids is not None else log_probs.argmax(axis=1)
+        columns = np.zeros(len(self), dtype=np.int64) if self.ids is not None else log_probs.argmax(axis=1)
         return TopK(
             ids=None if self.ids is None else self.ids.astype(np.int64),
             log_probs=log_probs,
             log_tail=self.log_tail,
             targets=self.targets(temperature),
-            top_ids=first if self.ids is None else self.ids[:, 0].astype(np.int64),
-            top_log_probs=log_probs[rows, first],
+            top_ids=columns if self.ids is None else self.ids[:, 0].astype(np.int64),
+            top_log_probs=log_probs[rows, columns],
             clear=self.clear,
             log_normalisers=self.log_normalisers,
             vocab_size=vocab_size,
@@ -118,6 +118,6 @@ class Recorded:
 
 
 def position_starts(tokens: Sequence[Tokens]) -> list[int]:
-    """Where each prompt's positions begin among all of them, and where the last one's end."""
+    """The index of each prompt's first position among all positions, then the total number of positions."""
     ends = np.cumsum([0, *(prompt.n_positions for prompt in tokens)])
     return [int(end) for end in ends]

@@ -1,4 +1,4 @@
-"""A recorded reference in the place of a live one: an engine that runs no model."""
+"""An engine that returns a recorded reference's distributions instead of running a model."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ __all__ = ["Replay", "check_fits"]
 
 
 class Replay:
-    """An :class:`~pytest_pot.engines.base.Engine` that returns what was recorded."""
+    """An :class:`~pytest_pot.engines.base.Engine` that returns recorded distributions."""
 
     max_positions = None
 
     def __init__(self, baseline: Baseline, note: str = "recorded") -> None:
-        """``note`` goes into the label: it says where the numbers are from. Batches must be of the objects
-        ``baseline.tokens``."""
+        """``note`` ends the label and says where the numbers come from. Batches must hold objects of ``baseline.tokens``,
+        not equal copies."""
         self._baseline = baseline
         self._note = note
-        # By identity: two prompts that are equal were recorded in different batches, and are rounded differently.
+        # By identity: equal prompts may have been recorded in different batches, and so rounded differently.
         self._rows = {id(tokens): rows for tokens, rows in zip(baseline.tokens, pairwise(baseline.starts), strict=True)}
 
     @property
     def label(self) -> str:
         return ", ".join(filter(None, (self._baseline.provenance.label, self._note)))
 
-    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:  # noqa: ARG002 - a recording has the k it was made with
+    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:  # noqa: ARG002 - the recording fixes k
         return TopK.concatenate([self._baseline.top_k(*self._rows[id(tokens)]) for tokens in batch])
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
-        """The first ``ids`` of the vocabulary, where all of it was recorded; a recording knows no ids but those it holds."""
+        """The first ``ids`` of the vocabulary, if all of it was recorded; for anything else, raise :class:`PotError`."""
         top = self.top_k(batch, None)
         if not isinstance(ids, int) or top.log_probs.shape[1] < top.vocab_size:
-            raise PotError("a recording knows the ids that it was made with, and no others")
+            raise PotError("a recording has values only for the ids that were recorded")
         return top.in_order().first(ids)
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:  # noqa: ARG002
-        raise PotError("a recording cannot continue a prompt: its tokens are those that were recorded")
+        raise PotError("a recording cannot continue a prompt: it has the recorded tokens only")
 
 
 def check_fits(baseline: Baseline, candidate: Engine) -> None:
-    """Raise :class:`PotError` where a recorded sequence is longer than the candidate takes."""
+    """Raise :class:`PotError` if a recorded sequence is longer than the candidate takes."""
     longest = max(len(tokens.ids) for tokens in baseline.tokens)
     if candidate.max_positions is not None and longest > candidate.max_positions:
         raise PotError(
-            f"{baseline.source} holds sequences of up to {longest} tokens, and the candidate takes {candidate.max_positions}: "
+            f"{baseline.source} has sequences of up to {longest} tokens, but the candidate takes {candidate.max_positions}: "
             f"record it with max_length={candidate.max_positions}"
         )

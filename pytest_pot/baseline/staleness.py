@@ -1,4 +1,4 @@
-"""Whether a recording is still the right one: of the same configuration, tokenizer and prompts as a gate has now."""
+"""Whether a recording is still valid: made with the configuration, tokenizer and prompts that a gate has now."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from pytest_pot.prompts.tokenization import Encoded, EncodedPrompts
 __all__ = ["prompt_differences", "refuse_other_prompts", "refuse_stale", "stale_parts"]
 
 _WIDTH = 40
-"""Characters of a text that are quoted."""
+"""Characters of a text that a message quotes."""
 
 
 def refuse_stale(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts) -> None:
-    """Raise :class:`PotError`, with a line for each part that differs, unless ``baseline`` was recorded with all of these."""
+    """Raise :class:`PotError`, with a line per difference, unless ``baseline`` was recorded with these settings and prompts."""
     _refuse(baseline, stale_parts(baseline, config, prompts))
 
 
 def refuse_other_prompts(baseline: Baseline, config: ScoringConfig, tokenizer: Any) -> None:
-    """:func:`refuse_stale` for whatever prompts ``baseline`` holds."""
+    """As :func:`refuse_stale`, where the prompts are those of ``baseline``: check configuration and tokenizer only."""
     _refuse(baseline, config_differences(baseline.config, config) + _tokenizer_parts(baseline, tokenizer))
 
 
 def stale_parts(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts) -> list[str]:
-    """A line for each thing that ``baseline`` was recorded with and that is different now."""
+    """A line per difference between what ``baseline`` was recorded with and what a gate has now."""
     tokenizers = _tokenizer_parts(baseline, prompts.tokenizer)
     lines = config_differences(baseline.config, config) + tokenizers
     return lines + prompt_differences(baseline, prompts.prompts, None if tokenizers else prompts.ids)
 
 
 def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: Sequence[Encoded] | None) -> list[str]:
-    """A line for each prompt that is not the recorded one; with ``encoded``, judged by the ids that are compared.
+    """A line for each prompt that differs from the recorded one; with ``encoded``, its ids are compared too.
 
-    The part of a continuation beyond the recorded positions was never compared, and may change.
+    A continuation may change beyond the recorded positions: that part was never compared.
     """
     recorded = baseline.prompts
     if len(recorded) != len(prompts):
@@ -50,7 +50,7 @@ def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: S
         if old.text != new.text:
             lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} recorded, {quoted(new.text, _WIDTH)} now")
         elif encoded is not None and not _is_end(_context(baseline.tokens[index]), encoded[index][0]):
-            lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} comes to other tokens now")
+            lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} has other tokens now")
         elif (old.continuation is None) != (new.continuation is None):
             lines.append(f"prompt {index}: continuation {_continuation(old)} recorded, {_continuation(new)} now")
         elif encoded is not None and new.continuation is not None:
@@ -77,7 +77,7 @@ def _context(tokens: Tokens) -> tuple[int, ...]:
 
 
 def _is_end(part: tuple[int, ...], whole: Sequence[int]) -> bool:
-    """Whether ``part`` is what a cut on the left leaves of ``whole``."""
+    """Whether ``whole`` ends with ``part``, as it does if ``part`` was cut on the left."""
     return tuple(whole[-len(part) :]) == part
 
 
@@ -85,9 +85,9 @@ def _first_difference(recorded: Sequence[Prompt], prompts: Sequence[Prompt]) -> 
     old_texts, new_texts = [prompt.text for prompt in recorded], [prompt.text for prompt in prompts]
     removed = [text for text in old_texts if text not in new_texts]
     added = [text for text in new_texts if text not in old_texts]
-    parts = [f"{what} {quoted(texts[0], _WIDTH)}" for what, texts in (("without", removed), ("new is", added)) if texts]
+    parts = [f"{what} {quoted(texts[0], _WIDTH)}" for what, texts in (("removed", removed), ("added", added)) if texts]
     return f" ({', '.join(parts)})" if parts else ""
 
 
 def _continuation(prompt: Prompt) -> str:
-    return "drawn by the reference" if prompt.continuation is None else quoted(prompt.continuation, _WIDTH)
+    return "sampled by the reference" if prompt.continuation is None else quoted(prompt.continuation, _WIDTH)

@@ -1,7 +1,7 @@
-"""What every recording fulfils, whoever wrote it: texts and counts, shapes that agree, ids in the vocabulary, probabilities.
+"""Checks that every valid recording passes: texts, counts, matching shapes, ids in the vocabulary, probabilities.
 
-Each check raises :class:`Malformed` with the place where it fails. They take plain arrays, so that a file is checked before
-anything else is made of it.
+Each check raises :class:`Malformed` and says where it failed. The checks take plain arrays, so that a file is checked before
+a :class:`~pytest_pot.Baseline` is built from it.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from pytest_pot.engines.tokens import Tokens
 __all__ = ["Malformed", "check_count", "check_recorded", "check_text", "tokens_of"]
 
 _ROUNDING = 1e-5
-"""How far the probabilities at a position may sum to above 1: far above float32 rounding, far below any tolerance."""
+"""How far above 1 the sum of the probabilities at a position may be: far above float32 rounding, far below any tolerance."""
 _SHORTFALL = 1e-3
-"""How far they may sum to below 1: a server's log-probabilities have few digits."""
+"""How far below 1 the sum may be: a server rounds its log-probabilities to few digits."""
 
 _TARGET_ROUNDING = 1e-4
-"""How far, in nats, a token's log-probability as the continuation's may be from its own among the likeliest ids."""
+"""How far, in nats, the continuation token's log-probability may be from that of the same id among the likeliest ids."""
 
 _CELLS_AT_ONCE = 1 << 20
-"""Cells whose float64 form is in memory at a time."""
+"""Cells that are converted to float64 at a time, to limit memory."""
 
 
 class Malformed(Exception):
-    """What is wrong with a file; the reader says which file, and makes a :class:`~pytest_pot.PotError` of it."""
+    """Says what is wrong with a file; the reader names the file and raises a :class:`~pytest_pot.PotError` instead."""
 
 
 def check_text(name: str, value: object) -> None:
-    """``value`` is a string that can be written as UTF-8."""
+    """Raise :class:`Malformed` unless ``value`` is a string that can be encoded as UTF-8."""
     if not isinstance(value, str):
         raise Malformed(f"{name} is {type(value).__name__}, not a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise Malformed(f"{name} is no text: it holds half of a character") from error
+        raise Malformed(f"{name} is not valid text: it has half of a character (a lone surrogate)") from error
 
 
 def check_count(document: Mapping[str, Any], name: str) -> int:
-    """``document[name]``, which is a whole number from 1 to 2^31 - 1."""
+    """``document[name]``; raise :class:`Malformed` unless it is a whole number from 1 to 2^31 - 1."""
     value = document[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
         raise Malformed(f"{name} is {value!r}, not a count")
@@ -55,7 +55,7 @@ def check_count(document: Mapping[str, Any], name: str) -> int:
 
 
 def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens, ...]:
-    """The prompts' tokens out of ``ids`` [ids] and ``lengths`` [prompts, 3], which agree."""
+    """Split ``ids`` [ids] into prompts by ``lengths`` [prompts, 3]; raise :class:`Malformed` unless they agree."""
     if ids.ndim != 1 or lengths.ndim != 2 or lengths.shape[1] != 3 or not len(lengths):
         raise Malformed(f"tokens and lengths have the shapes {ids.shape} and {lengths.shape}, not [ids] and [prompts, 3]")
     counts = lengths.astype(np.int64)
@@ -63,7 +63,7 @@ def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens,
         if context < 1 or positions < 1 or cut > 1:
             raise Malformed(f"prompt {index} claims {context} tokens and {positions} positions")
     if counts[:, :2].sum() != len(ids):
-        raise Malformed(f"the prompts claim {counts[:, :2].sum()} tokens in all, and there are {len(ids)}")
+        raise Malformed(f"the prompts claim {counts[:, :2].sum()} tokens in all, but there are {len(ids)}")
     prompts, start = [], 0
     flat = ids.tolist()
     for context, positions, cut in counts.tolist():
@@ -74,11 +74,11 @@ def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens,
 
 
 def check_recorded(recorded: Recorded, tokens: Sequence[Tokens], config: ScoringConfig, vocab_size: int) -> None:
-    """Raise :class:`Malformed`, naming the prompt and the position, unless ``recorded`` could have been recorded.
+    """Raise :class:`Malformed`, naming the prompt and the position, unless ``recorded`` is a possible recording.
 
     Args:
         recorded: the distributions at all positions of ``tokens``, prompt by prompt.
-        config: what the file says that it was recorded with.
+        config: the configuration in the file.
     """
     _check_shapes(recorded, tokens, config, vocab_size)
     _check_tokens(tokens, vocab_size)
@@ -91,7 +91,7 @@ def check_recorded(recorded: Recorded, tokens: Sequence[Tokens], config: Scoring
 
 @dataclass(frozen=True)
 class _Suite:
-    """What the positions of a recording are checked against."""
+    """A recording, and what its positions are checked against."""
 
     recorded: Recorded
     starts: Sequence[int]
@@ -116,13 +116,13 @@ def _check_shapes(recorded: Recorded, tokens: Sequence[Tokens], config: ScoringC
         actual = None if array is None else array.shape
         if actual != shape:
             raise Malformed(
-                f"the tensor {name!r} has the shape {_shape(actual)}, and {n} positions with top_k={config.top_k} of "
-                f"{vocab_size} ids need {_shape(shape)}"
+                f"the tensor {name!r} is {_shape(actual)}, but must be {_shape(shape)} for {n} positions with "
+                f"top_k={config.top_k} of {vocab_size} ids"
             )
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
-    return "of an absent one" if shape is None else str(list(shape))
+    return "absent" if shape is None else f"of shape {list(shape)}"
 
 
 def _check_tokens(tokens: Sequence[Tokens], vocab_size: int) -> None:
@@ -132,7 +132,7 @@ def _check_tokens(tokens: Sequence[Tokens], vocab_size: int) -> None:
 
 
 def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) -> None:
-    """Check the positions from ``start`` on, one for each of ``targets``, the continuation's tokens there."""
+    """Check the positions from ``start`` on, one for each of ``targets``, the ids of the continuation."""
     part = suite.recorded.rows(start, start + len(targets))
     top = part.top_k(suite.config.temperature, suite.vocab_size)
 
@@ -147,25 +147,25 @@ def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) 
         finite &= np.isfinite(top.log_tail)
     refuse_where(~finite, "a log-probability is NaN or infinite")
     tail = np.zeros(len(top)) if top.log_tail is None else np.exp(np.minimum(top.log_tail, 1.0))
-    alone = suite.config.tail == "renormalise"
+    renormalised = suite.config.tail == "renormalise"
     refuse_where(tail > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
-    total = np.exp(np.minimum(top.log_probs, 1.0)).sum(axis=1) + (0.0 if alone else tail)
+    total = np.exp(np.minimum(top.log_probs, 1.0)).sum(axis=1) + (0.0 if renormalised else tail)
     refuse_where(total > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
     refuse_where(total < 1.0 - _SHORTFALL, "the probabilities sum to less than 1")
     if top.ids is None:
-        known = top.log_probs[np.arange(len(top)), targets]
-        refuse_where(np.abs(known - top.targets) > _TARGET_ROUNDING, "the continuation's token has two log-probabilities")
+        listed = top.log_probs[np.arange(len(top)), targets]
+        refuse_where(np.abs(listed - top.targets) > _TARGET_ROUNDING, "the continuation's token has two log-probabilities")
         return
     refuse_where((top.ids >= suite.vocab_size).any(axis=1), f"an id is outside the vocabulary of {suite.vocab_size} ids")
-    refuse_where((np.diff(top.log_probs, axis=1) > 0).any(axis=1), "the ids are not sorted, the likeliest first")
+    refuse_where((np.diff(top.log_probs, axis=1) > 0).any(axis=1), "the ids are not sorted from the likeliest down")
     ordered = np.sort(top.ids, axis=1)
-    refuse_where((ordered[:, 1:] == ordered[:, :-1]).any(axis=1), "an id stands there twice")
-    here = top.ids == targets[:, None]
-    known = np.where(here, top.log_probs, top.targets[:, None])
-    differs = (np.abs(known - top.targets[:, None]) > _TARGET_ROUNDING).any(axis=1)
+    refuse_where((ordered[:, 1:] == ordered[:, :-1]).any(axis=1), "an id occurs twice")
+    is_target = top.ids == targets[:, None]
+    listed = np.where(is_target, top.log_probs, top.targets[:, None])
+    differs = (np.abs(listed - top.targets[:, None]) > _TARGET_ROUNDING).any(axis=1)
     refuse_where(differs, "the continuation's token has two log-probabilities")
-    hidden = ~here.any(axis=1)
+    in_tail = ~is_target.any(axis=1)
     refuse_where(
-        hidden & (np.exp(np.minimum(top.targets, 1.0)) * ((1.0 - tail) if alone else 1.0) > tail + _ROUNDING),
-        "the continuation's token outweighs the tail",
+        in_tail & (np.exp(np.minimum(top.targets, 1.0)) * ((1.0 - tail) if renormalised else 1.0) > tail + _ROUNDING),
+        "the continuation's token is more probable than the whole tail",
     )

@@ -131,12 +131,12 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Room:
-    """How much is worth putting into one forward, in tokens with their padding; an engine may have it as ``room``."""
+    """How large a batch should be, in tokens with their padding. An engine may offer it as its attribute ``room``."""
 
     most: int
-    """More do not fit, or do not make it faster."""
+    """The most tokens per forward pass: more do not fit, or do not make it faster."""
     per_forward: int
-    """So many tokens take as long as it takes to begin another forward: padding that costs less is worth while."""
+    """What starting a forward pass costs, in tokens: less padding than this is cheaper than another forward pass."""
 
 
 class OutOfMemory(PotError):

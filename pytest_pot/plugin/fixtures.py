@@ -1,4 +1,4 @@
-"""The fixtures ``pot_*``. A suite may override each of the first four in a conftest.py."""
+"""The fixtures ``pot_*``. A conftest.py may override each of the first four."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = [
 ]
 
 _TOKENIZER_OF = pytest.StashKey[tuple[str, object]]()
-"""The role of the model, and the fixture, that the session's pot_tokenizer was made from."""
+"""The role of the model, and its fixture, that the session's pot_tokenizer came from."""
 
 
 @pytest.fixture(scope="session")
 def pot_reference(request: pytest.FixtureRequest) -> Any:
-    """The trusted model, named by --pot-reference or the ini key pot_reference; a Baseline where that is a recorded file.
+    """The trusted model, named by --pot-reference or the ini key pot_reference; a Baseline if the name is a recorded file.
 
     Override it in a conftest.py to return a model, (model, tokenizer), or a spec.
     """
@@ -38,16 +38,16 @@ def pot_reference(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(scope="session")
 def pot_candidate(request: pytest.FixtureRequest) -> Any:
-    """The model under test, named by --pot-candidate or the ini key pot_candidate; overridden like pot_reference."""
+    """The model under test, named by --pot-candidate or the ini key pot_candidate; override it like pot_reference."""
     return _model_from_options(request.config, "candidate")
 
 
 @pytest.fixture(scope="session")
 def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
-    """The tokenizer for both models: --pot-tokenizer, or else the reference's own; the candidate's beside a recording.
+    """The tokenizer for both models: --pot-tokenizer, else the reference's; if that is a recording, the candidate's.
 
-    Override it where reference and candidate come with tokenizers that differ, and one of them is meant for both. It is
-    made once in a session: where pot_reference is overridden for a part of a suite, override pot_tokenizer beside it.
+    Override it if reference and candidate have different tokenizers and one of them is meant for both. It is made once per
+    session: if a part of a suite overrides pot_reference, override pot_tokenizer there too.
     """
     from pytest_pot.plugin.gates import failures_reported
     from pytest_pot.plugin.inputs.fixture_values import named_by_fixture
@@ -81,7 +81,7 @@ def pot_prompts(request: pytest.FixtureRequest) -> Sequence[str | Prompt]:
 
 @pytest.fixture
 def pot_scorer(request: pytest.FixtureRequest) -> TeacherForcedScorer:
-    """A scorer set up like this test's marker, or, without one, by the options and the default preset."""
+    """A scorer configured by this test's marker or, if it has none, by the options and the default preset."""
     from pytest_pot.plugin.collection import gates_on
     from pytest_pot.plugin.options import option_config
     from pytest_pot.scoring.scorer import TeacherForcedScorer
@@ -92,7 +92,7 @@ def pot_scorer(request: pytest.FixtureRequest) -> TeacherForcedScorer:
 
 @pytest.fixture
 def pot_result(request: pytest.FixtureRequest) -> PotResult:
-    """What this test's gates found: ``.verdict``, ``.report``, ``.latency`` and, gate by gate, ``.gates``."""
+    """The results of this test's gates: ``.verdict``, ``.report``, ``.latency``, and ``.gates`` with one result per gate."""
     from pytest_pot.plugin.gates import result_of
 
     return result_of(request)
@@ -100,7 +100,7 @@ def pot_result(request: pytest.FixtureRequest) -> PotResult:
 
 @pytest.fixture
 def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
-    """Resolves what the gates of this test compare, at set-up."""
+    """Resolve the inputs of this test's gates, at set-up."""
     from pytest_pot.plugin.gates import resolved_inputs
 
     with resolved_inputs(request):
@@ -108,14 +108,14 @@ def _pot_inputs(request: pytest.FixtureRequest) -> Generator[None]:
 
 
 def refuse_other_tokenizer(item: pytest.Item) -> None:
-    """Fail where ``pot_tokenizer`` was made from another test's model: it is made once, for the first test that asks for it."""
+    """Fail if ``pot_tokenizer`` came from another test's model: it is made once, for the first test that requests it."""
     from pytest_pot.plugin.gates import failure
     from pytest_pot.plugin.pytest_internals import is_overridden, nearest_fixture
 
     role, fixture = item.config.stash.get(_TOKENIZER_OF, ("", None))
     if role and not is_overridden(item, "pot_tokenizer") and nearest_fixture(item, f"pot_{role}") is not fixture:
         raise failure(
-            f"pot_tokenizer is made once in a session, and this one comes with another pot_{role} than this test's. Override "
+            f"pot_tokenizer is made once per session, and it came from another pot_{role} than this test's. Override "
             f"pot_tokenizer where pot_{role} is overridden, or name one tokenizer for all with --pot-tokenizer"
         )
 

@@ -13,6 +13,7 @@ import pytest
 from pytest_pot.plugin import hookspecs
 from pytest_pot.plugin.markers import MARKERS, has_gate_marks
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
+from pytest_pot.plugin.pytest_internals import fixture_names
 from pytest_pot.plugin.session.start import note_start
 from pytest_pot.plugin.session.summary import SessionResults
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES, UnusedBaselines
@@ -90,7 +91,7 @@ def pytest_pycollect_makeitem(collector: pytest.Collector, name: str, obj: objec
     An overridden ``pot_candidate`` with params then runs the test once per candidate. The collector carries the request
     only while this one test is made: the function may be shared with a class that has no marker.
     """
-    if not (_is_test_function(collector, name, obj) and has_gate_marks(collector, obj)):
+    if not (has_gate_marks(collector, obj) and _is_test_function(collector, name, obj)):
         return (yield)
     from pytest_pot.plugin.collection import needed_fixtures
 
@@ -153,7 +154,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the gates of a test whose set-up fails on record too."""
     try:
         yield
-        if "pot_tokenizer" in getattr(item, "fixturenames", ()):
+        if "pot_tokenizer" in (fixture_names(item) or ()):
             from pytest_pot.plugin.fixtures import refuse_other_tokenizer
 
             refuse_other_tokenizer(item)

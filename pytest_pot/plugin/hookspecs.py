@@ -19,11 +19,11 @@ def pytest_pot_load_model(spec: str, role: str, config: pytest.Config) -> Any:
     """Load the model that ``spec`` names; the first result that is not None wins.
 
     Args:
-        spec: as given in a marker, an option, the ini file or by a fixture.
+        spec: the name in a marker, an option or the ini file, or from a fixture.
         role: ``"reference"`` or ``"candidate"``.
 
     Returns:
-        the model, or ``(model, tokenizer)``; None leaves the spec to the next implementation, at last pytest-pot's own.
+        the model, or ``(model, tokenizer)``; None passes the spec on to the next implementation, and finally to pytest-pot.
 
     Example::
 
@@ -35,7 +35,7 @@ def pytest_pot_load_model(spec: str, role: str, config: pytest.Config) -> Any:
 
 @pytest.hookspec
 def pytest_pot_prompts(config: pytest.Config) -> Iterable[str | Prompt] | None:
-    """Prompts in place of the built-in suite, where neither a marker nor an option names any; all results are joined.
+    """Prompts to use instead of the built-in suite if no marker and no option names any; all results are concatenated.
 
     Example::
 
@@ -46,9 +46,9 @@ def pytest_pot_prompts(config: pytest.Config) -> Iterable[str | Prompt] | None:
 
 @pytest.hookspec
 def pytest_pot_gate(item: pytest.Item, result: GateResult) -> None:
-    """Called after each gate, passed or not, with its verdict and report.
+    """Called after each gate, whether it passed or not, with its verdict and report.
 
-    All kinds of result have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
+    All results have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
     marker's name, and the report of ``pot_latency`` is a :class:`~pytest_pot.LatencyReport`.
 
     Example::

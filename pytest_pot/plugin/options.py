@@ -1,6 +1,6 @@
-"""The options ``--pot-*`` and their ini keys: what there are, what a run says, and whether it makes sense.
+"""The options ``--pot-*`` and their ini keys: declare them, read their values, check them.
 
-Every pytest run of the environment imports this module: it imports nothing but names.
+Every pytest run in the environment imports this module, so it imports only names and errors at the top.
 """
 
 from __future__ import annotations
@@ -35,41 +35,41 @@ __all__ = [
 LATENCY_MODES = ("gate", "report", "off")
 
 OPTIONS: Mapping[str, str] = {
-    "reference": "the trusted model: a directory or hub id, a .gguf file, or package.module:factory",
-    "candidate": "the model under test, named in the same ways",
-    "tokenizer": "the tokenizer for both models (default: the reference's own)",
-    "prompts": "JSON Lines file of prompts (default: the built-in suite)",
-    "key": "draw prompts by this secret, which no candidate can have been fitted to, in place of a file",
-    "preset": f"how models are compared: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
+    "reference": "the trusted model: a directory, a hub id, a .gguf file, or package.module:factory",
+    "candidate": "the model under test, named in the same way",
+    "tokenizer": "the tokenizer for both models (default: the reference's)",
+    "prompts": "a JSON Lines file of prompts (default: the built-in suite)",
+    "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them",
+    "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
-    "device": "where models run: auto, cpu, cuda, cuda:N, mps (default: auto)",
+    "device": "device that models run on: auto, cpu, cuda, cuda:N, mps (default: auto)",
     "dtype": f"precision of the models: {', '.join(DTYPES)} (default: auto)",
-    "baseline": f"a recorded reference, *{RECORDED_SUFFIX}, in place of running the reference; with --pot-update it is written",
-    "latency": f"what gates on latency do: {', '.join(LATENCY_MODES)} (default: gate); report never fails a test",
-    "report": "write the gates' results to this file, JSON or Markdown by its ending (.json, .md)",
+    "baseline": f"recorded reference (*{RECORDED_SUFFIX}) to use instead of running the reference; --pot-update writes it",
+    "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
+    "report": "write the results of all gates to this file, as JSON (.json) or Markdown (.md)",
 }
-"""Every option ``--pot-NAME``, which is also the ini key ``pot_NAME``, with its help."""
+"""Every option ``--pot-NAME`` with its help; each is also the ini key ``pot_NAME``."""
 
 FLAGS: Mapping[str, str] = {
-    "update": "record references anew into the files that gates name; without it no such file is ever written",
+    "update": "record references again, into the files that gates name; without this option no such file is written",
 }
 """Every option without a value, which is also a boolean ini key."""
 
 CALIBRATE = (
-    "run no tests: score known changes of the reference against it, print how far each is, and propose limits between them"
+    "run no tests; score known changes of the reference against it, print their distances, and propose limits between them"
 )
-"""The help of ``--pot-calibrate``, which is a command and not a setting: it has no ini key."""
+"""The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
 INI_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
-    "pot_cache": ("bool", True, "keep what a live reference said to a suite in pytest's cache, for later runs"),
-    "pot_cache_mb": ("string", "256", "how many megabytes of it are kept"),
+    "pot_cache": ("bool", True, "keep the outputs of live references in pytest's cache for later runs"),
+    "pot_cache_mb": ("string", "256", "size limit of this cache in megabytes"),
     "pot_latency_inconclusive": (
         "string",
         "pass",
-        "what a gate on latency does that cannot be decided: pass (and warn) or fail",
+        "what an inconclusive gate on latency does: pass (with a warning) or fail",
     ),
 }
-"""The ini keys that are no options: type, default, help."""
+"""The ini keys that are not options: type, default, help."""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -87,28 +87,28 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def option(config: pytest.Config, name: str) -> str | None:
-    """``--pot-NAME`` or, where it is not given, the ini key ``pot_NAME``; None where neither is."""
+    """The value of ``--pot-NAME``, else of the ini key ``pot_NAME``, else None."""
     value: str | None = config.getoption(f"pot_{name}")
     return value if value is not None else (config.getini(f"pot_{name}") or None)
 
 
 def flag(config: pytest.Config, name: str) -> bool:
-    """``--pot-NAME`` or the ini key ``pot_NAME``, without a value."""
+    """Whether the flag ``--pot-NAME`` or the ini key ``pot_NAME`` is set."""
     return bool(config.getoption(f"pot_{name}") or config.getini(f"pot_{name}"))
 
 
 def run_options(config: pytest.Config) -> RunOptions:
-    """What this run says to all gates."""
+    """The options and ini keys that all gates of this run get."""
     from pytest_pot.gates.base import RunOptions
 
     values = {name: option(config, name) for name in OPTIONS}
     values["latency_inconclusive"] = config.getini("pot_latency_inconclusive")
-    known = {name: value for name, value in values.items() if value is not None}
-    return RunOptions(known, is_worker=hasattr(config, "workerinput"))
+    set_values = {name: value for name, value in values.items() if value is not None}
+    return RunOptions(set_values, is_worker=hasattr(config, "workerinput"))
 
 
 def cache_limit(config: pytest.Config) -> int:
-    """Bytes that the cache of references may take; 0 where it is off."""
+    """Size limit of the cache of references in bytes; 0 if the cache is off."""
     return int(float(config.getini("pot_cache_mb")) * 1e6) if config.getini("pot_cache") else 0
 
 
@@ -119,7 +119,7 @@ def overrides(config: pytest.Config) -> dict[str, Any]:
 
 
 def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
-    """The preset's name, and the configuration that the options alone ask for."""
+    """The preset's name, and the configuration from the options alone."""
     from pytest_pot.core.config import ScoringConfig
 
     preset = option(config, "preset") or DEFAULT_PRESET
@@ -127,7 +127,7 @@ def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
 
 
 def check_options(config: pytest.Config) -> None:
-    """Raise ``pytest.UsageError`` where an option or an ini key has a value that is none of its choices."""
+    """Raise ``pytest.UsageError`` if an option or an ini key has a value that is not allowed."""
     if any(option(config, name) is not None for name in _CHECKS):
         for name, check in _CHECKS.items():
             value = option(config, name)
@@ -135,13 +135,13 @@ def check_options(config: pytest.Config) -> None:
                 source = f"--pot-{name}" if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
                 _check(check, source, value)
     for name in OPTIONS:
-        if config.getoption(f"pot_{name}") == "":  # --pot-candidate=$CANDIDATE with the variable not set
+        if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
             raise pytest.UsageError(f"--pot-{name} is empty: give it a value, or leave it out to use the ini key pot_{name}")
     for key in ("pot_cache", *(f"pot_{name}" for name in FLAGS)):
         try:
             config.getini(key)
         except ValueError as error:
-            raise pytest.UsageError(f"{key}: {error}; it is true or false") from None
+            raise pytest.UsageError(f"{key}: {error}; it must be true or false") from None
     limit = config.getini("pot_cache_mb")
     integer, _, decimals = limit.partition(".")
     if not (integer.isdecimal() and (decimals.isdecimal() or "." not in limit)):
@@ -189,4 +189,4 @@ _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "latency": _one_of(LATENCY_MODES),
     "report": _check_ending(".json", ".md"),
 }
-"""By option, what raises :class:`InvalidArgument` for a wrong value, which comes from ``source``."""
+"""By option, a function that raises :class:`InvalidArgument` for a wrong value; ``source`` names the option or ini key."""

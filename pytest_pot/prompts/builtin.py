@@ -1,4 +1,4 @@
-"""The suite of prompts that comes with pytest-pot: 232 short ones in a file, and 25 long ones composed of them."""
+"""The built-in suite: 232 short prompts from a file, and 25 long prompts composed of them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pytest_pot.prompts.prompt import Prompt
 __all__ = ["builtin_prompts"]
 
 _FIRST = 32
-"""How many prompts come before the first long one, which the ``max_length`` of most presets would cut."""
+"""Prompts before the first long one; the ``max_length`` of most presets would cut a long prompt."""
 
 _KINDS = 8
-"""How many kinds of stored prompts take turns; after each such round beyond the first prompts comes a long one."""
+"""Kinds of stored prompts, which take turns; beyond the first ``_FIRST`` prompts, a long prompt follows each round."""
 
 _PASSAGES = (4, 5, 7)
-"""How many passages come before the last one of a long prompt, in turns."""
+"""Numbers of passages before the last one of a long prompt; long prompts use them in turn."""
 
 _PASSAGES_MULTILINGUAL = (2,)
-"""The same for other scripts, where a tokenizer made for English turns one passage into up to 800 tokens."""
+"""The same for other scripts: a tokenizer made for English encodes one of their passages as up to 800 tokens."""
 
 
 def builtin_prompts(n: int | None = 32) -> list[Prompt]:
-    """The first ``n`` prompts of the suite that comes with pytest-pot; None is all 257 of them.
+    """The first ``n`` prompts of the built-in suite; with None, all 257.
 
-    The order never changes: eight kinds take turns, and from the 33rd prompt on a ninth, ``"long"``, with contexts of 512 to
-    2,000 tokens composed from the prompts before. So any 32 prompts in a row are balanced over the kinds. Every continuation
+    The order never changes. Eight kinds take turns; from the 33rd prompt on there is a ninth, ``"long"``, with contexts of 512
+    to 2,000 tokens composed from earlier prompts. So any 32 consecutive prompts are balanced over the kinds. Every continuation
     has at least 64 tokens.
 
     Raises:
-        InvalidArgument: the suite does not have ``n`` prompts, or ``n`` is less than 1.
+        InvalidArgument: ``n`` is not a whole number from 1 to 257.
     """
-    from importlib import resources  # slow to import, and not needed by a suite that names its own prompts
+    from importlib import resources  # slow to import, and not needed if tests have their own prompts
 
     text = resources.files("pytest_pot.prompts").joinpath("data/builtin.jsonl").read_text(encoding="utf-8")
     suite = _with_long_prompts(parse_prompts(text, "the built-in suite"))
@@ -52,7 +52,7 @@ def _with_long_prompts(stored: list[Prompt]) -> list[Prompt]:
 
 
 def _long_prompt(earlier: list[Prompt], index: int) -> Prompt:
-    """Made of prompts that come earlier in the suite only, so that adding prompts at the end changes none of these."""
+    """Compose a long prompt from ``earlier`` prompts only, so that new prompts at the end of the suite do not change it."""
     kind = earlier[index % _KINDS].kind or ""
     passages = [(prompt.text, prompt.continuation or "") for prompt in earlier if prompt.kind == kind]
     last = passages.pop(index // _KINDS)

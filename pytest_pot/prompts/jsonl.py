@@ -14,12 +14,12 @@ _FIELDS = ("text", "continuation", "kind", "id")
 
 
 def load_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a JSON Lines file: on each line ``{"text": ..., "continuation": ...}`` or a bare JSON string.
+    """The prompts of a JSON Lines file; each line is ``{"text": ..., "continuation": ...}`` or a JSON string.
 
-    ``continuation`` and ``kind`` are optional, and so is an ``id`` for people to refer to; blank lines are skipped.
+    ``continuation`` and ``kind`` are optional, and so is ``id``, which is ignored; blank lines are skipped.
 
     Raises:
-        PotError: the file cannot be read, holds no prompt, or a line has another form; the line is named.
+        PotError: the file cannot be read or has no prompt, or a line is invalid; the message names the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -35,9 +35,9 @@ def parse_prompts(text: str, source: str) -> list[Prompt]:
     """The prompts of ``text``, the content of a JSON Lines file; ``source`` names it in messages.
 
     Raises:
-        PotError: a line has another form; the line is named.
+        PotError: a line is invalid; the message names the line.
     """
-    # Not str.splitlines, which also breaks at U+2028 and other separators that JSON strings may hold as they are.
+    # Not str.splitlines, which also splits at U+2028 and other separators that are allowed unescaped in JSON strings.
     return [_parse_line(line, f"{source}, line {n}") for n, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 

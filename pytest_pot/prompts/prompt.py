@@ -13,15 +13,15 @@ __all__ = ["Prompt", "as_prompts", "as_prompts_or_none"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A context, and the text whose prediction is compared.
+    """A context, and the continuation whose prediction is compared.
 
-    ``continuation=None`` lets the reference continue the prompt itself, by seeded sampling.
+    With ``continuation=None``, the reference samples a continuation with a fixed seed.
     """
 
     text: str
     continuation: str | None = None
     kind: str | None = None
-    """What sort of text this is (``"code"``, ``"fact"``, ...); shown with the prompt, never used in the arithmetic."""
+    """The kind of text (``"code"``, ``"fact"``, ...); shown with the prompt; it does not change its score."""
 
     def __post_init__(self) -> None:
         for name in ("text", "continuation", "kind"):
@@ -33,15 +33,16 @@ class Prompt:
 def as_prompts(prompts: Iterable[str | Prompt], *, or_builtin: bool = False) -> list[Prompt]:
     """``prompts`` as a list of :class:`Prompt`; bare strings become prompts without a continuation.
 
-    ``or_builtin``: whether leaving ``prompts`` out means the built-in suite; where there is none, the message says so.
+    ``or_builtin``: whether omitting ``prompts`` selects the built-in suite; the error for an empty list then says so.
 
     Raises:
-        PotError: there is no prompt, or :func:`as_prompts_or_none` raises it.
+        PotError: ``prompts`` is empty.
+        InvalidArgument: as :func:`as_prompts_or_none`.
     """
     converted = as_prompts_or_none(prompts)
     if not converted:
-        way_out = ", or none at all to use the built-in suite" if or_builtin else ""
-        raise PotError(f"there are no prompts to score; give at least one{way_out}")
+        alternative = ", or omit prompts to use the built-in suite" if or_builtin else ""
+        raise PotError(f"there are no prompts to score; give at least one{alternative}")
     return converted
 
 
@@ -49,13 +50,13 @@ def as_prompts_or_none(prompts: Iterable[str | Prompt]) -> list[Prompt]:
     """:func:`as_prompts` for a list that may be empty.
 
     Raises:
-        InvalidArgument: that is no list of prompts, or one is neither a string nor a :class:`Prompt`.
+        InvalidArgument: ``prompts`` is not a list, or an element is neither a string nor a :class:`Prompt`.
     """
     if isinstance(prompts, str | Prompt):
         raise InvalidArgument(f"prompts must be a list of prompts, not one: write [{prompts!r}]")
     if isinstance(prompts, Path):
-        reads = f"pytest_pot.prompts.load_prompts({str(prompts)!r}) reads one"
-        raise InvalidArgument(f"prompts must be a list of prompts, not a file: {reads}")
+        call = f"pytest_pot.prompts.load_prompts({str(prompts)!r})"
+        raise InvalidArgument(f"prompts must be a list of prompts, not a file: {call} reads one")
     if isinstance(prompts, Mapping) or not isinstance(prompts, Iterable):
         kind = "None" if prompts is None else type(prompts).__name__
         raise InvalidArgument(f"prompts must be a list of strings and pytest_pot.Prompt, not {kind}")

@@ -1,4 +1,4 @@
-"""From prompts to token ids: each text is encoded once, and two tokenizers are checked to agree."""
+"""Encode prompts as token ids, each text once, and check that two tokenizers agree."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pytest_pot.prompts.prompt import Prompt, as_prompts
 __all__ = ["Encoded", "EncodedPrompts", "fit", "tokenise", "unchanged"]
 
 Encoded: TypeAlias = tuple[list[int], list[int] | None]
-"""The ids of a prompt's text, and of its continuation; None where a prompt has no continuation."""
+"""The ids of a prompt's text and of its continuation; None instead of the latter if there is no continuation."""
 
 
 class EncodedPrompts:
-    """Prompts and their token ids by one tokenizer, encoded at the first use and never again.
+    """Prompts and their token ids by one tokenizer, encoded once, at the first use.
 
-    Nothing is checked before the first use, so that an error belongs to whoever uses them.
+    Prompts are checked at the first use too, so that the gate that uses them reports the error.
     """
 
     def __init__(self, prompts: Iterable[str | Prompt], tokenizer: Any, *, or_builtin: bool = False) -> None:
-        """``or_builtin``: whether leaving the prompts out means the built-in suite; the message of an empty list says so."""
+        """``or_builtin``: whether omitting the prompts selects the built-in suite; the error for an empty list then says so."""
         self._prompts = prompts
         self._or_builtin = or_builtin
         self.tokenizer = tokenizer
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no prompt, which is an error at the first use."""
+        """Whether there is no prompt; the first use then raises."""
         return isinstance(self._prompts, Sequence) and not self._prompts
 
     @cached_property
@@ -40,7 +40,7 @@ class EncodedPrompts:
         """The prompts.
 
         Raises:
-            PotError: there is none, or one is neither a string nor a :class:`Prompt`.
+            PotError: there is no prompt, or an element is neither a string nor a :class:`Prompt`.
         """
         return as_prompts(self._prompts, or_builtin=self._or_builtin)
 
@@ -57,12 +57,14 @@ class EncodedPrompts:
         return len(self.prompts)
 
     def first(self, n: int) -> EncodedPrompts:
-        """The first ``n`` prompts, encoded apart from the others."""
+        """The first ``n`` prompts, which are encoded separately."""
         return EncodedPrompts(self.prompts[:n], self.tokenizer)
 
     def check_same(self, tokenizer: Any) -> None:
-        """Raise :class:`PotError` with the first prompt that the candidate's ``tokenizer`` encodes differently, and both
-        ids."""
+        """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids.
+
+        The message shows the first prompt that differs, with both tokenizers' ids.
+        """
         if tokenizer is self.tokenizer:
             return
         other_ids = tokenise(tokenizer, self.prompts)
@@ -79,12 +81,12 @@ class EncodedPrompts:
 
 
 def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
-    """The ids of each prompt's text, with the tokenizer's special tokens, and of its continuation, without.
+    """The ids of each prompt's text, with the tokenizer's special tokens, and of its continuation, without them.
 
-    The tokenizer is left as it was.
+    The tokenizer's settings are restored.
 
     Raises:
-        PotError: a text or a continuation gives no token at all; there would be no position to score.
+        PotError: a text or a continuation has no tokens, so there would be no position to score.
     """
     encoded: list[Encoded] = []
     with unchanged(tokenizer):
@@ -92,7 +94,7 @@ def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
             context = _encode(tokenizer, prompt.text, special=True)
             if not context:
                 raise PotError(
-                    f"prompt {index} ({prompt.text!r}) comes to no token with this tokenizer, so nothing predicts the first "
+                    f"prompt {index} ({prompt.text!r}) has no tokens with this tokenizer, so nothing predicts the first "
                     "token of its continuation: give it a text"
                 )
             continuation = None
@@ -101,7 +103,7 @@ def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
                 if not continuation:
                     raise PotError(
                         f"prompt {index} ({shorten(prompt.text, 40)!r}) has the continuation {prompt.continuation!r}, which "
-                        "comes to no token: there is no position to score. Give it a text, or None to let the reference "
+                        "has no tokens: there is no position to score. Give it a text, or None to let the reference "
                         "continue the prompt"
                     )
             encoded.append((context, continuation))
@@ -109,10 +111,10 @@ def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
 
 
 def fit(index: int, context: Sequence[int], continuation: Sequence[int], max_length: int) -> Tokens:
-    """``context`` cut on the left so that both together are at most ``max_length`` long; the continuation is never cut.
+    """``context``, cut on the left, and ``continuation``, never cut: at most ``max_length`` tokens together.
 
     Raises:
-        PotError: the continuation leaves no room for a single token of the prompt.
+        PotError: the continuation leaves no room for even one token of ``context``.
     """
     room = max_length - len(continuation)
     if room < 1:
@@ -125,8 +127,8 @@ def fit(index: int, context: Sequence[int], continuation: Sequence[int], max_len
 
 
 def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    # verbose=False: the warning about long texts would also leave a mark on the tokenizer.
-    # int: a custom tokenizer may return numpy integers, which are no JSON.
+    # verbose=False: the warning about long texts would also change the tokenizer's state.
+    # int: a custom tokenizer may return numpy integers, which json cannot write.
     return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 
@@ -138,7 +140,7 @@ def _listed(ids: list[int] | None, most: int = 24) -> str:
 
 @contextmanager
 def unchanged(tokenizer: Any) -> Iterator[None]:
-    """Restore the truncation and padding of a fast tokenizer's backend, which every call of the tokenizer overwrites."""
+    """Restore a fast tokenizer's truncation and padding settings, which every call of the tokenizer overwrites."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
     try:

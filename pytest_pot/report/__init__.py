@@ -1,4 +1,4 @@
-"""What people and machines read of a run: the summary table, JSON, Markdown, JUnit properties, facts about recordings.
+"""Output for people and machines: the summary table, JSON, Markdown, JUnit properties, facts about recordings.
 
-Everything but ``plugin`` may be imported here, and pytest is not.
+Modules here may import all folders but ``plugin``, and do not import pytest.
 """

@@ -1,4 +1,4 @@
-"""What ``python -m pytest_pot`` prints of recordings: facts as plain JSON types, and the same as lines for people."""
+"""What ``python -m pytest_pot`` prints about recordings: facts in JSON types, and as lines for people."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORST = 3
 def facts(baseline: Baseline, n_bytes: int) -> dict[str, Any]:
     """Provenance, shapes, size, entropy and tail mass of a recording whose file has ``n_bytes``."""
     recorded = baseline.recorded
-    entropy, tail, surprise = _averages(baseline)
+    entropy, tail_mass, cross_entropy = _averages(baseline)
     return {
         "file": baseline.source,
         **baseline.provenance.to_dict(),
@@ -34,13 +34,13 @@ def facts(baseline: Baseline, n_bytes: int) -> dict[str, Any]:
         "n_bytes": n_bytes,
         "bytes_per_position": n_bytes / baseline.n_positions,
         "entropy": entropy,
-        "cross_entropy": surprise,
-        "tail_mass": tail,
+        "cross_entropy": cross_entropy,
+        "tail_mass": tail_mass,
     }
 
 
 def _averages(baseline: Baseline) -> tuple[float, float, float]:
-    """Entropy over the cells, tail mass and cross-entropy of the continuation, averaged like a score; nats."""
+    """Entropy over the cells (nats), tail mass, and cross-entropy of the continuation (nats), averaged like a score."""
     per_prompt = []
     for start, stop in zip(baseline.starts, baseline.starts[1:], strict=False):
         top = baseline.over_all(start, stop)
@@ -52,56 +52,56 @@ def _averages(baseline: Baseline) -> tuple[float, float, float]:
     return float(means[0]), float(means[1]), float(means[2])
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """:func:`facts` for people."""
-    config = found["config"]
+def lines(facts: dict[str, Any]) -> list[str]:
+    """:func:`facts` as lines for people."""
+    config = facts["config"]
     whole = config["top_k"] is None
-    cells = "the whole vocabulary" if whole else f"{found['n_ids']} ids and the tail"
-    told = {
-        "reference": f"{found['reference']}, {found['label']}",
-        "weights": found["weights"] or "not known",
-        **{f"file {name}": sha256 for name, sha256 in found["files"].items()},
-        **{f"tokenizer {name}": sha256 for name, sha256 in found["tokenizer"].items()},
-        "prompts": found["prompts"],
-        "made with": ", ".join(f"{name} {version}" for name, version in found["libraries"].items()) + f"; {found['machine']}",
+    cells = "the whole vocabulary" if whole else f"{facts['n_ids']} ids and the tail"
+    entries = {
+        "reference": f"{facts['reference']}, {facts['label']}",
+        "weights": facts["weights"] or "unknown",
+        **{f"file {name}": sha256 for name, sha256 in facts["files"].items()},
+        **{f"tokenizer {name}": sha256 for name, sha256 in facts["tokenizer"].items()},
+        "prompts": facts["prompts"],
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()) + f"; {facts['machine']}",
         "config": ", ".join(f"{name}={value!r}" for name, value in config.items()),
-        "holds": f"{found['n_prompts']} prompts ({found['n_truncated']} cut on the left), {found['n_positions']} positions, "
-        f"{cells} at each, of {found['vocab_size']}",
-        "size": f"{found['n_bytes']:,} bytes, {found['bytes_per_position']:.1f} a position",
-        "entropy": f"{'' if whole else 'at least '}{found['entropy']:.4g} nats a position; of the continuations, "
-        f"{found['cross_entropy']:.4g} nats a token",
-        "tail mass": f"{found['tail_mass']:.2%} of the probability is not seen id by id",
+        "holds": f"{facts['n_prompts']} prompts ({facts['n_truncated']} cut on the left), {facts['n_positions']} positions, "
+        f"{cells} at each, of {facts['vocab_size']}",
+        "size": f"{facts['n_bytes']:,} bytes, {facts['bytes_per_position']:.1f} per position",
+        "entropy": f"{'' if whole else 'at least '}{facts['entropy']:.4g} nats per position; cross-entropy of the "
+        f"continuations {facts['cross_entropy']:.4g} nats per token",
+        "tail mass": f"{facts['tail_mass']:.2%} of the probability is outside the recorded ids",
     }
-    width = max(len(name) for name in told)
-    return [found["file"], *(f"  {name.ljust(width)}  {value}" for name, value in told.items())]
+    width = max(len(name) for name in entries)
+    return [facts["file"], *(f"  {name.ljust(width)}  {value}" for name, value in entries.items())]
 
 
 def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap) -> list[str]:
-    """What :func:`pytest_pot.scoring.baseline_comparison.compare` found, for people."""
+    """The result of :func:`pytest_pot.scoring.baseline_comparison.compare` as lines for people."""
     sides = {"reference": reference, "candidate": candidate}
-    found = [
+    lines = [
         f"{role}  {side.source}: {side.provenance.reference}, {side.provenance.label}, top_k={side.config.top_k}"
         for role, side in sides.items()
     ]
-    found.append(
+    lines.append(
         f"{overlap.n_prompts} of {reference.n_prompts} prompts and {overlap.n_positions} of {reference.n_positions} positions "
         "have the same tokens in both"
     )
     width = max(len(name) for name in overlap.metrics)
-    found += [f"  {name.ljust(width)}  {value:.6g}" for name, value in overlap.metrics.items()]
-    found.append(
-        f"lower bounds: not seen id by id were {overlap.unseen[0]:.2%} of the reference's probability and "
-        f"{overlap.unseen[1]:.2%} of the candidate's"
+    lines += [f"  {name.ljust(width)}  {value:.6g}" for name, value in overlap.metrics.items()]
+    lines.append(
+        f"lower bounds: {overlap.unseen[0]:.2%} of the reference's probability and {overlap.unseen[1]:.2%} of the candidate's "
+        "is outside the ids that both hold"
     )
     worst = sorted(overlap.scores, key=lambda index: -overlap.scores[index])[:_WORST]
-    found.append("worst prompts, by tv:")
+    lines.append("worst prompts, by tv:")
     for index in worst:
-        found.append(f"  {overlap.scores[index]:.3g}  prompt {index}: '{shorten(reference.prompts[index].text, 60)}'")
-    differ = config_differences(reference.config, candidate.config)
-    differ += tokenizer_differences(reference.provenance.tokenizer, candidate.provenance.tokenizer)
-    if differ:
-        found += ["they were not recorded alike (A's first):", *(f"  {_sides(line)}" for line in differ)]
-    return found
+        lines.append(f"  {overlap.scores[index]:.3g}  prompt {index}: '{shorten(reference.prompts[index].text, 60)}'")
+    differences = config_differences(reference.config, candidate.config)
+    differences += tokenizer_differences(reference.provenance.tokenizer, candidate.provenance.tokenizer)
+    if differences:
+        lines += ["recorded with different settings (A | B):", *(f"  {_sides(line)}" for line in differences)]
+    return lines
 
 
 def _sides(line: str) -> str:

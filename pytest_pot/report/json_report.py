@@ -1,4 +1,4 @@
-"""The report for machines: all gates as one JSON document."""
+"""The JSON report, for programs."""
 
 from __future__ import annotations
 

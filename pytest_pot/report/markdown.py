@@ -1,4 +1,4 @@
-"""The report for a job summary or a pull request: all gates as one Markdown table."""
+"""The Markdown report, for a job summary or a pull request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gate's result as flat properties of a test: they reach JUnit XML, and a controller from its workers, by themselves."""
+"""A gate's result as a test's user properties, which pytest writes to JUnit XML and xdist workers send to the controller."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pytest_pot.gates.base import Gate, GateResult
 __all__ = ["NOT_GATED", "PREFIX", "RECORDED", "error_properties", "result_properties", "rows_of"]
 
 PREFIX = "pot_"
-"""What the names of all properties of a gate begin with."""
+"""The prefix of every property's name."""
 RECORDED = "pot_recorded"
-"""The property of a test whose gate has written a recorded reference: a line that says so."""
+"""The property with a message that a gate of the test wrote a recorded reference."""
 NOT_GATED = "pot_not_gated"
-"""The property of a test with a gate that was not run: a line that says why."""
+"""The property with the reason why a gate of the test did not run."""
 
 
 def result_properties(gate: Gate, result: GateResult) -> list[tuple[str, Any]]:
-    """What was asked and what was found, in JSON types."""
+    """A gate's settings and its result, in JSON types."""
     return _prefixed({**gate.identification(result.names), **result.properties()})
 
 
 def error_properties(gate: Gate, names: tuple[str | None, str | None], message: str) -> list[tuple[str, Any]]:
-    """:func:`result_properties` of a gate that came to no verdict."""
+    """:func:`result_properties` for a gate that raised an error instead of reaching a verdict."""
     return _prefixed({**gate.identification(names), "verdict": "ERROR", "passed": False, "error": message})
 
 
 def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """The gates of one test, read back from its properties; the test may have other properties, whatever their names."""
+    """Read the gates of one test back from its properties; properties of other plugins are ignored."""
     rows: list[dict[str, Any]] = []
     for name, value in user_properties:
         if name == PREFIX + "gate":

@@ -1,4 +1,4 @@
-"""The table of all gates that ends a run: one line per gate."""
+"""The table at the end of a run: one line per gate."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "pro
 _NUMBERS = ("score", "prompts", "ms/prompt")
 
 _SIGNS = {"pot_distinct": ">", "tokens per second": ">=", "min_tokens_per_s": ">="}
-"""How a score relates to its limit where a gate passes, by gate or by metric; ``<=`` for all others."""
+"""The relation of score and limit that a gate requires, by gate or by metric; ``<=`` for all others."""
 
 
 def summary_table(rows: Sequence[Row]) -> list[str]:
-    """One line per gate under a heading, the columns aligned."""
+    """A heading and one line per gate, with aligned columns."""
     table = [list(COLUMNS), *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
     return ["  ".join(map(_aligned, line, widths, COLUMNS)).rstrip() for line in table]
 
 
 def cells(row: Row) -> list[str]:
-    """The texts of a gate's line, in the order of :data:`COLUMNS`."""
+    """A gate's cells, in the order of :data:`COLUMNS`."""
     sign = _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
-    decided = row.get("score") is not None
+    has_score = row.get("score") is not None
     return [
         row["test"],
         row["gate"].removeprefix("pot_"),
         row["preset"],
         row["metric"],
-        number(row["score"]) if decided else "-",
+        number(row["score"]) if has_score else "-",
         f"{sign} {number(row['limit'])}",
         _verdict_cell(row),
-        _prompts_cell(row) if decided else "-",
-        f"{row['ms_per_prompt']:.0f}" if decided and row.get("ms_per_prompt") is not None else "-",
+        _prompts_cell(row) if has_score else "-",
+        f"{row['ms_per_prompt']:.0f}" if has_score and row.get("ms_per_prompt") is not None else "-",
     ]
 
 

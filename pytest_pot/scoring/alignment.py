@@ -1,4 +1,4 @@
-"""Two distributions that know different ids, brought onto the cells that both know."""
+"""Convert two distributions that list different ids to common cells."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from pytest_pot.engines.distributions import Flags, Floats, Ints, TopK
 __all__ = ["on_common_ids"]
 
 _NOWHERE = -700.0
-"""The log-probability, for both, of a cell that only one of them knows: equal cells add nothing to any metric."""
+"""The log-probability, in both distributions, of a cell that only one of them lists: equal cells add nothing to any metric."""
 
 
 def on_common_ids(p: TopK, q: TopK) -> tuple[TopK, TopK]:
-    """Both distributions over the ids that both know, and one cell for all others."""
+    """Both distributions over the ids that both list, and one cell for all other ids."""
     if p.ids is None and q.ids is None:
         m = min(p.log_probs.shape[1], q.log_probs.shape[1])
-        known = np.ones((len(p), m), dtype=np.bool_)
-        return _cells(p, p.log_probs[:, :m], known, p.log_probs[:, m:]), _cells(
-            q, q.log_probs[:, :m], known, q.log_probs[:, m:]
+        common = np.ones((len(p), m), dtype=np.bool_)
+        return _cells(p, p.log_probs[:, :m], common, p.log_probs[:, m:]), _cells(
+            q, q.log_probs[:, :m], common, q.log_probs[:, m:]
         )
     if p.ids is None:
         q, p = on_common_ids(q, p)
         return p, q
-    q_log_probs, known, q_rest = _at(q, p.ids)
-    p_rest = np.where(known, _NOWHERE, p.log_probs)
-    return _cells(p, p.log_probs, known, p_rest), _cells(q, q_log_probs, known, q_rest)
+    q_log_probs, common, q_rest = _at(q, p.ids)
+    p_rest = np.where(common, _NOWHERE, p.log_probs)
+    return _cells(p, p.log_probs, common, p_rest), _cells(q, q_log_probs, common, q_rest)
 
 
 def _at(top: TopK, ids: Ints) -> tuple[Floats, Flags, Floats]:
-    """``top`` at other ids: log-probabilities [n, m], which of them it knows, and those of its other ids."""
+    """``top`` at ``ids`` [n, m]: log-probabilities [n, m], whether it lists each id [n, m], those of its other ids [n, k]."""
     if top.ids is None:
-        known = ids < top.log_probs.shape[1]
-        place = np.where(known, ids, 0)
+        common = ids < top.log_probs.shape[1]
+        column = np.where(common, ids, 0)
     else:
-        # One search for all rows: row r's ids, sorted, are moved into an interval of their own.
+        # One binary search for all rows: adding r * width to the sorted ids of row r keeps the rows apart.
         order = np.argsort(top.ids, axis=1)
         width = int(max(top.ids.max(), ids.max())) + 1
         shift = width * np.arange(len(ids))[:, None]
         flat = (np.take_along_axis(top.ids, order, axis=1) + shift).ravel()
         index = np.minimum(np.searchsorted(flat, ids + shift), flat.size - 1)
-        known = flat[index] == ids + shift
-        place = np.where(known, order.ravel()[index], 0)
-    seen = np.zeros(top.log_probs.shape, dtype=np.bool_)
+        common = flat[index] == ids + shift
+        column = np.where(common, order.ravel()[index], 0)
+    in_ids = np.zeros(top.log_probs.shape, dtype=np.bool_)
     rows = np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
-    seen[rows[known], place[known]] = True
-    return np.take_along_axis(top.log_probs, place, axis=1), known, np.where(seen, _NOWHERE, top.log_probs)
+    in_ids[rows[common], column[common]] = True
+    return np.take_along_axis(top.log_probs, column, axis=1), common, np.where(in_ids, _NOWHERE, top.log_probs)
 
 
-def _cells(top: TopK, log_probs: Floats, known: Flags, rest: Floats) -> TopK:
-    """The known cells, and ``rest`` [n, any] together with the tail as the last one."""
+def _cells(top: TopK, log_probs: Floats, common: Flags, rest: Floats) -> TopK:
+    """The cells of the ``common`` ids, and ``rest`` [n, any] and the tail together as the last cell."""
     mass = np.exp(rest).sum(axis=1) + top.tail_mass
     log_tail = np.log(np.maximum(mass, np.finfo(np.float64).tiny))
-    return replace(top, ids=None, log_probs=np.where(known, log_probs, _NOWHERE), log_tail=log_tail)
+    return replace(top, ids=None, log_probs=np.where(common, log_probs, _NOWHERE), log_tail=log_tail)

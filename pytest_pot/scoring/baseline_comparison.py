@@ -1,4 +1,4 @@
-"""Two recordings against each other, with no model at all: where their tokens match, on the ids that both know."""
+"""Compare two recordings without a model: at positions with the same tokens, on the ids that both list."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Changes", "Overlap", "changes", "compare"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """How far one recording is from another, in the reference's and the candidate's order."""
+    """How far a candidate's recording is from a reference's."""
 
     metrics: dict[str, float]
-    """Every metric by name, averaged over each prompt's positions and then over prompts, as a report does it. Lower bounds:
-    the ids that only one recording knows are in one cell with all others."""
+    """Every metric by name, averaged over each prompt's positions and then over prompts, as in a report. Each is a lower
+    bound: the ids that only one recording lists share one cell with all other ids."""
     scores: dict[int, float]
-    """``tv`` by the index of the first recording's prompt."""
+    """``tv`` by the prompt's index in the reference."""
     n_positions: int
     unseen: tuple[float, float]
-    """The probability, of either, that is not seen id by id; averaged like a metric."""
+    """The probability, of reference and candidate, outside the ids that both list; averaged like a metric."""
 
     @property
     def n_prompts(self) -> int:
@@ -39,11 +39,11 @@ class Overlap:
 def compare(reference: Baseline, candidate: Baseline) -> Overlap:
     """Score the recording ``candidate`` against the recording ``reference``.
 
-    Prompts are matched by the ids of their context. Where two continuations differ, the positions before the first difference
-    count.
+    Prompts are matched by the ids of their context. Of two continuations that differ, only the positions before the first
+    difference are compared.
 
     Raises:
-        PotError: not one position has the same tokens in both, or the two were recorded at different temperatures.
+        PotError: no position has the same tokens in both, or the temperatures differ.
     """
     if reference.config.temperature != candidate.config.temperature:
         raise PotError(
@@ -67,19 +67,19 @@ def compare(reference: Baseline, candidate: Baseline) -> Overlap:
     if not scores:
         raise PotError(
             f"{reference.source} and {candidate.source} have no position with the same tokens before it: they were recorded "
-            "with other prompts, or with tokenizers that cut them differently"
+            "with different prompts, or with tokenizers that encode them differently"
         )
-    sides = np.mean(unseen, axis=0)
+    mean_unseen = np.mean(unseen, axis=0)
     return Overlap(
         metrics={name: float(np.mean(values)) for name, values in metrics.items()},
         scores=scores,
         n_positions=n_positions,
-        unseen=(float(sides[0]), float(sides[1])),
+        unseen=(float(mean_unseen[0]), float(mean_unseen[1])),
     )
 
 
 def _matches(reference: Baseline, candidate: Baseline) -> list[tuple[int, int, int]]:
-    """(index here, index there, positions in common) of the prompts with the same context."""
+    """(index in ``reference``, index in ``candidate``, common positions) of each prompt with the same context in both."""
     by_context: dict[tuple[int, ...], list[int]] = {}
     for index, tokens in enumerate(candidate.tokens):
         by_context.setdefault(tokens.ids[: tokens.prompt_len], []).append(index)
@@ -104,27 +104,27 @@ def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a new recording changes of an old one."""
+    """The differences between an old recording and a new one."""
 
     differences: list[str]
     """A line for each part of configuration, tokenizer and prompts that differs."""
     overlap: Overlap | None
-    """How far the old one is from the new one; None where they share no position."""
+    """How far the old one is from the new one; None if they have no position in common."""
 
     def __str__(self) -> str:
         if self.overlap is None:
-            text = "the old file has no position in common with it"
+            text = "the old and the new file have no position in common"
         else:
-            text = f"tv of the old file against it {self.overlap.metrics['tv']:.3g}, {self.overlap.n_positions} positions"
+            text = f"tv between the old and the new file {self.overlap.metrics['tv']:.3g}, {self.overlap.n_positions} positions"
         return "; ".join([text, *self.differences])
 
 
 def changes(old: Baseline, new: Baseline) -> Changes:
-    """What ``new`` changes of ``old``."""
+    """The differences between ``old`` and ``new``."""
     differences = config_differences(old.config, new.config)
     differences += tokenizer_differences(old.provenance.tokenizer, new.provenance.tokenizer)
     if old.provenance.prompts != new.provenance.prompts:
-        differences += prompt_differences(old, new.prompts, None) or ["prompts: other continuations now"]
+        differences += prompt_differences(old, new.prompts, None) or ["prompts: the continuations are different now"]
     try:
         return Changes(differences, compare(new, old))
     except PotError:

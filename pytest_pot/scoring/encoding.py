@@ -1,4 +1,4 @@
-"""From encoded prompts to the tokens that both models read: continued where needed, and cut to the length that fits."""
+"""From encoded prompts to the tokens that both models read: sample missing continuations, and cut to the length that fits."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from pytest_pot.scoring.batching import does_not_fit
 __all__ = ["fit_all", "fitter"]
 
 _SEED = 0
-"""Of the continuations that a reference draws; fixed, so that a bare prompt means the same tokens every time."""
+"""Seeds the continuations that a reference samples; fixed, so that a bare prompt gives the same tokens every time."""
 
 
 def fit_all(config: ScoringConfig, encoded: Sequence[Encoded], reference: Engine, limit: int | None) -> list[Tokens]:
     """The tokens of every prompt; see :func:`fitter`."""
-    fitted = fitter(config, encoded, reference, limit)
-    return [fitted(index) for index in range(len(encoded))]
+    tokens_of = fitter(config, encoded, reference, limit)
+    return [tokens_of(index) for index in range(len(encoded))]
 
 
 def fitter(config: ScoringConfig, encoded: Sequence[Encoded], reference: Engine, limit: int | None) -> Callable[[int], Tokens]:
-    """A function that gives the tokens of a prompt by its index.
+    """A function from a prompt's index to its tokens.
 
     Args:
         encoded: the ids of every prompt.
         reference: continues prompts that have no continuation.
-        limit: the longest sequence that the candidate takes, or None. ``config.max_length`` and the reference's own limit hold
-            as well.
+        limit: the longest sequence that the candidate takes, or None. ``config.max_length`` and the reference's own limit
+            apply too.
+
+    The function raises :class:`PotError` if a continuation leaves no room for its prompt, or sampling one runs out of memory.
     """
     limits = [config.max_length, reference.max_positions, limit]
     max_length = min(limit for limit in limits if limit is not None)
-    most = config.positions_per_prompt
+    n_positions = config.positions_per_prompt
 
-    def fitted(index: int) -> Tokens:
+    def tokens_of(index: int) -> Tokens:
         context, continuation = encoded[index]
         if continuation is None:
-            kept = fit(index, context, [0] * most, max_length).ids[:-most]
+            start = fit(index, context, [0] * n_positions, max_length).ids[:-n_positions]
             try:
-                [continuation] = reference.sample([kept], most, _SEED)
+                [continuation] = reference.sample([start], n_positions, _SEED)
             except OutOfMemory as error:
-                raise does_not_fit(config, index, len(kept) + most, most, error) from error
-        return fit(index, context, continuation[:most], max_length)
+                raise does_not_fit(config, index, len(start) + n_positions, n_positions, error) from error
+        return fit(index, context, continuation[:n_positions], max_length)
 
-    return fitted
+    return tokens_of

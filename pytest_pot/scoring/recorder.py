@@ -1,4 +1,4 @@
-"""Recording a reference: one pass over a suite of prompts, kept in the form that a file has."""
+"""Record a reference: run it once over a suite of prompts, and keep its distributions as a file stores them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["RecordedPass", "as_compared", "record"]
 
 @dataclass(frozen=True)
 class RecordedPass:
-    """What one pass of the reference over a suite gave."""
+    """The result of running the reference once over a suite."""
 
     positions: Recorded
     vocab_size: int
     batch_size: int
-    """Prompts per forward pass at the end."""
+    """Prompts per forward pass at the end; less than configured if memory ran out."""
 
 
 def record(
@@ -38,7 +38,7 @@ def record(
     tokens: Sequence[Tokens],
     progress: Progress | None,
 ) -> RecordedPass:
-    """All positions of ``prompts``, in the form that they have in a file.
+    """Run ``reference`` on all ``prompts``, and return its distributions as a file stores them.
 
     Raises:
         PotError: a log-probability is NaN or infinite, or one prompt alone does not fit into memory.
@@ -61,7 +61,7 @@ def record(
 
 
 def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:
-    """``prompt`` with the part of its continuation that is compared; without one where the reference drew it."""
+    """``prompt`` with its continuation cut to the part that is compared; still without one if the reference sampled it."""
     if prompt.continuation is None:
         return prompt
     return replace(prompt, continuation=tokenizer.decode(list(tokens.targets)))

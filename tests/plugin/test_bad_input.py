@@ -48,7 +48,7 @@ def test_an_empty_list_from_the_prompts_fixture_fails(project: Project) -> None:
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
     assert section(result) == [
-        "pot_identity: there are no prompts to score; give at least one, or none at all to use the built-in suite"
+        "pot_identity: there are no prompts to score; give at least one, or omit prompts to use the built-in suite"
     ]
 
 
@@ -99,7 +99,7 @@ def test_a_prompt_with_an_empty_continuation_fails(project: Project) -> None:
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
     assert section(result) == [
-        "pot_identity: prompt 1 ('Who is there?') has the continuation '', which comes to no token: there is no position to "
+        "pot_identity: prompt 1 ('Who is there?') has the continuation '', which has no tokens: there is no position to "
         "score. Give it a text, or None to let the reference continue the prompt"
     ]
 
@@ -109,7 +109,7 @@ def test_an_empty_prompt_fails(project: Project) -> None:
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
     assert section(result) == [
-        "pot_identity: prompt 0 ('') comes to no token with this tokenizer, so nothing predicts the first token of its "
+        "pot_identity: prompt 0 ('') has no tokens with this tokenizer, so nothing predicts the first token of its "
         "continuation: give it a text"
     ]
 
@@ -200,8 +200,8 @@ def test_a_vocabulary_without_an_id_of_a_prompt_fails(project: Project) -> None:
     result.assert_outcomes(failed=1)
     highest = max(project.tiny.tokenizer(" stood empty all winter.The old mill by the river")["input_ids"])
     assert section(result) == [
-        f"pot_identity: the tokenizer gives id {highest}, but the candidate's vocabulary has only 200 tokens: this tokenizer "
-        "is not this model's"
+        f"pot_identity: the tokenizer gives id {highest}, but the candidate's vocabulary has only 200 tokens: the tokenizer "
+        "belongs to another model"
     ]
 
 

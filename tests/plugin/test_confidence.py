@@ -52,7 +52,7 @@ def test_a_perturbed_model_is_different_after_one_batch(pool: Project) -> None:
         [
             r"  claimed: the mean score is above 0\.01",
             r"  evidence \(wealth, 20 decides\): DIFFERENT \S+; SAME \S+ for the mean, \S+ for the outliers",
-            r"  mean of the clipped score, wherever one stops: \S+ to \S+ at 95%",
+            r"  mean of the clipped score, valid at any stopping point: \S+ to \S+ at 95%",
             r"  worst prompts:",
         ]
     )
@@ -65,7 +65,7 @@ def test_distinct_passes_on_different_and_fails_on_same(pool: Project) -> None:
     [head] = [line for line in result.outlines if line.startswith("pot_distinct: ")]
     assert head.startswith("pot_distinct: SAME at 99% confidence after ")
     assert head.endswith(
-        ": tv 0, so that the models count as the same: the mean of the score, clipped at 0.1, is at most 0.01, and fewer than "
+        ": tv 0, so the models count as the same: the mean of the score, clipped at 0.1, is at most 0.01, and fewer than "
         "5% of the prompts score above 0.1"
     )
 

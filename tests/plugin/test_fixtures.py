@@ -418,7 +418,7 @@ def test_pot_tokenizer_of_another_folders_reference_is_an_error(project: Project
     result = project.run("a", "b")
     result.assert_outcomes(passed=1, errors=1)
     assert (
-        "pot_tokenizer is made once in a session, and this one comes with another pot_reference than this test's. Override "
+        "pot_tokenizer is made once per session, and it came from another pot_reference than this test's. Override "
         "pot_tokenizer where pot_reference is overridden, or name one tokenizer for all with --pot-tokenizer"
     ) in result.outlines
     project.run("b").assert_outcomes(passed=1)

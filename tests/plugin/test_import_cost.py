@@ -63,3 +63,29 @@ def test_importing_the_package_imports_nothing_heavy(pytester: pytest.Pytester) 
     code = f"import sys, pytest_pot; print(pytest_pot.PRESETS, [name for name in {HEAVY!r} if name in sys.modules])"
     result = pytester.run(sys.executable, "-c", code)
     assert result.outlines[-1].endswith(" []")
+
+
+LOADED = """
+import sys
+
+def pytest_unconfigure(config):
+    print("loaded:", *sorted({name.split(".")[1] for name in sys.modules if name.startswith("pytest_pot.")}))
+"""
+
+
+def test_a_suite_without_gates_loads_only_the_plugin_and_core(project: Project) -> None:
+    """The plugin registers markers, options and hooks without settings, gates or prompts, which take ten times as long."""
+    project.ini()
+    project.write(conftest=LOADED, test_it="def test_it(): pass\n")
+    result = project.run_subprocess()
+    result.assert_outcomes(passed=1)
+    assert "loaded: core plugin" in result.outlines
+
+
+def test_the_plugin_imports_nothing_that_pytest_does_not_import(project: Project) -> None:
+    """For example, ``dataclasses`` would cost a run some milliseconds; the plugin needs only what pytest imports itself."""
+    project.ini()
+    code = "import sys, pytest, _pytest.config, _pytest.python; before = set(sys.modules); import pytest_pot.plugin; "
+    code += "print('new:', *sorted(name for name in set(sys.modules) - before if not name.startswith('pytest_pot')))"
+    result = project.pytester.run(sys.executable, "-c", code)
+    assert result.outlines[-1] == "new:"

@@ -211,7 +211,7 @@ def _write_ini(project: Project, **values: str) -> Project:
     return project
 
 
-NOT_GATED = "latency is not gated under -n, where workers disturb each other; run these tests without it; {} tests"
+NOT_GATED = "latency is not gated under -n, because workers slow each other down; run these tests without -n; {} tests"
 
 
 def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
@@ -261,7 +261,7 @@ def test_an_inconclusive_gate_passes_with_a_warning(project: Project) -> None:
     project.write(test_it=latency_tests(UNDECIDED))
     result = project.run("-Werror")
     result.assert_outcomes(passed=1, warnings=1)
-    result.stdout.fnmatch_lines(["*pot_latency: inconclusive: only 0 pairs in 0 s, and slowdown cannot be told from so few"])
+    result.stdout.fnmatch_lines(["*pot_latency: inconclusive: only 0 pairs in 0 s, too few to measure slowdown"])
 
 
 def test_an_inconclusive_gate_fails_if_the_ini_file_says_so(project: Project) -> None:
@@ -372,7 +372,7 @@ def test_a_slowdown_uses_fewer_threads_on_a_crowded_machine_unless_there_is_a_bu
     finally:
         torch.set_num_threads(before)
     assert f"threads {threads} of 2 then 2" in result.stdout.str()
-    has_note = "1 thread (it was slower with 2, as it is beside other processes)" in result.stdout.str()
+    has_note = "1 thread (2 threads were slower; other processes are using the cores)" in result.stdout.str()
     assert has_note == (threads == 1)
 
 
@@ -395,8 +395,8 @@ def test_a_parametrised_candidate_has_the_same_test_ids_with_latency_off(project
 
 
 RECORDED = (
-    "needs a live reference to run beside the candidate, and base.pot.safetensors is a recording, which has no clock. Name a "
-    "model, reference=..., or limit the candidate alone"
+    "needs a live reference to run beside the candidate, but base.pot.safetensors is a recording, which cannot be timed. Name "
+    "a model, reference=..., or limit the candidate only"
 )
 
 
@@ -410,12 +410,12 @@ RECORDED = (
         ("max_memory_ratio=float('inf')", "max_memory_ratio=inf must be a finite number above 0"),
         ("budget_ms=1, per='second'", "per='second' is not one of 'prompt', 'batch', 'token'"),
         ("budget_ms=1, stat='mean'", "stat='mean' is not one of 'median', 'p95'"),
-        ("max_slowdown=2, stat='p95'", "stat='p95' says what a budget is of; give that too, budget_ms=..."),
+        ("max_slowdown=2, stat='p95'", "stat='p95' applies to a budget only; add budget_ms=..."),
         ("budget_ms=1, what='train'", "what='train' is not one of 'score', 'prefill', 'decode'"),
-        ("budget_ms=1, new_tokens=4", "new_tokens=4 is how many are generated; say what='decode' too"),
+        ("budget_ms=1, new_tokens=4", "new_tokens=4 applies to decoding only; add what='decode'"),
         (
             "budget_ms=1, what='decode', new_tokens=1",
-            "new_tokens=1 must be a whole number of at least 2: the first is timed apart from the others",
+            "new_tokens=1 must be a whole number of at least 2: the first token is timed separately",
         ),
         (
             "budget_ms=1, what='decode', new_tokens=256",
@@ -423,8 +423,8 @@ RECORDED = (
         ),
         (
             "budget_ms=60, reference='base.pot.safetensors'",
-            "reference='base.pot.safetensors' is a recording, which has no clock, and no limit here needs a reference; leave "
-            "it out",
+            "reference='base.pot.safetensors' is a recording, which cannot be timed, and no limit here needs a reference; "
+            "leave it out",
         ),
         ("budget_ms=1, max_seconds=0", "max_seconds=0 must be a finite number above 0"),
         ("budget_ms=1, tolerance='half'", f"unknown argument 'tolerance'; the arguments are {ARGUMENTS}"),

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from .conftest import PROMPTS, Project
+from .conftest import PROMPTS, WITH_CACHE, Project
 
 COUNTING = """
 import pytest
@@ -72,7 +72,7 @@ def test_two_live_models_are_opened_once(counting: Project, marker: str) -> None
 
 
 def test_a_cached_reference_is_not_opened(counting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:hypothesispytest -p no:anyio")
+    monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     assert opened_and_encoded(counting, "pot_identity(max_score=0)") == (BOTH, EACH_ONCE)
     assert opened_and_encoded(counting, "pot_identity(max_score=0)") == (Counter(candidate=1), EACH_ONCE)
 

@@ -203,7 +203,7 @@ def test_only_scoring_can_be_timed(engine_project: Project) -> None:
     assert row["verdict"] == "pass"
     result, row = run_gate(engine_project, "pot_latency(candidate='bigram:1', budget_ms=50, what='prefill')")
     result.assert_outcomes(failed=1)
-    assert "the candidate is an engine of its own (numpy on cuda), of which only what='score' can be timed" in row["error"]
+    assert "the candidate is a custom engine (numpy on cuda), which can be timed with what='score' only" in row["error"]
 
 
 FIXTURE = """

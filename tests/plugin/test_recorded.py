@@ -261,7 +261,7 @@ def test_a_damaged_file_fails(recorded: Project) -> None:
     path = recorded.path / "ref.pot.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     [line] = failure(recorded)
-    assert line.startswith(f"pot_identity: the baseline {path} is damaged, or no recording of pytest-pot: ")
+    assert line.startswith(f"pot_identity: the baseline {path} is damaged, or not a recording of pytest-pot: ")
 
 
 @pytest.mark.parametrize("value", ["'ref.pot.safetensors'", "pytest_pot.Baseline.load('ref.pot.safetensors')"])

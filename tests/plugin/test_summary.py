@@ -95,7 +95,7 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
         ("0", " (prose)", "The old mill by the river"),
     ]
     assert [float(entry[0]) for entry in prompts] == sorted((float(entry[0]) for entry in prompts), reverse=True)
-    assert text[6] == "  worst positions (what was read ▸ the token that came):"
+    assert text[6] == "  worst positions (context ▸ next token):"
     for place, probabilities in (text[7:9], text[9:11], text[11:13]):
         assert re.fullmatch(r" +0\.\d+  prompt [012], position \d+: .+ ▸ '.+'", place), place
         pattern = r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; first choices: '.+' \d+(\.\d+)?%, '.+' \d+(\.\d+)?%"

@@ -13,7 +13,8 @@ from unittest import mock
 
 import pytest
 
-from pytest_pot import Baseline, TeacherForcedScorer
+from pytest_pot import Baseline
+from pytest_pot.scoring.run import ScoringRun
 
 from .conftest import PROMPTS, Project
 
@@ -46,7 +47,7 @@ def test_an_update_reports_recorded_unchanged_and_updated_files(project: Project
     result = project.run("--pot-update")
     result.assert_outcomes(passed=1)
     [line] = file_lines(result)
-    assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv of the old file against it 0.")
+    assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv between the old and the new file 0.")
     assert line.endswith(f", {positions} positions")
     assert Baseline.load(path).provenance.reference == "perturbed"  # no path of this machine
     project.run().assert_outcomes(passed=1)
@@ -77,7 +78,7 @@ def test_an_update_still_gates(project: Project) -> None:
 
 def test_tests_that_share_a_file_record_it_once(project: Project) -> None:
     project.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
-    with mock.patch.object(TeacherForcedScorer, "record", autospec=True, side_effect=TeacherForcedScorer.record) as record:
+    with mock.patch.object(ScoringRun, "record", autospec=True, side_effect=ScoringRun.record) as record:
         result = project.run("--pot-update")
     result.assert_outcomes(passed=2)
     assert record.call_count == 1

@@ -67,7 +67,7 @@ def test_it():
         ("identity(prompts=[3])", "prompt 0 is int, not a string or a pytest_pot.Prompt"),
         (
             "identity(prompts=[])",
-            "there are no prompts to score; give at least one, or none at all to use the built-in suite",
+            "there are no prompts to score; give at least one, or omit prompts to use the built-in suite",
         ),
     ],
 )

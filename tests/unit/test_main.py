@@ -36,7 +36,7 @@ def test_inspect_prints_what_a_recording_holds(files: Path, capsys: pytest.Captu
     assert lines_by_name["reference"] == "model a, float32 on cpu"
     assert lines_by_name["holds"] == "8 prompts (0 cut on the left), 100 positions, 10 ids and the tail at each, of 97"
     size = path.stat().st_size
-    assert lines_by_name["size"] == f"{size:,} bytes, {size / 100:.1f} a position"
+    assert lines_by_name["size"] == f"{size:,} bytes, {size / 100:.1f} per position"
     assert lines_by_name["entropy"].startswith("at least ")
     assert len(lines_by_name["weights"]) == len(lines_by_name["tokenizer vocabulary"]) == 64
 
@@ -56,8 +56,8 @@ def test_compare_prints_the_metrics_of_two_recordings(files: Path, capsys: pytes
     out = capsys.readouterr().out
     assert f"reference  {files}/a.pot.safetensors: model a, float32 on cpu, top_k=10\n" in out
     assert "8 of 8 prompts and 100 of 100 positions have the same tokens in both\n" in out
-    assert "lower bounds: not seen id by id were " in out
-    assert "they were not recorded alike (A's first):\n  config.top_k: 10 | 20\n" in out
+    assert "of the candidate's is outside the ids that both hold\n" in out
+    assert "recorded with different settings (A | B):\n  config.top_k: 10 | 20\n" in out
     assert main(["compare", "--json", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
     comparison = json.loads(capsys.readouterr().out)
     assert comparison["n_prompts"] == 8
@@ -70,7 +70,7 @@ def test_missing_and_damaged_files_are_errors(files: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
     (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
     assert main(["compare", str(files / "a.pot.safetensors"), str(tmp_path / "x.pot.safetensors")]) == 1
-    assert "is damaged, or no recording of pytest-pot" in capsys.readouterr().err
+    assert "is damaged, or not a recording of pytest-pot" in capsys.readouterr().err
 
 
 def test_terminal_control_characters_are_escaped(

@@ -27,9 +27,9 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     """The model that ``spec`` names, in evaluation mode, on ``config``'s device in its dtype, and the tokenizer beside it.
 
     Raises:
-        PotError: it cannot be loaded; the message carries the reason.
+        PotError: the model or its tokenizer cannot be loaded; the message gives the reason.
     """
-    # What is imported and loaded stays: searching it for garbage again and again is a sixth of the time.
+    # Imported modules and loaded weights stay in use; searching them for garbage repeatedly took a sixth of the time.
     with gc_paused(), without_progress_bars(), rng_untouched():
         model = _load_weights(spec, role, config)
         return LoadedModel(model, _tokenizer_beside(spec, role), movable=True)
@@ -41,7 +41,7 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
     device = choose_device(config.device)
     folder, options = gguf_source(spec)
     if options:
-        # A GGUF file's own dtype is its quantisation; what comes out of it is float32.
+        # A GGUF file holds quantised weights; transformers dequantises them to float32.
         _require_gguf(spec)
         options["dtype"] = choose_dtype(config.dtype, torch.float32, device)
     else:
@@ -50,10 +50,10 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
     with loading_errors(f"the {role} {spec!r}", MODEL_FORMS):
         model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
         model.eval()
-        own = own_dtype(model)
-        wanted = choose_dtype(config.dtype, own, device)
-        if own != wanted:
-            model.to(wanted)
+        loaded_dtype = own_dtype(model)
+        dtype = choose_dtype(config.dtype, loaded_dtype, device)
+        if loaded_dtype != dtype:
+            model.to(dtype)
         if model.device.type != device.type:
             model.to(device)
     return model

@@ -33,17 +33,17 @@ __all__ = ["TorchEngine"]
 class TorchEngine:
     """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable`.
 
-    Sequences are padded on the right: that is safe for absolute, rotary and ALiBi positions and for recurrent models, and
-    position j of a prompt is at the same index however long its neighbours are. Models whose positions depend on the length of
-    the batch, or that see what stands to the right, read each prompt alone: those that
-    :mod:`~pytest_pot.engines.pytorch.model_traits` knows.
+    Sequences are padded on the right. That is safe for absolute, rotary and ALiBi positions and for recurrent models, and
+    position j of a prompt has the same index whatever the length of the other prompts. Models whose positions depend on the
+    length of the batch, or that attend to tokens on the right, read one prompt at a time;
+    :mod:`~pytest_pot.engines.pytorch.model_traits` recognises them.
     """
 
     share_prefixes = True
-    """Whether tokens that the prompts of a batch begin with are read once."""
+    """Whether a prefix that several prompts of a batch share is read only once."""
 
     def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
-        """``model`` is in evaluation mode and stays so while the engine is used; :meth:`opened` sees to that."""
+        """``model`` must be in evaluation mode while the engine is used; :meth:`opened` ensures that."""
         self._model = model
         self._role = role
         self._config = config
@@ -63,12 +63,12 @@ class TorchEngine:
     @classmethod
     @contextmanager
     def opened(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[TorchEngine]:
-        """An engine for ``model``; when the context ends, model, random state and gradient mode are as they were."""
+        """Yield an engine for ``model``; on exit, restore the model, the random state and the gradient mode."""
         with prepared(model, config) as running:
             engine = cls(running, role, config)
-            known = engine._vocabulary() is not None
-            checked = nullcontext() if known else lookups_checked(running, engine._refuse_lookup)
-            with rng_untouched(engine._device), torch.inference_mode(), checked:
+            has_vocabulary = engine._vocabulary() is not None
+            lookup_check = nullcontext() if has_vocabulary else lookups_checked(running, engine._refuse_lookup)
+            with rng_untouched(engine._device), torch.inference_mode(), lookup_check:
                 yield engine
 
     @property
@@ -86,7 +86,7 @@ class TorchEngine:
 
     @property
     def model(self) -> nn.Module:
-        """The model as it runs: a copy, where it had to be moved or converted."""
+        """The model that runs: a copy of the caller's model if it had to be moved or converted."""
         return self._model
 
     @property
@@ -100,18 +100,18 @@ class TorchEngine:
 
     @property
     def reader(self) -> Reader | None:
-        """What reads batches cheaply; None with ``every_position``."""
+        """The optimised reader of batches; None with ``every_position``."""
         return self._reader
 
     def call(self, ids: Tensor, **optional: Any) -> Any:
-        """What the model returns for ``ids`` [batch, length], and for those of ``optional`` that its forward takes."""
-        given = {name: value for name, value in optional.items() if name in self._accepts}
+        """The model's output for ``ids`` [batch, length]; drops arguments in ``optional`` that its forward does not take."""
+        arguments = {name: value for name, value in optional.items() if name in self._accepts}
         with self._autocast():
             if not self._own_code:
-                return self._model(ids, **given)
-            # What the user's module makes and keeps, a table or a buffer, is to be of use outside inference mode too.
+                return self._model(ids, **arguments)
+            # The user's module may create and keep tensors (a table, a buffer), which must work outside inference mode too.
             with torch.inference_mode(False), torch.no_grad():
-                tensors = {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
+                tensors = {name: value.clone() if isinstance(value, Tensor) else value for name, value in arguments.items()}
                 return self._model(ids.clone(), **tensors)
 
     def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -124,9 +124,9 @@ class TorchEngine:
             top = self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
             if self._config.tail == "bucket" or top.ids is None or top.log_tail is None:
                 return top
-            # Over again, by the way that candidates go: the same weights must come to the same bits.
-            chosen = self._over_choice(rows, targets, torch.from_numpy(top.ids).to(targets.device)).most_likely_first()
-            return replace(chosen, log_tail=top.log_tail)
+            # Recompute by the operations that at() applies to candidates: the same weights must give the same bits.
+            renormalised = self._over_choice(rows, targets, torch.from_numpy(top.ids).to(targets.device)).most_likely_first()
+            return replace(renormalised, log_tail=top.log_tail)
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         with self.memory_errors():
@@ -197,12 +197,12 @@ class TorchEngine:
         return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=self._eps)
 
     def _over_choice(self, rows: Rows, targets: Tensor, ids: Tensor) -> TopK:
-        """The softmax over ``ids`` [n, m] alone: no other logits are needed, but for the continuation's tokens."""
+        """The softmax over ``ids`` [n, m] only; computes no logits but theirs and those of the continuation's tokens."""
         logits = rows.at(torch.cat([ids, targets[:, None]], dim=-1))
         return reduce_over_choice(logits[:, :-1], logits[:, -1], ids, self._config.temperature, self._eps, rows.vocab_size)
 
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
-        """The logits that predict each position of ``batch``, and the tokens to predict, [positions]."""
+        """The logits that predict each position of ``batch``, and the ids to predict, [positions]."""
         self._check_batch(batch)
         with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
             reader = self._reader
@@ -216,13 +216,13 @@ class TorchEngine:
         self._reading = ids
         try:
             output = self.call(ids, **{"attention_mask": mask, "use_cache": False, **optional})
-        except IndexError as error:  # of a lookup that is no nn.Embedding's; others are the model's own
+        except IndexError as error:  # from a lookup outside nn.Embedding; others are the model's own
             if str(error) != "index out of range in self":
                 raise
             raise PotError(
-                f"the {self._role} has no row for what it looks up ({error}): it read ids up to {int(ids.max())} in sequences "
-                f"of {ids.shape[1]} tokens. Either this tokenizer is not this model's, or the model takes shorter sequences: "
-                "lower max_length"
+                f"the {self._role} looks up a row that does not exist ({error}): it read ids up to {int(ids.max())} in "
+                f"sequences of {ids.shape[1]} tokens. Either the tokenizer belongs to another model, or the sequences are "
+                "too long for this model: lower max_length"
             ) from error
         logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
@@ -247,16 +247,19 @@ class TorchEngine:
             self.check_ids(tokens.ids)
 
     def check_ids(self, ids: Sequence[int], size: int | None = None) -> None:
-        """Raise unless all ``ids`` are in the vocabulary; on CUDA an id outside it would poison the whole process."""
+        """Raise :class:`PotError` unless all ``ids`` are in the vocabulary.
+
+        On CUDA, an id outside it would make the GPU unusable for the rest of the process.
+        """
         size = self._vocabulary() if size is None else size
         if size is not None and max(ids) >= size:
             raise PotError(
-                f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: this tokenizer "
-                "is not this model's"
+                f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: the tokenizer "
+                "belongs to another model"
             )
 
     def _vocabulary(self) -> int | None:
-        """How many ids the model reads; None where it does not say, as plain modules do not."""
+        """Number of rows of the input embedding; None if the model does not report it, as plain modules do not."""
         lookup = getattr(self._model, "get_input_embeddings", None)
         size = getattr(lookup() if lookup is not None else None, "num_embeddings", None)
         return size if isinstance(size, int) else None
@@ -265,13 +268,13 @@ class TorchEngine:
         if self._reading is not None and row == int(self._reading.max()):
             self.check_ids([row], size)
         raise PotError(
-            f"the {self._role} looks up row {row} of an embedding that has {size}, and no id that it reads is that high: a "
-            "position, perhaps, beyond the longest sequence that it takes. Lower max_length"
+            f"the {self._role} looks up row {row} of an embedding with {size} rows, but no token id is that high: it is "
+            "probably a position beyond the longest sequence that the model takes. Lower max_length"
         )
 
     @contextmanager
     def memory_errors(self) -> Iterator[None]:
-        """Turn what torch raises when memory runs out, on any device, into :class:`OutOfMemory`."""
+        """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`."""
         try:
             yield
         except (RuntimeError, MemoryError) as error:

@@ -15,11 +15,11 @@ from pytest_pot.engines.tokens import Tokens
 __all__ = ["GreedyGeneration"]
 
 _CACHES = ("cache", "past_key_values", "cache_params")
-"""What transformers calls the cache in the arguments of a forward and in its output: now, before, and for recurrent models."""
+"""Names of the cache in the arguments and the output of a transformers forward: new, old, and for recurrent models."""
 
 
 class _Model(Protocol):
-    """What generation needs of the engine."""
+    """What generation needs from the engine."""
 
     @property
     def accepts(self) -> frozenset[str]: ...
@@ -38,7 +38,11 @@ class GreedyGeneration:
     """
 
     def __init__(self, engine: _Model, role: str, batch: Sequence[Tokens]) -> None:
-        """``batch``: each prompt with as many positions as tokens are to be generated; the same number for all."""
+        """``batch``: prompts with one position for each token to generate; all have the same number of positions.
+
+        Raises:
+            PotError: the model's forward takes no key-value cache.
+        """
         name = next((name for name in _CACHES if name in engine.accepts), None)
         if name is None:
             raise _no_cache(role)
@@ -50,7 +54,7 @@ class GreedyGeneration:
 
     @property
     def last_tokens(self) -> Tensor:
-        """The tokens chosen last, [batch, 1]."""
+        """The most recent token of each prompt, [batch, 1]."""
         return self._token
 
     def forget(self) -> None:
@@ -81,6 +85,6 @@ class GreedyGeneration:
 
 def _no_cache(role: str) -> PotError:
     return PotError(
-        f"the {role} takes and returns no key-value cache ({' or '.join(_CACHES)}), which what='decode' goes on with; time it "
+        f"the {role} does not take and return a key-value cache ({' or '.join(_CACHES)}), which what='decode' needs; time it "
         "with what='score' or what='prefill'"
     )

@@ -1,4 +1,4 @@
-"""The peak memory of one run: the device's own counter on CUDA, the resident set of the process on Linux."""
+"""The peak memory of one run: allocated memory on CUDA, the resident set of the process on Linux."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -> PeakMemory | None:
-    """The most memory that ``run`` takes above what was in use before, plus the weights of ``model``, which it runs.
+    """Peak memory in use during ``run`` minus memory in use before it, plus the weights of ``model``, which ``run`` runs.
 
-    Other models may be in the same process: what they hold is in use before and during the run, and cancels. None where
-    neither CUDA nor Linux counts it; a sample taken now and then would miss the peak, and understate it.
+    The memory of other models in the process is in use before and during the run, so it cancels. None if neither CUDA nor
+    Linux reports the peak: periodic sampling would miss it and report too little.
 
-    Resident memory is also what the C library cannot use again: in a process that has run much else, its free memory is in
-    pieces, and the same run was seen to take up to twice as much.
+    Resident memory includes freed memory that the C library cannot reuse. After much other work in the same process the heap
+    is fragmented, and we saw the same run take up to twice as much.
     """
     if device.type == "cuda":
         return _on_cuda(run, weights_size(model), device)
@@ -34,7 +34,7 @@ def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -
 
 
 def weights_size(model: nn.Module) -> int:
-    """Bytes of the parameters and buffers; what modules share is counted once."""
+    """Bytes of the parameters and buffers; storage that modules share is counted once."""
     tensors = [*model.parameters(), *model.buffers()]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
@@ -52,7 +52,7 @@ def _on_cuda(run: Callable[[], object], weights: int, device: torch.device) -> P
 def _resident(run: Callable[[], object], weights: int) -> PeakMemory | None:
     _give_back_free_memory()
     try:
-        _CLEAR.write_text("5", encoding="ascii")  # proc(5): resets the peak of the resident set to what is resident now
+        _CLEAR.write_text("5", encoding="ascii")  # proc(5): resets VmHWM, the peak resident set, to the current one
         before = _kilobytes("VmRSS")
         run()
         peak = _kilobytes("VmHWM")
@@ -62,13 +62,13 @@ def _resident(run: Callable[[], object], weights: int) -> PeakMemory | None:
 
 
 def _kilobytes(name: str) -> int:
-    found = re.search(rf"^{name}:\s*(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
-    if found is None:
+    match = re.search(rf"^{name}:\s*(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
+    if match is None:
         raise OSError(f"{_STATUS} has no {name}")
-    return int(found[1])
+    return int(match[1])
 
 
 def _give_back_free_memory() -> None:
-    """What glibc keeps of freed memory for later would hide that the run uses it."""
+    """Make glibc return freed memory to the system; a run that reuses it would seem to need less."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

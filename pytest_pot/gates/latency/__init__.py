@@ -1,4 +1,4 @@
 """The gate on latency and memory: what is timed, the stopwatch, the statistics, and the message of a failure.
 
-As for ``gates``; nothing is imported from ``gates.verdict``.
+It imports what ``gates`` may import, and nothing from ``gates.verdict``.
 """

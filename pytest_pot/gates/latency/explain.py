@@ -1,4 +1,4 @@
-"""The outcome of a gate on latency in words: the headline, what was timed, and what to do."""
+"""The messages of a gate on latency: the headline, what was timed, and what to do."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def headline(outcome: LatencyOutcome) -> str:
 
 
 def explain(outcome: LatencyOutcome, verbosity: int = 0) -> str:
-    """Why a gate failed, or could not be decided: the figure against its limit, what was timed, and what to do.
+    """Why a gate failed or is inconclusive: the figure and its limit, what was timed, and what to do.
 
-    ``verbosity`` below 0 gives the headline alone; above 0, a histogram of the times.
+    ``verbosity`` below 0 gives the headline only; above 0 adds a histogram of the times.
     """
     report, decisive = outcome.report, outcome.report.decisive
     if verbosity < 0:
         return headline(outcome)
     lines = [headline(outcome), f"  {_models(outcome)}; {_conditions(outcome)}"]
-    lines += [f"  {_plainly(check)}: {check.outcome}" for check in report.checks if check is not decisive]
+    lines += [f"  {_comparison(check)}: {check.outcome}" for check in report.checks if check is not decisive]
     if report.lead:
         lines.append(f"  {_decoding(outcome)}")
     if report.memory is not None:
@@ -45,18 +45,18 @@ def explain(outcome: LatencyOutcome, verbosity: int = 0) -> str:
 
 def _headline(report: LatencyReport, check: Check) -> str:
     if check.point is None:
-        timed = f"{_timings(report)} in {report.elapsed_s:.0f} s"
-        return f"inconclusive: only {timed}, and {check.name} cannot be told from so few"
+        timings = f"{_timings(report)} in {report.elapsed_s:.0f} s"
+        return f"inconclusive: only {timings}, too few to measure {check.name}"
     if check.limit_name.startswith("max_memory"):
-        return f"{_plainly(check)} ({_memory(report, report.memory)})" if report.memory is not None else _plainly(check)
+        return f"{_comparison(check)} ({_memory(report, report.memory)})" if report.memory is not None else _comparison(check)
     evidence = f"({_bound(check)}, {_timings(report)}; {_times(report)})"
     if check.outcome is Outcome.INCONCLUSIVE:
-        after = " when time was up" if report.capped else ""
-        return f"inconclusive: {_plainly(check)}, but its bound is not{after} {evidence}"
-    return f"{_plainly(check)} {evidence}"
+        when = " when time ran out" if report.capped else ""
+        return f"inconclusive: {_comparison(check)}, but its bound was within the limit{when} {evidence}"
+    return f"{_comparison(check)} {evidence}"
 
 
-def _plainly(check: Check) -> str:
+def _comparison(check: Check) -> str:
     """``slowdown 1.41x > 1.25x``."""
     if check.point is None:
         return check.name
@@ -73,7 +73,7 @@ def _bound(check: Check) -> str:
 def _figure(check: Check, value: float) -> str:
     if not _is_ratio(check):
         return number(value)
-    # As many digits as it takes to show a figure and its limit as different.
+    # Enough digits to show that the figure differs from its limit.
     digits = next((n for n in range(2, 7) if round(value, n) != round(check.limit, n)), 2)
     return f"{value:.{digits}f}x"
 
@@ -145,7 +145,7 @@ def _megabytes(peak: PeakMemory) -> str:
 
 
 def _histogram(report: LatencyReport) -> list[str]:
-    """How often each time came, both models on one scale."""
+    """The lines of a histogram of the times, both models on one scale."""
     series = {"candidate": report.candidate}
     if report.reference is not None:
         series = {"reference": report.reference, **series}
@@ -156,11 +156,11 @@ def _histogram(report: LatencyReport) -> list[str]:
     for role, values in ms.items():
         for value in values:
             counts[role][min(int((value - low) / width), _BINS - 1)] += 1
-    most = max(max(found) for found in counts.values())
+    most = max(max(bins) for bins in counts.values())
     lines = ["  " + " " * 22 + "  ".join(role.ljust(_BAR + 4) for role in ms).rstrip()]
     for index in range(_BINS):
         edges = f"{number(low + index * width)} to {number(low + (index + 1) * width)} ms"
-        bars = [_bar(found[index], most).ljust(_BAR + 4) for found in counts.values()]
+        bars = [_bar(bins[index], most).ljust(_BAR + 4) for bins in counts.values()]
         lines.append(f"  {edges:>20}  {'  '.join(bars)}".rstrip())
     return lines
 
@@ -177,24 +177,26 @@ def _advice(outcome: LatencyOutcome, check: Check) -> str:
         )
     if check.outcome is Outcome.INCONCLUSIVE:
         return (
-            f"what to do: times differ too much here ({_spread(outcome.report)}) for {_timings(outcome.report)} to decide; run "
-            "it again where less else runs, or time more or longer prompts"
+            f"what to do: the times vary too much ({_spread(outcome.report)}) for {_timings(outcome.report)} to decide; run it "
+            "again on a less busy machine, or time more or longer prompts"
         )
     if check.limit_name.startswith("max_memory"):
-        return "what to do: memory does not depend on what else runs; if it is meant to be so, raise the limit"
+        return (
+            "what to do: other processes do not affect this figure; if the candidate is meant to need so much, raise the limit"
+        )
     if _is_ratio(check):
         return (
-            "what to do: both ran side by side, so another load on this machine does not explain it; look at the candidate's "
-            f"layers, dtype and attention kernel, or, if it is meant to be slower, raise {check.limit_name}"
+            "what to do: both ran side by side, so other processes do not explain it; check the candidate's layers, dtype and "
+            f"attention kernel, or, if it is meant to be slower, raise {check.limit_name}"
         )
     return (
-        "what to do: such a limit is for this machine alone, idle; on one that is slower or shared, compare with a reference "
-        "(max_slowdown=1.25) or measure without failing (--pot-latency=report)"
+        "what to do: an absolute limit suits one machine, and only while it is idle; on a slower or shared one, compare with a "
+        "reference (max_slowdown=1.25) or measure without failing (--pot-latency=report)"
     )
 
 
 def properties(outcome: LatencyOutcome) -> dict[str, Any]:
-    """The outcome as JSON types, without the single times."""
+    """The outcome as JSON types, without the individual times."""
     report, decisive = outcome.report, outcome.report.decisive
     leads = {"first_token_ms": report.lead, "reference_first_token_ms": report.reference_lead}
     medians = {"candidate_ms": report.candidate, "reference_ms": report.reference or (), **leads}

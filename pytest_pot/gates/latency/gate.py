@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collec
 __all__ = ["LatencyGate", "LatencyResult"]
 
 _PROBING = 0.1
-"""The share of a gate's time in which it may look for a number of threads."""
+"""The share of ``max_seconds`` that a gate may spend on choosing the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class LatencyResult(LatencyOutcome, GateResult):
 
 @dataclass(frozen=True)
 class LatencyGate(Gate):
-    """Times the first batch of the prompts."""
+    """Times the first batch of the prompts, and checks time and memory against limits."""
 
     settings: LatencySettings
 
@@ -77,8 +77,8 @@ class LatencyGate(Gate):
 
     @classmethod
     def reference_use(cls, arguments: Mapping[str, Any]) -> ReferenceUse:
-        needed = any(arguments.get(name) is not None for name in REFERENCE_LIMITS)
-        return ReferenceUse.LIVE if needed else ReferenceUse.NONE
+        has_reference_limit = any(arguments.get(name) is not None for name in REFERENCE_LIMITS)
+        return ReferenceUse.LIVE if has_reference_limit else ReferenceUse.NONE
 
     @property
     def uses_reference(self) -> ReferenceUse:
@@ -89,7 +89,7 @@ class LatencyGate(Gate):
         if options.values.get("latency") == "off":
             return "latency is off (--pot-latency=off or the ini key pot_latency)"
         if options.is_worker:
-            return "latency is not gated under -n, where workers disturb each other; run these tests without it"
+            return "latency is not gated under -n, because workers slow each other down; run these tests without -n"
         return None
 
     @property
@@ -104,13 +104,13 @@ class LatencyGate(Gate):
         limits = self.settings.limits
         if not limits.need_reference:
             raise InvalidArgument(
-                f"reference={name!r} is a recording, which has no clock, and no limit here needs a reference; leave it out"
+                f"reference={name!r} is a recording, which cannot be timed, and no limit here needs a reference; leave it out"
             )
         limit = "max_slowdown" if limits.max_slowdown is not None else "max_memory_ratio"
-        alone = "budget_ms" if limit == "max_slowdown" else "max_memory_mb"
+        candidate_limit = "budget_ms" if limit == "max_slowdown" else "max_memory_mb"
         raise InvalidArgument(
-            f"{limit}={limits.given[limit]!r} needs a live reference to run beside the candidate, and {name} is a recording, "
-            f"which has no clock. Name a model, reference=..., or limit the candidate alone, {alone}=..."
+            f"{limit}={limits.given[limit]!r} needs a live reference to run beside the candidate, but {name} is a recording, "
+            f"which cannot be timed. Name a model, reference=..., or limit the candidate only, {candidate_limit}=..."
         )
 
     def run(self, inputs: GateInputs, progress: Progress) -> LatencyResult:
@@ -134,7 +134,7 @@ class LatencyGate(Gate):
 def _timed(
     settings: LatencySettings, engines: Mapping[str, Engine], batch: Sequence[Tokens], progress: Progress
 ) -> LatencyReport:
-    """The report on ``engines``, by role, at ``batch``."""
+    """Time ``engines``, by role, on ``batch``."""
     from pytest_pot.gates.latency.stopwatch import Deadline, Measured, Pair, Stopwatch, measure
     from pytest_pot.gates.latency.threads import uncrowded
     from pytest_pot.gates.latency.workloads import on_cpu, same_path, synchroniser, work
@@ -169,30 +169,30 @@ def _timed(
 
 @contextmanager
 def _memory_advice() -> Iterator[None]:
-    """The batch that is timed has one size: it is not halved."""
+    """Add advice to an out-of-memory error: a timed batch has a fixed size and is not halved."""
     from pytest_pot.engines.base import OutOfMemory
 
     try:
         yield
     except OutOfMemory as error:
         raise PotError(
-            f"{error}. What is timed is one batch as it is: time fewer or shorter prompts (preset='single', prompts=[...])"
+            f"{error}. A timed batch is never split: time fewer or shorter prompts (preset='single', prompts=[...])"
         ) from error
 
 
 def _batch(settings: LatencySettings, encoded: Sequence[Encoded], engines: Mapping[str, Engine]) -> list[Tokens]:
-    """The token ids that both models read: with their continuation, or room for what is to be generated."""
+    """The token ids that both models read: prompts with their continuations, or with room for the tokens to generate."""
     from pytest_pot.prompts.tokenization import fit
     from pytest_pot.scoring.encoding import fit_all
 
     limits = [engine.max_positions for engine in engines.values()]
-    most = min((limit for limit in limits if limit is not None), default=None)
+    max_positions = min((limit for limit in limits if limit is not None), default=None)
     if settings.what != "decode":
-        return fit_all(settings.config, encoded, engines.get("reference", engines["candidate"]), most)
-    length = min(settings.config.max_length, most or settings.config.max_length)
+        return fit_all(settings.config, encoded, engines.get("reference", engines["candidate"]), max_positions)
+    length = min(settings.config.max_length, max_positions or settings.config.max_length)
     if settings.new_tokens >= length:
         raise PotError(
-            f"new_tokens={settings.new_tokens} leaves no room for a prompt: the models take sequences of {length} tokens. "
+            f"new_tokens={settings.new_tokens} leaves no room for a prompt: the models take at most {length} tokens. "
             "Generate fewer"
         )
     room = [0] * settings.new_tokens
@@ -200,7 +200,7 @@ def _batch(settings: LatencySettings, encoded: Sequence[Encoded], engines: Mappi
 
 
 def _cpu_threads(engines: Mapping[str, Engine]) -> CpuThreads | None:
-    """The thread count of the first engine that has one."""
+    """The CPU threads of the first engine that reports them."""
     from pytest_pot.engines.base import Timeable
 
     return next((engine.cpu_threads for engine in engines.values() if isinstance(engine, Timeable)), None)
@@ -221,11 +221,11 @@ def _tokens_per_run(settings: LatencySettings, batch: Sequence[Tokens]) -> int:
 
 def _check_memory(report: LatencyReport, settings: LatencySettings) -> None:
     limits = settings.limits
-    needed = [report.memory] if limits.max_memory_mb is not None else []
+    peaks = [report.memory] if limits.max_memory_mb is not None else []
     if limits.max_memory_ratio is not None:
-        needed = [report.memory, report.reference_memory]
-    if None in needed:
+        peaks = [report.memory, report.reference_memory]
+    if None in peaks:
         raise PotError(
-            "peak memory cannot be measured here: pytest-pot counts it on CUDA, and on the CPU under Linux where "
-            "/proc/self/clear_refs may be written. Leave max_memory_mb and max_memory_ratio out"
+            "peak memory cannot be measured here: pytest-pot measures it on CUDA, and on the CPU under Linux if "
+            "/proc/self/clear_refs is writable. Leave max_memory_mb and max_memory_ratio out"
         )

@@ -1,4 +1,4 @@
-"""What timing gives: :class:`LatencyReport`, the times and each limit held against them."""
+"""The result of timing: :class:`LatencyReport`, the times and the check of each limit."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ __all__ = ["Check", "LatencyReport", "Outcome"]
 
 
 class Outcome(StrEnum):
-    """What the timings say of a limit."""
+    """The result of checking one limit."""
 
     PASS = "pass"
     FAIL = "fail"
     INCONCLUSIVE = "inconclusive"
-    """The estimate is beyond the limit and its bound is not; or there was no time for enough timings."""
+    """The estimate is beyond the limit but its bound is not; or there was no time for enough timings."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One limit, and what was found."""
+    """One limit, and the figure that was measured for it."""
 
     limit_name: str
-    """The argument of the marker: ``"max_slowdown"``."""
+    """The marker's argument: ``"max_slowdown"``."""
     name: str
-    """What is limited, with its unit: ``"slowdown"``, ``"ms per prompt"``."""
+    """The figure that is limited, with its unit: ``"slowdown"``, ``"ms per prompt"``."""
     point: float | None
-    """The estimate; None where nothing could be timed."""
+    """The estimate; None if there were too few timings."""
     bound: float | None
-    """The one-sided 95 % bound on the side of the limit that convicts; the figure itself where it is no statistic."""
+    """The one-sided 95 % bound that must be beyond the limit for a failure; for memory, the figure itself."""
     limit: float
     outcome: Outcome
     at_least: bool = False
-    """Whether the limit is the least that the figure may be, rather than the most."""
+    """Whether the limit is a minimum, not a maximum."""
     settled: bool = True
-    """Whether more timings could hardly change the outcome."""
+    """Whether more timings are unlikely to change the outcome."""
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """Timings of a candidate, and of a reference beside it; times in seconds per run."""
+    """Timings of a candidate, and of a reference beside it, in seconds per run."""
 
     what: str
     candidate: tuple[float, ...]
     """The candidate's times, one per timing (the median of ``repeats`` runs)."""
     reference: tuple[float, ...] | None
-    """The reference's, each taken next to the candidate's of the same index; None where there is none."""
+    """The reference's times, each measured next to the candidate's at the same index; None without a reference."""
     checks: tuple[Check, ...]
     n_prompts: int
-    """Prompts in the batch that was timed."""
+    """Prompts in the timed batch."""
     n_tokens: int
-    """Tokens of one run: of its prompts with their continuations, or those that it generates."""
+    """Tokens per run: those of the prompts with their continuations, or the generated ones that are timed."""
     n_truncated: int = 0
     """Prompts that were cut on the left to fit."""
     repeats: int = 1
-    """The candidate's runs per timing: as many as make it long enough to be measured well."""
+    """The candidate's runs per timing: enough to make a timing long enough to measure well."""
     lead: tuple[float, ...] = ()
     """With ``what="decode"``: the candidate's times to the first token."""
     reference_lead: tuple[float, ...] = ()
     memory: PeakMemory | None = None
     reference_memory: PeakMemory | None = None
     threads: int | None = None
-    """Threads that torch computed with on the CPU."""
+    """CPU threads that torch computed with."""
     usual_threads: int | None = None
-    """And those that it is set to: more, where other processes held some of the cores."""
+    """CPU threads that torch is set to; more than ``threads`` if other processes were using some of the cores."""
     label: str = ""
-    """Where and in which precision the models ran."""
+    """The precision and device of the models."""
     elapsed_s: float = 0.0
     capped: bool = False
-    """Whether time ran out before the last look."""
+    """Whether time ran out before the last look at the timings."""
 
     @property
     def verdict(self) -> Outcome:
-        """FAIL where a limit is broken, INCONCLUSIVE where one may be, else PASS."""
+        """FAIL if a limit is violated, else INCONCLUSIVE if one may be, else PASS."""
         return self.decisive.outcome
 
     @property
@@ -92,33 +92,33 @@ class LatencyReport:
 
     @property
     def n_pairs(self) -> int:
-        """Pairs of timings; 0 where there is no reference."""
+        """Pairs of timings; 0 without a reference."""
         return len(self.reference or ())
 
     @property
     def slowdown(self) -> float | None:
-        """The median of the ratios."""
+        """The median of the ratios; None without a reference."""
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
     def iqr(self) -> float:
-        """The interquartile range over the median: of the ratios, or of the candidate's times where there is no reference."""
+        """Interquartile range / median of the ratios, or of the candidate's times without a reference."""
         return interquartile(self.ratios or self.candidate)
 
     @property
     def ms_per_prompt(self) -> float | None:
-        """The median of the candidate's times."""
+        """The median of the candidate's times, in milliseconds per prompt."""
         return 1000 * statistics.median(self.candidate) / self.n_prompts if self.candidate else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         checks = [{**asdict(check), "outcome": str(check.outcome)} for check in self.checks]
         lists = ("candidate", "reference", "lead", "reference_lead")
-        given = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in lists}
+        times = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in lists}
         derived = ("n_pairs", "slowdown", "iqr", "ms_per_prompt")
         return {
             **asdict(self),
-            **given,
+            **times,
             "checks": checks,
             "verdict": str(self.verdict),
             "ratios": list(self.ratios),
@@ -127,7 +127,7 @@ class LatencyReport:
 
 
 def interquartile(values: Sequence[float]) -> float:
-    """The interquartile range over the median; 0 where there are not two values."""
+    """Interquartile range / median; 0 for fewer than two values."""
     if len(values) < 2:
         return 0.0
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

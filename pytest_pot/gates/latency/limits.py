@@ -1,4 +1,4 @@
-"""What a candidate's time and memory may be."""
+"""Limits on a candidate's time and memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["CONFIDENCE", "LIMITS", "PER", "REFERENCE_LIMITS", "STATS", "WHATS", 
 CONFIDENCE = 0.95
 
 WHATS = ("score", "prefill", "decode")
-"""What can be timed: the scoring forward of a batch, the bare forward, tokens generated one by one."""
+"""What can be timed: the scoring forward pass of a batch, the bare forward pass, greedy generation token by token."""
 
 LIMITS = ("budget_ms", "max_slowdown", "min_tokens_per_s", "max_memory_mb", "max_memory_ratio")
-"""What can be limited."""
+"""The names of all limits."""
 
 REFERENCE_LIMITS = ("max_slowdown", "max_memory_ratio")
-"""The limits on what the candidate takes over what the reference takes."""
+"""The limits on candidate / reference."""
 
 PER = ("prompt", "batch", "token")
 
@@ -29,18 +29,22 @@ _SHARES = {"median": 0.5, "p95": 0.95}
 
 @dataclass(frozen=True)
 class LatencyLimits:
-    """What a candidate's time and memory may be; None is no limit, and all that are given must hold."""
+    """Limits on a candidate's time and memory; None means no limit, and all others must hold.
+
+    Raises:
+        InvalidArgument: there is no limit, or a value is not allowed.
+    """
 
     budget_ms: float | None = None
-    """Milliseconds of the candidate alone, ``per`` and ``stat`` say of what."""
+    """Milliseconds of the candidate, per ``per``; ``stat`` says which statistic of the times."""
     max_slowdown: float | None = None
-    """The candidate's time over the reference's, side by side."""
+    """The candidate's time / the reference's, timed side by side."""
     min_tokens_per_s: float | None = None
-    """Of the candidate alone: tokens read, or tokens generated with ``what="decode"``."""
+    """Tokens that the candidate reads per second; with ``what="decode"``, that it generates."""
     max_memory_mb: float | None = None
-    """Peak of the candidate's run with its weights, in megabytes of 10^6 bytes."""
+    """Peak memory of the candidate's run including its weights, in megabytes of 10^6 bytes."""
     max_memory_ratio: float | None = None
-    """The candidate's peak over the reference's."""
+    """The candidate's peak memory / the reference's."""
     per: str = "prompt"
     stat: str = "median"
 
@@ -54,33 +58,33 @@ class LatencyLimits:
 
     @property
     def given(self) -> dict[str, float]:
-        """The limits that there are, by name."""
+        """The limits that are not None, by name."""
         return {name: getattr(self, name) for name in LIMITS if getattr(self, name) is not None}
 
     @property
     def need_reference(self) -> bool:
-        """Whether a reference has to be run beside the candidate."""
+        """Whether a reference must run beside the candidate."""
         return any(name in self.given for name in REFERENCE_LIMITS)
 
     @property
     def need_memory(self) -> bool:
-        """Whether peak memory has to be measured, which resets the process's, or the device's, own record of it."""
+        """Whether peak memory must be measured, which resets the peak that the process or the device has recorded."""
         return self.max_memory_mb is not None or self.max_memory_ratio is not None
 
     @property
     def relative(self) -> bool:
-        """Whether times are only compared with each other, and none is held against a clock."""
+        """Whether times are only compared with the reference's, never with an absolute limit."""
         return self.max_slowdown is not None and self.budget_ms is None and self.min_tokens_per_s is None
 
     @property
     def share(self) -> float:
-        """The quantile of the candidate's own times that the budget is for, from 0 to 1."""
+        """The quantile of the candidate's times that ``budget_ms`` limits, from 0 to 1."""
         return _SHARES[self.stat]
 
     @property
     def looks(self) -> tuple[int, int]:
-        """How many timings (of pairs, where there is a reference) the first and the last look are made at.
+        """The numbers of timings (with a reference, of pairs) after which limits are checked: first and last look.
 
-        Fifty-nine are the fewest that can show a 95th percentile to be below anything (0.95^59 < 0.05).
+        59 timings are the fewest that can bound a 95th percentile from above (0.95^59 < 0.05).
         """
         return (20, 60) if self.budget_ms is not None and self.stat == "p95" else (10, 40)

@@ -1,4 +1,4 @@
-"""What a gate on latency found, as data. How it is told is in ``explain``."""
+"""The outcome of a gate on latency, as data; ``explain`` makes messages of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["LatencyOutcome"]
 
 @dataclass(frozen=True)
 class LatencyOutcome:
-    """A report on timings, and what follows from it."""
+    """A report on timings, and whether the gate passes."""
 
     settings: LatencySettings
     names: tuple[str | None, str]
-    """Reference, None where none was run, and candidate."""
+    """Reference (None if none was run) and candidate."""
     report: LatencyReport
 
     @property
@@ -32,5 +32,5 @@ class LatencyOutcome:
 
     @property
     def doubtful(self) -> bool:
-        """Whether the gate passes although it could not be decided."""
+        """Whether the gate passes although it is inconclusive."""
         return self.passed and self.settings.gates and self.verdict is Outcome.INCONCLUSIVE

@@ -1,4 +1,4 @@
-"""What one gate on latency was asked: limits, what is timed, and for how long. Made while tests are collected."""
+"""The settings of one gate on latency: limits, what is timed, and for how long. Made while tests are collected."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ __all__ = ["ARGUMENTS", "LatencySettings", "latency_settings"]
 _LIMITED = (*LIMITS, "per", "stat")
 _MEASURING = ("what", "new_tokens", "max_seconds")
 ARGUMENTS = (*_LIMITED, *_MEASURING)
-"""What the marker takes beside the arguments that all markers share."""
+"""The marker's arguments, apart from those that all markers share."""
 
 _AUTO_BATCH = 16
-"""Prompts that are timed where the batch size is ``"auto"``: what is timed has to have one size."""
+"""Prompts in the timed batch if the batch size is ``"auto"``: a timed batch needs a fixed size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySettings(GateSettings):
-    """All that one gate on latency was asked to do."""
+    """All settings of one gate on latency."""
 
     limits: LatencyLimits
     what: str = WHATS[0]
     new_tokens: int = 8
     """With ``what="decode"``: tokens generated per prompt."""
     max_seconds: float = 120.0
-    """The most seconds that measuring may take; a timing that has begun is completed."""
+    """The most seconds for measuring; a timing that has begun is completed."""
     gates: bool = True
-    """Whether a miss fails the test; otherwise it is only shown."""
+    """Whether a violated limit fails the test; otherwise it is only shown."""
     inconclusive_fails: bool = False
 
     @property
     def batch_size(self) -> int:
-        """Prompts in the batch that is timed."""
+        """Prompts in the timed batch."""
         return _AUTO_BATCH if self.config.batch_size == "auto" else self.config.batch_size
 
 
@@ -46,32 +46,32 @@ def latency_settings(settings: GateSettings, arguments: Mapping[str, Any], optio
     """The settings from a marker's arguments.
 
     Raises:
-        InvalidArgument: an argument has no meaning.
+        InvalidArgument: an argument has a value that is not allowed, or has no effect without another one.
     """
     limits = LatencyLimits(**only(arguments, _LIMITED))
     without_budget = [name for name in ("per", "stat") if name in arguments]
     if limits.budget_ms is None and without_budget:
         name = without_budget[0]
-        raise InvalidArgument(f"{name}={arguments[name]!r} says what a budget is of; give that too, budget_ms=...")
+        raise InvalidArgument(f"{name}={arguments[name]!r} applies to a budget only; add budget_ms=...")
     one_of("what", arguments.get("what", WHATS[0]), WHATS)
     if "new_tokens" in arguments and arguments.get("what") != "decode":
-        raise InvalidArgument(f"new_tokens={arguments['new_tokens']!r} is how many are generated; say what='decode' too")
-    made = LatencySettings(
+        raise InvalidArgument(f"new_tokens={arguments['new_tokens']!r} applies to decoding only; add what='decode'")
+    latency = LatencySettings(
         **vars(settings),
         limits=limits,
         **only(arguments, _MEASURING),
         gates=options.values.get("latency") != "report",
         inconclusive_fails=options.values.get("latency_inconclusive") == "fail",
     )
-    _check_amounts(made)
-    return made
+    _check_amounts(latency)
+    return latency
 
 
 def _check_amounts(settings: LatencySettings) -> None:
     tokens = settings.new_tokens
     if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 2:
         raise InvalidArgument(
-            f"new_tokens={tokens!r} must be a whole number of at least 2: the first is timed apart from the others"
+            f"new_tokens={tokens!r} must be a whole number of at least 2: the first token is timed separately"
         )
     if settings.what == "decode" and tokens >= settings.config.max_length:
         raise InvalidArgument(

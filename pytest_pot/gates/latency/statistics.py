@@ -1,9 +1,9 @@
-"""What a series of timings says about limits. Pure Python, no clock and no model.
+"""Check limits against a series of timings. Pure Python, no clock and no model.
 
-A wall clock errs in one direction: whatever else the machine does makes a run longer, never shorter, by any amount and for any
-time. So nothing here uses a mean or a standard deviation. A limit is held against a *quantile* of the times, or of the ratios
-of times that were taken next to each other, and a gate fails only where a distribution-free bound of that quantile is beyond
-the limit."""
+The errors of a wall clock are one-sided: other load on the machine makes a run longer, never shorter, by any amount and for any
+length of time. So this module uses no mean and no standard deviation. A limit applies to a *quantile* of the times, or of the
+ratios of times measured next to each other, and a gate fails only if a distribution-free bound of that quantile is beyond the
+limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Timings", "checked"]
 
 @dataclass(frozen=True)
 class Timings:
-    """What was measured of one model."""
+    """The measurements of one model."""
 
     times: Sequence[float]
     """Seconds per run."""
@@ -31,17 +31,17 @@ class Timings:
 def checked(
     limits: LatencyLimits, candidate: Timings, reference: Timings | None, n_prompts: int, n_tokens: int
 ) -> tuple[Check, ...]:
-    """Every limit held against the timings so far, in the order of :class:`LatencyLimits`.
+    """Check every limit against the timings so far, in the order of :class:`LatencyLimits`.
 
     ``n_prompts`` and ``n_tokens`` are those of one run.
 
-    With fewer timings than the first look takes, nothing can fail, and what depends on them is inconclusive.
+    With fewer timings than the first look needs, no time limit can fail; they are all inconclusive.
 
-    A gate looks twice at most, for a median at 10 and at 40 timings, and fails at either where the bound is beyond the limit.
-    Where the timings are independent and the limit is exactly reached, the first look fails wrongly with probability 1.1 % (the
-    bound is the 2nd of 10) and the second with 4.0 % (the 15th of 40): both together with 5.1 % at most, and far less where the
-    candidate is clearly within the limit. A second look at fewer timings, when time is up, can come to 4.9 %. Of several
-    limits, each has these probabilities."""
+    A gate looks at most twice (for a median, at 10 and at 40 timings), and fails at either look if the bound is beyond the
+    limit. If the timings are independent and the true quantile equals the limit, the first look fails wrongly with probability
+    1.1 % (the bound is the 2nd of 10) and the second with 4.0 % (the 15th of 40): 5.1 % at most together, and far less if the
+    candidate is clearly within the limit. If time runs out, the second look has fewer timings, and may fail wrongly with up to
+    4.9 %. With several limits, these probabilities hold for each."""
     checks: list[Check] = []
     least = limits.looks[0]
 
@@ -74,14 +74,14 @@ def _quantile_check(limit_name: str, name: str, values: Sequence[float], share: 
     point = statistics.median(ordered) if share == 0.5 else ordered[math.ceil(share * len(ordered)) - 1]
     rank = lower_rank(len(ordered), share)
     lower = ordered[rank - 1] if rank else 0.0
-    # Where there are too few for a bound from above, the largest stands in: then at least nothing seen is beyond the limit.
+    # With too few timings for an upper bound, use the largest: then at least no timing is beyond the limit.
     upper = ordered[min(upper_rank(len(ordered), share), len(ordered)) - 1]
     outcome = Outcome.FAIL if lower > limit else Outcome.PASS if point <= limit else Outcome.INCONCLUSIVE
     return Check(limit_name, name, point, lower, limit, outcome, settled=outcome is Outcome.FAIL or upper <= limit)
 
 
 def _as_rate(check: Check, name: str, limit: float) -> Check:
-    """A check on seconds per token as one on tokens per second."""
+    """Convert a check on seconds per token to one on tokens per second."""
 
     def inverse(value: float | None) -> float | None:
         return None if value is None else (1 / value if value else math.inf)
@@ -95,25 +95,25 @@ def _plain_check(limit_name: str, name: str, value: float, limit: float) -> Chec
 
 
 def lower_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int:
-    """The rank r, from 1, of the order statistic that bounds a quantile from below; 0 where n is too small for one.
+    """The rank r, from 1, of the order statistic that bounds a quantile from below; 0 if n is too small for one.
 
-    x_(r) is at most the quantile q = ``share`` wherever at least r of n values are, and their number is Binomial(n, q), or
-    larger where there are ties: so r is the largest with P(Binomial(n, q) >= r) >= ``confidence``, whatever the distribution
-    (David and Nagaraja, "Order Statistics", section 7.1).
+    x_(r) is at most the q-quantile, q = ``share``, if and only if at least r of the n values are. The number of such values is
+    Binomial(n, q), or larger with ties. So r is the largest rank with P(Binomial(n, q) >= r) >= ``confidence``, for any
+    distribution (David and Nagaraja, "Order Statistics", section 7.1).
     """
     return _largest(n, lambda r: 1 - _binomial_below(n, share, r), confidence)
 
 
 def upper_rank(n: int, share: float, confidence: float = CONFIDENCE) -> int:
-    """The rank of the order statistic that bounds a quantile from above; n + 1 where n is too small for one.
+    """The rank of the order statistic that bounds a quantile from above; n + 1 if n is too small for one.
 
-    The lower bound of the values turned around.
+    It is the lower bound for the negated values.
     """
     return n + 1 - _largest(n, lambda r: _binomial_below(n, share, n + 1 - r), confidence)
 
 
 def _largest(n: int, probability: Callable[[int], float], confidence: float) -> int:
-    """The largest r from 1 to n with ``probability(r)``, which falls with r, at least ``confidence``; 0 where there is none."""
+    """The largest r from 1 to n with ``probability(r)``, which falls with r, at least ``confidence``; 0 if there is none."""
     rank = 0
     while rank < n and probability(rank + 1) >= confidence:
         rank += 1

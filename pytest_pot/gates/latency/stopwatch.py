@@ -1,6 +1,6 @@
-"""The stopwatch: runs of a candidate, and of a reference beside it, timed until the limits are decided.
+"""Time runs of a candidate, and of a reference beside it, until the limits are decided.
 
-Pure Python: what is run, the clock and the function that waits for the device are passed in.
+Pure Python: the work, the clock and the function that waits for the device are arguments.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from pytest_pot.gates.latency.statistics import Timings, checked
 __all__ = ["Deadline", "Measured", "Pair", "Stopwatch", "Work", "measure"]
 
 _WARM_UPS = (2, 8)
-"""Untimed runs of each model, at least and at most."""
+"""Minimum and maximum number of untimed runs of each model."""
 _GAIN = 0.1
-"""A model is warm when a run is not faster than the fastest before by this share."""
+"""A model is warm when a run is not faster than the fastest earlier run by at least this share."""
 _TIMING_S = 0.05
-"""One timing lasts at least this long: short runs are repeated, and the timing is their median, so that an interruption of the
-length of a scheduler's time slice, which hits one run only, does not count."""
+"""The least seconds per timing. Short runs are repeated, and the timing is their median, so that an interruption as long as a
+scheduler's time slice, which affects one run only, does not count."""
 _REPEATS = 1000
-"""The most runs in one timing."""
+"""The most runs per timing."""
 
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one model is timed at. Whatever need not be timed has been done: loading, encoding, moving to the device."""
+    """The work that one model is timed at. Loading, encoding and moving to the device are done beforehand."""
 
     run: Callable[[], object]
     lead: Callable[[], object] | None = None
-    """What has to come before each run; timed separately, and not held against a limit."""
+    """Must run before each ``run``; timed separately, without a limit."""
     peak: Callable[[], PeakMemory | None] = lambda: None
-    """Does one more run and gives its peak memory; None where that cannot be measured."""
+    """Runs once more and returns the peak memory; None if it cannot be measured."""
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A clock, in seconds, that is read when the device has finished its work."""
+    """A clock, in seconds, that is read after the device has finished its work."""
 
     clock: Clock
     synchronise: Callable[[], None] = lambda: None
@@ -60,15 +60,15 @@ class Stopwatch:
         Raises:
             PotError: the clock went backwards, or stood still.
         """
-        started = self.now()
+        start = self.now()
         run()
-        taken = self.now() - started
-        if not taken > 0:
+        seconds = self.now() - start
+        if not seconds > 0:
             raise PotError(
-                f"the clock {'went backwards' if taken < 0 else 'stood still'} while a model ran ({taken:g} s): nothing can be "
-                "timed with it"
+                f"the clock {'went backwards' if seconds < 0 else 'stood still'} while a model ran ({seconds:g} s): nothing "
+                "can be timed with it"
             )
-        return taken
+        return seconds
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _Runner:
             self.leads.append(statistics.median(leads))
 
     def warm_up(self, expired: Callable[[], bool]) -> float:
-        """Run until that makes it no faster; the seconds of the fastest run."""
+        """Run until runs no longer get faster; return the seconds of the fastest run."""
         least, most = _WARM_UPS
         fastest = math.inf
         for count in range(1, most + 1):
@@ -106,7 +106,7 @@ class _Runner:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is timed: a candidate, and a reference beside it if there is one."""
+    """The work of a candidate and, if there is one, of the reference beside it."""
 
     candidate: Work
     reference: Work | None = None
@@ -114,7 +114,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run is, for the report."""
+    """A description of one run, for the report."""
 
     what: str = "score"
     n_prompts: int = 1
@@ -123,11 +123,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Deadline:
-    """When measuring has to end; a timing that has begun is completed."""
+    """When measuring must end; a timing that has begun is completed."""
 
     max_seconds: float = math.inf
     started: float | None = None
-    """When the seconds began, by the clock of the stopwatch; when measuring begins, by default."""
+    """The start of ``max_seconds``, by the stopwatch's clock; by default, the start of measuring."""
 
 
 def measure(
@@ -138,20 +138,20 @@ def measure(
     deadline: Deadline = Deadline(),
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyReport:
-    """Time the candidate, and the reference beside it, until the limits are decided, or time is up.
+    """Time the candidate, and the reference beside it, until the limits are decided or time runs out.
 
-    Timings come in pairs, one of each model, in alternating order: whatever the machine does meanwhile, and whatever the first
-    of two does to the second, affects both alike. After the first look (10 pairs), more are taken only where the limit lies
-    between a lower and an upper bound: if it is clear that the candidate is slower, or that it is not, that is the end. The
-    last look is at all of them (40 pairs), or at what there is when time is up.
+    Timings come in pairs, one per model, in alternating order: so other load on the machine, and effects of the first run on
+    the second, affect both models equally. After the first look (10 pairs), timing continues only if a limit lies between the
+    lower and the upper bound; it stops if the candidate is clearly slower, or clearly is not. The last look is at all timings
+    (40 pairs), or at those measured when time runs out.
 
     Raises:
         PotError: the clock went backwards, or stood still.
     """
-    started = watch.now() if deadline.started is None else deadline.started
+    start = watch.now() if deadline.started is None else deadline.started
 
     def expired() -> bool:
-        return watch.now() - started >= deadline.max_seconds
+        return watch.now() - start >= deadline.max_seconds
 
     candidate = _Runner(pair.candidate, watch)
     reference = None if pair.reference is None else _Runner(pair.reference, watch)
@@ -159,14 +159,14 @@ def measure(
     with gc_paused():
         for runner in runners:
             fastest = runner.warm_up(expired)
-            if limits.stat != "p95":  # p95 is of single runs, which a median would hide
+            if limits.stat != "p95":  # p95 is about single runs, which a median would hide
                 runner.repeats = min(_REPEATS, math.ceil(_TIMING_S / fastest))
         memory = pair.candidate.peak() if limits.need_memory else None
         reference_memory = pair.reference.peak() if limits.need_memory and pair.reference is not None else None
 
         def look() -> tuple[Check, ...]:
-            beside = None if reference is None else Timings(reference.times, reference_memory)
-            return checked(limits, Timings(candidate.times, memory), beside, measured.n_prompts, measured.n_tokens)
+            reference_timings = None if reference is None else Timings(reference.times, reference_memory)
+            return checked(limits, Timings(candidate.times, memory), reference_timings, measured.n_prompts, measured.n_tokens)
 
         checks: tuple[Check, ...] = ()
         decided = False
@@ -192,6 +192,6 @@ def measure(
         reference_lead=() if reference is None else tuple(reference.leads),
         memory=memory,
         reference_memory=reference_memory,
-        elapsed_s=watch.now() - started,
+        elapsed_s=watch.now() - start,
         capped=not decided and len(candidate.times) < limits.looks[-1],
     )

@@ -1,4 +1,4 @@
-"""What is timed: work made of an engine and a batch of tokens, with everything done beforehand that need not be timed."""
+"""What is timed: the work of an engine on a batch of tokens, with all preparation done beforehand."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["on_cpu", "same_path", "synchroniser", "work"]
 
 
 def same_path(engines: Iterable[Engine], batch: Sequence[Tokens], top_k: int | None) -> None:
-    """Make ``engines`` read all of ``batch`` in every run, and all of them by the same path.
+    """Make ``engines`` read all of ``batch`` in every run, and all of them use the same code path.
 
-    Otherwise the beginnings that prompts share would be read in the first run only; and a model whose output layer cannot be
-    split off, because of a hook or an adapter, would be compared with one that makes only the needed logits.
+    Otherwise, prefixes that prompts share would be read in the first run only. And a model whose output layer cannot be split
+    off, because of a hook or an adapter, would be compared with a model that computes only the logits it needs.
     """
     timeable = [engine for engine in engines if isinstance(engine, Timeable)]
     for engine in timeable:
@@ -29,22 +29,21 @@ def same_path(engines: Iterable[Engine], batch: Sequence[Tokens], top_k: int | N
 
 
 def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: int | None) -> Work:
-    """What ``engine`` is timed at, without anything that belongs to loading or encoding.
+    """The work that ``engine`` is timed at, without loading and encoding.
 
     Args:
-        what: ``"score"``, the forward pass of a gate with its reduction to the ``top_k`` likeliest tokens, as the preset makes
-        it;
-            ``"prefill"``, the bare forward pass, all logits; ``"decode"``, greedy generation of as many tokens as each of
-            ``batch`` has positions, with the model's own key-value cache. The time to the first of them is the lead.
+        what: ``"score"``, the forward pass of a gate with its reduction to the ``top_k`` likeliest tokens, as in the preset;
+            ``"prefill"``, the bare forward pass with all logits; ``"decode"``, greedy generation of one token per position of
+            each prompt in ``batch``, with the model's key-value cache. The time to the first token is the lead.
 
     Raises:
-        PotError: the engine can only score, its model has no cache, or a token id is outside its vocabulary. What is timed
-            raises :class:`~pytest_pot.engines.base.OutOfMemory` where it does not fit.
+        PotError: the engine can only score, its model has no cache, or a token id is outside its vocabulary. The work itself
+            raises :class:`~pytest_pot.engines.base.OutOfMemory` if it does not fit into memory.
     """
     if what == "score":
         return _work(engine, lambda: engine.top_k(batch, top_k))
     if not isinstance(engine, Timeable):
-        raise PotError(f"the {role} is an engine of its own ({engine.label}), of which only what='score' can be timed")
+        raise PotError(f"the {role} is a custom engine ({engine.label}), which can be timed with what='score' only")
     if what == "prefill":
         return _work(engine, engine.prefill(batch))
     generation = engine.generate(batch)
@@ -57,7 +56,7 @@ def _work(
     lead: Callable[[], object] | None = None,
     forget: Callable[[], None] = lambda: None,
 ) -> Work:
-    """``forget`` frees what a run leaves behind, which would hide that the next run needs it too."""
+    """``forget`` frees what a run leaves in memory; otherwise the next run would seem to need less."""
 
     def whole() -> None:
         if lead is not None:
@@ -72,7 +71,7 @@ def _work(
 
 
 def synchroniser(engines: Iterable[Engine]) -> Callable[[], None]:
-    """A function that waits until the devices of all ``engines`` have done their work."""
+    """A function that waits until the devices of all ``engines`` have finished their work."""
     timeable = [engine for engine in engines if isinstance(engine, Timeable)]
 
     def synchronise() -> None:

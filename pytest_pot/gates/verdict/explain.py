@@ -1,4 +1,4 @@
-"""The outcome of a gate on a score in words: the headline, the evidence, and what may be the cause."""
+"""The messages of a gate on a score: the headline, the evidence, and a likely cause."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def headline(outcome: ScoreOutcome) -> str:
 
 
 def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
-    """Why a gate failed: the score against its limit, the worst prompts and positions, a likely cause.
+    """Why a gate failed: the score and its limit, the worst prompts and positions, a likely cause.
 
-    ``verbosity`` below 0 gives the headline alone; above 0, more prompts and positions and every metric.
+    ``verbosity`` below 0 gives the headline only; above 0 adds more prompts and positions and all metrics.
     """
     from pytest_pot.scoring.diagnosis import likely_cause
 
@@ -54,10 +54,10 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         if report.kinds:
             lines.append("  by kind: " + ", ".join(f"{kind} {number(value)}" for kind, value in report.kinds.items()))
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
-    if not isinstance(outcome.settings.limits, IdentityLimits) or report.max == 0.0:  # perhaps undecided, with nothing to show
+    if not isinstance(outcome.settings.limits, IdentityLimits) or report.max == 0.0:  # may be UNDECIDED with all scores 0
         return "\n".join(lines)
     lines += ["  worst prompts:", *_worst_prompts(outcome, n_prompts)]
-    lines += ["  worst positions (what was read ▸ the token that came):"]
+    lines += ["  worst positions (context ▸ next token):"]
     for position in report.worst(n_positions):
         lines += _position_lines(position)
     cause = likely_cause(report)
@@ -97,12 +97,12 @@ def _sequential_headline(outcome: ScoreOutcome, decision: Decision) -> str:
     if decision.verdict is Verdict.DIFFERENT:
         if report.mean > limit:
             return f"{gate}: {score} > {number(limit)}{times_over(report.mean, limit)}"
-        # The rest of the batch, scored after the verdict, may lower the mean below the limit again.
+        # The rest of the batch was scored after the verdict, and may lower the mean below the limit again.
         scores = [step.score for step in decision.steps[: decision.decided_after]]
         mean = math.fsum(scores) / len(scores)
         return f"{gate}: {report.metric} {number(mean)} > {number(limit)} on the {len(scores)} prompts that decided"
     if decision.verdict is Verdict.SAME:
-        return f"{gate}: {score}, so that the models count as the same: {_claim(outcome)}"
+        return f"{gate}: {score}, so the models count as the same: {_claim(outcome)}"
     return f"{gate}: {score}, the limit is {number(limit)}; {_missing(outcome, decision)}"
 
 
@@ -111,7 +111,7 @@ def _evidence(outcome: ScoreOutcome, decision: Decision) -> list[str]:
     claims = {
         Verdict.SAME: f"  claimed: {_claim(outcome)}",
         Verdict.DIFFERENT: f"  claimed: the mean score is above {number(outcome.limit)}",
-        Verdict.UNDECIDED: f"  neither shown: the mean score is above {number(outcome.limit)}; {_claim(outcome)}",
+        Verdict.UNDECIDED: f"  neither is shown: the mean score is above {number(outcome.limit)}; {_claim(outcome)}",
     }
     wealth = decision.wealth
     lines = [
@@ -120,11 +120,12 @@ def _evidence(outcome: ScoreOutcome, decision: Decision) -> list[str]:
         f"{number(wealth.mean)} for the mean, {number(wealth.outliers)} for the outliers",
     ]
     if decision.exhausted:
-        lines.append(f"  all {outcome.report.n_prompts} prompts are scored: this is the mean of all, and no estimate")
+        lines.append(f"  all {outcome.report.n_prompts} prompts are scored: this is their exact mean, not an estimate")
     elif decision.interval is not None:
         low, high = decision.interval
         lines.append(
-            f"  mean of the clipped score, wherever one stops: {number(low)} to {number(high)} at {_confidence(outcome)}"
+            f"  mean of the clipped score, valid at any stopping point: {number(low)} to {number(high)} at "
+            f"{_confidence(outcome)}"
         )
     return lines
 
@@ -162,18 +163,18 @@ def _claim(outcome: ScoreOutcome) -> str:
     limit = outcome.limit
     share = f"fewer than {100 * outcome.settings.max_outliers:.3g}% of the prompts"
     if limit == 0:
-        return f"{share} score anything but 0"
+        return f"{share} score above 0"
     clip = number(outcome.settings.score_clip)
     return f"the mean of the score, clipped at {clip}, is at most {number(limit)}, and {share} score above {clip}"
 
 
 def _missing(outcome: ScoreOutcome, decision: Decision) -> str:
-    """What a verdict would need."""
+    """What is missing for a verdict."""
     if decision.exhausted:
         clip = number(outcome.settings.score_clip)
         return (
             f"{decision.n_outliers} of the {outcome.report.n_prompts} prompts are above {clip}, the limit for one prompt: too "
-            "many to be the same, though the mean is within its limit. Look at them"
+            "many for SAME, though the mean is within its limit. Inspect them"
         )
     if decision.expected_further is None:
         return "more prompts would not decide: the score is too close to the limit"
@@ -215,7 +216,7 @@ def _position_lines(worst: WorstPosition) -> list[str]:
         f"first choices: {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
         f"{_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
     )
-    # Half of a character cannot be read, so its id is shown too.
+    # A token that is part of a character is not readable, so show its id too.
     token = _token(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")
     return [
         f"    {number(worst.score):>9}  {place}: {context} ▸ {token}",

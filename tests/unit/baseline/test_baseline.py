@@ -232,7 +232,7 @@ def test_a_candidate_with_too_few_positions_is_an_error(tokenizer: PreTrainedTok
     scorer = TeacherForcedScorer()
     baseline = scorer.record(tiny(), [Prompt("x" * 60, "y" * 30)], tokenizer)
     with pytest.raises(
-        PotError, match=r"sequences of up to 90 tokens, and the candidate takes 64: record it with max_length=64"
+        PotError, match=r"sequences of up to 90 tokens, but the candidate takes 64: record it with max_length=64"
     ):
         scorer.score_baseline(baseline, tiny(n_positions=64), tokenizer)
 

@@ -105,7 +105,7 @@ def test_a_rule_that_no_digest_covers_is_a_difference_in_a_prompts_tokens(
         parts["normalizer"] = {"type": "Replace", "pattern": {"String": "capital"}, "content": "hidden"}
 
     [line] = differences(baseline, edit_tokenizer(tokenizer, capital), prompts)
-    assert line == "prompt 0: 'The capital of France' comes to other tokens now"
+    assert line == "prompt 0: 'The capital of France' has other tokens now"
 
 
 def test_a_changed_unigram_score_is_a_difference() -> None:
@@ -188,18 +188,20 @@ def test_a_removed_continuation_is_a_difference(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
     now = [Prompt(prompts[0].text), *prompts[1:]]
-    assert differences(baseline, tokenizer, now) == ["prompt 0: continuation ' is Paris.' recorded, drawn by the reference now"]
+    assert differences(baseline, tokenizer, now) == [
+        "prompt 0: continuation ' is Paris.' recorded, sampled by the reference now"
+    ]
 
 
 def test_an_added_prompt_is_a_difference(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
-    message = "prompts: 8 recorded, 9 now (new is 'Another one')"
+    message = "prompts: 8 recorded, 9 now (added 'Another one')"
     assert differences(baseline, tokenizer, [*prompts, Prompt("Another one", " more")]) == [message]
 
 
 def test_a_removed_prompt_is_a_difference(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
-    assert differences(baseline, tokenizer, prompts[1:]) == ["prompts: 8 recorded, 7 now (without 'The capital of France')"]
+    assert differences(baseline, tokenizer, prompts[1:]) == ["prompts: 8 recorded, 7 now (removed 'The capital of France')"]
 
 
 def test_text_beyond_the_compared_positions_may_change(tokenizer: PreTrainedTokenizerFast) -> None:

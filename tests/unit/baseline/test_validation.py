@@ -46,9 +46,9 @@ def rejection(tmp_path: Path) -> Rejection:
         with pytest.raises(PotError) as error:
             Baseline.load(path)
         message = str(error.value)
-        assert message.startswith(f"the baseline {path} is damaged, or no recording of pytest-pot: ")
-        assert message.endswith("Take it from version control again, or record it anew with --pot-update")
-        return message.split("no recording of pytest-pot: ")[1].split(". Take it from")[0]
+        assert message.startswith(f"the baseline {path} is damaged, or not a recording of pytest-pot: ")
+        assert message.endswith("Restore it from version control, or record it again with --pot-update")
+        return message.split("not a recording of pytest-pot: ")[1].split(". Restore it from")[0]
 
     return rejection
 
@@ -153,8 +153,12 @@ def set_at(row: int | tuple[int, int], value: float) -> Change:
         ("log_tail", set_at(12, 1e300), "prompt 1, position 2: the probabilities sum to more than 1"),
         ("log_tail", set_at(12, -50.0), "prompt 1, position 2: the probabilities sum to less than 1"),
         ("ids", set_at((12, 3), 97), "prompt 1, position 2: an id is outside the vocabulary of 97 ids"),
-        ("values", lambda a: a[:, ::-1].copy(), "prompt 0, position 0: the ids are not sorted, the likeliest first"),
-        ("target_values", set_at(12, 60.0), "prompt 1, position 2: the continuation's token outweighs the tail"),
+        ("values", lambda a: a[:, ::-1].copy(), "prompt 0, position 0: the ids are not sorted from the likeliest down"),
+        (
+            "target_values",
+            set_at(12, 60.0),
+            "prompt 1, position 2: the continuation's token is more probable than the whole tail",
+        ),
     ],
 )
 def test_forged_numbers_are_rejected(baseline: Baseline, rejection: Rejection, name: str, change: Change, reason: str) -> None:
@@ -165,7 +169,7 @@ def test_a_duplicate_id_is_rejected(baseline: Baseline, rejection: Rejection) ->
     def twice(ids: Numbers) -> None:
         ids[12, 5] = ids[12, 4]
 
-    assert rejection(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id stands there twice"
+    assert rejection(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id occurs twice"
 
 
 def test_two_log_probabilities_of_one_token_are_rejected(baseline: Baseline, rejection: Rejection) -> None:
@@ -180,7 +184,7 @@ def test_two_log_probabilities_of_one_token_are_rejected(baseline: Baseline, rej
 def test_a_tensor_without_one_position_is_rejected(baseline: Baseline, rejection: Rejection, name: str) -> None:
     reason = rejection(with_array(baseline, name, lambda array: array[:-1].copy()))
     if name == "log_normalisers":  # its length is the expected number of positions
-        assert " and there are 99 positions" in reason
+        assert " but there are 99 positions" in reason
     else:
         assert reason.startswith(f"the tensor '{name}' has the shape ")
 
@@ -190,7 +194,9 @@ def test_a_whole_vocabulary_without_some_ids_is_rejected(
 ) -> None:
     whole = TeacherForcedScorer(ScoringConfig(top_k=None)).record(tiny(), prompts, tokenizer)
     reason = rejection(with_array(whole, "values", lambda values: values[:, :50].copy()))
-    assert reason == "the tensor 'values' has the shape [100, 50], and 100 positions with top_k=None of 97 ids need [100, 97]"
+    assert reason == (
+        "the tensor 'values' is of shape [100, 50], but must be of shape [100, 97] for 100 positions with top_k=None of 97 ids"
+    )
 
 
 def forged(baseline: Baseline, **fields: Any) -> bytes:
@@ -205,7 +211,7 @@ def test_a_token_outside_the_vocabulary_is_rejected(baseline: Baseline, rejectio
 
 def test_a_missing_text_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     reason = rejection(forged(baseline, prompts=baseline.prompts[1:]))
-    assert reason == "it claims 293 tokens and 100 positions of 8 prompts, and has 7 texts"
+    assert reason == "it claims 293 tokens and 100 positions of 8 prompts, but has 7 texts"
 
 
 def test_a_prompt_without_positions_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
@@ -258,8 +264,8 @@ def test_an_unpaired_surrogate_is_rejected(baseline: Baseline, rejection: Reject
     arrays, document = _arrays(odd), _document(odd)
     document["checksum"] = checksum(arrays, document)
     reason = rejection(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
-    assert reason == "provenance.reference is no text: it holds half of a character"
-    with pytest.raises(PotError, match="cannot record a text that holds half of a character"):
+    assert reason == "provenance.reference is not valid text: it has half of a character (a lone surrogate)"
+    with pytest.raises(PotError, match="cannot record a text with half of a character"):
         odd.to_bytes()
 
 
@@ -273,7 +279,7 @@ def test_provenance_that_is_not_text_is_rejected(baseline: Baseline, rejection: 
 def test_metadata_of_another_form_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     files: Any = ["not", "a", "mapping"]
     reason = rejection(forged(baseline, provenance=replace(baseline.provenance, files=files)))
-    assert reason.startswith("its metadata has another form (AttributeError: ")
+    assert reason.startswith("its metadata has another structure (AttributeError: ")
 
 
 def test_an_invalid_configuration_is_rejected(baseline: Baseline, rejection: Rejection) -> None:

@@ -204,7 +204,7 @@ def test_tokens_outside_a_plain_modules_vocabulary_are_an_error(
 ) -> None:
     models: dict[str, torch.nn.Module] = {"reference": tiny(), "candidate": Plain()}
     models[role] = Plain(n_ids=50, transposed=transposed)
-    with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 50 tokens: this"):
+    with pytest.raises(PotError, match=rf"the tokenizer gives id \d+, but the {role}'s vocabulary has only 50 tokens: the"):
         TeacherForcedScorer().score_batch(models["reference"], models["candidate"], ["The zoo"] if bare else prompts, tokenizer)
     assert not any(module._forward_pre_hooks for module in models[role].modules())
 
@@ -220,7 +220,7 @@ def test_a_plain_module_whose_vocabulary_is_large_enough_is_scored(
 def test_positions_beyond_a_plain_modules_embedding_are_an_error(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    with pytest.raises(PotError, match=r"the candidate looks up row \d+ of an embedding that has 20, .* Lower max_length"):
+    with pytest.raises(PotError, match=r"the candidate looks up row \d+ of an embedding with 20 rows, .* Lower max_length"):
         TeacherForcedScorer().score_batch(tiny(), Plain(n_positions=20), prompts, tokenizer)
 
 
@@ -236,6 +236,6 @@ def test_out_of_range_lookups_without_an_embedding_module_are_an_error(
             return torch.nn.functional.embedding(ids, self.table)
 
     with pytest.raises(
-        PotError, match=r"the candidate has no row for what it looks up \(index out of range in self\): it read"
+        PotError, match=r"the candidate looks up a row that does not exist \(index out of range in self\): it read"
     ):
         TeacherForcedScorer().score_batch(tiny(), Table(), prompts, tokenizer)

@@ -392,10 +392,10 @@ def test_noisy_times_are_inconclusive_and_say_what_to_do() -> None:
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
     first, last = first_and_last_line(report, TWICE)
     assert first.startswith(
-        "pot_latency: inconclusive: slowdown 3.00x > 2.00x, but its bound is not (95% bound 1.00x, 40 pairs; "
+        "pot_latency: inconclusive: slowdown 3.00x > 2.00x, but its bound was within the limit (95% bound 1.00x, 40 pairs; "
     )
     assert last == (
-        "  what to do: times differ too much here (IQR 67%) for 40 pairs to decide; run it again where less else runs, or time "
+        "  what to do: the times vary too much (IQR 67%) for 40 pairs to decide; run it again on a less busy machine, or time "
         "more or longer prompts"
     )
 

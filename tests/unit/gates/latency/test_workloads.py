@@ -84,12 +84,12 @@ def test_a_model_without_a_cache_cannot_be_timed_at_decoding() -> None:
 
     with TorchEngine.opened(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as error:
         work(engine, "candidate", BATCH, "decode", None)
-    assert str(error.value).startswith("the candidate takes and returns no key-value cache (cache or past_key_values or")
+    assert str(error.value).startswith("the candidate does not take and return a key-value cache (cache or past_key_values or")
 
 
 def test_a_custom_engine_can_be_timed_only_at_scoring() -> None:
     Own = namedtuple("Own", ["label"])
-    with pytest.raises(PotError, match=r"the reference is an engine of its own \(a server\), of which only what='score'"):
+    with pytest.raises(PotError, match=r"the reference is a custom engine \(a server\), which can be timed with what='score'"):
         work(cast(Engine, Own("a server")), "reference", BATCH, "prefill", None)
 
 
