@@ -74,7 +74,7 @@ def pytest_unconfigure(config):
 
 
 def test_a_suite_without_gates_loads_only_the_plugin_and_core(project: Project) -> None:
-    """The plugin registers markers, options and hooks without settings, gates or prompts, which take ten times as long."""
+    """Markers, options and hooks need no settings, gates or prompts, which take ten times as long to import."""
     project.ini()
     project.write(conftest=LOADED, test_it="def test_it(): pass\n")
     result = project.run_subprocess()
