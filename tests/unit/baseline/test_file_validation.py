@@ -284,3 +284,11 @@ def test_a_configuration_that_no_one_can_ask_for(baseline: Baseline, refused: Re
     config = copy.copy(baseline.config)
     object.__setattr__(config, "temperature", -1.0)
     assert refused(forged(baseline, config=config)) == "temperature=-1.0 must be a finite number above 0"
+
+
+def test_lengths_without_dimensions(baseline: Baseline, refused: Refused) -> None:
+    arrays, document = _arrays(baseline), _document(baseline)
+    arrays = {**arrays, "lengths": np.array(3, dtype=np.uint32)}
+    document["checksum"] = checksum({**arrays, "lengths": np.array([3], dtype=np.uint32)}, document)
+    told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
+    assert told == "it claims 293 tokens and 100 positions of 0 prompts, but has 8 texts"
