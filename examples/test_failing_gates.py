@@ -1,6 +1,6 @@
-"""What failing gates look like. Each of these tests fails, and is expected to: xfail(strict=True) would complain if not.
+"""What failing gates look like. Each test here is expected to fail: with xfail(strict=True), a pass would be an error.
 
-To read the messages as a user would meet them, let the failures through:
+To see the failure messages, turn xfail off:
 
     pytest examples/test_failing_gates.py --runxfail
 """
@@ -11,37 +11,37 @@ from pytest_pot import Prompt
 from pytest_pot.prompts.builtin import builtin_prompts
 
 
-def after_the_first_words(prompt: Prompt) -> Prompt:
+def split_after_first_words(prompt: Prompt) -> Prompt:
     text = prompt.text + (prompt.continuation or "")
     end = text.rindex(" ", 0, 14)
     return Prompt(text[:end], text[end:])
 
 
-SHORT = [after_the_first_words(prompt) for prompt in builtin_prompts()[:8]]
+SHORT = [split_after_first_words(prompt) for prompt in builtin_prompts()[:8]]
 
 expected_to_fail = pytest.mark.xfail(strict=True, reason="shows what a failing gate looks like")
 
 
-# Eight bits measured with the default tolerance, which is meant for sixteen: the message says how far over the limit the
-# score is, which prompts and which positions are the worst, and that all of them are alike.
+# The default tolerance "half" allows rounding to 16 bits, and 8 bits are coarser. The message shows how far the score is
+# above the limit, and the worst prompts and positions. It also says that all prompts and positions are affected alike.
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts="prompts.jsonl")
-def test_int8_is_not_half_precision() -> None:
+def test_int8_is_outside_the_default_tolerance() -> None:
     pass
 
 
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts="prompts.jsonl", metric="kl", max_score=0.001)
-def test_int8_by_another_metric() -> None:
+def test_int8_is_outside_a_limit_on_another_metric() -> None:
     pass
 
 
-# A wrong RoPE base: the divergence grows with the position, and the message says so. It grows most at the start of a text,
-# so these prompts are short: the first word or two of the built-in ones, with all the rest as their continuation. A list of
-# prompts can stand in the marker itself.
+# With a wrong RoPE base, the divergence grows with the position, and the message says so. It grows fastest at the start of a
+# text, so each prompt here is the first word or two of a built-in prompt, and the rest is its continuation. A marker takes
+# either a file or a list of prompts.
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:wrong_rope", prompts=SHORT)
-def test_a_conversion_that_lost_the_rope_base() -> None:
+def test_a_conversion_with_the_wrong_rope_base() -> None:
     pass
 
 
@@ -51,7 +51,7 @@ def test_another_model_under_the_same_name() -> None:
     pass
 
 
-# Nothing was changed, so nothing can be told apart.
+# Nothing changed, so the models are the same, and pot_distinct fails.
 @expected_to_fail
 @pytest.mark.pot_distinct(candidate="smollm2:identical", prompts="prompts.jsonl")
 def test_an_update_that_changed_nothing() -> None:

@@ -1,8 +1,8 @@
-"""How fast is it? A limit on time that holds on a busy machine as well, and one that is for this machine alone.
+"""Two limits on time: a slowdown, which also works on a busy machine, and a budget, which is only for this machine.
 
-The first runs reference and candidate in turn and compares the times that were taken next to each other: whatever else the
-machine does meets both. The second is a wall clock against a number. The limits here are wide, since all that these tests show
-is how it is written; 1.25 is the slowdown to start with, and a budget is what your service promises.
+A slowdown gate runs the reference and the candidate in turn, and compares neighbouring times, so other load on the machine
+affects both models. A budget compares the candidate's time with a number. The limits here are wide, because these tests only
+show how to write them. In your suite, start with max_slowdown=1.25, and use the budget that your service promises.
 """
 
 import pytest
@@ -12,17 +12,17 @@ from pytest_pot import PotResult
 SHORT = ["The old mill by the river"]
 
 
-# Markers compose: the same model, and not slower. The score is looked at first.
+# Markers combine: the candidate must be the same model, and not slower. The score is checked first.
 @pytest.mark.pot_latency(candidate="smollm2:identical", max_slowdown=2, prompts=SHORT)
 @pytest.mark.pot_identity(candidate="smollm2:identical", max_score=0, prompts=SHORT)
 def test_a_copy_is_the_same_and_as_fast() -> None:
     pass
 
 
-# No reference is run. What is timed is the generation of eight tokens, with the model's own cache of keys and values.
+# A budget runs no reference. This one times the generation of eight tokens, with the model's key-value cache.
 @pytest.mark.pot_latency(candidate="smollm2:identical", what="decode", budget_ms=60_000, max_memory_mb=4_000, prompts=SHORT)
-def test_a_few_words_in_a_minute(pot_result: PotResult) -> None:
-    latency = pot_result.latency  # None with --pot-latency=off, and under -n
+def test_generating_a_few_tokens_takes_at_most_a_minute(pot_result: PotResult) -> None:
+    latency = pot_result.latency  # None with --pot-latency=off or -n
     if latency is not None:
-        # With -s:
+        # Shown by pytest -s:
         print(f"{latency.ms_per_prompt:.0f} ms after {1000 * min(latency.lead):.0f} ms to the first token", end=" ")

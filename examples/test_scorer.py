@@ -1,6 +1,6 @@
-"""Without a marker: the fixture pot_scorer, for tests that ask a question of their own.
+"""Tests without a marker: the fixture pot_scorer scores models for your own assertions.
 
-It returns a report and no verdict; what to assert is up to the test. The same class works outside pytest:
+It returns a report without a verdict, and the test decides what to assert. The same class works outside pytest:
 ``from pytest_pot import ScoringConfig, TeacherForcedScorer``.
 """
 
@@ -22,16 +22,16 @@ def test_int8_is_a_smaller_change_than_pruning(
     assert 0 < score(smollm2.int8()) < score(smollm2.pruned())
 
 
-def test_a_prompt_without_a_continuation_is_continued_by_the_reference(
+def test_the_reference_continues_a_prompt_without_a_continuation(
     pot_reference: PreTrainedModel, pot_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     scorer = TeacherForcedScorer(ScoringConfig.preset("balanced", positions_per_prompt=8))
     report = scorer.score_batch(pot_reference, pot_reference, ["The three primary colours are"], pot_tokenizer)
     assert report.mean == 0
-    assert len(report.tokens[0].targets) == 8  # drawn with a fixed seed: the same tokens every time
+    assert len(report.tokens[0].targets) == 8  # sampled with a fixed seed, so always the same tokens
 
 
-def test_every_preset_finds_a_model_at_distance_zero_from_itself(
+def test_a_model_scores_zero_against_itself_with_every_preset(
     pot_reference: PreTrainedModel, pot_tokenizer: PreTrainedTokenizerBase
 ) -> None:
     for preset in PRESETS:

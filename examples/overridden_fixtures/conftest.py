@@ -1,7 +1,7 @@
-"""Models that are made in Python, not named in a marker: override the fixtures of the same name.
+"""Override the plugin's fixtures to build models in Python instead of naming them in a marker.
 
-Whatever your project builds a model with (a merge, a quantiser, an engine's converter), return its result here. All of
-pot_reference, pot_candidate, pot_tokenizer and pot_prompts can be overridden, in a conftest.py or in a test file.
+Return the model that your own code builds: a merge, a quantiser, an engine's converter. You can override pot_reference,
+pot_candidate, pot_tokenizer and pot_prompts, in a conftest.py or in a test file.
 """
 
 import pytest
@@ -10,7 +10,7 @@ import smollm2
 from pytest_pot import Prompt
 
 
-# With params, every marked test below this folder runs once for each candidate.
+# With params, every marked test in this folder runs once for each candidate.
 @pytest.fixture(scope="session", params=["identical", "bf16"])
 def pot_candidate(request: pytest.FixtureRequest) -> object:
     make = getattr(smollm2, request.param)

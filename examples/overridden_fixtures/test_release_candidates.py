@@ -1,4 +1,4 @@
-"""One empty test gates every candidate that the conftest.py beside it makes."""
+"""One empty test gates every candidate of the conftest.py in this folder."""
 
 import pytest
 
@@ -10,7 +10,7 @@ def test_release_candidate() -> None:
     pass
 
 
-# A class or a module (pytestmark) can carry the marker as well; the nearest one counts.
+# A class or a module (pytestmark) can have a marker, too; the nearest one wins.
 @pytest.mark.pot_identity(preset="single", max_prompt_score=0.05)
 class TestEveryPromptOnItsOwn:
     def test_no_prompt_is_far_off(self, pot_result: PotResult) -> None:

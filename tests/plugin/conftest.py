@@ -1,4 +1,4 @@
-"""Tiny models on disk, and a project around them for pytester to run."""
+"""Tiny models on disk, and a test project that pytester runs with them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PROMPTS = [
 ]
 WITH_CACHE = "-p pot"
 WITHOUT_CACHE = f"{WITH_CACHE} -p no:cacheprovider"
-"""Values of ``PYTEST_ADDOPTS``, for runs that load no plugins by themselves."""
+"""Values of ``PYTEST_ADDOPTS`` for runs that do not load installed plugins."""
 
-_OF_THE_OUTER_RUN = (
+_OUTER_RUN_VARIABLES = (
     "BUILD_NUMBER",
     "CI",
     "PYTEST_PLUGINS",
@@ -43,26 +43,26 @@ _OTHER_CORPUS = ["zebra quartz zebra quartz", "jumping quickly over lazy foxes",
 
 @dataclass(frozen=True)
 class Models:
-    """Folders of models that all but ``other_tokenizer`` read the same tokens."""
+    """Model folders; all but ``other_tokenizer`` have the same tokenizer."""
 
     reference: Path
     copy: Path
     perturbed: Path
-    """Score far above 0.01."""
+    """Scores far above 0.01 against the reference."""
     nan: Path
     other_tokenizer: Path
-    """The reference's weights beside a tokenizer that merges other pairs."""
+    """The reference's weights, with a tokenizer that merges other pairs."""
     small: Path
-    """A vocabulary that lacks the last ids."""
+    """The vocabulary lacks the last ids."""
     padded: Path
-    """The reference's weights, and eight rows more than its tokenizer has ids."""
+    """The reference's weights, with eight more rows than the tokenizer has ids."""
     tokenizer: PreTrainedTokenizerFast
 
 
 @pytest.fixture(scope="session", autouse=True)
 def everything_imported() -> None:
-    """Runs in this process forget what they import, and torch cannot be imported twice: have it all here beforehand."""
-    torch.set_num_threads(1)  # tiny models gain nothing from more, and where cores are shared lose much
+    """In-process runs forget their imports, but torch cannot be imported twice: import everything before them."""
+    torch.set_num_threads(1)  # tiny models gain nothing from more threads, and lose time if others use the cores
     for module in pkgutil.walk_packages(pytest_pot.__path__, "pytest_pot."):
         importlib.import_module(module.name)
 
@@ -115,7 +115,7 @@ def _tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
 
 
 def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
-    """Two layers whose distributions are not flat; rows of padding, if any, are all but impossible tokens."""
+    """Two layers with distributions that are not flat; padding rows have almost no probability."""
     config = GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=128, vocab_size=vocab_size, bos_token_id=0, eos_token_id=0)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
@@ -129,7 +129,7 @@ def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
                 parameter[VOCAB:, 0] = -100.0
             elif parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-        # One coordinate of what the head reads is 1 at every position: it sets the logit of the padding rows to -100.
+        # One coordinate of the output layer's input is always 1: it sets the logits of the padding rows to -100.
         model.transformer.ln_f.weight[0] = 0.0
         model.transformer.ln_f.bias[0] = 1.0
     return model
@@ -138,8 +138,8 @@ def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
 class Project:
     """A folder with ``pytest.ini``, ``prompts.jsonl`` and tests, run by pytest in this process.
 
-    Of all installed plugins, runs load ours alone: others add lines to the output, and reorder or repeat tests. A test that
-    needs another one names it (``"-prerunfailures"``), or runs workers.
+    Runs load no installed plugin but ours: others add lines to the output, and reorder or repeat tests. A test that needs
+    another plugin names it (``"-prerunfailures"``) or starts workers.
     """
 
     def __init__(self, pytester: pytest.Pytester, tiny: Models) -> None:
@@ -150,7 +150,7 @@ class Project:
         self.prompts("prompts.jsonl", *PROMPTS)
 
     def ini(self, **values: object) -> None:
-        """Write ``pytest.ini`` anew, with these keys; models run on the CPU, also on a machine with a GPU."""
+        """Replace ``pytest.ini`` by one with these keys; models run on the CPU even if the machine has a GPU."""
         values = {"pot_device": "cpu", **values} if values else {}
         lines = ["[pytest]", *(f"{name} = {value}" for name, value in values.items())]
         (self.path / "pytest.ini").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -162,7 +162,7 @@ class Project:
         return path
 
     def write(self, **files: str) -> None:
-        """Write Python files, in which ``{reference}``, ``{copy}`` and so on stand for the models' folders, quoted."""
+        """Write Python files; ``{reference}``, ``{copy}`` and so on become the models' folders, quoted."""
         for name, text in files.items():
             for model in ("reference", "copy", "perturbed", "nan", "other_tokenizer", "small", "padded"):
                 text = text.replace("{" + model + "}", repr(str(getattr(self.tiny, model))))
@@ -175,21 +175,21 @@ class Project:
         self.write(test_it=text)
         return self.run(*arguments)
 
-    def run_apart(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
-        """In another process, whose torch has one thread."""
+    def run_subprocess(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
+        """Run in another process, where torch has one thread."""
         return self.pytester.runpytest_subprocess(*arguments)
 
     def run_workers(self, n_workers: int, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
-        """In ``n_workers`` processes of pytest-xdist, which must be installed."""
+        """Run in ``n_workers`` workers of pytest-xdist; skip the test if it is not installed."""
         pytest.importorskip("xdist")
-        # Workers import plugins as modules, and do not look for entry points.
+        # Workers import plugins as modules; they do not look for entry points.
         plugins = os.environ["PYTEST_ADDOPTS"].replace("-p pot", "-p pytest_pot.plugin -p xdist.plugin")
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("PYTEST_ADDOPTS", plugins)
-            return self.run_apart(f"-n{n_workers}", *arguments)
+            return self.run_subprocess(f"-n{n_workers}", *arguments)
 
     def gates(self, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
-        """The gates of a run of the tests that are there, as ``--pot-report`` writes them."""
+        """Run the project's tests and return the gates that ``--pot-report`` writes."""
         self.run(*arguments, "--pot-report=gates.json")
         gates: list[dict[str, Any]] = json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
         return gates
@@ -202,6 +202,6 @@ def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
-    for name in _OF_THE_OUTER_RUN:
+    for name in _OUTER_RUN_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return Project(pytester, tiny)

@@ -1,4 +1,4 @@
-"""Every row of the table of bad input in the design: what the user is told, word by word, and never a pass."""
+"""Each kind of bad input has its exact message, and never passes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMS = (
 
 
 def section(result: pytest.RunResult, title: str = "_ test_it _") -> list[str]:
-    """The lines under a failure's or an error's heading."""
+    """The lines under the heading of a failure or an error."""
     lines = result.outlines
     [start] = [index for index, line in enumerate(lines) if title in line and line.startswith("_")]
     rest = lines[start + 1 :]
@@ -33,7 +33,7 @@ def section(result: pytest.RunResult, title: str = "_ test_it _") -> list[str]:
 @pytest.mark.parametrize(
     ("role", "configured"), [("reference", "candidate"), ("candidate", "reference")], ids=["no reference", "no candidate"]
 )
-def test_no_model_is_configured(project: Project, role: str, configured: str) -> None:
+def test_a_missing_model_setting_is_an_error(project: Project, role: str, configured: str) -> None:
     project.ini(**{f"pot_{configured}": project.tiny.copy, "pot_prompts": "prompts.jsonl"})
     result = project.run_tests(MARKED)
     result.assert_outcomes(errors=1)
@@ -43,7 +43,7 @@ def test_no_model_is_configured(project: Project, role: str, configured: str) ->
     ]
 
 
-def test_the_fixture_returns_no_prompts(project: Project) -> None:
+def test_an_empty_list_from_the_prompts_fixture_fails(project: Project) -> None:
     project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return []\n")
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
@@ -70,21 +70,21 @@ def test_the_fixture_returns_no_prompts(project: Project) -> None:
     ],
     ids=["none", "dict", "text", "long"],
 )
-def test_the_fixture_returns_what_is_no_list_of_prompts(project: Project, value: str, message: str) -> None:
+def test_a_prompts_fixture_that_returns_no_list_is_an_error(project: Project, value: str, message: str) -> None:
     project.write(conftest=f"import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return {value}\n")
     result = project.run_tests(MARKED)
     result.assert_outcomes(errors=1)
     assert section(result, "_ ERROR at setup of test_it _") == [message.replace("{root}", str(project.path))]
 
 
-def test_a_prompts_file_without_prompts(project: Project) -> None:
+def test_a_prompts_file_without_prompts_is_an_error(project: Project) -> None:
     path = project.prompts("prompts.jsonl")
     result = project.run_tests(MARKED)
     result.assert_outcomes(errors=1)
     assert section(result, "_ ERROR at setup of test_it _") == [f"the prompts file {path} holds no prompt"]
 
 
-def test_a_prompts_file_with_a_line_that_is_no_json(project: Project) -> None:
+def test_a_prompts_file_with_a_line_that_is_not_json_is_an_error(project: Project) -> None:
     path = project.path / "prompts.jsonl"
     path.write_text('"fine"\n{"text": \n', encoding="utf-8")
     result = project.run_tests(MARKED)
@@ -94,7 +94,7 @@ def test_a_prompts_file_with_a_line_that_is_no_json(project: Project) -> None:
     ]
 
 
-def test_a_prompt_with_an_empty_continuation(project: Project) -> None:
+def test_a_prompt_with_an_empty_continuation_fails(project: Project) -> None:
     project.prompts("prompts.jsonl", {"text": "x = 1", "continuation": "; y"}, {"text": "Who is there?", "continuation": ""})
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
@@ -104,7 +104,7 @@ def test_a_prompt_with_an_empty_continuation(project: Project) -> None:
     ]
 
 
-def test_an_empty_prompt(project: Project) -> None:
+def test_an_empty_prompt_fails(project: Project) -> None:
     project.prompts("prompts.jsonl", {"text": "", "continuation": "x"})
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
@@ -117,8 +117,8 @@ def test_an_empty_prompt(project: Project) -> None:
 @pytest.mark.parametrize("role", ["reference", "candidate"])
 @pytest.mark.parametrize("gate", ["identity", "distinct"])
 @pytest.mark.parametrize("preset", ["balanced", "original"])
-def test_nan(project: Project, role: str, gate: str, preset: str) -> None:
-    """Neither gate passes; a NaN is no evidence of anything."""
+def test_nan_fails_both_gates(project: Project, role: str, gate: str, preset: str) -> None:
+    """NaN proves neither that models are the same nor that they differ."""
     result = project.run_tests(
         f"""
         import pytest
@@ -129,7 +129,7 @@ def test_nan(project: Project, role: str, gate: str, preset: str) -> None:
         """
     )
     result.assert_outcomes(failed=1)
-    # The batch holds all three prompts; the plain road takes one at a time, the longest first.
+    # A batch holds all three prompts; the unoptimised path runs one prompt at a time, the longest first.
     tokens = [len(project.tiny.tokenizer(text)["input_ids"]) for text in (" stood empty all winter.", "; y = x + 1")]
     tokens.append(len(project.tiny.tokenizer(" Nobody, said the wind.")["input_ids"]))
     n = sum(tokens) if preset == "balanced" else tokens[0]
@@ -140,8 +140,8 @@ def test_nan(project: Project, role: str, gate: str, preset: str) -> None:
     ]
 
 
-def test_nan_at_later_positions_only(project: Project) -> None:
-    """The prompt that is long enough to meet the broken position is named, not the one before it."""
+def test_nan_at_later_positions_names_the_long_prompt(project: Project) -> None:
+    """The message names the prompt that is long enough to reach the broken position."""
     project.write(
         broken="""
         import torch
@@ -171,7 +171,7 @@ def test_nan_at_later_positions_only(project: Project) -> None:
     assert re.fullmatch(pattern, line), line
 
 
-def test_tokenizers_that_disagree(project: Project) -> None:
+def test_tokenizers_that_disagree_fail(project: Project) -> None:
     result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.other_tokenizer}")
     result.assert_outcomes(failed=1)
     ours = project.tiny.tokenizer("The old mill by the river")["input_ids"]
@@ -189,13 +189,13 @@ def test_tokenizers_that_disagree(project: Project) -> None:
     ]
 
 
-def test_tokenizers_that_disagree_and_one_that_is_chosen_for_both(project: Project) -> None:
-    """The way out that the message names."""
+def test_one_tokenizer_for_both_models_ends_the_disagreement(project: Project) -> None:
+    """The fix that the message proposes."""
     options = [f"--pot-candidate={project.tiny.other_tokenizer}", f"--pot-tokenizer={project.tiny.reference}"]
     project.run_tests(MARKED, *options).assert_outcomes(passed=1)
 
 
-def test_a_vocabulary_that_lacks_an_id_of_a_prompt(project: Project) -> None:
+def test_a_vocabulary_without_an_id_of_a_prompt_fails(project: Project) -> None:
     result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.small}")
     result.assert_outcomes(failed=1)
     highest = max(project.tiny.tokenizer(" stood empty all winter.The old mill by the river")["input_ids"])
@@ -205,8 +205,8 @@ def test_a_vocabulary_that_lacks_an_id_of_a_prompt(project: Project) -> None:
     ]
 
 
-def test_a_vocabulary_that_lacks_an_id_that_the_reference_finds_likely(project: Project) -> None:
-    """All ids of the prompt are in both vocabularies; those compared are not."""
+def test_a_vocabulary_without_a_likely_id_of_the_reference_fails(project: Project) -> None:
+    """Both vocabularies have all ids of the prompt, but not all ids that are compared."""
     project.prompts("prompts.jsonl", {"text": "x=1", "continuation": ";;"})
     assert max(project.tiny.tokenizer("x=1;;")["input_ids"]) < 200
     result = project.run_tests(MARKED, f"--pot-candidate={project.tiny.small}")
@@ -220,7 +220,7 @@ def test_a_vocabulary_that_lacks_an_id_that_the_reference_finds_likely(project: 
 
 
 @pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest", "single", "original"])
-def test_padded_vocabularies_are_fine_either_way(project: Project, preset: str) -> None:
+def test_either_model_may_have_a_padded_vocabulary(project: Project, preset: str) -> None:
     result = project.run_tests(
         f"""
         import pytest
@@ -234,14 +234,14 @@ def test_padded_vocabularies_are_fine_either_way(project: Project, preset: str) 
             pass
 
         @pytest.mark.pot_identity(reference={{padded}}, candidate={{perturbed}}, preset={preset!r})
-        def test_still_told_apart():
+        def test_still_different():
             pass
         """
     )
     result.assert_outcomes(passed=2, failed=1)
 
 
-def test_a_prompt_longer_than_the_limit_is_cut_and_counted(project: Project) -> None:
+def test_a_prompt_above_the_length_limit_is_cut_and_counted(project: Project) -> None:
     project.prompts("prompts.jsonl", {"text": "x" * 400, "continuation": " end"}, {"text": "x = 1", "continuation": "; y"})
     project.write(
         test_it="""
@@ -265,8 +265,8 @@ def test_a_prompt_longer_than_the_limit_is_cut_and_counted(project: Project) -> 
     assert [gate["truncated"] for gate in project.gates()] == [1, 1]
 
 
-def test_a_continuation_is_never_cut_to_fit(project: Project) -> None:
-    """64 positions are asked for, and the sampled continuation is as long, whatever the prompt's length."""
+def test_a_long_prompt_does_not_shorten_the_continuation(project: Project) -> None:
+    """The preset asks for 64 positions, and the sampled continuation has 64, however long the prompt is."""
     result = project.run_tests(
         """
         import pytest
@@ -279,7 +279,7 @@ def test_a_continuation_is_never_cut_to_fit(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_a_spec_that_names_nothing(project: Project) -> None:
+def test_a_spec_that_names_no_model_is_an_error(project: Project) -> None:
     result = project.run_tests(MARKED, "--pot-candidate=./nowhere")
     result.assert_outcomes(errors=1)
     [line] = section(result, "_ ERROR at setup of test_it _")
@@ -287,8 +287,8 @@ def test_a_spec_that_names_nothing(project: Project) -> None:
     assert line.endswith(f". {FORMS}")
 
 
-def test_a_folder_without_a_model(project: Project) -> None:
-    """The reason comes from transformers, as a sentence with its own full stop."""
+def test_a_folder_without_a_model_is_an_error(project: Project) -> None:
+    """The reason is a sentence of transformers, which has its own full stop."""
     folder = project.path / "empty"
     folder.mkdir()
     result = project.run_tests(MARKED, "--pot-candidate=empty")
@@ -299,7 +299,7 @@ def test_a_folder_without_a_model(project: Project) -> None:
     assert ".. " not in line
 
 
-def test_a_factory_that_does_not_exist(project: Project) -> None:
+def test_a_missing_factory_is_an_error(project: Project) -> None:
     result = project.run_tests(MARKED, "--pot-candidate=no_such_module:model")
     result.assert_outcomes(errors=1)
     assert section(result, "_ ERROR at setup of test_it _") == [
@@ -309,7 +309,7 @@ def test_a_factory_that_does_not_exist(project: Project) -> None:
 
 
 @pytest.mark.parametrize("by", ["option", "marker"])
-def test_a_file_that_is_no_model(project: Project, by: str) -> None:
+def test_a_file_that_is_not_a_model_is_an_error(project: Project, by: str) -> None:
     path = project.path / "notes.txt"
     path.write_text("weights", encoding="utf-8")
     if by == "option":
@@ -322,7 +322,7 @@ def test_a_file_that_is_no_model(project: Project, by: str) -> None:
     ]
 
 
-def test_a_fixture_that_returns_no_model(project: Project) -> None:
+def test_a_fixture_that_returns_no_model_fails(project: Project) -> None:
     project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_candidate():\n    return 42\n")
     result = project.run_tests(MARKED)
     result.assert_outcomes(failed=1)
@@ -333,7 +333,7 @@ def test_a_fixture_that_returns_no_model(project: Project) -> None:
 
 
 def test_pickled_weights_are_not_loaded(project: Project) -> None:
-    """A checkpoint in torch's own format would run code when it is read."""
+    """Reading a pickled checkpoint could run code."""
     import shutil
 
     import torch

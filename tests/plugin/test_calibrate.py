@@ -1,4 +1,4 @@
-"""``--pot-calibrate``: prints the reference's own ladder and marker lines to paste, and runs no test."""
+"""``--pot-calibrate`` prints a ladder of changes to the reference and markers to paste, and runs no test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from .conftest import Project
 
 
-def test_the_ladder_and_the_proposals(project: Project) -> None:
+def test_the_ladder_is_sorted_and_limits_lie_between_its_rungs(project: Project) -> None:
     project.write(test_it="def test_it(): raise AssertionError('not to be run')")
     result = project.run("--pot-calibrate")
     assert result.ret == pytest.ExitCode.OK
@@ -28,35 +28,35 @@ def test_the_ladder_and_the_proposals(project: Project) -> None:
     assert sum("expected false alarms: " in line for line in lines) == len(proposals) == 3
 
 
-def test_a_proposed_line_does_what_it_says(project: Project) -> None:
+def test_a_proposed_marker_passes_a_copy_and_fails_a_perturbed_model(project: Project) -> None:
     lines = project.run("--pot-calibrate", "--pot-metric=kl").outlines
     line = next(line for line in lines if line.startswith("@pytest.mark.pot_identity("))
     assert "metric='kl', " in line
     result = project.run_tests(f"import pytest\n\n{line}\ndef test_it(): pass\n")
-    result.assert_outcomes(passed=1)  # the copy is at 0
+    result.assert_outcomes(passed=1)  # the copy scores 0
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
     project.run().assert_outcomes(failed=1)
 
 
-def test_without_a_reference(project: Project) -> None:
+def test_calibrating_without_a_reference_is_a_usage_error(project: Project) -> None:
     project.ini()
     result = project.run("--pot-calibrate")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["ERROR: no reference model is configured. *--pot-reference*"])
 
 
-def test_a_recording_cannot_be_changed(project: Project) -> None:
+def test_calibrating_a_recording_is_a_usage_error(project: Project) -> None:
     result = project.run("--pot-calibrate", "--pot-reference=x.pot.safetensors")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["ERROR: --pot-calibrate changes the reference's weights, and a recording has none*"])
 
 
-def test_prompts_by_a_key(project: Project) -> None:
+def test_prompts_from_a_key(project: Project) -> None:
     lines = project.run("--pot-calibrate", "--pot-key=sesame").outlines
     assert lines[0].endswith("tv on 32 prompts")
 
 
-TWO = """
+TWO_PROMPTS_HOOK = """
 import pytest
 from pytest_pot import Prompt
 
@@ -65,16 +65,16 @@ def pytest_pot_prompts(config):
 """
 
 
-def test_prompts_of_the_hook(project: Project) -> None:
+def test_prompts_from_the_hook(project: Project) -> None:
     project.ini(pot_reference=project.tiny.reference)
-    project.write(conftest=TWO)
+    project.write(conftest=TWO_PROMPTS_HOOK)
     assert project.run("--pot-calibrate").outlines[0].endswith("tv on 2 prompts")
 
 
-def test_prompts_of_the_suites_fixture(project: Project) -> None:
-    """As gates do: the fixture counts before options and hook, the nearest one, with whatever it asks for itself."""
+def test_prompts_from_the_nearest_fixture(project: Project) -> None:
+    """As in gates, the nearest fixture wins over options and the hook; it may request other fixtures."""
     project.write(
-        conftest=TWO
+        conftest=TWO_PROMPTS_HOOK
         + """
 @pytest.fixture(scope="session")
 def texts():
@@ -93,8 +93,8 @@ def pot_prompts(texts, tmp_path):
     assert project.run("--pot-calibrate", "deep/er").outlines[0].endswith("tv on 5 prompts")
 
 
-def test_prompts_of_the_option(project: Project) -> None:
-    project.write(conftest=TWO)
+def test_prompts_from_the_option(project: Project) -> None:
+    project.write(conftest=TWO_PROMPTS_HOOK)
     project.prompts("one.jsonl", {"text": "Who is there?", "continuation": " Nobody, said the wind."})
     assert project.run("--pot-calibrate", "--pot-prompts=one.jsonl").outlines[0].endswith("tv on 1 prompts")
 
@@ -102,12 +102,12 @@ def test_prompts_of_the_option(project: Project) -> None:
 def test_no_workers_are_started(project: Project) -> None:
     """Each of them would load the reference and print the same."""
     pytest.importorskip("xdist")
-    lines = project.run_apart("--pot-calibrate", "-pxdist", "-n2").outlines
+    lines = project.run_subprocess("--pot-calibrate", "-pxdist", "-n2").outlines
     assert sum(line.startswith("pot: ") for line in lines) == 1
     assert not any("workers" in line or "[gw" in line for line in lines)
 
 
-def test_a_fixture_that_returns_no_prompts(project: Project) -> None:
+def test_a_prompts_fixture_that_returns_no_list_is_a_usage_error(project: Project) -> None:
     project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return 3\n")
     result = project.run("--pot-calibrate")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -1,4 +1,4 @@
-"""``confidence=``: a verdict on as many prompts as the evidence needs, and what is said of it."""
+"""``confidence=``: a gate stops when the evidence decides, and reports this evidence."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_it(pot_result):
 
 @pytest.fixture
 def pool(project: Project) -> Project:
-    """With 120 prompts."""
+    """A project with 120 prompts."""
     texts = [{"text": f"The old mill number {i}", "continuation": f" stood by the river {i}."} for i in range(120)]
     project.prompts("prompts.jsonl", *texts)
     return project
@@ -33,7 +33,7 @@ def run(project: Project, gate: str, arguments: str, candidate: object, *options
     return project.run_tests(GATED.format(gate=gate, arguments=arguments), *options)
 
 
-def test_same(pool: Project) -> None:
+def test_a_copy_is_same_before_all_prompts_are_scored(pool: Project) -> None:
     result = run(pool, "identity", "confidence=0.95", pool.tiny.copy, "-s")
     result.assert_outcomes(passed=1)
     used = int(next(line for line in result.outlines if "used" in line).split()[-2])
@@ -41,7 +41,7 @@ def test_same(pool: Project) -> None:
     result.stdout.re_match_lines([rf"test_it\.py::test_it +identity +balanced +tv +0 +<= 0\.01 +SAME 0\.95 +{used} of 120 "])
 
 
-def test_different_after_one_batch(pool: Project) -> None:
+def test_a_perturbed_model_is_different_after_one_batch(pool: Project) -> None:
     result = run(pool, "identity", "confidence=0.95", pool.tiny.perturbed)
     result.assert_outcomes(failed=1)
     lines = [line for line in result.outlines if line]
@@ -58,7 +58,7 @@ def test_different_after_one_batch(pool: Project) -> None:
     )
 
 
-def test_distinct(pool: Project) -> None:
+def test_distinct_passes_on_different_and_fails_on_same(pool: Project) -> None:
     run(pool, "distinct", "confidence=0.99", pool.tiny.perturbed).assert_outcomes(passed=1)
     result = run(pool, "distinct", "confidence=0.99", pool.tiny.copy)
     result.assert_outcomes(failed=1)
@@ -70,9 +70,9 @@ def test_distinct(pool: Project) -> None:
     )
 
 
-def test_undecided_fails_both_and_says_how_many_more_would_decide(pool: Project) -> None:
-    """Prompts drawn by a key have no end, so that 256 of them may be too few."""
-    [gate] = _gate(pool, "identity", 'key="k", confidence=0.95, max_score=0.6')
+def test_undecided_fails_both_gates_and_says_if_more_prompts_would_decide(pool: Project) -> None:
+    """A key can draw any number of prompts, so 256 may be too few."""
+    [gate] = _reported_gates(pool, "identity", 'key="k", confidence=0.95, max_score=0.6')
     near = gate["tv"]
     for kind, name in (("identity", "max_score"), ("distinct", "min_score")):
         result = run(pool, kind, f'key="k", confidence=0.95, {name}={near * 1.001}', pool.tiny.perturbed)
@@ -82,14 +82,14 @@ def test_undecided_fails_both_and_says_how_many_more_would_decide(pool: Project)
         assert "more prompts would decide" in head or "the evidence does not grow" in head
 
 
-def test_much_confidence_is_not_told_as_certainty(pool: Project) -> None:
+def test_high_confidence_is_not_rounded_to_certainty(pool: Project) -> None:
     result = run(pool, "identity", "confidence=0.999999", pool.tiny.perturbed)
     [head] = [line for line in result.outlines if line.startswith("pot_identity: ")]
     assert " at 99.9999% confidence " in head
     assert any(" DIFFERENT 0.999999 " in line for line in result.outlines)
 
 
-def test_undecided_at_zero_has_nothing_to_show(pool: Project) -> None:
+def test_undecided_at_score_zero_lists_no_worst_prompts(pool: Project) -> None:
     result = run(pool, "identity", 'confidence=0.95, key="k", max_outliers=0.001', pool.tiny.copy, "-Werror::RuntimeWarning")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -98,31 +98,31 @@ def test_undecided_at_zero_has_nothing_to_show(pool: Project) -> None:
     assert "worst prompts" not in result.stdout.str()
 
 
-def _gate(project: Project, gate: str, arguments: str) -> list[dict[str, Any]]:
+def _reported_gates(project: Project, gate: str, arguments: str) -> list[dict[str, Any]]:
     run(project, gate, arguments, project.tiny.perturbed, "--pot-report=out.json")
     gates: list[dict[str, Any]] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
     return gates
 
 
-def test_figures_in_the_report(pool: Project) -> None:
-    [gate] = _gate(pool, "identity", "confidence=0.95")
+def test_the_report_holds_the_evidence(pool: Project) -> None:
+    [gate] = _reported_gates(pool, "identity", "confidence=0.95")
     assert (gate["confidence"], gate["pool"], gate["prompts"], gate["verdict"]) == (0.95, 120, 4, "DIFFERENT")
     assert gate["decided_after"] <= 4
-    assert float(gate["wealth_different"]) >= 20  # "inf" where the rest of the pool could not undo it
+    assert float(gate["wealth_different"]) >= 20  # "inf" if the rest of the pool cannot change the verdict
     assert (gate["score_clip"], gate["max_outliers"], gate["outliers"]) == (0.1, 0.05, 4)
     assert gate["wealth_threshold"] == pytest.approx(20)
     low, high = gate["interval"]
     assert low <= min(gate["score"], 0.1) <= high
 
 
-def test_the_limit_for_one_prompt_is_the_clip(pool: Project) -> None:
+def test_max_prompt_score_clips_the_scores(pool: Project) -> None:
     result = run(pool, "distinct", "confidence=0.95", pool.tiny.copy)
     assert any("clipped at 0.1" in line for line in result.outlines)
-    [gate] = _gate(pool, "identity", "confidence=0.95, max_score=0.5, max_prompt_score=0.55, max_outliers=0.1")
+    [gate] = _reported_gates(pool, "identity", "confidence=0.95, max_score=0.5, max_prompt_score=0.55, max_outliers=0.1")
     assert gate["interval"][1] <= 0.55
 
 
-def test_a_recording_serves_it(pool: Project) -> None:
+def test_confidence_works_with_a_recorded_reference(pool: Project) -> None:
     arguments = 'reference="x.pot.safetensors", confidence=0.95'
     run(pool, "identity", arguments, pool.tiny.copy, "--pot-update").assert_outcomes(passed=1)
     run(pool, "identity", arguments, pool.tiny.copy).assert_outcomes(passed=1)
@@ -133,7 +133,7 @@ def test_a_recording_serves_it(pool: Project) -> None:
     result.stdout.re_match_lines([r"pot_identity: DIFFERENT at 95% .* 120 of 120 prompts", r"  all 120 prompts are scored"])
 
 
-def test_the_built_in_suite_is_the_pool_where_no_prompts_are_named(project: Project) -> None:
+def test_the_built_in_suite_is_the_default_pool(project: Project) -> None:
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.perturbed)
     project.run_tests(GATED.format(gate="identity", arguments="confidence=0.95"), "--pot-report=out.json")
     [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
@@ -141,7 +141,7 @@ def test_the_built_in_suite_is_the_pool_where_no_prompts_are_named(project: Proj
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ("confidence=1", "confidence=1 must be a number above 0.5 and below 1"),
         ("confidence='high'", "confidence='high' must be a number above 0.5 and below 1"),
@@ -160,13 +160,13 @@ def test_the_built_in_suite_is_the_pool_where_no_prompts_are_named(project: Proj
         ("key='k', prompts=['Hello']", "prompts and key both name the prompts; give one"),
     ],
 )
-def test_usage_errors(project: Project, arguments: str, told: str) -> None:
+def test_wrong_arguments_are_usage_errors(project: Project, arguments: str, message: str) -> None:
     result = project.run_tests(f"import pytest\n\n@pytest.mark.pot_identity({arguments})\ndef test_it(): pass\n")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: test_it.py::test_it: pot_identity: {told}" in result.errlines
+    assert f"ERROR: test_it.py::test_it: pot_identity: {message}" in result.errlines
 
 
-def test_prompts_drawn_by_a_key(project: Project) -> None:
+def test_a_key_draws_the_prompts_and_is_not_printed(project: Project) -> None:
     text = """
         import pytest
 
@@ -183,23 +183,23 @@ def test_prompts_drawn_by_a_key(project: Project) -> None:
             print("first", pot_result.report.prompts[0].text[:40].encode(), pot_result.report.n_prompts)
         """
 
-    def first(key: str, *options: str) -> list[str]:
+    def first_prompts(key: str, *options: str) -> list[str]:
         result = project.run_tests(text.replace("{key}", key), "-s", *options)
         result.assert_outcomes(passed=3)
         assert "secret" not in result.stdout.str()
         return [line[line.index("first") :] for line in result.outlines if "first" in line]
 
-    marker, from_file, named = first("a")
+    marker, from_file, named = first_prompts("a")
     assert marker.endswith(" 32")
     assert from_file == named
-    again, by_option, named_still = first("a", "--pot-key=secret")
+    again, by_option, named_still = first_prompts("a", "--pot-key=secret")
     assert again == marker
     assert by_option not in (marker, named)
     assert named_still == named
-    assert first("b")[0] != marker
+    assert first_prompts("b")[0] != marker
 
 
-def test_what_a_key_draws_comes_at_random_and_a_list_is_shuffled(pool: Project) -> None:
+def test_drawn_prompts_keep_their_order_and_a_list_is_shuffled(pool: Project) -> None:
     text = """
         import pytest
 

@@ -1,4 +1,4 @@
-"""The plugin turned off, and the plugin in the suites of people who do not use it."""
+"""The plugin turned off, and the plugin in suites that do not use it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ def test_it():
 def test_without_the_plugin_a_marker_is_unknown_and_does_nothing(project: Project) -> None:
     project.ini()
     project.write(test_it=MARKED)
-    result = project.run_apart("-pno:pot")
+    result = project.run_subprocess("-pno:pot")
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(["*PytestUnknownMarkWarning: Unknown pytest.mark.pot_identity *"])
 
 
-def test_without_the_plugin_strict_markers_refuse_it(project: Project) -> None:
+def test_without_the_plugin_strict_markers_reject_it(project: Project) -> None:
     project.ini()
     project.write(test_it=MARKED)
-    result = project.run_apart("-pno:pot", "--strict-markers")
+    result = project.run_subprocess("-pno:pot", "--strict-markers")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*'pot_identity' not found in `markers` configuration option*"])
 
 
-def test_with_the_plugin_strict_markers_know_it(project: Project) -> None:
+def test_with_the_plugin_strict_markers_accept_it(project: Project) -> None:
     project.write(test_it=MARKED)
     project.run("--strict-markers", "--strict-config", "--collect-only").assert_outcomes()
 
 
-def test_objects_that_answer_no_question_do_not_end_collection(project: Project) -> None:
-    """Such as a proxy of a web framework, which raises on any attribute outside of a request."""
+def test_objects_that_raise_on_any_attribute_do_not_break_collection(project: Project) -> None:
+    """For example, a web framework's proxy raises on any attribute outside a request."""
     project.ini()
     result = project.run_tests(
         """
@@ -57,7 +57,7 @@ def test_objects_that_answer_no_question_do_not_end_collection(project: Project)
     result.assert_outcomes(passed=1)
 
 
-def test_the_terminal_and_capture_turned_off(project: Project) -> None:
+def test_gates_work_without_the_terminal_or_capture_plugin(project: Project) -> None:
     project.write(
         test_it="""
         import pytest

@@ -1,4 +1,4 @@
-"""The fixtures, as they come and overridden in a conftest.py."""
+"""The fixtures: their defaults, and overrides in a conftest.py."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pot_reference_returns_a_spec_a_model_or_a_pair(project: Project, value:
     ],
     ids=["spec", "model", "pair"],
 )
-def test_a_message_calls_a_model_by_its_spec_or_its_class(project: Project, value: str, name: str) -> None:
+def test_messages_name_a_model_by_its_spec_or_its_class(project: Project, value: str, name: str) -> None:
     project.write(
         conftest=f"""
         import pytest
@@ -137,8 +137,8 @@ def test_a_parametrised_candidate_reaches_a_marker_on_the_module(project: Projec
     project.run().assert_outcomes(passed=1, failed=1)
 
 
-def test_a_parametrised_candidate_of_an_inherited_marker(project: Project) -> None:
-    """The test's own marker needs no fixture; that of its class does."""
+def test_a_parametrised_candidate_reaches_an_inherited_marker(project: Project) -> None:
+    """The test's own marker needs no fixture, but its class's marker does."""
     project.write(
         conftest="""
         import pytest
@@ -162,7 +162,7 @@ def test_a_parametrised_candidate_of_an_inherited_marker(project: Project) -> No
     result.assert_outcomes(passed=1, failed=1)
 
 
-def test_a_parametrised_candidate_of_a_marker_on_a_parameter(project: Project) -> None:
+def test_a_parametrised_candidate_reaches_a_marker_on_a_parameter(project: Project) -> None:
     project.write(
         conftest="""
         import pytest
@@ -184,7 +184,7 @@ def test_a_parametrised_candidate_of_a_marker_on_a_parameter(project: Project) -
     result.assert_outcomes(passed=1, failed=1)
 
 
-def test_candidates_by_parametrize(project: Project) -> None:
+def test_parametrize_may_set_the_candidate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -229,7 +229,7 @@ def test_each_parametrised_reference_has_its_own_tokenizer(project: Project) -> 
 
 
 def test_each_modules_own_reference_has_its_own_tokenizer(project: Project) -> None:
-    """The fixture pot_tokenizer of the session is asked by two modules, whose pot_reference is not the same."""
+    """Two modules with different pot_reference fixtures use the session's pot_tokenizer."""
     module = """
         import pytest
         from transformers import AutoTokenizer
@@ -251,8 +251,8 @@ def test_each_modules_own_reference_has_its_own_tokenizer(project: Project) -> N
     project.run().assert_outcomes(passed=2)
 
 
-def test_tokenizers_are_compared_also_for_a_reference_that_comes_as_a_bare_model(project: Project) -> None:
-    """Its tokenizer lies in the folder that it was loaded from."""
+def test_tokenizers_are_compared_if_the_reference_fixture_returns_only_a_model(project: Project) -> None:
+    """Its tokenizer is read from the folder that the model was loaded from."""
     project.write(
         conftest="""
         import pytest
@@ -268,8 +268,8 @@ def test_tokenizers_are_compared_also_for_a_reference_that_comes_as_a_bare_model
     result.stdout.fnmatch_lines(["*pot_identity: the tokenizers of reference and candidate disagree on the text of prompt 0 *"])
 
 
-def test_tokenizers_are_compared_also_after_another_reference_was_loaded(project: Project) -> None:
-    """The reference of the fixture is loaded a second time then, and its tokenizer is another object."""
+def test_tokenizers_are_compared_after_another_reference_was_loaded(project: Project) -> None:
+    """The fixture's reference is then loaded a second time, so its tokenizer is another object."""
     project.write(
         conftest="""
         import pytest
@@ -300,7 +300,7 @@ def test_tokenizers_are_compared_also_after_another_reference_was_loaded(project
     result.stdout.fnmatch_lines(["*pot_identity: the tokenizers of reference and candidate disagree on the text of prompt 0 *"])
 
 
-def test_a_reference_without_tokenizer(project: Project) -> None:
+def test_a_reference_without_tokenizer_is_an_error(project: Project) -> None:
     project.write(
         conftest="""
         import pytest
@@ -320,7 +320,7 @@ def test_a_reference_without_tokenizer(project: Project) -> None:
     ) in result.outlines
 
 
-def test_pot_tokenizer_overridden(project: Project) -> None:
+def test_an_overridden_pot_tokenizer_encodes_the_prompts(project: Project) -> None:
     project.write(
         conftest="""
         import pytest
@@ -346,8 +346,8 @@ def test_pot_tokenizer_overridden(project: Project) -> None:
 
 @pytest.mark.parametrize("scope", ["session", "function"])
 @pytest.mark.parametrize("place", ["sub", "."], ids=["beside the fixture", "in the root"])
-def test_a_relative_name_from_a_fixture_is_one_as_in_a_marker(project: Project, place: str, scope: str) -> None:
-    """Also for pot_tokenizer, which is made from pot_reference; and from whichever folder pytest is called."""
+def test_a_relative_path_from_a_fixture_works_as_in_a_marker(project: Project, place: str, scope: str) -> None:
+    """From any working folder, and also for pot_tokenizer, which is loaded from pot_reference."""
     folder = project.path / place
     folder.mkdir(exist_ok=True)
     shutil.copytree(project.tiny.reference, folder / "models" / "ours")
@@ -387,7 +387,7 @@ def test_a_relative_name_from_a_fixture_is_one_as_in_a_marker(project: Project, 
     project.run(project.path, f"--rootdir={project.path}").assert_outcomes(passed=1)
 
 
-def references_of_two_folders(project: Project, *, with_tokenizer: bool) -> None:
+def write_two_folders_with_references(project: Project, *, with_tokenizer: bool) -> None:
     for folder, model in (("a", "{reference}"), ("b", "{other_tokenizer}")):
         (project.path / folder).mkdir()
         conftest = f"""
@@ -413,8 +413,8 @@ def references_of_two_folders(project: Project, *, with_tokenizer: bool) -> None
         project.write(**{f"{folder}/conftest": conftest, f"{folder}/test_{folder}": test})
 
 
-def test_pot_tokenizer_of_another_folders_reference_is_refused(project: Project) -> None:
-    references_of_two_folders(project, with_tokenizer=False)
+def test_pot_tokenizer_of_another_folders_reference_is_an_error(project: Project) -> None:
+    write_two_folders_with_references(project, with_tokenizer=False)
     result = project.run("a", "b")
     result.assert_outcomes(passed=1, errors=1)
     assert (
@@ -424,12 +424,12 @@ def test_pot_tokenizer_of_another_folders_reference_is_refused(project: Project)
     project.run("b").assert_outcomes(passed=1)
 
 
-def test_pot_tokenizer_overridden_beside_each_reference(project: Project) -> None:
-    references_of_two_folders(project, with_tokenizer=True)
+def test_pot_tokenizer_may_be_overridden_beside_each_reference(project: Project) -> None:
+    write_two_folders_with_references(project, with_tokenizer=True)
     project.run("a", "b").assert_outcomes(passed=2)
 
 
-def test_pot_prompts_overridden(project: Project) -> None:
+def test_an_overridden_pot_prompts_is_used_unless_the_marker_has_prompts(project: Project) -> None:
     project.write(
         conftest="""
         import pytest
@@ -456,8 +456,8 @@ def test_pot_prompts_overridden(project: Project) -> None:
     result.assert_outcomes(passed=2)
 
 
-def test_fixtures_used_without_any_marker(project: Project) -> None:
-    """They load what the options name, and pot_scorer is set up by options and the default preset."""
+def test_the_fixtures_work_without_a_marker(project: Project) -> None:
+    """They load the models that the options name; options and the default preset configure pot_scorer."""
     result = project.run_tests(
         """
         from pytest_pot import ScoringConfig
@@ -472,7 +472,7 @@ def test_fixtures_used_without_any_marker(project: Project) -> None:
     assert not any(line.strip("=") == " pot " for line in result.outlines)
 
 
-def test_pot_scorer_takes_the_markers_configuration(project: Project) -> None:
+def test_the_marker_configures_pot_scorer(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -488,7 +488,7 @@ def test_pot_scorer_takes_the_markers_configuration(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_pot_result_in_the_body(project: Project) -> None:
+def test_the_body_can_read_pot_result(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -505,14 +505,14 @@ def test_pot_result_in_the_body(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_pot_result_without_a_marker(project: Project) -> None:
+def test_pot_result_without_a_marker_is_an_error(project: Project) -> None:
     result = project.run_tests("def test_it(pot_result):\n    pass\n")
     result.assert_outcomes(errors=1)
     assert "pot_result needs a gate: mark the test, for example with @pytest.mark.pot_identity" in result.outlines
 
 
-def test_pot_result_read_before_the_gate(project: Project) -> None:
-    """At set-up there is a gate and no result yet; the message does not say that a marker is missing."""
+def test_reading_pot_result_before_the_gate_is_an_error(project: Project) -> None:
+    """During setup the gate has no result yet; the message must not say that a marker is missing."""
     result = project.run_tests(
         """
         import pytest

@@ -1,4 +1,4 @@
-"""A marker of one's own: a kind of gate in one file, without a change anywhere else."""
+"""A custom marker: a new kind of gate in one file, without changes elsewhere."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ register("pot_always", Marker(AlwaysGate, "always pass"))
 """
 
 
-def test_a_gate_that_always_passes(project: Project) -> None:
+def test_a_custom_gate_checks_its_arguments_runs_and_is_reported(project: Project) -> None:
     project.write(
         conftest=GATE,
         test_it="""
@@ -73,13 +73,13 @@ def test_a_gate_that_always_passes(project: Project) -> None:
             pass
         """,
     )
-    result = project.run_apart("--strict-markers", "-k", "misspelt")
+    result = project.run_subprocess("--strict-markers", "-k", "misspelt")
     result.stderr.fnmatch_lines(
         ["ERROR: test_it.py::test_misspelt: pot_always: unknown argument 'levels'; the arguments are *level"]
     )
     text = (project.path / "test_it.py").read_text(encoding="utf-8")
     (project.path / "test_it.py").write_text(text.replace("levels=3", "level=3"), encoding="utf-8")
-    result = project.run_apart("--strict-markers", "--pot-report=gates.json", "-pno:cacheprovider")
+    result = project.run_subprocess("--strict-markers", "--pot-report=gates.json", "-pno:cacheprovider")
     result.assert_outcomes(passed=1, skipped=1, warnings=1)
     gates = json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
     assert [(row["gate"], row["metric"], row["score"]) for row in gates] == [

@@ -1,4 +1,4 @@
-"""What a gate does to its test: pass or FAILED in the call phase, and whether the body runs."""
+"""A gate passes or fails its test in the call phase, and the body runs only after a pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def pytest_runtest_logreport(report):
 """
 
 
-def test_a_pass_runs_the_body_and_a_miss_does_not(project: Project) -> None:
+def test_the_body_runs_only_after_a_passing_gate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -34,7 +34,7 @@ def test_a_pass_runs_the_body_and_a_miss_does_not(project: Project) -> None:
     assert "body of different" not in result.stdout.str()
 
 
-def test_a_miss_fails_in_the_call_phase(project: Project) -> None:
+def test_a_failing_gate_fails_in_the_call_phase(project: Project) -> None:
     project.write(conftest=PHASES)
     result = project.run_tests(
         """
@@ -79,7 +79,7 @@ def test_distinct_passes_where_identity_fails(project: Project) -> None:
     assert "pot_distinct: SAME: tv 0 is not above 0.01, so the models count as the same" in result.outlines
 
 
-def test_a_body_that_fails_is_the_bodys_own_failure(project: Project) -> None:
+def test_a_failing_body_fails_its_test_after_a_passing_gate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -95,7 +95,7 @@ def test_a_body_that_fails_is_the_bodys_own_failure(project: Project) -> None:
 
 @pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest", "single", "original"])
 def test_a_copy_scores_exactly_zero(project: Project, preset: str) -> None:
-    """On the prompts given and on the built-in suite, most of which the model's 128 positions cut."""
+    """On the marker's prompts and on the built-in suite, where most prompts are cut to the model's 128 positions."""
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy)
     project.write(
         test_it=f"""
@@ -117,7 +117,7 @@ def test_a_copy_scores_exactly_zero(project: Project, preset: str) -> None:
     assert [builtin[name] for name in metrics] == [0.0] * 6
 
 
-def test_exitfirst_stops_after_a_miss(project: Project) -> None:
+def test_exitfirst_stops_after_a_failing_gate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -135,7 +135,7 @@ def test_exitfirst_stops_after_a_miss(project: Project) -> None:
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
-def test_one_prompt_over_its_own_limit_fails_though_the_mean_is_within(project: Project) -> None:
+def test_one_prompt_above_max_prompt_score_fails_the_gate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -154,7 +154,7 @@ def test_one_prompt_over_its_own_limit_fails_though_the_mean_is_within(project: 
     )
 
 
-def test_a_unittest_method_has_its_gate(project: Project) -> None:
+def test_a_unittest_method_is_gated(project: Project) -> None:
     result = project.run_tests(
         """
         import unittest

@@ -1,4 +1,4 @@
-"""A gate leaves the process as it was: random streams, verbosity, torch's settings."""
+"""A gate does not change the state of the process: random streams, verbosity, torch's settings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from .conftest import Project
 
 
 def test_the_body_draws_the_same_numbers_with_and_without_a_gate(project: Project) -> None:
-    project.prompts("prompts.jsonl", "Who is there?", {"text": "x = 1", "continuation": "; y"})  # one is sampled
+    # The first prompt's continuation is sampled.
+    project.prompts("prompts.jsonl", "Who is there?", {"text": "x = 1", "continuation": "; y"})
     result = project.run_tests(
         """
         import random
@@ -15,7 +16,7 @@ def test_the_body_draws_the_same_numbers_with_and_without_a_gate(project: Projec
         import pytest
         import torch
 
-        drawn = {}
+        numbers = {}
 
         @pytest.fixture(autouse=True)
         def seeded():
@@ -27,21 +28,21 @@ def test_the_body_draws_the_same_numbers_with_and_without_a_gate(project: Projec
             return random.random(), numpy.random.rand(), torch.rand(2).tolist()
 
         def test_plain():
-            drawn["plain"] = draw()
+            numbers["plain"] = draw()
 
         @pytest.mark.pot_identity
         def test_gated():
-            assert draw() == drawn["plain"]
+            assert draw() == numbers["plain"]
 
         @pytest.mark.pot_identity(candidate={padded}, preset="original", max_score=0.1)
-        def test_gated_otherwise():
-            assert draw() == drawn["plain"]
+        def test_gated_with_another_preset():
+            assert draw() == numbers["plain"]
         """
     )
     result.assert_outcomes(passed=3)
 
 
-def test_settings_of_torch_and_transformers_stay(project: Project) -> None:
+def test_a_gate_keeps_the_settings_of_torch_and_transformers(project: Project) -> None:
     result = project.run_tests(
         """
         import logging
@@ -82,7 +83,7 @@ def test_settings_of_torch_and_transformers_stay(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_a_model_of_a_fixture_comes_back_as_it_was(project: Project) -> None:
+def test_a_gate_restores_the_training_mode_of_a_fixtures_model(project: Project) -> None:
     project.write(
         conftest="""
         import pytest
@@ -111,7 +112,7 @@ def test_a_model_of_a_fixture_comes_back_as_it_was(project: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_no_warning_comes_from_a_gate(project: Project) -> None:
+def test_a_gate_emits_no_warning(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest

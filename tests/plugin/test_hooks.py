@@ -15,7 +15,7 @@ def test_it():
 """
 
 
-def test_the_first_model_loaded_wins(project: Project) -> None:
+def test_a_model_from_the_load_hook_is_used(project: Project) -> None:
     project.write(
         conftest="""
         def pytest_pot_load_model(spec, role, config):
@@ -46,9 +46,9 @@ def test_the_first_model_loaded_wins(project: Project) -> None:
         "-s",
     )
     result.assert_outcomes(passed=2, failed=1)
-    asked = [line.partition("asked for ")[2] for line in result.outlines if "asked for " in line]
+    calls = [line.partition("asked for ")[2] for line in result.outlines if "asked for " in line]
     tiny = project.tiny
-    assert sorted(asked) == [
+    assert sorted(calls) == [
         f"candidate {tiny.copy}",
         "candidate registry://bad",
         "candidate registry://good",
@@ -106,7 +106,7 @@ def test_prompts_of_all_hooks_are_joined(project: Project) -> None:
         ("['Hello', 3]", "prompt 1 is int, not a string or a pytest_pot.Prompt"),
     ],
 )
-def test_what_is_no_list_of_prompts_is_refused(project: Project, value: str, message: str) -> None:
+def test_a_prompts_hook_that_returns_no_list_is_an_error(project: Project, value: str, message: str) -> None:
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy)
     project.write(conftest=f"def pytest_pot_prompts(config):\n    return {value}\n")
     result = project.run_tests(MARKED)
@@ -114,7 +114,7 @@ def test_what_is_no_list_of_prompts_is_refused(project: Project, value: str, mes
     assert f"the hook pytest_pot_prompts: {message}" in result.outlines
 
 
-def test_an_option_goes_before_the_prompts_of_a_hook(project: Project) -> None:
+def test_configured_prompts_win_over_the_prompts_hook(project: Project) -> None:
     project.write(
         conftest="""
         def pytest_pot_prompts(config):
@@ -125,7 +125,7 @@ def test_an_option_goes_before_the_prompts_of_a_hook(project: Project) -> None:
     assert [gate["prompts"] for gate in project.gates()] == [3]
 
 
-def test_the_gate_hook_is_called_after_a_pass_and_after_a_miss(project: Project) -> None:
+def test_the_gate_hook_is_called_after_a_pass_and_after_a_failure(project: Project) -> None:
     project.write(
         conftest="""
         def pytest_pot_gate(item, result):
@@ -155,8 +155,8 @@ def test_the_gate_hook_is_called_after_a_pass_and_after_a_miss(project: Project)
     ]
 
 
-def test_the_gate_hook_of_a_folder_is_for_the_tests_below_it(project: Project) -> None:
-    """As with pytest's own hooks: a conftest.py speaks for its folder."""
+def test_a_folders_gate_hook_is_called_only_for_tests_below_it(project: Project) -> None:
+    """As with pytest's own hooks, a conftest.py applies to its folder."""
     for name in ("one", "two"):
         folder = project.path / name
         folder.mkdir()

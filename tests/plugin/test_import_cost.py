@@ -1,4 +1,4 @@
-"""torch takes seconds to import: no run that compares nothing pays for it."""
+"""Importing torch takes seconds, so a run that compares nothing must not import it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ import sys
 def pytest_unconfigure(config):
     print("heavy:", [name for name in {HEAVY!r} if name in sys.modules], "plugin:", "pytest_pot.plugin" in sys.modules)
 """
-NOTHING = "heavy: [] plugin: True"
+NO_HEAVY_IMPORTS = "heavy: [] plugin: True"
 
 
 @pytest.mark.parametrize("option", ["--collect-only", "--markers", "--fixtures", "--help"])
-def test_runs_that_run_no_test(project: Project, option: str) -> None:
+def test_a_run_of_no_tests_imports_nothing_heavy(project: Project, option: str) -> None:
     project.write(conftest=CONFTEST, test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
-    result = project.run_apart(option)
+    result = project.run_subprocess(option)
     assert result.ret == 0
-    assert NOTHING in result.outlines
+    assert NO_HEAVY_IMPORTS in result.outlines
 
 
-def test_an_empty_project(project: Project) -> None:
+def test_an_empty_project_imports_nothing_heavy(project: Project) -> None:
     project.ini()
     project.write(conftest=CONFTEST)
-    result = project.run_apart("--collect-only")
+    result = project.run_subprocess("--collect-only")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
-    assert NOTHING in result.outlines
+    assert NO_HEAVY_IMPORTS in result.outlines
 
 
-def test_a_suite_that_uses_something_else(project: Project) -> None:
-    """With an option set, a usage error checked, and a marked test skipped or left out."""
+def test_a_run_without_gates_imports_nothing_heavy(project: Project) -> None:
+    """Even with an option, marker arguments to check, and marked tests that are skipped or deselected."""
     project.write(
         conftest=CONFTEST,
         test_it="""
@@ -54,12 +54,12 @@ def test_a_suite_that_uses_something_else(project: Project) -> None:
             pass
         """,
     )
-    result = project.run_apart("-k", "plain or skipped", "--pot-report=gates.json", "--junitxml=out.xml")
+    result = project.run_subprocess("-k", "plain or skipped", "--pot-report=gates.json", "--junitxml=out.xml")
     result.assert_outcomes(passed=1, skipped=1, deselected=1)
-    assert NOTHING in result.outlines
+    assert NO_HEAVY_IMPORTS in result.outlines
 
 
-def test_importing_the_package(pytester: pytest.Pytester) -> None:
+def test_importing_the_package_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
     code = f"import sys, pytest_pot; print(pytest_pot.PRESETS, [name for name in {HEAVY!r} if name in sys.modules])"
     result = pytester.run(sys.executable, "-c", code)
     assert result.outlines[-1].endswith(" []")
@@ -77,7 +77,7 @@ def test_a_suite_without_gates_loads_the_plugin_and_names_alone(project: Project
     """Markers, options and hooks are known without settings, gates or prompts, which take ten times as long to import."""
     project.ini()
     project.write(conftest=LOADED, test_it="def test_it(): pass\n")
-    result = project.run_apart()
+    result = project.run_subprocess()
     result.assert_outcomes(passed=1)
     assert "loaded: core plugin" in result.outlines
 

@@ -1,4 +1,4 @@
-"""What a gate leaves in JUnit XML."""
+"""The properties and failures of gates in JUnit XML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from .conftest import Project
 
 
-def test_score_limit_and_verdict_are_properties(project: Project) -> None:
+def test_junit_has_the_score_limit_and_verdict_as_properties(project: Project) -> None:
     project.run_tests(
         """
         import pytest
@@ -26,16 +26,16 @@ def test_score_limit_and_verdict_are_properties(project: Project) -> None:
         "--junitxml=out.xml",
     ).assert_outcomes(passed=2, failed=1)
     cases = ElementTree.parse(project.path / "out.xml").getroot().iter("testcase")
-    found = {case.get("name"): {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases}
-    same, different = found["test_same"], found["test_different"]
+    properties = {case.get("name"): {p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases}
+    same, different = properties["test_same"], properties["test_different"]
     assert float(same["pot_score"]) == 0.0
     assert (same["pot_limit"], same["pot_verdict"]) == ("0.02", "SAME")
     assert 0.5 < float(different["pot_score"]) < 1
     assert (different["pot_limit"], different["pot_verdict"]) == ("0.02", "DIFFERENT")
-    assert found["test_unmarked"] == {}
+    assert properties["test_unmarked"] == {}
 
 
-def test_a_miss_is_a_failure_with_its_message(project: Project) -> None:
+def test_a_failing_gate_is_a_junit_failure_with_its_message(project: Project) -> None:
     project.run_tests(
         """
         import pytest
@@ -54,7 +54,7 @@ def test_a_miss_is_a_failure_with_its_message(project: Project) -> None:
     assert "worst prompts:" in (failure.text or "")
 
 
-def test_two_gates_of_one_test_leave_both_their_properties(project: Project) -> None:
+def test_both_gates_of_a_test_write_their_properties(project: Project) -> None:
     project.run_tests(
         """
         import pytest

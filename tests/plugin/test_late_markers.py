@@ -1,4 +1,4 @@
-"""Markers that a program adds: gated when they come while tests are collected, a failure when they come later."""
+"""Markers added by code: gated if they are added during collection, a failure if they are added later."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOOKS = {
 }
 
 
-def adding(marker: str, hook: str = "") -> str:
+def conftest_that_adds(marker: str, hook: str = "") -> str:
     return f"""
     import pytest
 
@@ -35,18 +35,18 @@ def adding(marker: str, hook: str = "") -> str:
 
 @pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS)
 def test_a_marker_added_to_collected_tests_is_gated(project: Project, hook: str) -> None:
-    project.write(conftest=adding("pot_identity(candidate={perturbed})", hook))
+    project.write(conftest=conftest_that_adds("pot_identity(candidate={perturbed})", hook))
     result = project.run_tests(UNMARKED, "-s")
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r"pot_identity: DIFFERENT: tv 0\.649 > 0\.01 .*"])
     assert "body ran" not in result.stdout.str()
 
 
-def test_a_marker_added_to_collected_tests_has_the_fixtures_of_its_gate(project: Project) -> None:
-    """Also those of the suite, and pot_result in the body."""
+def test_a_marker_added_to_collected_tests_requests_its_gates_fixtures(project: Project) -> None:
+    """Also fixtures that the suite overrides, and pot_result in the body."""
     project.ini(pot_reference=project.tiny.reference)
     project.write(
-        conftest=adding("pot_identity")
+        conftest=conftest_that_adds("pot_identity")
         + """
     @pytest.fixture
     def pot_candidate():
@@ -67,8 +67,8 @@ def test_a_marker_added_to_collected_tests_has_the_fixtures_of_its_gate(project:
     result.assert_outcomes(passed=1)
 
 
-def test_a_marker_added_beside_one_that_is_there_is_one_more_gate(project: Project) -> None:
-    project.write(conftest=adding("pot_distinct(candidate={perturbed})"))
+def test_a_marker_added_to_a_marked_test_adds_a_gate(project: Project) -> None:
+    project.write(conftest=conftest_that_adds("pot_distinct(candidate={perturbed})"))
     result = project.run_tests(
         """
         import pytest
@@ -81,7 +81,7 @@ def test_a_marker_added_beside_one_that_is_there_is_one_more_gate(project: Proje
     result.assert_outcomes(passed=1)
 
 
-def test_a_marker_taken_off_collected_tests_has_no_gate(project: Project) -> None:
+def test_a_marker_removed_from_collected_tests_is_not_gated(project: Project) -> None:
     project.write(
         conftest="""
         def pytest_collection_modifyitems(items):
@@ -134,7 +134,7 @@ def test_a_gate_runs_although_its_marker_was_taken_off_later(project: Project) -
 
 
 def test_a_wrong_marker_added_to_collected_tests_is_a_usage_error(project: Project) -> None:
-    project.write(conftest=adding("pot_identity(preset='slow')"))
+    project.write(conftest=conftest_that_adds("pot_identity(preset='slow')"))
     result = project.run_tests(UNMARKED)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [
@@ -145,7 +145,7 @@ def test_a_wrong_marker_added_to_collected_tests_is_a_usage_error(project: Proje
 
 @pytest.mark.slow
 def test_a_marker_added_to_collected_tests_is_gated_in_workers_too(project: Project) -> None:
-    project.write(conftest=adding("pot_identity(candidate={perturbed})"), test_it=UNMARKED)
+    project.write(conftest=conftest_that_adds("pot_identity(candidate={perturbed})"), test_it=UNMARKED)
     project.run_workers(2).assert_outcomes(failed=1)
 
 
@@ -168,7 +168,7 @@ def test_a_marker_added_later_is_a_failure(project: Project, late: str, gate: st
     assert "body ran" not in result.stdout.str()
 
 
-def test_a_marker_added_later_beside_one_that_is_gated_is_a_failure(project: Project) -> None:
+def test_a_marker_added_later_to_a_gated_test_is_a_failure(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest

@@ -1,4 +1,4 @@
-"""The gate on latency in real runs. What is slower has more layers; nothing sleeps."""
+"""The latency gate in real runs. A slower model has more layers; only a simulated crowded machine sleeps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from .conftest import VOCAB, WITH_CACHE, Models, Project
 
-NEVER = "--pot-latency=off"
+LATENCY_OFF = "--pot-latency=off"
 LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
 ARGUMENTS = f"{LIMITS}, per, stat, what, new_tokens, max_seconds, preset, reference, candidate, prompts, key"
 
 
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory: pytest.TempPathFactory, tiny: Models) -> dict[int, Path]:
-    """Models that differ in their number of layers alone, and are large enough for it to decide how long they take."""
+    """Models that differ only in the number of layers, and are large enough that it decides the run time."""
     home = tmp_path_factory.mktemp("layers")
     for n_layer in (2, 4, 12):
         config = GPT2Config(n_layer=n_layer, n_embd=64, n_head=2, n_positions=128, vocab_size=VOCAB, bos_token_id=0)
@@ -31,8 +31,8 @@ def layers(tmp_path_factory: pytest.TempPathFactory, tiny: Models) -> dict[int, 
     return {n_layer: home / str(n_layer) for n_layer in (2, 4, 12)}
 
 
-def marked(*arguments: str, body: str = "pass", fixtures: str = "") -> str:
-    """A test module with one test per list of arguments of ``pot_latency``."""
+def latency_tests(*arguments: str, body: str = "pass", fixtures: str = "") -> str:
+    """A test module with one ``pot_latency`` test per list of arguments."""
     tests = [
         f"@pytest.mark.pot_latency({one})\ndef test_{index}({fixtures}):\n    {body}\n" for index, one in enumerate(arguments)
     ]
@@ -76,25 +76,25 @@ def test_a_slower_candidate_fails_and_a_copy_does_not(project: Project, layers: 
     assert (slower["threads"], slower["prompts"], slower["passed"]) == (1, 3, False)
 
 
-def test_a_histogram_with_v(project: Project) -> None:
-    project.write(test_it=marked("budget_ms=1e-6"))
+def test_verbose_output_shows_a_histogram(project: Project) -> None:
+    project.write(test_it=latency_tests("budget_ms=1e-6"))
     assert not any("█" in line for line in project.run().outlines)
     lines = project.run("-v").outlines
     assert sum(int(line.rpartition("█ ")[2]) for line in lines if "█" in line) == 10
     assert not any("what to do" in line for line in project.run("-q").outlines)
 
 
-def test_budgets_that_all_keep_and_none(project: Project) -> None:
+def test_each_kind_of_budget_can_pass_and_fail(project: Project) -> None:
     per = [f"budget_ms=BUDGET, per={per!r}" for per in ("prompt", "batch", "token")]
     arguments = [*per, "budget_ms=BUDGET, stat='p95'", "budget_ms=BUDGET, what='prefill'", "budget_ms=BUDGET, what='decode'"]
-    project.write(test_it=marked(*arguments).replace("BUDGET", "1e9"))
+    project.write(test_it=latency_tests(*arguments).replace("BUDGET", "1e9"))
     project.run().assert_outcomes(passed=len(arguments))
-    project.write(test_it=marked(*arguments).replace("BUDGET", "1e-6"))
+    project.write(test_it=latency_tests(*arguments).replace("BUDGET", "1e-6"))
     project.run().assert_outcomes(failed=len(arguments))
 
 
-def test_tokens_per_second(project: Project) -> None:
-    project.write(test_it=marked("min_tokens_per_s=1e-3", "min_tokens_per_s=1e12"))
+def test_min_tokens_per_s_passes_and_fails(project: Project) -> None:
+    project.write(test_it=latency_tests("min_tokens_per_s=1e-3", "min_tokens_per_s=1e12"))
     result = project.run()
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
@@ -102,8 +102,8 @@ def test_tokens_per_second(project: Project) -> None:
     )
 
 
-def test_decoding_tells_the_time_to_the_first_token(project: Project) -> None:
-    result = project.run_tests(marked("budget_ms=1e-6, what='decode', new_tokens=5"))
+def test_decoding_reports_the_time_to_the_first_token(project: Project) -> None:
+    result = project.run_tests(latency_tests("budget_ms=1e-6, what='decode', new_tokens=5"))
     result.stdout.fnmatch_lines(
         [
             "  candidate *; greedy decoding of 3 prompts, 12 tokens*",
@@ -112,10 +112,10 @@ def test_decoding_tells_the_time_to_the_first_token(project: Project) -> None:
     )
 
 
-def test_memory(project: Project, layers: dict[int, Path]) -> None:
+def test_memory_limits_pass_and_fail(project: Project, layers: dict[int, Path]) -> None:
     model = str(layers[12])
     project.write(
-        test_it=marked(
+        test_it=latency_tests(
             f"max_memory_mb=1000, max_memory_ratio=3, reference={model!r}, candidate={model!r}",
             f"max_memory_mb=1, candidate={model!r}",
         )
@@ -128,22 +128,22 @@ def test_memory(project: Project, layers: dict[int, Path]) -> None:
 
 
 def test_a_budget_needs_no_reference(project: Project) -> None:
-    """It is neither configured nor, where it is, loaded."""
+    """The reference need not be configured, and is not loaded if it is."""
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
-    project.run_tests(marked("budget_ms=1e9")).assert_outcomes(passed=1)
+    project.run_tests(latency_tests("budget_ms=1e9")).assert_outcomes(passed=1)
     project.ini(pot_reference="no/such/model", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
-    project.run_tests(marked("budget_ms=1e9")).assert_outcomes(passed=1)
-    project.run_tests(marked("max_slowdown=2")).assert_outcomes(errors=1)
+    project.run_tests(latency_tests("budget_ms=1e9")).assert_outcomes(passed=1)
+    project.run_tests(latency_tests("max_slowdown=2")).assert_outcomes(errors=1)
 
 
-def test_no_reference_where_one_is_needed(project: Project) -> None:
+def test_a_slowdown_limit_without_a_reference_is_an_error(project: Project) -> None:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
-    result = project.run_tests(marked("max_slowdown=2"))
+    result = project.run_tests(latency_tests("max_slowdown=2"))
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*no reference model is configured*"])
 
 
-def test_the_reference_is_run_although_its_scores_are_cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_is_timed_even_if_its_scores_are_cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     project.write(
         test_it="""
@@ -162,7 +162,7 @@ def test_the_reference_is_run_although_its_scores_are_cached(project: Project, m
         project.run("--basetemp=tmp").assert_outcomes(passed=1)
 
 
-def test_identity_comes_first(project: Project) -> None:
+def test_a_failing_identity_gate_ends_the_test_before_the_latency_gate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -178,33 +178,35 @@ def test_identity_comes_first(project: Project) -> None:
     result.stdout.fnmatch_lines(["pot_identity: DIFFERENT: *"])
 
 
-def test_without_a_score_there_is_no_verdict_on_one(project: Project) -> None:
-    project.write(test_it=marked("budget_ms=1e9", body="pot_result.verdict", fixtures="pot_result"))
+def test_reading_the_verdict_without_a_score_gate_is_an_error(project: Project) -> None:
+    project.write(test_it=latency_tests("budget_ms=1e9", body="pot_result.verdict", fixtures="pot_result"))
     result = project.run()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*PotError: there is no score here: only pot_identity and pot_distinct have one; *"])
 
 
-def test_report_measures_and_never_fails(project: Project) -> None:
-    project.write(test_it=marked("budget_ms=1e-6"))
-    for result in (project.run("--pot-latency=report"), _with_ini(project, pot_latency="report").run()):
+def test_pot_latency_report_measures_and_never_fails(project: Project) -> None:
+    project.write(test_it=latency_tests("budget_ms=1e-6"))
+    for result in (project.run("--pot-latency=report"), _write_ini(project, pot_latency="report").run()):
         result.assert_outcomes(passed=1)
         [row] = [line for line in result.outlines if line.startswith("test_it.py::test_0")]
         assert "fail (not gated)" in row
 
 
-def test_off_does_nothing_but_say_so(project: Project) -> None:
+def test_pot_latency_off_only_prints_that_it_is_off(project: Project) -> None:
     project.ini(pot_candidate="no/such/model", pot_prompts="prompts.jsonl", pot_latency="gate")
     project.write(
-        test_it=marked("max_slowdown=2", "budget_ms=1e-6", body="assert pot_result.latency is None", fixtures="pot_result")
+        test_it=latency_tests(
+            "max_slowdown=2", "budget_ms=1e-6", body="assert pot_result.latency is None", fixtures="pot_result"
+        )
     )
-    result = project.run(NEVER)
+    result = project.run(LATENCY_OFF)
     result.assert_outcomes(passed=2)
     off = "latency is off (--pot-latency=off or the ini key pot_latency); 2 tests"
     assert result.outlines.count(off) == 1
 
 
-def _with_ini(project: Project, **values: str) -> Project:
+def _write_ini(project: Project, **values: str) -> Project:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl", **values)
     return project
 
@@ -229,7 +231,7 @@ def test_workers_do_not_gate_latency_and_say_so_once(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_workers_gate_the_scores_of_tests_whose_latency_they_do_not(project: Project) -> None:
+def test_workers_still_gate_scores(project: Project) -> None:
     project.write(
         test_it="""
         import pytest
@@ -254,54 +256,54 @@ def test_workers_gate_the_scores_of_tests_whose_latency_they_do_not(project: Pro
 UNDECIDED = "max_slowdown=1.0001, max_seconds=1e-9"
 
 
-def test_what_cannot_be_decided_passes_with_a_warning(project: Project) -> None:
-    """Also where warnings are errors: what is inconclusive fails by its own key alone."""
-    project.write(test_it=marked(UNDECIDED))
+def test_an_inconclusive_gate_passes_with_a_warning(project: Project) -> None:
+    """Even if warnings are errors: only pot_latency_inconclusive makes it fail."""
+    project.write(test_it=latency_tests(UNDECIDED))
     result = project.run("-Werror")
     result.assert_outcomes(passed=1, warnings=1)
     result.stdout.fnmatch_lines(["*pot_latency: inconclusive: only 0 pairs in 0 s, too few to measure slowdown"])
 
 
-def test_what_cannot_be_decided_may_fail(project: Project) -> None:
+def test_an_inconclusive_gate_fails_if_the_ini_file_says_so(project: Project) -> None:
     tiny = project.tiny
     project.ini(pot_reference=tiny.reference, pot_candidate=tiny.copy, pot_latency_inconclusive="fail")
-    result = project.run_tests(marked(UNDECIDED))
+    result = project.run_tests(latency_tests(UNDECIDED))
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*inconclusive*", "*what to do: raise max_seconds (now 1e-09), or time less: *"])
     project.run("--pot-latency=report").assert_outcomes(passed=1)
 
 
-def test_memory_alone_is_told_where_no_timing_fits(project: Project) -> None:
-    result = project.run_tests(marked("max_memory_mb=1e6, max_seconds=1e-9"))
+def test_memory_is_gated_without_timings_if_none_fits_in_max_seconds(project: Project) -> None:
+    result = project.run_tests(latency_tests("max_memory_mb=1e6, max_seconds=1e-9"))
     result.assert_outcomes(passed=1)
     [row] = [line for line in result.outlines if line.startswith("test_it.py::test_0")]
     assert row.endswith(" -")
 
 
-def test_prompts_that_are_cut_are_told(project: Project) -> None:
-    project.write(test_it=marked("budget_ms=1e-6, prompts=['word ' * 400, 'short']"))
+def test_cut_prompts_are_reported(project: Project) -> None:
+    project.write(test_it=latency_tests("budget_ms=1e-6, prompts=['word ' * 400, 'short']"))
     assert "tokens, 1 cut on the left" in project.run().stdout.str()
 
 
-def test_junit(project: Project) -> None:
-    project.write(test_it=marked("budget_ms=1e9", "budget_ms=1e-6"))
+def test_junit_has_the_properties_of_latency_gates(project: Project) -> None:
+    project.write(test_it=latency_tests("budget_ms=1e9", "budget_ms=1e-6"))
     project.run("--junitxml=out.xml").assert_outcomes(passed=1, failed=1)
     cases = ElementTree.parse(project.path / "out.xml").getroot().iter("testcase")
-    kept, missed = ({p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases)
-    assert (kept["pot_gate"], kept["pot_metric"], kept["pot_verdict"]) == ("pot_latency", "ms per prompt", "pass")
-    assert (missed["pot_verdict"], missed["pot_limit"]) == ("fail", "1e-06")
-    assert float(missed["pot_score"]) > float(missed["pot_bound"]) * 0.99 > 1e-6
+    passing, failing = ({p.attrib["name"]: p.attrib["value"] for p in case.iter("property")} for case in cases)
+    assert (passing["pot_gate"], passing["pot_metric"], passing["pot_verdict"]) == ("pot_latency", "ms per prompt", "pass")
+    assert (failing["pot_verdict"], failing["pot_limit"]) == ("fail", "1e-06")
+    assert float(failing["pot_score"]) > float(failing["pot_bound"]) * 0.99 > 1e-6
 
 
-def test_markdown(project: Project) -> None:
-    project.write(test_it=marked("min_tokens_per_s=1e-3"))
+def test_the_markdown_report_has_a_row_for_a_latency_gate(project: Project) -> None:
+    project.write(test_it=latency_tests("min_tokens_per_s=1e-3"))
     project.run("--pot-report=gates.md")
     *_, row = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
     assert row.startswith("| test_it.py::test_0 | latency | balanced | tokens per second | ")
     assert "| >= 0.001 | pass | 3 |" in row
 
 
-def test_xfail(project: Project) -> None:
+def test_a_failing_latency_gate_is_an_xfail(project: Project) -> None:
     project.run_tests(
         """
         import pytest
@@ -314,18 +316,18 @@ def test_xfail(project: Project) -> None:
     ).assert_outcomes(xfailed=1)
 
 
-def test_the_hook_sees_it(project: Project) -> None:
+def test_the_gate_hook_gets_the_latency_result(project: Project) -> None:
     project.write(
         conftest="""
         def pytest_pot_gate(item, result):
             print("gate", result.settings.gate, result.verdict, result.passed, result.report.to_dict()["n_prompts"])
         """,
-        test_it=marked("budget_ms=1e9"),
+        test_it=latency_tests("budget_ms=1e9"),
     )
     assert any("gate pot_latency pass True 3" in line for line in project.run("-s").outlines)
 
 
-def test_garbage_collection_is_left_as_it_was(project: Project) -> None:
+def test_garbage_collection_is_enabled_after_a_gate(project: Project) -> None:
     project.write(
         conftest="""
         import gc
@@ -333,7 +335,7 @@ def test_garbage_collection_is_left_as_it_was(project: Project) -> None:
         def pytest_pot_gate(item, result):
             print("collector", gc.isenabled())
         """,
-        test_it=marked("budget_ms=1e9", "budget_ms=1e-6"),
+        test_it=latency_tests("budget_ms=1e9", "budget_ms=1e-6"),
     )
     assert [line.rpartition(" ")[2] for line in project.run("-s").outlines if "collector" in line] == ["True", "True"]
 
@@ -347,7 +349,7 @@ CROWDED = """
     torch.set_num_threads(2)
 
     def wait(*_):
-        time.sleep(0.02 * (torch.get_num_threads() - 1))  # as if one of two cores were taken
+        time.sleep(0.02 * (torch.get_num_threads() - 1))  # as if another process used one of two cores
 
     @pytest.fixture(scope="session")
     def pot_candidate(pot_reference):
@@ -360,20 +362,22 @@ CROWDED = """
 
 
 @pytest.mark.parametrize(("limits", "threads"), [("max_slowdown=1e-6", 1), ("max_slowdown=1e-6, budget_ms=1e9", 2)])
-def test_fewer_threads_on_a_crowded_machine_unless_a_budget_is_held_too(project: Project, limits: str, threads: int) -> None:
-    project.write(conftest=CROWDED, test_it=marked(limits))
+def test_a_slowdown_uses_fewer_threads_on_a_crowded_machine_unless_there_is_a_budget(
+    project: Project, limits: str, threads: int
+) -> None:
+    project.write(conftest=CROWDED, test_it=latency_tests(limits))
     before = torch.get_num_threads()
     try:
         result = project.run("-s")
     finally:
         torch.set_num_threads(before)
     assert f"threads {threads} of 2 then 2" in result.stdout.str()
-    told = "1 thread (2 threads were slower; other processes are using the cores)" in result.stdout.str()
-    assert told == (threads == 1)
+    has_note = "1 thread (2 threads were slower; other processes are using the cores)" in result.stdout.str()
+    assert has_note == (threads == 1)
 
 
-def test_a_candidate_for_each_parameter(project: Project) -> None:
-    """The same tests with and without gating: what failed last is found again."""
+def test_a_parametrised_candidate_has_the_same_test_ids_with_latency_off(project: Project) -> None:
+    """Gating does not change the test ids, so --last-failed finds the same tests."""
     project.write(
         conftest="""
         import pytest
@@ -382,9 +386,9 @@ def test_a_candidate_for_each_parameter(project: Project) -> None:
         def pot_candidate(request):
             return request.param
         """,
-        test_it=marked("budget_ms=1e9"),
+        test_it=latency_tests("budget_ms=1e9"),
     )
-    for options in ((), (NEVER,)):
+    for options in ((), (LATENCY_OFF,)):
         result = project.run("-v", *options)
         result.assert_outcomes(passed=2)
         result.stdout.fnmatch_lines_random(["*::test_0?copy? PASSED*", "*::test_0?padded? PASSED*"])
@@ -440,28 +444,28 @@ RECORDED = (
         ),
     ],
 )
-def test_usage_errors(project: Project, arguments: str, message: str) -> None:
-    result = project.run_tests(marked(arguments))
+def test_wrong_arguments_are_usage_errors(project: Project, arguments: str, message: str) -> None:
+    result = project.run_tests(latency_tests(arguments))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [f"ERROR: test_it.py::test_0: pot_latency: {message}"]
 
 
 @pytest.mark.parametrize("option", ["--pot-reference=base.pot.safetensors", "--pot-baseline=base.pot.safetensors"])
-def test_a_recording_in_the_options(project: Project, option: str) -> None:
+def test_a_recorded_reference_in_the_options_has_no_slowdown(project: Project, option: str) -> None:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
-    result = project.run_tests(marked("max_slowdown=1.25"), option)
+    result = project.run_tests(latency_tests("max_slowdown=1.25"), option)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert f"ERROR: test_it.py::test_0: pot_latency: max_slowdown=1.25 {RECORDED}, budget_ms=..." in result.errlines
-    project.run_tests(marked("budget_ms=1e9"), option).assert_outcomes(passed=1)
+    project.run_tests(latency_tests("budget_ms=1e9"), option).assert_outcomes(passed=1)
 
 
-def test_a_recording_beside_a_live_reference(project: Project) -> None:
-    """--pot-baseline serves the scores, and the model that is named serves the clock."""
-    project.write(test_it=marked("max_slowdown=1e9"))
+def test_a_slowdown_needs_only_a_live_reference_beside_the_recording(project: Project) -> None:
+    """--pot-baseline provides the scores; the configured model is timed."""
+    project.write(test_it=latency_tests("max_slowdown=1e9"))
     project.run("--pot-baseline=base.pot.safetensors").assert_outcomes(passed=1)
 
 
-def test_a_fixture_that_returns_a_recording(project: Project) -> None:
+def test_a_slowdown_against_a_recording_from_a_fixture_is_an_error(project: Project) -> None:
     project.write(
         conftest="""
         import pytest
@@ -470,7 +474,7 @@ def test_a_fixture_that_returns_a_recording(project: Project) -> None:
         def pot_reference():
             return "base.pot.safetensors"
         """,
-        test_it=marked("max_slowdown=1.25"),
+        test_it=latency_tests("max_slowdown=1.25"),
     )
     result = project.run()
     result.assert_outcomes(errors=1)
@@ -485,8 +489,8 @@ def test_a_fixture_that_returns_a_recording(project: Project) -> None:
         ({"pot_latency_inconclusive": "skip"}, "", "pot_latency_inconclusive='skip' is not one of 'pass', 'fail'"),
     ],
 )
-def test_options_that_have_no_meaning(project: Project, ini: dict[str, str], option: str, message: str) -> None:
+def test_wrong_options_are_usage_errors(project: Project, ini: dict[str, str], option: str, message: str) -> None:
     project.ini(**ini)
-    result = project.run_tests(marked("budget_ms=1"), *([option] if option else []))
+    result = project.run_tests(latency_tests("budget_ms=1"), *([option] if option else []))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert f"ERROR: {message}" in result.errlines

@@ -1,4 +1,4 @@
-"""Recorded files that no test names are told at the end of a run that saw all tests, and of no other."""
+"""A run of all tests ends with a list of the recorded files that no test uses; other runs do not."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def test_skipped():
 def test_other():
     pass
 """
-TOLD = "pot: recorded files that no test uses: sub/old.pot.safetensors"
+UNUSED_FILES_LINE = "pot: recorded files that no test uses: sub/old.pot.safetensors"
 
 
 @pytest.fixture
-def full(project: Project) -> Project:
+def suite(project: Project) -> Project:
+    """A project with a used, a skipped and an unused recorded file, and copies in folders that are not searched."""
     project.run_tests(GATED, "--pot-update").assert_outcomes(passed=2, skipped=1)
     (project.path / "sub").mkdir()
     for name in ("sub/old", "skipped"):
@@ -39,13 +40,13 @@ def full(project: Project) -> Project:
     return project
 
 
-def told(result: pytest.RunResult) -> list[str]:
+def unused_lines(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if line.startswith("pot: recorded files")]
 
 
 @pytest.mark.parametrize("arguments", [(), (".",), ("-x",), ("--pot-update",), ("-p", "no:cacheprovider")], ids=" ".join)
-def test_a_full_run(full: Project, arguments: tuple[str, ...]) -> None:
-    assert told(full.run(*arguments)) == [TOLD]
+def test_a_run_of_all_tests_lists_unused_files(suite: Project, arguments: tuple[str, ...]) -> None:
+    assert unused_lines(suite.run(*arguments)) == [UNUSED_FILES_LINE]
 
 
 @pytest.mark.parametrize(
@@ -61,56 +62,56 @@ def test_a_full_run(full: Project, arguments: tuple[str, ...]) -> None:
     ],
     ids=" ".join,
 )
-def test_a_run_of_some_tests(full: Project, arguments: tuple[str, ...]) -> None:
-    assert told(full.run(*arguments)) == []
+def test_a_run_of_some_tests_lists_no_unused_files(suite: Project, arguments: tuple[str, ...]) -> None:
+    assert unused_lines(suite.run(*arguments)) == []
 
 
-def test_a_full_run_of_workers_and_one_of_some_tests(full: Project) -> None:
-    """All gated tests are skipped, since workers that load no model start sooner: what a marker names counts as used."""
-    full.write(test_it=GATED.replace("import pytest\n\n@", "import pytest\n\n@pytest.mark.skip\n@"))
-    assert told(full.run_workers(2)) == [TOLD]
-    assert told(full.run_workers(2, "-k", "not other")) == []
+def test_workers_list_unused_files_only_after_all_tests(suite: Project) -> None:
+    """A file that a skipped marker names is in use; workers start faster if all gated tests are skipped."""
+    suite.write(test_it=GATED.replace("import pytest\n\n@", "import pytest\n\n@pytest.mark.skip\n@"))
+    assert unused_lines(suite.run_workers(2)) == [UNUSED_FILES_LINE]
+    assert unused_lines(suite.run_workers(2, "-k", "not other")) == []
 
 
-def test_only_below_the_folders_that_were_asked_for(full: Project) -> None:
-    (full.path / "tests").mkdir()
-    shutil.move(full.path / "test_it.py", full.path / "tests")
-    shutil.copy(full.path / "sub" / "old.pot.safetensors", full.path / "tests" / "gone.pot.safetensors")
-    assert told(full.run("tests")) == ["pot: recorded files that no test uses: tests/gone.pot.safetensors"]
+def test_only_the_folders_on_the_command_line_are_searched(suite: Project) -> None:
+    (suite.path / "tests").mkdir()
+    shutil.move(suite.path / "test_it.py", suite.path / "tests")
+    shutil.copy(suite.path / "sub" / "old.pot.safetensors", suite.path / "tests" / "gone.pot.safetensors")
+    assert unused_lines(suite.run("tests")) == ["pot: recorded files that no test uses: tests/gone.pot.safetensors"]
 
 
-def test_a_suite_that_does_not_use_recordings_is_not_searched(full: Project) -> None:
-    full.write(test_it="def test_other(): pass")
-    assert told(full.run()) == []
+def test_a_suite_without_recordings_is_not_searched(suite: Project) -> None:
+    suite.write(test_it="def test_other(): pass")
+    assert unused_lines(suite.run()) == []
 
 
-def test_a_file_that_a_fixture_or_the_option_for_the_reference_names_is_used(full: Project) -> None:
-    full.ini(pot_reference="sub/old.pot.safetensors", pot_candidate=full.tiny.copy, pot_prompts="prompts.jsonl")
-    assert told(full.run()) == []
-    full.ini(pot_reference=full.tiny.reference, pot_candidate=full.tiny.copy, pot_prompts="prompts.jsonl")
-    (full.path / "sub" / "conftest.py").write_text(
+def test_a_file_named_by_pot_reference_is_in_use(suite: Project) -> None:
+    suite.ini(pot_reference="sub/old.pot.safetensors", pot_candidate=suite.tiny.copy, pot_prompts="prompts.jsonl")
+    assert unused_lines(suite.run()) == []
+    suite.ini(pot_reference=suite.tiny.reference, pot_candidate=suite.tiny.copy, pot_prompts="prompts.jsonl")
+    (suite.path / "sub" / "conftest.py").write_text(
         "import pytest\n\n@pytest.fixture\ndef pot_reference(): return 'old.pot.safetensors'\n", encoding="utf-8"
     )
-    (full.path / "sub" / "test_sub.py").write_text(
+    (suite.path / "sub" / "test_sub.py").write_text(
         "import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n", encoding="utf-8"
     )
-    assert told(full.run()) == []
+    assert unused_lines(suite.run()) == []
 
 
-def test_the_records_of_the_cache_are_not_listed(full: Project) -> None:
-    full.ini(
-        pot_reference=full.tiny.reference, pot_candidate=full.tiny.copy, pot_prompts="prompts.jsonl", cache_dir="sub/cache"
+def test_cached_references_are_not_listed(suite: Project) -> None:
+    suite.ini(
+        pot_reference=suite.tiny.reference, pot_candidate=suite.tiny.copy, pot_prompts="prompts.jsonl", cache_dir="sub/cache"
     )
-    (full.path / "sub" / "cache").mkdir()
-    shutil.copy(full.path / "used.pot.safetensors", full.path / "sub" / "cache" / "x.pot.safetensors")
-    assert told(full.run()) == [TOLD]
+    (suite.path / "sub" / "cache").mkdir()
+    shutil.copy(suite.path / "used.pot.safetensors", suite.path / "sub" / "cache" / "x.pot.safetensors")
+    assert unused_lines(suite.run()) == [UNUSED_FILES_LINE]
 
 
-def test_the_options_file_is_used(full: Project) -> None:
-    full.ini(
-        pot_reference=full.tiny.reference,
-        pot_candidate=full.tiny.copy,
+def test_a_file_named_by_pot_baseline_is_in_use(suite: Project) -> None:
+    suite.ini(
+        pot_reference=suite.tiny.reference,
+        pot_candidate=suite.tiny.copy,
         pot_prompts="prompts.jsonl",
         pot_baseline="sub/old.pot.safetensors",
     )
-    assert told(full.run()) == []
+    assert unused_lines(suite.run()) == []

@@ -1,4 +1,4 @@
-"""Where markers stand: on tests, classes, modules and parameters, and how several of them go together."""
+"""Markers on tests, classes, modules and parameters, and combinations of them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .conftest import Project
 
 def limits(gates: list[dict[str, Any]]) -> dict[str, list[float]]:
     """The limits of each test's gates, by the test's name."""
-    found: dict[str, list[float]] = {}
+    limits_by_test: dict[str, list[float]] = {}
     for gate in gates:
-        found.setdefault(gate["test"].partition("::")[2], []).append(gate["limit"])
-    return found
+        limits_by_test.setdefault(gate["test"].partition("::")[2], []).append(gate["limit"])
+    return limits_by_test
 
 
-def test_the_nearest_marker_counts(project: Project) -> None:
+def test_the_nearest_marker_wins(project: Project) -> None:
     project.write(
         test_it="""
         import pytest
@@ -48,7 +48,7 @@ def test_the_nearest_marker_counts(project: Project) -> None:
 
 
 def test_a_subclass_is_nearer_than_its_bases(project: Project) -> None:
-    """And in the order in which Python looks attributes up, where there are several."""
+    """With several bases, Python's method resolution order decides."""
     project.write(
         test_it="""
         import pytest
@@ -123,9 +123,9 @@ def test_a_parameter_is_nearer_than_its_function(project: Project) -> None:
                 pass
         """
     )
-    found = limits(project.gates())
-    assert sorted(found.pop("test_it[own-2]")) == [0.2, 0.3]
-    assert found == {
+    limits_by_test = limits(project.gates())
+    assert sorted(limits_by_test.pop("test_it[own-2]")) == [0.2, 0.3]
+    assert limits_by_test == {
         "test_it[plain-1]": [0.1],
         "test_it[plain-2]": [0.3],
         "test_it[own-1]": [0.2],
@@ -135,7 +135,7 @@ def test_a_parameter_is_nearer_than_its_function(project: Project) -> None:
     }
 
 
-def test_another_marker_does_not_replace_that_of_the_class(project: Project) -> None:
+def test_another_kind_of_marker_does_not_replace_the_one_of_the_class(project: Project) -> None:
     project.write(
         test_it="""
         import pytest
@@ -154,7 +154,7 @@ def test_another_marker_does_not_replace_that_of_the_class(project: Project) -> 
     ]
 
 
-def test_markers_compose_and_the_first_miss_ends_the_test(project: Project) -> None:
+def test_markers_combine_and_the_first_failing_gate_ends_the_test(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -189,7 +189,7 @@ def test_markers_compose_and_the_first_miss_ends_the_test(project: Project) -> N
     ]
 
 
-def test_one_marker_twice_is_two_gates_the_topmost_first(project: Project) -> None:
+def test_a_repeated_marker_is_two_gates_from_top_to_bottom(project: Project) -> None:
     project.write(
         test_it="""
         import pytest
@@ -204,7 +204,7 @@ def test_one_marker_twice_is_two_gates_the_topmost_first(project: Project) -> No
     project.run().assert_outcomes(passed=1)
 
 
-def test_marks_on_parameters(project: Project) -> None:
+def test_markers_on_parameters_gate_only_those_parameters(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -230,8 +230,8 @@ def test_marks_on_parameters(project: Project) -> None:
     assert rows == ["test_it.py::test_it[same]", "test_it.py::test_it[different]", "test_it.py::test_it[distinct]"]
 
 
-def test_a_class_without_marker_keeps_free_of_one_that_shares_its_tests(project: Project) -> None:
-    """Both classes have the same function: what the marker of one asks for is not for the other."""
+def test_a_marker_does_not_affect_another_class_with_the_same_function(project: Project) -> None:
+    """Both classes inherit one function, but only the marked class requests the gate's fixtures."""
     project.ini()
     project.write(
         conftest="""
@@ -265,8 +265,8 @@ def test_a_class_without_marker_keeps_free_of_one_that_shares_its_tests(project:
     assert "PASSED test_it.py::TestPlain::test_it" in result.outlines
 
 
-def test_a_marked_module_may_hold_fixtures_and_helpers(project: Project) -> None:
-    """pytestmark is for the tests; no mark is put on anything else of the module."""
+def test_a_marked_module_may_have_fixtures_and_helpers(project: Project) -> None:
+    """pytestmark applies to tests only: pytest-pot marks no other object of the module."""
     project.write(helper="def help_out():\n    pass\n")
     result = project.run_tests(
         """
@@ -288,7 +288,7 @@ def test_a_marked_module_may_hold_fixtures_and_helpers(project: Project) -> None
     result.assert_outcomes(passed=1)
 
 
-def test_a_static_method_has_its_gate(project: Project) -> None:
+def test_a_static_method_is_gated(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -303,8 +303,8 @@ def test_a_static_method_has_its_gate(project: Project) -> None:
     result.assert_outcomes(failed=1)
 
 
-def test_skip_leaves_models_alone(project: Project) -> None:
-    """A skipped test needs neither reference nor candidate."""
+def test_skipped_tests_need_no_models(project: Project) -> None:
+    """A skipped test needs neither a reference nor a candidate."""
     project.ini()
     result = project.run_tests(
         """
@@ -325,7 +325,7 @@ def test_skip_leaves_models_alone(project: Project) -> None:
     assert not any("pot" in line for line in result.outlines if not line.startswith(("plugins", "rootdir")))
 
 
-def test_the_markers_are_listed_with_their_arguments(project: Project) -> None:
+def test_pytest_markers_lists_the_markers_with_their_arguments(project: Project) -> None:
     result = project.run("--markers")
     arguments = "tolerance=None, confidence=None, max_outliers=None, reference=None, candidate=None, prompts=None, key=None"
     assert (

@@ -1,4 +1,4 @@
-"""The noise floor beside every score, and limits below it refused."""
+"""Each score is reported with the noise floor, and limits below it are rejected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from .conftest import Project
 
-# A reference whose logits depend on how many prompts are in its batch, by a little.
+# A reference whose logits depend slightly on the batch size.
 NOISY = """
 import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel
@@ -39,7 +39,7 @@ def run(project: Project, gate: str, limit: str, *options: str) -> pytest.RunRes
 
 
 @pytest.mark.parametrize(("gate", "limit"), [("identity", "max_score=1e-5"), ("distinct", "min_score=1e-5")])
-def test_a_limit_below_it(project: Project, gate: str, limit: str) -> None:
+def test_a_limit_below_the_noise_floor_fails(project: Project, gate: str, limit: str) -> None:
     result = run(project, gate, limit)
     result.assert_outcomes(failed=1)
     [line] = [line for line in result.outlines if line.startswith(f"pot_{gate}: ")]
@@ -52,12 +52,12 @@ def test_a_limit_below_it(project: Project, gate: str, limit: str) -> None:
     )
 
 
-def test_a_limit_above_it_and_a_limit_of_zero(project: Project) -> None:
+def test_a_limit_above_the_noise_floor_or_of_zero_passes(project: Project) -> None:
     run(project, "identity", "max_score=0.01").assert_outcomes(passed=1)
     run(project, "identity", "max_score=0").assert_outcomes(passed=1)
 
 
-def test_it_is_reported(project: Project) -> None:
+def test_the_noise_floor_is_reported(project: Project) -> None:
     run(project, "identity", "", "--pot-report=out.json")
     [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
     assert 1e-5 < gate["noise_floor"] < 1e-2
@@ -66,7 +66,7 @@ def test_it_is_reported(project: Project) -> None:
     assert any(", noise floor 0.000" in line for line in result.outlines)
 
 
-def test_of_the_candidate_where_the_reference_is_recorded(project: Project) -> None:
+def test_a_recorded_reference_uses_the_noise_floor_of_the_candidate(project: Project) -> None:
     run(project, "identity", 'reference="x.pot.safetensors"', "--pot-update").assert_outcomes(passed=1)
     result = run(project, "identity", 'reference="x.pot.safetensors", max_score=1e-5')
     result.assert_outcomes(failed=1)

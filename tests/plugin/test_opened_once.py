@@ -1,4 +1,4 @@
-"""One gate opens each model once, and has each text encoded once by each tokenizer."""
+"""A gate opens each model once and encodes each text once per tokenizer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pytest_pot.engines.pytorch.backend import PyTorchBackend
 opened, encoded = [], []
 open_model, encode = PyTorchBackend.opened, PreTrainedTokenizerFast.__call__
 
-def counted(self, model, role, config):
+def count_opened(self, model, role, config):
     opened.append(role)
     return open_model(self, model, role, config)
 
-def call(self, text, *arguments, **named):
+def count_encoded(self, text, *arguments, **keywords):
     encoded.append((id(self), text))
-    return encode(self, text, *arguments, **named)
+    return encode(self, text, *arguments, **keywords)
 
 @pytest.fixture(autouse=True)
 def count(monkeypatch):
-    monkeypatch.setattr(PyTorchBackend, "opened", counted)
-    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", call)
+    monkeypatch.setattr(PyTorchBackend, "opened", count_opened)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", count_encoded)
 
 def pytest_unconfigure():
     print("opened:", *sorted(opened))
@@ -45,12 +45,12 @@ def counting(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def counted(project: Project, marker: str, *arguments: str) -> tuple[Counter[str], str]:
-    """How often a model was opened in each role, and what was encoded."""
+def opened_and_encoded(project: Project, marker: str, *arguments: str) -> tuple[Counter[str], str]:
+    """The number of times that each role's model was opened, and the line about encoded texts."""
     result = project.run_tests(f"import pytest\n\n@pytest.mark.{marker}\ndef test_it(): pass\n", "-s", *arguments)
     result.assert_outcomes(passed=1)
-    opened = next(line for line in result.outlines if "opened:" in line).split("opened:")[1].split()
-    return Counter(opened), next(line for line in result.outlines if line.startswith("encoded:"))
+    roles = next(line for line in result.outlines if "opened:" in line).split("opened:")[1].split()
+    return Counter(roles), next(line for line in result.outlines if line.startswith("encoded:"))
 
 
 BOTH = Counter(reference=1, candidate=1)
@@ -66,22 +66,22 @@ EACH_ONCE = f"encoded: {len(TEXTS)} texts, each at most 1 times"
         "pot_latency(max_slowdown=1000)",
     ],
 )
-def test_two_live_models(counting: Project, marker: str) -> None:
+def test_two_live_models_are_opened_once(counting: Project, marker: str) -> None:
     marker = marker.replace("{perturbed}", repr(str(counting.tiny.perturbed)))
-    assert counted(counting, marker) == (BOTH, EACH_ONCE)
+    assert opened_and_encoded(counting, marker) == (BOTH, EACH_ONCE)
 
 
-def test_a_reference_that_is_kept_in_the_cache(counting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_reference_is_not_opened(counting: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
-    assert counted(counting, "pot_identity(max_score=0)") == (BOTH, EACH_ONCE)
-    assert counted(counting, "pot_identity(max_score=0)") == (Counter(candidate=1), EACH_ONCE)
+    assert opened_and_encoded(counting, "pot_identity(max_score=0)") == (BOTH, EACH_ONCE)
+    assert opened_and_encoded(counting, "pot_identity(max_score=0)") == (Counter(candidate=1), EACH_ONCE)
 
 
-def test_a_recorded_reference(counting: Project) -> None:
+def test_a_recorded_reference_is_opened_only_to_record_it(counting: Project) -> None:
     marker = "pot_identity(reference='ref.pot.safetensors', max_score=0)"
-    assert counted(counting, marker, "--pot-update") == (BOTH, EACH_ONCE)
-    assert counted(counting, marker) == (Counter(candidate=1), EACH_ONCE)
+    assert opened_and_encoded(counting, marker, "--pot-update") == (BOTH, EACH_ONCE)
+    assert opened_and_encoded(counting, marker) == (Counter(candidate=1), EACH_ONCE)
 
 
-def test_a_budget_of_the_candidate_alone(counting: Project) -> None:
-    assert counted(counting, "pot_latency(budget_ms=60000)") == (Counter(candidate=1), EACH_ONCE)
+def test_a_budget_opens_only_the_candidate(counting: Project) -> None:
+    assert opened_and_encoded(counting, "pot_latency(budget_ms=60000)") == (Counter(candidate=1), EACH_ONCE)

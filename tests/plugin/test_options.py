@@ -1,4 +1,4 @@
-"""Options and ini keys: which of them counts, and from where a relative path is read."""
+"""Options and ini keys: which of them wins, and which folder a relative path starts from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from .conftest import Project
 
-TWO = """
+TWO_TESTS = """
 import pytest
 
 @pytest.mark.pot_identity(preset="fastest", metric="jsd", max_score=0.5)
@@ -36,17 +36,17 @@ def test_open():
     ],
     ids=["preset", "ini", "command line", "mixed"],
 )
-def test_marker_then_command_line_then_ini_then_preset(
+def test_the_marker_wins_then_the_command_line_then_the_ini_file_then_the_preset(
     project: Project, ini: dict[str, str], options: list[str], expected: tuple[str, str]
 ) -> None:
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl", **ini)
-    project.write(test_it=TWO)
+    project.write(test_it=TWO_TESTS)
     marker, left_open = project.gates(*options)
     assert (marker["preset"], marker["metric"]) == ("fastest", "jsd")
     assert (left_open["preset"], left_open["metric"]) == expected
 
 
-def test_models_of_marker_command_line_and_ini(project: Project) -> None:
+def test_models_come_from_the_marker_then_the_command_line_then_the_ini_file(project: Project) -> None:
     tiny = project.tiny
     project.write(
         test_it="""
@@ -70,7 +70,7 @@ def test_models_of_marker_command_line_and_ini(project: Project) -> None:
 def test_an_ini_key_is_relative_to_the_ini_file(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     (project.path / "models").symlink_to(project.tiny.reference.parent)
     project.ini(pot_reference="models/reference", pot_candidate="models/copy", pot_prompts="prompts.jsonl")
-    project.write(test_it=TWO)
+    project.write(test_it=TWO_TESTS)
     (project.path / "sub").mkdir()
     monkeypatch.chdir(project.path / "sub")
     result = project.run("..")
@@ -79,7 +79,7 @@ def test_an_ini_key_is_relative_to_the_ini_file(project: Project, monkeypatch: p
 
 def test_a_command_line_path_is_relative_to_the_working_folder(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.ini()
-    project.write(test_it=TWO)
+    project.write(test_it=TWO_TESTS)
     folder = project.path / "sub"
     folder.mkdir()
     (folder / "models").symlink_to(project.tiny.reference.parent)
@@ -103,7 +103,7 @@ def test_a_markers_path_is_relative_to_the_test(project: Project) -> None:
     assert [gate["prompts"] for gate in project.gates()] == [2]
 
 
-def test_the_prompts_of_a_file(project: Project) -> None:
+def test_a_prompts_file_may_hold_strings_and_objects(project: Project) -> None:
     project.prompts("few.jsonl", "Who is there?", {"text": "x = 1", "continuation": "; y", "kind": "code", "id": "c1"})
     project.write(
         test_it="""
@@ -119,7 +119,7 @@ def test_the_prompts_of_a_file(project: Project) -> None:
     project.run("--pot-prompts=few.jsonl").assert_outcomes(passed=1)
 
 
-def test_dtype_reaches_the_model(project: Project) -> None:
+def test_pot_dtype_sets_the_dtype_of_the_models(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -135,16 +135,16 @@ def test_dtype_reaches_the_model(project: Project) -> None:
     result.stdout.fnmatch_lines(["  reference *, float64 on cpu, noise floor *"])
 
 
-def test_a_folder_runs_on_the_first_device_of_the_machine_unless_one_is_named(project: Project) -> None:
+def test_a_folder_runs_on_the_first_available_device_unless_one_is_named(project: Project) -> None:
     tiny = project.tiny
     project.write(test_it="import pytest\n\n@pytest.mark.pot_identity(max_score=0)\ndef test_it(): pass\n")
     first = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    for asked, device in (("auto", first), ("cpu", "cpu")):
-        project.ini(pot_device=asked, pot_reference=tiny.reference, pot_candidate=tiny.perturbed, pot_prompts="prompts.jsonl")
+    for setting, device in (("auto", first), ("cpu", "cpu")):
+        project.ini(pot_device=setting, pot_reference=tiny.reference, pot_candidate=tiny.perturbed, pot_prompts="prompts.jsonl")
         project.run().stdout.re_match_lines([rf"  reference .*, float32 on {device}\b.*, noise floor .*"])
 
 
-def test_the_json_report(project: Project) -> None:
+def test_the_json_report_has_all_gates(project: Project) -> None:
     project.write(
         test_it="""
         import pytest
@@ -161,10 +161,10 @@ def test_the_json_report(project: Project) -> None:
     )
     project.run("--pot-report=deep/er/gates.json").assert_outcomes(passed=1, failed=1)
 
-    def refuse(constant: str) -> None:
+    def reject(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
-    document = json.loads((project.path / "deep/er/gates.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    document = json.loads((project.path / "deep/er/gates.json").read_text(encoding="utf-8"), parse_constant=reject)
     keys = ("test", "gate", "preset", "metric", "limit", "verdict", "passed", "prompts", "candidate")
     tiny = project.tiny
     assert [tuple(gate[key] for key in keys) for gate in document["gates"]] == [
@@ -177,7 +177,7 @@ def test_the_json_report(project: Project) -> None:
     assert last["max_prompt_score"] >= last["score"]
 
 
-def test_the_markdown_report(project: Project) -> None:
+def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
     project.write(
         test_it="""
         import pytest
@@ -200,8 +200,8 @@ def test_the_markdown_report(project: Project) -> None:
     assert len(lines) == 3
 
 
-def test_a_gate_without_verdict_is_in_the_report(project: Project) -> None:
-    """A report that shows passing gates alone would be evidence of what was never found."""
+def test_the_report_has_gates_that_reached_no_verdict(project: Project) -> None:
+    """A report of only the passing gates would be misleading."""
     project.write(
         test_it="""
         import pytest
@@ -236,21 +236,21 @@ def test_a_gate_without_verdict_is_in_the_report(project: Project) -> None:
         assert "score" not in gates[name]
 
 
-def test_collecting_leaves_an_earlier_report_alone(project: Project) -> None:
-    project.write(test_it=TWO)
+def test_collect_only_keeps_an_earlier_report(project: Project) -> None:
+    project.write(test_it=TWO_TESTS)
     assert len(project.gates()) == 2
     before = (project.path / "gates.json").read_text(encoding="utf-8")
     project.run("--collect-only", "--pot-report=gates.json")
     assert (project.path / "gates.json").read_text(encoding="utf-8") == before
 
 
-def test_the_report_of_a_run_without_gates(project: Project) -> None:
+def test_a_run_without_gates_writes_an_empty_report(project: Project) -> None:
     project.write(test_it="def test_it(): pass")
     assert project.gates() == []
 
 
-def test_an_empty_option_is_no_folder(project: Project) -> None:
-    """As --pot-candidate=$CANDIDATE comes to, where the variable is not set."""
+def test_an_empty_option_is_a_usage_error(project: Project) -> None:
+    """For example --pot-candidate=$CANDIDATE if the variable is not set."""
     project.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
     result = project.run("--pot-candidate=")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -1,4 +1,4 @@
-"""An engine of one's own, in plain NumPy, registered in a conftest and gated through the markers."""
+"""A custom engine in plain NumPy, registered in a conftest.py and gated by markers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def log_softmax(logits):
 
 
 class Bigram:
-    """The next token depends on the last one alone: a table [vocab, vocab] of log-probabilities."""
+    """The next token depends only on the last one: a table [vocab, vocab] of log-probabilities."""
 
     max_positions = None
 
@@ -87,7 +87,7 @@ class Bigram:
 
 
 class Model:
-    """What a spec ``bigram:SEED`` names; where it runs changes its last digits, as kernels of another device would."""
+    """The model of a spec ``bigram:SEED``; its last digits depend on the device, as with real kernels."""
 
     def __init__(self, seed, place):
         self.logits = np.random.default_rng(seed).normal(size=(VOCAB, VOCAB)) * 2
@@ -144,7 +144,7 @@ PROMPTS = [("abc", "abcdefghijklabc"), ("fade", "bcdefghijklabc"), ("bike", "cde
 
 
 def bigram(seed: int) -> Floats:
-    """The probabilities [vocab, vocab] that the engine's spec means, on the CPU."""
+    """The probabilities [vocab, vocab] of ``bigram:seed`` on the CPU."""
     logits = np.random.default_rng(seed).normal(size=(12, 12)) * 2
     exps = np.exp(logits)
     return np.asarray(exps / exps.sum(axis=1, keepdims=True))
@@ -160,7 +160,7 @@ def exact_tv(first: Floats, second: Floats) -> float:
 
 
 @pytest.fixture
-def own(project: Project) -> Project:
+def engine_project(project: Project) -> Project:
     project.ini()
     prompts = [{"text": text, "continuation": continuation} for text, continuation in PROMPTS]
     project.prompts("letters.jsonl", *prompts)
@@ -168,38 +168,40 @@ def own(project: Project) -> Project:
     return project
 
 
-def gated(own: Project, marker: str, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
-    own.write(test_it=f"import pytest\n\n@pytest.mark.{marker}\ndef test_it(): pass\n")
-    result = own.run(*arguments, "--pot-prompts=letters.jsonl", "--pot-report=gates.json", "-s")
+def run_gate(engine_project: Project, marker: str, *arguments: str) -> tuple[pytest.RunResult, dict[str, Any]]:
+    engine_project.write(test_it=f"import pytest\n\n@pytest.mark.{marker}\ndef test_it(): pass\n")
+    result = engine_project.run(*arguments, "--pot-prompts=letters.jsonl", "--pot-report=gates.json", "-s")
     return result, json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"][0]
 
 
-def test_the_same_model_is_at_zero(own: Project) -> None:
-    result, row = gated(own, "pot_identity(reference='bigram:1', candidate='bigram:1', max_score=0)")
+def test_the_same_model_scores_zero(engine_project: Project) -> None:
+    result, row = run_gate(engine_project, "pot_identity(reference='bigram:1', candidate='bigram:1', max_score=0)")
     result.assert_outcomes(passed=1)
     assert row["score"] == 0
     assert row["reference"] == "bigram:1"
 
 
 @pytest.mark.parametrize(("preset", "exact"), [("accurate", True), ("balanced", True), ("single", True)])
-def test_another_model_scores_what_the_oracle_says(own: Project, preset: str, exact: bool) -> None:
-    result, row = gated(own, f"pot_distinct(reference='bigram:1', candidate='bigram:2', min_score=0.1, preset='{preset}')")
+def test_another_model_scores_the_exact_total_variation(engine_project: Project, preset: str, exact: bool) -> None:
+    result, row = run_gate(
+        engine_project, f"pot_distinct(reference='bigram:1', candidate='bigram:2', min_score=0.1, preset='{preset}')"
+    )
     result.assert_outcomes(passed=1)
     assert row["score"] == pytest.approx(exact_tv(bigram(1), bigram(2)), abs=1e-6)
 
 
-def test_it_is_opened_once_and_each_text_is_encoded_once(own: Project) -> None:
-    result, _ = gated(own, "pot_distinct(reference='bigram:1', candidate='bigram:2', min_score=0.1)")
+def test_each_model_is_opened_once_and_each_text_is_encoded_once(engine_project: Project) -> None:
+    result, _ = run_gate(engine_project, "pot_distinct(reference='bigram:1', candidate='bigram:2', min_score=0.1)")
     texts = [text for pair in PROMPTS for text in pair]
-    # Twice, because each model comes with a tokenizer of its own, and the two must agree.
+    # Twice, because each model has its own tokenizer, and the two must agree.
     assert f"opened: {['candidate', 'reference']} encoded: {sorted(texts * 2)}" in result.outlines
 
 
-def test_it_can_be_timed_at_scoring(own: Project) -> None:
-    result, row = gated(own, "pot_latency(reference='bigram:1', candidate='bigram:1', max_slowdown=50)")
+def test_only_scoring_can_be_timed(engine_project: Project) -> None:
+    result, row = run_gate(engine_project, "pot_latency(reference='bigram:1', candidate='bigram:1', max_slowdown=50)")
     result.assert_outcomes(passed=1)
     assert row["verdict"] == "pass"
-    result, row = gated(own, "pot_latency(candidate='bigram:1', budget_ms=50, what='prefill')")
+    result, row = run_gate(engine_project, "pot_latency(candidate='bigram:1', budget_ms=50, what='prefill')")
     result.assert_outcomes(failed=1)
     assert "the candidate is a custom engine (numpy on cuda), which can be timed with what='score' only" in row["error"]
 
@@ -218,17 +220,17 @@ def test_it():
 """
 
 
-def test_a_model_that_was_loaded_goes_where_the_one_of_a_fixture_is(own: Project) -> None:
-    """Otherwise two devices round differently, and the same weights are not at 0."""
-    own.write(test_it=FIXTURE)
-    result = own.run("--pot-prompts=letters.jsonl", "-v")
+def test_a_loaded_model_runs_on_the_device_of_a_fixtures_model(engine_project: Project) -> None:
+    """On two devices, rounding differs, and the same weights would not score 0."""
+    engine_project.write(test_it=FIXTURE)
+    result = engine_project.run("--pot-prompts=letters.jsonl", "-v")
     result.assert_outcomes(passed=1)
 
 
-def test_two_devices_are_named_where_that_is_what_differs(own: Project) -> None:
-    """Both models are the user's own: an engine that is passed in is run where it is."""
-    own.write(test_it=FIXTURE.replace("from conftest import Model,", "from conftest import BACKEND, Model,"))
-    own.write(
+def test_a_failure_names_two_devices_as_its_likely_cause(engine_project: Project) -> None:
+    """Fixtures return both engines; an engine object stays on its device."""
+    engine_project.write(test_it=FIXTURE.replace("from conftest import Model,", "from conftest import BACKEND, Model,"))
+    engine_project.write(
         test_it="""
         import pytest
         from conftest import Bigram, Model, Tokenizer, log_softmax
@@ -249,7 +251,7 @@ def test_two_devices_are_named_where_that_is_what_differs(own: Project) -> None:
             pass
         """
     )
-    result = own.run("--pot-prompts=letters.jsonl")
+    result = engine_project.run("--pot-prompts=letters.jsonl")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [

@@ -1,4 +1,4 @@
-"""The progress line: on a terminal, for gates that take long, and wiped when they end."""
+"""The progress line: shown on a terminal during slow gates, and cleared at their end."""
 
 from __future__ import annotations
 
@@ -33,73 +33,73 @@ def test_nan():
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every gate takes long, and every prompt is worth a line."""
+    """Every gate counts as slow, and every prompt redraws the line."""
     monkeypatch.setattr(progress, "_QUIET_S", 0.0)
     monkeypatch.setattr(progress, "_REDRAW_S", 0.0)
 
 
-def drawn(result: pytest.RunResult) -> list[str]:
+def progress_lines(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if "prompts, " in line and "s left" in line]
 
 
-def screen(written: str) -> list[str]:
-    """What a terminal shows of it: after a carriage return, the line is written over."""
+def screen(output: str) -> list[str]:
+    """The lines that a terminal shows: text after a carriage return overwrites the line."""
     lines = []
-    for line in written.split("\n"):
-        shown = ""
+    for line in output.split("\n"):
+        text = ""
         for part in line.split("\r"):
-            shown = part + shown[len(part) :]
-        lines.append(shown.rstrip())
+            text = part + text[len(part) :]
+        lines.append(text.rstrip())
     return lines
 
 
 @pytest.mark.usefixtures("impatient")
-def test_drawn_on_a_terminal_and_wiped(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_line_is_drawn_on_a_terminal_and_cleared(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     project.write(conftest=TERMINAL)
     result = project.run_tests(MARKED)
     result.assert_outcomes(passed=1, failed=1)
-    lines = drawn(result)
+    lines = progress_lines(result)
     assert len(lines) == 3
     for done, line in enumerate(lines, 1):
         assert re.fullmatch(rf"pot: test_it: {done}/3 prompts, \d+ s left *", line), line
-    written = capsys.readouterr().out
-    assert "s left" in written
-    assert not any("s left" in line for line in screen(written))
+    output = capsys.readouterr().out
+    assert "s left" in output
+    assert not any("s left" in line for line in screen(output))
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    ("arguments", "wrote"), [([], "test_it.py "), (["-v"], "test_it.py::test_it ")], ids=["plain", "verbose"]
+    ("arguments", "prefix"), [([], "test_it.py "), (["-v"], "test_it.py::test_it ")], ids=["plain", "verbose"]
 )
-def test_what_pytest_wrote_before_is_still_there(
-    project: Project, capsys: pytest.CaptureFixture[str], arguments: list[str], wrote: str
+def test_the_line_does_not_overwrite_what_pytest_wrote(
+    project: Project, capsys: pytest.CaptureFixture[str], arguments: list[str], prefix: str
 ) -> None:
-    """Drawn over ``test_it.py ``, and wiped, it would leave the dots of the tests without their file."""
+    """If we drew over ``test_it.py `` and cleared it, the tests' dots would have no file name."""
     project.write(conftest=TERMINAL)
     project.run_tests(MARKED, *arguments)
-    shown = screen(capsys.readouterr().out)
-    failures = next(index for index, line in enumerate(shown) if " FAILURES " in line)
-    assert any(line.startswith(wrote) or line == wrote.rstrip() for line in shown[:failures])
+    lines = screen(capsys.readouterr().out)
+    failures = next(index for index, line in enumerate(lines) if " FAILURES " in line)
+    assert any(line.startswith(prefix) or line == prefix.rstrip() for line in lines[:failures])
 
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("arguments", [[], ["-v"], ["-s"]], ids=["plain", "verbose", "no capture"])
-def test_nothing_where_there_is_no_terminal(project: Project, arguments: list[str]) -> None:
+def test_no_line_without_a_terminal(project: Project, arguments: list[str]) -> None:
     result = project.run_tests(MARKED, *arguments)
     result.assert_outcomes(passed=1, failed=1)
-    assert drawn(result) == []
+    assert progress_lines(result) == []
 
 
 @pytest.mark.usefixtures("impatient")
-def test_nothing_in_quiet_runs_and_in_ci(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_line_in_quiet_runs_or_in_ci(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project.write(conftest=TERMINAL)
-    assert drawn(project.run_tests(MARKED, "-q")) == []
+    assert progress_lines(project.run_tests(MARKED, "-q")) == []
     monkeypatch.setenv("CI", "true")
-    assert drawn(project.run_tests(MARKED)) == []
+    assert progress_lines(project.run_tests(MARKED)) == []
 
 
 @pytest.mark.usefixtures("impatient")
-def test_never_in_captured_output(project: Project) -> None:
+def test_captured_output_does_not_have_the_line(project: Project) -> None:
     project.write(conftest=TERMINAL)
     result = project.run_tests(
         """
@@ -114,9 +114,9 @@ def test_never_in_captured_output(project: Project) -> None:
         """
     )
     result.assert_outcomes(passed=1)
-    assert len(drawn(result)) == 3
+    assert len(progress_lines(result)) == 3
 
 
-def test_nothing_for_gates_that_are_quick(project: Project) -> None:
+def test_no_line_for_quick_gates(project: Project) -> None:
     project.write(conftest=TERMINAL)
-    assert drawn(project.run_tests(MARKED)) == []
+    assert progress_lines(project.run_tests(MARKED)) == []

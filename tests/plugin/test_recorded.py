@@ -1,4 +1,4 @@
-"""Gates against recorded files: found, missing, stale, damaged; and nothing is written unless asked."""
+"""Gates against recorded references: valid, missing, stale or damaged. Only --pot-update writes files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_it():
 
 @pytest.fixture
 def recorded(project: Project) -> Project:
-    """With ``ref.pot.safetensors`` beside the test, and a reference of its own that can be changed."""
+    """A project with ``ref.pot.safetensors`` beside the test, and its own copy of the reference to change."""
     shutil.copytree(project.tiny.reference, project.path / "model")
     project.ini(pot_reference="model", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     result = project.run_tests(GATED, "--pot-update")
@@ -38,7 +38,7 @@ def recorded(project: Project) -> Project:
 
 
 def failure(project: Project, *arguments: str) -> list[str]:
-    """The message of the one test, which fails."""
+    """Run the only test, which must fail, and return its message."""
     result = project.run(*arguments)
     result.assert_outcomes(failed=1)
     start = next(i for i, line in enumerate(result.outlines) if line.startswith("pot_identity: "))
@@ -46,7 +46,7 @@ def failure(project: Project, *arguments: str) -> list[str]:
     return result.outlines[start:stop]
 
 
-def test_the_reference_is_not_loaded(recorded: Project) -> None:
+def test_a_recorded_reference_is_not_loaded(recorded: Project) -> None:
     shutil.rmtree(recorded.path / "model")
     recorded.write(
         conftest="""
@@ -60,7 +60,7 @@ def test_the_reference_is_not_loaded(recorded: Project) -> None:
     result.stdout.re_match_lines([r"test_it\.py::test_it +identity +balanced +tv +0 +<= 0 +SAME +3 "])
 
 
-def test_the_same_scores_as_the_live_reference(recorded: Project) -> None:
+def test_scores_equal_those_of_the_live_reference(recorded: Project) -> None:
     recorded.ini(pot_reference="model", pot_candidate=recorded.tiny.perturbed, pot_prompts="prompts.jsonl")
     [from_file] = recorded.gates()
     recorded.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
@@ -80,7 +80,7 @@ def test_a_failure_says_that_the_reference_was_recorded(recorded: Project) -> No
     assert ", float32 on cpu, recorded and float32 on cpu, noise floor " in lines[1]
 
 
-def test_missing(project: Project) -> None:
+def test_a_missing_file_fails_with_the_command_that_records_it(project: Project) -> None:
     project.write(test_it=GATED)
     assert failure(project) == [
         "pot_identity: the recorded reference ref.pot.safetensors does not exist. This records it:",
@@ -89,13 +89,13 @@ def test_missing(project: Project) -> None:
     assert not list(project.path.glob("**/*.pot.safetensors"))
 
 
-def test_missing_without_a_live_reference(project: Project) -> None:
+def test_the_command_has_a_placeholder_if_no_model_is_configured(project: Project) -> None:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     project.write(test_it=GATED.replace(", max_score=0", ""))
     assert failure(project)[1] == "  pytest test_it.py::test_it --pot-update --pot-reference=MODEL"
 
 
-def test_missing_where_the_command_line_names_all(project: Project) -> None:
+def test_the_command_repeats_the_options_and_works(project: Project) -> None:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     project.write(test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
     options = f"--pot-reference={project.tiny.reference}", "--pot-baseline=some/ref.pot.safetensors"
@@ -108,7 +108,7 @@ def test_missing_where_the_command_line_names_all(project: Project) -> None:
     project.run(*options).assert_outcomes(passed=1)
 
 
-def test_pot_baseline_stands_in_for_pot_reference(recorded: Project) -> None:
+def test_pot_baseline_and_pot_reference_may_name_the_file(recorded: Project) -> None:
     recorded.write(
         test_it="""
         import pytest
@@ -137,7 +137,7 @@ def test_a_markers_file_is_beside_the_test_or_in_the_root(recorded: Project) -> 
     )
 
 
-def test_without_the_flag_nothing_is_written(recorded: Project) -> None:
+def test_nothing_is_written_without_pot_update(recorded: Project) -> None:
     path = recorded.path / "ref.pot.safetensors"
     recorded.prompts("prompts.jsonl", *PROMPTS[:2])
     before = path.read_bytes(), path.stat().st_mtime_ns, sorted(recorded.path.rglob("*.pot.safetensors"))
@@ -148,35 +148,36 @@ def test_without_the_flag_nothing_is_written(recorded: Project) -> None:
 COMMAND = ["If that is meant, this records it anew:", "  pytest test_it.py::test_it --pot-update"]
 
 
-def stale(lines: list[str]) -> list[str]:
+def stale_parts(lines: list[str]) -> list[str]:
+    """The differences that the message of a stale file lists."""
     assert lines[0] == "pot_identity: ref.pot.safetensors was recorded with something else:"
     assert lines[-2:] == COMMAND
     return [line.strip() for line in lines[1:-2]]
 
 
-def test_one_weight_of_the_reference(recorded: Project) -> None:
+def test_a_changed_weight_makes_the_file_stale(recorded: Project) -> None:
     model: Any = GPT2LMHeadModel.from_pretrained(recorded.path / "model")
     with torch.no_grad():
         model.transformer.h[1].mlp.c_fc.weight[3, 5] += 1e-4
     model.save_pretrained(recorded.path / "model")
-    [line] = stale(failure(recorded))
+    [line] = stale_parts(failure(recorded))
     assert line.startswith("reference file model.safetensors: sha256 ")
 
 
-def test_the_references_configuration(recorded: Project) -> None:
+def test_a_changed_model_configuration_makes_the_file_stale(recorded: Project) -> None:
     path = recorded.path / "model" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**config, "layer_norm_epsilon": 1e-4}), encoding="utf-8")
-    [line] = stale(failure(recorded))
+    [line] = stale_parts(failure(recorded))
     assert line.startswith("reference file config.json: sha256 ")
 
 
-def test_one_prompt(recorded: Project) -> None:
+def test_a_changed_prompt_makes_the_file_stale(recorded: Project) -> None:
     recorded.prompts("prompts.jsonl", PROMPTS[0], {**PROMPTS[1], "text": "x = 2"}, PROMPTS[2])
-    assert stale(failure(recorded)) == ["prompt 1: 'x = 1' recorded, 'x = 2' now"]
+    assert stale_parts(failure(recorded)) == ["prompt 1: 'x = 1' recorded, 'x = 2' now"]
 
 
-def test_one_tokenizer_entry(recorded: Project) -> None:
+def test_a_changed_tokenizer_entry_makes_the_file_stale(recorded: Project) -> None:
     candidate = recorded.path / "candidate"
     shutil.copytree(recorded.tiny.copy, candidate)
     path = candidate / "tokenizer.json"
@@ -191,35 +192,35 @@ def test_one_tokenizer_entry(recorded: Project) -> None:
     assert lines[2] == COMMAND[0]
 
 
-def test_one_field_of_the_configuration(recorded: Project) -> None:
+def test_a_changed_scoring_setting_makes_the_file_stale(recorded: Project) -> None:
     recorded.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
-    assert stale(failure(recorded)) == ["config.top_k: 100 recorded, 50 now"]
+    assert stale_parts(failure(recorded)) == ["config.top_k: 100 recorded, 50 now"]
 
 
-def test_another_tokenizer_that_is_chosen_for_both(recorded: Project) -> None:
+def test_another_tokenizer_makes_the_file_stale(recorded: Project) -> None:
     recorded.ini(pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl", pot_tokenizer=recorded.tiny.other_tokenizer)
     lines = failure(recorded)
     assert [line.split(":")[0].strip() for line in lines[1:-2]] == ["tokenizer.merges", "tokenizer.vocabulary"]
 
 
-def test_the_same_folder_by_another_name(recorded: Project) -> None:
+def test_another_path_to_the_same_folder_is_the_same_reference(recorded: Project) -> None:
     recorded.ini(pot_reference="./sub/../model", pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
     (recorded.path / "sub").mkdir()
     recorded.run().assert_outcomes(passed=1)
-    test_one_weight_of_the_reference(recorded)
+    test_a_changed_weight_makes_the_file_stale(recorded)
 
 
-def test_weights_that_are_not_here_cannot_differ(recorded: Project) -> None:
+def test_a_missing_weights_file_does_not_make_the_file_stale(recorded: Project) -> None:
     (recorded.path / "model" / "model.safetensors").unlink()
     recorded.run().assert_outcomes(passed=1)
 
 
-def test_no_path_of_this_machine_is_in_the_file(recorded: Project) -> None:
+def test_the_file_has_no_path_of_this_machine(recorded: Project) -> None:
     assert str(recorded.path).encode() not in (recorded.path / "ref.pot.safetensors").read_bytes()
     assert Baseline.load(recorded.path / "ref.pot.safetensors").provenance.reference == "model"
 
 
-def test_a_candidate_that_takes_shorter_sequences(recorded: Project) -> None:
+def test_a_candidate_with_fewer_positions_can_be_scored(recorded: Project) -> None:
     config = json.loads((recorded.path / "model" / "config.json").read_text(encoding="utf-8"))
     short = GPT2LMHeadModel(GPT2Config(**{**config, "n_positions": 20}))
     short.save_pretrained(recorded.path / "short")
@@ -231,7 +232,7 @@ def test_a_candidate_that_takes_shorter_sequences(recorded: Project) -> None:
     recorded.run().assert_outcomes(passed=1)
 
 
-def test_the_command_works_where_it_is_read_and_says_all_that_was_asked(
+def test_the_command_works_from_the_working_folder_and_repeats_the_settings(
     recorded: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (recorded.path / "tests").mkdir()
@@ -245,18 +246,18 @@ def test_the_command_works_where_it_is_read_and_says_all_that_was_asked(
     recorded.run(*options).assert_outcomes(passed=1)
 
 
-def test_the_command_does_not_tell_the_key(recorded: Project) -> None:
+def test_the_command_does_not_reveal_the_key(recorded: Project) -> None:
     (recorded.path / "ref.pot.safetensors").unlink()
     lines = failure(recorded, "--pot-key=sesame")
     assert lines[1] == "  pytest test_it.py::test_it --pot-update --pot-key=KEY"
 
 
-def test_a_recording_of_another_model_is_not_checked_against_the_one_in_the_ini(recorded: Project) -> None:
+def test_a_recording_is_not_checked_against_another_model_in_the_ini_file(recorded: Project) -> None:
     recorded.ini(pot_reference=recorded.tiny.perturbed, pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
     recorded.run().assert_outcomes(passed=1)
 
 
-def test_damaged(recorded: Project) -> None:
+def test_a_damaged_file_fails(recorded: Project) -> None:
     path = recorded.path / "ref.pot.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     [line] = failure(recorded)
@@ -281,7 +282,7 @@ def test_a_fixture_may_return_a_recording(recorded: Project, value: str) -> None
     assert any("prompts: 3 recorded, 2 now" in line for line in failure(recorded))
 
 
-def test_the_fixtures_beside_a_recording(recorded: Project) -> None:
+def test_the_fixtures_work_with_a_recording(recorded: Project) -> None:
     recorded.ini(pot_reference="ref.pot.safetensors", pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
     result = recorded.run_tests(
         """
@@ -292,7 +293,7 @@ def test_the_fixtures_beside_a_recording(recorded: Project) -> None:
     result.assert_outcomes(passed=1)
 
 
-def test_a_candidate_cannot_be_a_recording(project: Project) -> None:
+def test_a_recorded_candidate_is_a_usage_error(project: Project) -> None:
     project.write(test_it=GATED.replace("reference=", "candidate="))
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -304,7 +305,7 @@ def test_a_candidate_cannot_be_a_recording(project: Project) -> None:
     )
 
 
-def test_a_baseline_must_be_called_one(project: Project) -> None:
+def test_a_baseline_without_the_file_extension_is_a_usage_error(project: Project) -> None:
     result = project.run("--pot-baseline=x.safetensors")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: --pot-baseline='x.safetensors' must end in .pot.safetensors"])
@@ -317,6 +318,6 @@ def test_the_file_is_read_once_for_many_tests(recorded: Project) -> None:
     assert read.call_count == 1
 
 
-def test_results_carry_the_files_name(recorded: Project) -> None:
+def test_junit_names_the_recorded_file(recorded: Project) -> None:
     recorded.run("--junitxml=out.xml")
     assert '<property name="pot_reference" value="ref.pot.safetensors"' in Path("out.xml").read_text(encoding="utf-8")

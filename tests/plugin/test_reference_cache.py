@@ -1,4 +1,4 @@
-"""The cache of live references: a second run skips the reference, and any change of it, of tokens or of settings does not."""
+"""The cache of live references: a second run skips the reference unless it, the tokens or the settings changed."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from pytest_pot.engines.pytorch.engine import TorchEngine
 forwards, loads = [], []
 forward, load = TorchEngine._forward, checkpoint._load_weights
 
-def counted(self, *arguments, **named):
+def count_forward(self, *arguments, **keywords):
     forwards.append(self._role)
-    return forward(self, *arguments, **named)
+    return forward(self, *arguments, **keywords)
 
-def loaded(spec, role, config):
+def count_load(spec, role, config):
     loads.append(role)
     return load(spec, role, config)
 
 @pytest.fixture(autouse=True)
 def count(monkeypatch):
-    monkeypatch.setattr(TorchEngine, "_forward", counted)
-    monkeypatch.setattr(checkpoint, "_load_weights", loaded)
+    monkeypatch.setattr(TorchEngine, "_forward", count_forward)
+    monkeypatch.setattr(checkpoint, "_load_weights", count_load)
 
 def pytest_unconfigure():
     print("loaded", *loads, "forwards", *forwards)
@@ -51,7 +51,7 @@ def pytest_unconfigure():
 
 @pytest.fixture
 def cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with pytest's cache, and a reference of its own."""
+    """A project with pytest's cache, and its own copy of the reference to change."""
     monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
     shutil.copytree(project.tiny.reference, project.path / "model")
     project.ini(pot_reference="model", pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
@@ -60,7 +60,7 @@ def cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def counts(project: Project, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How often each role was loaded and run, and the gate's figures."""
+    """The loads and forward passes of the reference, the candidate's forward passes, and the gate's figures."""
     result = project.run("-s", "--pot-report=gates.json", *arguments)
     [line] = [line for line in result.outlines if line.startswith("loaded")]
     loads, forwards = line.removeprefix("loaded").split("forwards")
@@ -73,33 +73,33 @@ def counts(project: Project, *arguments: str) -> tuple[dict[str, Any], dict[str,
     }, figures
 
 
-# One batch of the suite; and for the noise floor two prompts together, and one alone, by the model that is there.
-FIRST = {"loaded": 1, "run": 1 + 2, "candidate": 1}
-AGAIN = {"loaded": 0, "run": 0, "candidate": 1 + 2}
+# One batch for the suite, and two for the noise floor (two prompts together, one alone), which a loaded model runs.
+FIRST_RUN = {"loaded": 1, "run": 1 + 2, "candidate": 1}
+CACHED_RUN = {"loaded": 0, "run": 0, "candidate": 1 + 2}
 
 
 def test_a_second_run_neither_loads_nor_runs_the_reference(cached: Project) -> None:
     first, figures = counts(cached)
     again, same = counts(cached)
-    assert (first, again) == (FIRST, AGAIN)
+    assert (first, again) == (FIRST_RUN, CACHED_RUN)
     assert figures == same
     assert figures["score"] > 0.5
 
 
-def test_the_figures_are_those_without_a_cache(cached: Project) -> None:
+def test_the_cache_does_not_change_the_figures(cached: Project) -> None:
     counts(cached)
     _, with_cache = counts(cached)
     cached.ini(pot_cache="false", pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl")
     without, figures = counts(cached)
-    assert without == FIRST
+    assert without == FIRST_RUN
     assert figures == with_cache
 
 
-def test_an_identical_candidate_is_at_zero_from_a_cached_reference(cached: Project) -> None:
+def test_an_identical_candidate_scores_zero_against_a_cached_reference(cached: Project) -> None:
     cached.ini(pot_reference="model", pot_candidate=cached.tiny.copy, pot_prompts="prompts.jsonl")
     counts(cached)
     again, figures = counts(cached)
-    assert again == AGAIN
+    assert again == CACHED_RUN
     assert set(figures.values()) == {0.0, figures["tail_mass"]}
 
 
@@ -131,52 +131,52 @@ def change_the_dtype(cached: Project) -> None:
 @pytest.mark.parametrize(
     "change", [change_a_weight, change_the_configuration, change_a_prompt, change_the_preset, change_the_dtype]
 )
-def test_a_change_makes_it_run_again(cached: Project, change: Callable[[Project], None]) -> None:
+def test_a_change_runs_the_reference_again(cached: Project, change: Callable[[Project], None]) -> None:
     counts(cached)
     change(cached)
     after, _ = counts(cached)
-    assert (after["loaded"], after["run"]) in {(1, 3), (1, 5)}  # the suite in one batch, or in three of one prompt
+    assert (after["loaded"], after["run"]) in {(1, 3), (1, 5)}  # the suite is one batch, or three batches of one prompt
     again, _ = counts(cached)
     assert (again["loaded"], again["run"]) == (0, 0)
 
 
-def test_another_metric_is_served_by_the_same_record(cached: Project) -> None:
+def test_another_metric_uses_the_same_record(cached: Project) -> None:
     _, figures = counts(cached)
     cached.write(test_it=GATED.replace("max_score=0", 'max_score=0, metric="kl"'))
     again, by_kl = counts(cached)
-    assert again == AGAIN
+    assert again == CACHED_RUN
     assert by_kl["score"] == figures["kl"]
 
 
-def test_another_number_of_threads_rounds_otherwise(cached: Project) -> None:
+def test_another_number_of_threads_runs_the_reference_again(cached: Project) -> None:
     counts(cached)
     cached.write(conftest=COUNTING + "\nimport torch\n\ntorch.set_num_threads(2)\n")
     try:
         after, _ = counts(cached)
     finally:
         torch.set_num_threads(1)
-    assert after == FIRST
+    assert after == FIRST_RUN
 
 
-def test_cache_clear(cached: Project) -> None:
+def test_cache_clear_runs_the_reference_again(cached: Project) -> None:
     counts(cached)
     after, _ = counts(cached, "--cache-clear")
-    assert after == FIRST
+    assert after == FIRST_RUN
 
 
-def test_turned_off(cached: Project) -> None:
+def test_pot_cache_false_turns_the_cache_off(cached: Project) -> None:
     cached.ini(pot_cache="false", pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl")
     counts(cached)
-    assert counts(cached)[0] == FIRST
+    assert counts(cached)[0] == FIRST_RUN
     assert not list(cached.path.rglob("*.pot.safetensors"))
 
 
-def test_without_pytests_cache(cached: Project) -> None:
+def test_nothing_is_cached_without_pytests_cache(cached: Project) -> None:
     counts(cached, "-p", "no:cacheprovider")
-    assert counts(cached, "-p", "no:cacheprovider")[0] == FIRST
+    assert counts(cached, "-p", "no:cacheprovider")[0] == FIRST_RUN
 
 
-def test_a_whole_vocabulary_is_not_kept(cached: Project) -> None:
+def test_whole_vocabularies_are_not_cached(cached: Project) -> None:
     cached.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="original"'))
     counts(cached)
     again, _ = counts(cached)
@@ -184,13 +184,13 @@ def test_a_whole_vocabulary_is_not_kept(cached: Project) -> None:
     assert not list(cached.path.rglob("*.pot.safetensors"))
 
 
-def test_a_limit_on_its_size(cached: Project) -> None:
+def test_pot_cache_mb_limits_the_size_of_the_cache(cached: Project) -> None:
     def ini(megabytes: object) -> None:
         cached.ini(
             pot_cache_mb=megabytes, pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl"
         )
 
-    def kept() -> int:
+    def n_records() -> int:
         return len(list(cached.path.rglob(".pytest_cache/**/*.pot.safetensors")))
 
     ini(1)
@@ -199,35 +199,35 @@ def test_a_limit_on_its_size(cached: Project) -> None:
     size = record.stat().st_size / 1e6
     ini(1.5 * size)
     change_a_prompt(cached)
-    counts(cached)  # the older record goes
-    assert kept() == 1
-    assert counts(cached)[0] == AGAIN
+    counts(cached)  # removes the older record
+    assert n_records() == 1
+    assert counts(cached)[0] == CACHED_RUN
     ini(0.5 * size)
     change_the_preset(cached)
     counts(cached)
     assert counts(cached)[0]["run"] > 0
-    assert kept() == 0
+    assert n_records() == 0
 
 
-def test_a_size_that_is_none(cached: Project) -> None:
+def test_a_size_that_is_not_a_number_is_a_usage_error(cached: Project) -> None:
     cached.ini(pot_cache_mb="many")
     result = cached.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: pot_cache_mb='many' is not a number of megabytes"])
 
 
-def test_a_damaged_record_is_made_anew(cached: Project) -> None:
+def test_a_damaged_record_is_replaced(cached: Project) -> None:
     _, figures = counts(cached)
     [record] = cached.path.rglob(".pytest_cache/**/*.pot.safetensors")
     record.write_bytes(record.read_bytes()[:-7])
     again, same = counts(cached)
-    assert again == FIRST
+    assert again == FIRST_RUN
     assert same == figures
-    assert counts(cached)[0] == AGAIN
+    assert counts(cached)[0] == CACHED_RUN
 
 
-def test_a_hook_that_may_make_anything_of_the_files(cached: Project) -> None:
-    """What it makes is cached by its weights, after it was loaded."""
+def test_a_model_from_the_load_hook_is_cached_by_its_weights(cached: Project) -> None:
+    """The hook may load any model, so its weights identify it after loading."""
     hook = """
         def pytest_pot_load_model(spec, role):
             if role == "reference":
@@ -241,8 +241,8 @@ def test_a_hook_that_may_make_anything_of_the_files(cached: Project) -> None:
         pot_tokenizer=cached.tiny.reference,
     )
     cached.write(conftest=COUNTING + "\n" + "\n".join(line[8:] for line in hook.splitlines()))
-    assert counts(cached)[0] == FIRST
-    assert counts(cached)[0] == {**AGAIN, "loaded": 1}
+    assert counts(cached)[0] == FIRST_RUN
+    assert counts(cached)[0] == {**CACHED_RUN, "loaded": 1}
 
 
 FIXTURE = """
@@ -267,11 +267,11 @@ def pot_reference(request, monkeypatch):
     ],
     ids=["hook", "forward", "class", "method", "function", "tensor", "global hook"],
 )
-def test_a_model_whose_code_may_change_is_always_run(cached: Project, change: str) -> None:
+def test_a_model_with_changed_code_is_never_cached(cached: Project, change: str) -> None:
     cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
     cached.write(conftest="import torch\n" + COUNTING + FIXTURE.format(change=change))
     counts(cached)
-    assert counts(cached)[0]["run"] == FIRST["run"]
+    assert counts(cached)[0]["run"] == FIRST_RUN["run"]
 
 
 @pytest.mark.parametrize(
@@ -283,18 +283,18 @@ def test_a_model_whose_code_may_change_is_always_run(cached: Project, change: st
     ],
     ids=["module", "number", "flag"],
 )
-def test_what_was_changed_beside_the_weights_makes_it_run_again(cached: Project, change: str) -> None:
+def test_a_change_outside_the_weights_runs_the_reference_again(cached: Project, change: str) -> None:
     cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
     cached.write(conftest="import torch\n" + COUNTING + FIXTURE.format(change=""))
     counts(cached)
     assert counts(cached)[0]["run"] == 0
     cached.write(conftest="import torch\n" + COUNTING + FIXTURE.format(change=change))
-    assert counts(cached)[0]["run"] == FIRST["run"]
+    assert counts(cached)[0]["run"] == FIRST_RUN["run"]
 
 
-def test_a_class_registered_for_the_configuration(cached: Project) -> None:
-    """The folder's files say nothing of the code that will run."""
-    registered = """
+def test_a_model_of_a_registered_class_is_never_cached(cached: Project) -> None:
+    """The folder's files do not tell which class will run."""
+    registration = """
 import transformers
 
 class Mine(GPT2LMHeadModel):
@@ -303,13 +303,13 @@ class Mine(GPT2LMHeadModel):
 transformers.AutoModelForCausalLM.register(transformers.GPT2Config, Mine, exist_ok=True)
 """
     mapping = "transformers.AutoModelForCausalLM._model_mapping._extra_content.clear()"
-    cached.write(conftest=COUNTING.replace('    print("loaded"', f'    {mapping}\n    print("loaded"') + registered)
+    cached.write(conftest=COUNTING.replace('    print("loaded"', f'    {mapping}\n    print("loaded"') + registration)
     counts(cached)
     again, _ = counts(cached)
-    assert (again["loaded"], again["run"]) == (1, FIRST["run"])
+    assert (again["loaded"], again["run"]) == (1, FIRST_RUN["run"])
 
 
-def test_an_adapters_folder_is_not_known_by_its_files(tmp_path: Path) -> None:
+def test_an_adapter_folder_is_not_identified_by_its_files(tmp_path: Path) -> None:
     from pytest_pot.engines.pytorch.model_identity import loads_as_known
 
     assert not loads_as_known(str(tmp_path))
@@ -322,7 +322,7 @@ def test_an_adapters_folder_is_not_known_by_its_files(tmp_path: Path) -> None:
     assert loads_as_known(str(tmp_path))
 
 
-def test_another_record_under_the_records_name(cached: Project) -> None:
+def test_a_record_with_the_content_of_another_is_not_used(cached: Project) -> None:
     _, figures = counts(cached)
     [record] = cached.path.rglob(".pytest_cache/**/*.pot.safetensors")
     change_a_prompt(cached)
@@ -331,21 +331,21 @@ def test_another_record_under_the_records_name(cached: Project) -> None:
     record.write_bytes(other.read_bytes())
     cached.prompts("prompts.jsonl", *PROMPTS)
     again, same = counts(cached)
-    assert again == FIRST
+    assert again == FIRST_RUN
     assert same == figures
 
 
-def test_a_rule_of_the_tokenizer_that_only_a_prompt_shows(cached: Project) -> None:
+def test_a_changed_tokenizer_rule_runs_the_reference_again(cached: Project) -> None:
     counts(cached)
     path = cached.path / "model" / "tokenizer.json"
     parts = json.loads(path.read_text(encoding="utf-8"))
     parts["normalizer"] = {"type": "Replace", "pattern": {"String": "mill"}, "content": "barn"}
     path.write_text(json.dumps(parts), encoding="utf-8")
     cached.ini(pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer="model")
-    assert counts(cached)[0]["run"] == FIRST["run"]
+    assert counts(cached)[0]["run"] == FIRST_RUN["run"]
 
 
-def test_a_model_of_a_fixture_is_known_by_its_weights(cached: Project) -> None:
+def test_a_fixtures_model_is_identified_by_its_weights(cached: Project) -> None:
     cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
     cached.write(conftest=COUNTING + FIXTURE.format(change=""))
     _, figures = counts(cached)
@@ -355,7 +355,7 @@ def test_a_model_of_a_fixture_is_known_by_its_weights(cached: Project) -> None:
     change = "model.transformer.h[0].ln_1.weight.data[0] += 0.5"
     cached.write(conftest=COUNTING + FIXTURE.format(change=change))
     after, other = counts(cached)
-    assert after["run"] == FIRST["run"]
+    assert after["run"] == FIRST_RUN["run"]
     assert other["score"] != figures["score"]
 
 
@@ -367,7 +367,7 @@ def test_a_failing_gate_says_that_the_reference_is_cached(cached: Project) -> No
 
 
 @pytest.mark.parametrize("limit", ["max_score=0", "max_score=0.3"])
-def test_a_confidence_takes_a_known_record_under_the_same_conditions(cached: Project, limit: str) -> None:
+def test_a_gate_with_confidence_uses_the_record_and_compares_tokenizers(cached: Project, limit: str) -> None:
     counts(cached)
     cached.write(test_it=GATED.replace("max_score=0", f"{limit}, confidence=0.95"))
     result = cached.run()
@@ -380,7 +380,7 @@ def test_a_confidence_takes_a_known_record_under_the_same_conditions(cached: Pro
 
 
 @pytest.mark.slow
-def test_two_workers_share_it(cached: Project) -> None:
+def test_two_workers_share_the_cache(cached: Project) -> None:
     cached.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
     cached.run_workers(2).assert_outcomes(failed=2)
     cached.run_workers(2).assert_outcomes(failed=2)

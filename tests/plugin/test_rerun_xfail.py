@@ -13,7 +13,7 @@ def properties(case: ElementTree.Element) -> list[tuple[str | None, str | None]]
     return [(entry.get("name"), entry.get("value")) for entry in case.iter("property")]
 
 
-def test_a_miss_is_an_xfail_and_a_pass_a_strict_xpass(project: Project) -> None:
+def test_a_failing_gate_is_an_xfail_and_a_passing_gate_is_a_strict_xpass(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -49,7 +49,7 @@ def test_a_gate_without_verdict_is_an_xfail_too(project: Project) -> None:
     result.assert_outcomes(xfailed=1)
 
 
-def test_a_rerun_runs_the_gate_again_with_fixtures_made_anew(project: Project) -> None:
+def test_a_rerun_runs_the_gate_again_with_new_fixtures(project: Project) -> None:
     pytest.importorskip("pytest_rerunfailures")
     project.write(
         conftest="""
@@ -92,7 +92,7 @@ def test_a_rerun_runs_the_gate_again_with_fixtures_made_anew(project: Project) -
         assert len(names) == len(set(names))
 
 
-def test_properties_of_the_test_itself_survive_a_rerun(project: Project) -> None:
+def test_a_rerun_keeps_the_tests_own_properties(project: Project) -> None:
     pytest.importorskip("pytest_rerunfailures")
     project.run_tests(
         """
@@ -118,8 +118,8 @@ def test_properties_of_the_test_itself_survive_a_rerun(project: Project) -> None
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_a_property_of_the_test_may_be_called_as_ours_are(project: Project, where: str) -> None:
-    """Recorded by a fixture, before the gates run, or by the body."""
+def test_a_tests_own_property_may_have_our_prefix(project: Project, where: str) -> None:
+    """A fixture records it before the gates run, or the body records it after them."""
     pytest.importorskip("pytest_rerunfailures")
     project.run_tests(
         f"""

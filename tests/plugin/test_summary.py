@@ -1,4 +1,4 @@
-"""What is printed of pot: one header line, one table, the failure's own text; and nothing where it is not used."""
+"""The plugin prints a header line, a table and failure messages, and nothing in suites that do not use it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def headings(lines: list[str]) -> list[str]:
     return [line.strip("= ") for line in lines if line.startswith("===")]
 
 
-def test_one_header_line_of_what_is_configured(project: Project) -> None:
+def test_one_header_line_shows_the_configuration(project: Project) -> None:
     result = project.run_tests("def test_it(): pass", "--pot-metric=kl", "--pot-report=gates.md")
     tiny = project.tiny
     assert [line for line in result.outlines if line.startswith("pot:")] == [
@@ -27,7 +27,7 @@ def test_one_header_line_of_what_is_configured(project: Project) -> None:
     ]
 
 
-def test_nothing_at_all_where_it_is_not_used(project: Project) -> None:
+def test_a_suite_that_does_not_use_the_plugin_has_the_same_output(project: Project) -> None:
     project.ini()
     for arguments in ([], ["-v"], ["-q"], ["-rA"]):
         results = [project.run_tests("def test_it(): pass", *arguments, *more) for more in ([], ["-pno:pot"])]
@@ -38,7 +38,7 @@ def test_nothing_at_all_where_it_is_not_used(project: Project) -> None:
         assert [re.sub(r"\d+\.\d+s", "", line) for line in ours] == [re.sub(r"\d+\.\d+s", "", line) for line in without]
 
 
-def test_the_table(project: Project) -> None:
+def test_the_table_has_a_row_per_gate(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -101,11 +101,11 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
         pattern = r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; first choices: '.+' \d+(\.\d+)?%, '.+' \d+(\.\d+)?%"
         assert re.fullmatch(pattern, probabilities), probabilities
     assert len(text) == 13
-    # As a person would check it: the first of them is the position with the highest divergence of all.
+    # The first of the listed positions has the highest divergence.
     assert text[7].split()[0] == max(line.split()[0] for line in (text[7], text[9], text[11]))
 
 
-def test_verbose_shows_more_and_quiet_one_line(project: Project) -> None:
+def test_verbose_shows_more_and_quiet_shows_one_line(project: Project) -> None:
     project.write(test_it=FAILING)
     headline = "pot_identity: DIFFERENT: tv 0.649 > 0.01 (64.9 times the limit)"
     verbose = project.run("-v").outlines
@@ -120,7 +120,7 @@ def test_verbose_shows_more_and_quiet_one_line(project: Project) -> None:
 
 
 def test_a_cut_summary_still_starts_with_the_verdict(project: Project) -> None:
-    """The line that CI logs show is the first of the message."""
+    """CI logs show only the first line of the message."""
     result = project.run_tests(FAILING, "-q")
     result.stdout.fnmatch_lines(["FAILED test_it.py::test_it - Failed: pot_identity: DIFFERENT: tv 0.649 > 0.*"])
 
@@ -145,7 +145,7 @@ def test_a_message_is_printed_once(project: Project) -> None:
     assert text.count("It is imported as Python would from the tests") == 1
 
 
-def test_properties_of_the_test_itself_are_not_taken_for_a_gate(project: Project) -> None:
+def test_a_tests_own_properties_are_not_read_as_a_gate(project: Project) -> None:
     project.write(
         test_it="""
         import pytest

@@ -1,4 +1,4 @@
-"""``--pot-update``: what is written, what is said of it, and that it is there whole or not at all."""
+"""``--pot-update``: what it writes and reports, and that it never leaves half a file."""
 
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ def test_it():
 FILE = "ref.pot.safetensors"
 
 
-def told(result: pytest.RunResult) -> list[str]:
+def file_lines(result: pytest.RunResult) -> list[str]:
     return [line for line in result.outlines if FILE in line and not line.startswith(("FAILED", "pot:", "  reference"))]
 
 
-def test_recorded_then_unchanged_then_updated(project: Project) -> None:
+def test_an_update_reports_recorded_unchanged_and_updated_files(project: Project) -> None:
     result = project.run_tests(GATED, "--pot-update")
     result.assert_outcomes(passed=1)
     path = project.path / FILE
     positions = Baseline.load(path).n_positions
     size = f"{path.stat().st_size / 1000:.0f} kB"
-    assert told(result) == [f"recorded {FILE}: 3 prompts, {positions} positions, {size}"]
+    assert file_lines(result) == [f"recorded {FILE}: 3 prompts, {positions} positions, {size}"]
     before = path.read_bytes(), path.stat().st_mtime_ns
-    assert told(project.run("--pot-update")) == [f"unchanged {FILE}: 3 prompts, {positions} positions, {size}"]
+    assert file_lines(project.run("--pot-update")) == [f"unchanged {FILE}: 3 prompts, {positions} positions, {size}"]
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
     project.ini(pot_reference=project.tiny.perturbed, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
     result = project.run("--pot-update")
     result.assert_outcomes(passed=1)
-    [line] = told(result)
+    [line] = file_lines(result)
     assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv between the old and the new file 0.")
     assert line.endswith(f", {positions} positions")
     assert Baseline.load(path).provenance.reference == "perturbed"  # no path of this machine
     project.run().assert_outcomes(passed=1)
 
 
-def test_what_an_update_changes_is_told(project: Project) -> None:
+def test_an_update_reports_what_changed(project: Project) -> None:
     project.run_tests(GATED, "--pot-update")
     project.prompts("prompts.jsonl", PROMPTS[0], {**PROMPTS[1], "text": "x = 2"}, PROMPTS[2])
     project.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
-    [line] = told(project.run("--pot-update"))
+    [line] = file_lines(project.run("--pot-update"))
     assert line.endswith("positions; config.top_k: 100 recorded, 50 now; prompt 1: 'x = 1' recorded, 'x = 2' now")
 
 
 def test_a_damaged_file_is_replaced(project: Project) -> None:
     (project.path / FILE).write_bytes(b"something else")
-    [line] = told(project.run_tests(GATED, "--pot-update"))
+    [line] = file_lines(project.run_tests(GATED, "--pot-update"))
     assert line.startswith(f"replaced {FILE}, which was damaged: 3 prompts, ")
     project.run().assert_outcomes(passed=1)
 
@@ -73,17 +73,17 @@ def test_an_update_still_gates(project: Project) -> None:
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
     result = project.run_tests(GATED, "--pot-update")
     result.assert_outcomes(failed=1)
-    assert len(told(result)) >= 1
+    assert len(file_lines(result)) >= 1
     assert (project.path / FILE).is_file()
 
 
-def test_one_run_of_the_reference_for_many_tests(project: Project) -> None:
+def test_tests_that_share_a_file_record_it_once(project: Project) -> None:
     project.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
     with mock.patch.object(ScoringRun, "record", autospec=True, side_effect=ScoringRun.record) as record:
         result = project.run("--pot-update")
     result.assert_outcomes(passed=2)
     assert record.call_count == 1
-    assert len(told(result)) == 1
+    assert len(file_lines(result)) == 1
 
 
 def test_nothing_is_written_for_a_gate_whose_candidate_cannot_be_run(project: Project) -> None:
@@ -102,7 +102,7 @@ def test_where_nothing_can_be_locked_the_file_is_written_all_the_same(project: P
     assert (project.path / FILE).is_file()
 
 
-def test_two_gates_that_record_different_things_into_one_file(project: Project) -> None:
+def test_two_gates_cannot_record_different_things_into_one_file(project: Project) -> None:
     project.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too").replace("max_score=0", 'preset="single"'))
     result = project.run("--pot-update")
     result.assert_outcomes(passed=1, failed=1)
@@ -115,7 +115,7 @@ def test_two_gates_that_record_different_things_into_one_file(project: Project) 
     )
 
 
-def test_no_model_to_record_from(project: Project) -> None:
+def test_an_update_without_a_model_to_record_is_an_error(project: Project) -> None:
     project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     result = project.run_tests(GATED, "--pot-update")
     result.assert_outcomes(errors=1)
@@ -147,14 +147,14 @@ def test_a_fixtures_model_can_be_recorded(project: Project) -> None:
     result.stdout.no_fnmatch_line("*making the reference*")
 
 
-def test_a_live_reference_in_the_marker_is_nothing_to_record(project: Project) -> None:
+def test_a_live_reference_in_the_marker_is_not_recorded(project: Project) -> None:
     project.write(test_it=GATED.replace('"ref.pot.safetensors"', "{reference}"))
     result = project.run("--pot-update")
     result.assert_outcomes(passed=1)
     assert not list(project.path.rglob("*.pot.safetensors"))
 
 
-def test_the_header_says_so(project: Project) -> None:
+def test_the_header_says_that_the_run_updates(project: Project) -> None:
     result = project.run_tests(GATED, "--pot-update", "--pot-baseline=x.pot.safetensors")
     [line] = [line for line in result.outlines if line.startswith("pot: ")]
     assert line.endswith(", baseline x.pot.safetensors, update")
@@ -165,14 +165,14 @@ def test_many_workers_write_one_valid_file(project: Project) -> None:
     project.write(test_it=GATED + "".join("\n\n" + GATED.replace("test_it", f"test_{i}") for i in range(7)))
     result = project.run_workers(4, "--pot-update")
     result.assert_outcomes(passed=8)
-    assert len(told(result)) >= 1
+    assert len(file_lines(result)) >= 1
     baseline = Baseline.load(project.path / FILE)
     assert baseline.n_prompts == 3
     assert sorted(path.name for path in project.path.iterdir() if "pot.safetensors" in path.name) == [FILE]
     project.run().assert_outcomes(passed=8)
 
 
-def test_workers_that_record_different_things_into_one_file(project: Project) -> None:
+def test_workers_cannot_record_different_things_into_one_file(project: Project) -> None:
     project.write(test_one=GATED, test_two=GATED.replace("max_score=0", 'preset="single"'))
     result = project.run_workers(2, "--dist=loadfile", "--pot-update")
     result.assert_outcomes(passed=1, failed=1)
@@ -180,13 +180,13 @@ def test_workers_that_record_different_things_into_one_file(project: Project) ->
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_killed_at_any_moment_the_old_file_or_the_new_one_is_there(project: Project) -> None:
-    """A process that replaces the file is killed 50 times, most often while it does so; more often where it gets no time to."""
+def test_a_killed_update_leaves_the_old_or_the_new_file(project: Project) -> None:
+    """Kill a process that keeps replacing the file at least 50 times, until both contents have been seen."""
     writer = """
 import os, sys
 from pytest_pot import Baseline
 old, new = (Baseline.load(path) for path in sys.argv[1:3])
-for _ in sys.stdin:  # each line asks for another child that writes until it is killed
+for _ in sys.stdin:  # each line starts another child, which writes until it is killed
     child = os.fork()
     while not child:
         for baseline in (new, old):
@@ -218,20 +218,20 @@ for _ in sys.stdin:  # each line asks for another child that writes until it is 
             time.sleep(draw.uniform(0, 0.02))
             os.kill(child, signal.SIGKILL)
             assert process.stdout.readline() == "gone\n"
-            found = target.read_bytes()
-            assert found in contents
-            seen.add(contents.index(found))
+            content = target.read_bytes()
+            assert content in contents
+            seen.add(contents.index(content))
     assert seen == {0, 1}
     Baseline.load(target)
 
 
-def test_what_a_killed_writer_left_is_swept_up_later(project: Project) -> None:
+def test_an_update_removes_old_temporary_files_of_killed_writers(project: Project) -> None:
     project.run_tests(GATED, "--pot-update")
-    left, at_work = (project.path / f".{FILE}.{pid}-abcd.tmp" for pid in (1, 2))
-    for path in (left, at_work):
+    old_file, recent_file = (project.path / f".{FILE}.{pid}-abcd.tmp" for pid in (1, 2))
+    for path in (old_file, recent_file):
         path.write_bytes(b"half a file")
-    os.utime(left, (time.time() - 3600, time.time() - 3600))
+    os.utime(old_file, (time.time() - 3600, time.time() - 3600))
     project.ini(pot_reference=project.tiny.perturbed, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     project.run("--pot-update")
-    assert not left.exists()
-    assert at_work.exists()
+    assert not old_file.exists()
+    assert recent_file.exists()

@@ -1,4 +1,4 @@
-"""What is wrong in a marker or an option is a usage error while tests are collected: exit code 4, no test runs."""
+"""Wrong markers and options are usage errors during collection: exit code 4, and no test runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_it():
         ),
     ],
 )
-def test_a_wrong_marker(project: Project, marker: str, message: str) -> None:
+def test_a_wrong_marker_is_a_usage_error(project: Project, marker: str, message: str) -> None:
     result = project.run_tests(
         f"""
         import pytest
@@ -91,7 +91,7 @@ def test_a_wrong_marker(project: Project, marker: str, message: str) -> None:
     result.assert_outcomes()
 
 
-def test_a_prompts_file_of_a_marker_that_does_not_exist(project: Project) -> None:
+def test_a_missing_prompts_file_in_a_marker_is_a_usage_error(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -107,8 +107,8 @@ def test_a_prompts_file_of_a_marker_that_does_not_exist(project: Project) -> Non
     ]
 
 
-def test_a_prompt_in_the_place_of_a_prompts_file(project: Project) -> None:
-    """However long: too long to be a name at all."""
+def test_a_prompt_instead_of_a_prompts_file_is_a_usage_error(project: Project) -> None:
+    """Even a prompt that is too long to be a file name."""
     result = project.run_tests(MARKED_WITH.replace("ARGUMENTS", "prompts='x' * 5000"))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [
@@ -116,7 +116,7 @@ def test_a_prompt_in_the_place_of_a_prompts_file(project: Project) -> None:
     ]
 
 
-def test_all_wrong_markers_are_named_at_once(project: Project) -> None:
+def test_one_run_names_all_wrong_markers(project: Project) -> None:
     result = project.run_tests(
         """
         import pytest
@@ -148,28 +148,28 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), OPTIONS)
-def test_a_wrong_option(project: Project, name: str, value: str, message: str) -> None:
+def test_a_wrong_option_is_a_usage_error(project: Project, name: str, value: str, message: str) -> None:
     result = project.run_tests("def test_it(): pass", f"--pot-{name}={value}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [f"ERROR: --pot-{name}={value!r} {message}"]
 
 
 @pytest.mark.parametrize(("name", "value", "message"), OPTIONS)
-def test_a_wrong_ini_key(project: Project, name: str, value: str, message: str) -> None:
+def test_a_wrong_ini_key_is_a_usage_error(project: Project, name: str, value: str, message: str) -> None:
     project.ini(**{f"pot_{name}": value})
     result = project.run_tests("def test_it(): pass")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [f"ERROR: pot_{name}={value!r} {message}"]
 
 
-def test_a_prompts_file_of_an_option_that_does_not_exist(project: Project) -> None:
+def test_a_missing_prompts_file_in_an_option_is_a_usage_error(project: Project) -> None:
     result = project.run_tests("def test_it(): pass", "--pot-prompts=missing.jsonl")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == ["ERROR: the prompts file missing.jsonl does not exist"]
 
 
-def test_an_option_that_makes_a_marker_wrong_is_found_too(project: Project) -> None:
-    """The marker's tolerance is on tv, and the command line asks for another metric."""
+def test_an_option_that_conflicts_with_a_marker_is_a_usage_error(project: Project) -> None:
+    """The marker's tolerance is a limit on tv, but the command line selects another metric."""
     result = project.run_tests(
         """
         import pytest

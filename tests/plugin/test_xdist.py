@@ -1,4 +1,4 @@
-"""Under ``-n``: the same verdicts, one table and one report of all workers, and readable usage errors."""
+"""With ``-n``: the same verdicts, one table and one report for all workers, and readable usage errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from .conftest import Project
 
 
-def test_the_same_verdicts_in_one_table_and_one_report(project: Project) -> None:
+def test_workers_reach_the_same_verdicts_in_one_table_and_one_report(project: Project) -> None:
     project.write(
         test_it="""
         import pytest

@@ -1,4 +1,4 @@
-"""SmolLM2-135M, a real pretrained model, and the changed copies of it that the examples use."""
+"""SmolLM2-135M, a real pretrained model, and the changed copies that the examples use."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import ModuleType
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerFast]
+ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 
 @pytest.fixture(scope="session")
 def zoo() -> ModuleType:
-    """The module examples/smollm2.py, which makes the models."""
+    """The module examples/smollm2.py, which loads the models."""
     path = Path(__file__).parents[2] / "examples" / "smollm2.py"
     spec = importlib.util.spec_from_file_location("smollm2", path)
     assert spec is not None
@@ -25,7 +25,7 @@ def zoo() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def reference(zoo: ModuleType) -> Loaded:
-    """(model, tokenizer)."""
-    pair: Loaded = zoo.reference()
+def reference(zoo: ModuleType) -> ModelAndTokenizer:
+    """The model and its tokenizer."""
+    pair: ModelAndTokenizer = zoo.reference()
     return pair

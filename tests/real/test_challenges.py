@@ -1,4 +1,4 @@
-"""Challenges in tokens of a real tokenizer."""
+"""Challenge prompts, encoded by a real tokenizer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pytest_pot import PRESETS
 from pytest_pot.prompts.challenges import challenge_prompts
 from pytest_pot.prompts.tokenization import tokenise
 
-from .conftest import Loaded
+from .conftest import ModelAndTokenizer
 
 pytestmark = pytest.mark.real
 
 
-def test_every_preset_finds_its_positions_and_cuts_nothing(reference: Loaded) -> None:
+def test_every_preset_finds_enough_positions_and_cuts_nothing(reference: ModelAndTokenizer) -> None:
     encoded = tokenise(reference[1], challenge_prompts("tokens", 800))
     positions = max(config.positions_per_prompt for config in PRESETS.values())
     assert min(len(rest or []) for _, rest in encoded) >= positions

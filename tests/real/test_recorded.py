@@ -1,4 +1,4 @@
-"""A recording of a real model: as exact as the model, as small as promised, and the reference's memory saved."""
+"""A recording of a real model is as exact as the model, as small as documented, and saves the reference's memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pytest_pot import PRESETS, Baseline, ScoringConfig, TeacherForcedScorer
 from pytest_pot.core.names import DEFAULT_PRESET
 from pytest_pot.prompts.builtin import builtin_prompts
 
-from .conftest import Loaded
+from .conftest import ModelAndTokenizer
 
 pytestmark = pytest.mark.real
 
@@ -39,8 +39,8 @@ def candidate(zoo: ModuleType) -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("preset", PRESETS_RECORDED)
-def test_the_same_scores_as_live_and_zero_for_the_same_model(
-    reference: Loaded, candidate: PreTrainedModel, preset: str, tmp_path: Path
+def test_scores_equal_the_live_ones_and_are_zero_for_the_same_model(
+    reference: ModelAndTokenizer, candidate: PreTrainedModel, preset: str, tmp_path: Path
 ) -> None:
     model, tokenizer = reference
     prompts = builtin_prompts()[:8]
@@ -56,7 +56,7 @@ def test_the_same_scores_as_live_and_zero_for_the_same_model(
     assert same.max == 0.0
 
 
-def test_size_and_loading_time_of_the_default_suite(reference: Loaded, tmp_path: Path) -> None:
+def test_the_recorded_default_suite_is_small_and_loads_quickly(reference: ModelAndTokenizer, tmp_path: Path) -> None:
     model, tokenizer = reference
     path = TeacherForcedScorer().record(model, builtin_prompts(), tokenizer).save(tmp_path / "x.pot.safetensors")
     size, baseline = path.stat().st_size, Baseline.load(path)
@@ -73,10 +73,10 @@ def test_size_and_loading_time_of_the_default_suite(reference: Loaded, tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process's memory from /proc")
-def test_a_gate_without_the_references_folder(zoo: ModuleType, tmp_path: Path) -> None:
-    """Recorded, the folder deleted, gated again by another process: the same figures, in less memory."""
-    kept = zoo.folder("smollm2-135m-instruct", zoo.convert)
-    shutil.copytree(kept, tmp_path / "model")
+def test_a_gate_without_the_references_folder_needs_less_memory(zoo: ModuleType, tmp_path: Path) -> None:
+    """After recording, we delete the model's folder: a new process gets the same figures with less memory."""
+    original = zoo.folder("smollm2-135m-instruct", zoo.convert)
+    shutil.copytree(original, tmp_path / "model")
     (tmp_path / "candidates.py").write_text(
         textwrap.dedent(
             f"""
@@ -84,8 +84,8 @@ def test_a_gate_without_the_references_folder(zoo: ModuleType, tmp_path: Path) -
             from transformers import AutoModelForCausalLM, AutoTokenizer
 
             def bf16():
-                model = AutoModelForCausalLM.from_pretrained({str(kept)!r}, dtype=torch.bfloat16).float()
-                return model, AutoTokenizer.from_pretrained({str(kept)!r})
+                model = AutoModelForCausalLM.from_pretrained({str(original)!r}, dtype=torch.bfloat16).float()
+                return model, AutoTokenizer.from_pretrained({str(original)!r})
             """
         ),
         encoding="utf-8",
@@ -113,17 +113,17 @@ def test_a_gate_without_the_references_folder(zoo: ModuleType, tmp_path: Path) -
 
 
 def gate(folder: Path, *arguments: str) -> tuple[dict[str, Any], int]:
-    """The gate's figures, and the most memory that its process had, in bytes.
+    """The gate's figures, and the peak memory of its process in bytes.
 
-    Not by getrusage, whose figure a process inherits from the one that started it.
+    We do not use getrusage, because a process inherits its figure from its parent.
     """
     code = (
         "import sys, pytest; status = pytest.main(sys.argv[1:]);"
         "print('peak', *[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')]); sys.exit(status)"
     )
     command = [sys.executable, "-c", code, "-p", "no:xdist", "--pot-report=out.json", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    peak = 1024 * int(done.stdout.rsplit("peak", 1)[1])
-    [found] = json.loads((folder / "out.json").read_text(encoding="utf-8"))["gates"]
-    return found, peak
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    peak = 1024 * int(process.stdout.rsplit("peak", 1)[1])
+    [figures] = json.loads((folder / "out.json").read_text(encoding="utf-8"))["gates"]
+    return figures, peak

@@ -9,7 +9,7 @@ from .models import VOCAB
 
 
 def make_tokenizer(*, bos: bool = False, pad: bool = False, vocab_size: int = VOCAB) -> PreTrainedTokenizerFast:
-    """Characters as tokens: small, real, and with or without a BOS and a pad token."""
+    """A small real tokenizer with characters as tokens, with or without a BOS and a pad token."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from tokenizers.decoders import Fuse
 
@@ -26,13 +26,13 @@ def make_tokenizer(*, bos: bool = False, pad: bool = False, vocab_size: int = VO
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """No BOS is added, and there is no pad token."""
+    """A tokenizer that adds no BOS and has no pad token."""
     return make_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def prompts() -> list[Prompt]:
-    """Of mixed lengths, one with the eos token in its text."""
+    """Prompts of mixed lengths; one has the eos token in its text."""
     return [
         Prompt("The capital of France", " is Paris."),
         Prompt("A", " longer continuation than its prompt, by far."),

@@ -1,4 +1,4 @@
-"""Tiny models of many architectures, random but not flat: their weights are scaled up so that distributions have a shape."""
+"""Tiny random models of many architectures, with weights so large that distributions are not flat."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Pair = tuple[PreTrainedModel, PreTrainedModel]
 
 
 def tiny(name: str = "gpt2", seed: int = 0, scale: float = 4.0, **overrides: object) -> PreTrainedModel:
-    """A random model of the architecture ``name``, its matrices ``scale`` times as large as initialised."""
+    """A random model of the architecture ``name``, with its initial matrices multiplied by ``scale``."""
     config = CONFIGS[name]()
     for field, value in overrides.items():
         setattr(config, field, value)

@@ -1,4 +1,4 @@
-"""The plainest possible float64 implementation of the metrics, from a model's own full logits. Slow, and easy to check."""
+"""The simplest float64 implementation of the metrics, from a model's full logits: slow, but easy to check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def log_softmax(logits: list[float]) -> list[float]:
 
 
 def full_log_probs(model: torch.nn.Module, tokens: Tokens, temperature: float = 1.0) -> list[list[float]]:
-    """For each position, the log-probabilities of the whole vocabulary; one prompt, no padding, every logit."""
+    """The whole vocabulary's log-probabilities at each position, for one prompt without padding."""
     with torch.no_grad():
         output = model(torch.tensor([tokens.ids]))
     logits = output.logits if hasattr(output, "logits") else output
@@ -25,7 +25,7 @@ def full_log_probs(model: torch.nn.Module, tokens: Tokens, temperature: float = 
 
 
 def cells(log_p: list[float], log_q: list[float], k: int | None) -> tuple[list[float], list[float]]:
-    """Both distributions over the reference's k likeliest ids and, where there are others, all others as one."""
+    """Both distributions over the reference's k likeliest ids, with all other ids as one cell."""
     p, q = [math.exp(x) for x in log_p], [math.exp(x) for x in log_q]
     if k is None or k >= len(p):
         return p, q

@@ -1,4 +1,4 @@
-"""The rules of the house that import-linter cannot see; ``lint-imports`` holds the others."""
+"""The architecture rules that import-linter cannot check; ``lint-imports`` checks the others."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ TESTS = Path(__file__).parent
 
 
 def imports(path: Path) -> set[str]:
-    """The modules of the package that ``path`` imports: at the top, in functions, and for types alone."""
+    """The package's modules that ``path`` imports: at the top, in functions, or only for types."""
     targets: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             targets.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             assert node.level == 0, f"{path}: imports are absolute"
-            # A name may be a module below the one that is named.
+            # An imported name may itself be a module.
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             targets.update(name if name in MODULES else node.module for name in names)
     return targets & set(MODULES)
 
 
-def test_no_circle_of_imports_not_even_in_a_function_or_for_types() -> None:
+def test_imports_are_not_circular_even_in_functions_or_for_types() -> None:
     graph = {name: imports(path) for name, path in MODULES.items()}
     done: set[str] = set()
 
@@ -46,13 +46,13 @@ def test_no_circle_of_imports_not_even_in_a_function_or_for_types() -> None:
         visit(name, ())
 
 
-def test_the_front_door_is_small() -> None:
+def test_the_package_has_at_most_12_top_level_entries() -> None:
     entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
     assert len(entries) <= 12, sorted(entries)
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
-def test_every_folder_says_what_lives_there_and_what_may_be_imported(folder: Path) -> None:
+def test_every_folder_documents_its_content_and_its_imports(folder: Path) -> None:
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
     assert docstring.count("\n\n") >= 1
     assert folder == PACKAGE or "import" in docstring
@@ -84,18 +84,18 @@ def test_private_names_of_pytest_are_used_in_one_module(name: str) -> None:
             assert "_pytest" not in ast.unparse(node)
 
 
-def test_unit_tests_stand_where_their_modules_do() -> None:
+def test_unit_test_folders_mirror_the_package() -> None:
     folders = {path.parent.relative_to(PACKAGE) for path in FILES}
     for path in TESTS.rglob("test_*.py"):
         folder = path.parent.relative_to(TESTS)
         assert folder in folders, f"{path}: there is no folder {folder} in the package"
 
 
-def test_nothing_asks_for_the_kind_of_a_gate() -> None:
-    """A gate and its result have one face: a new kind must not have to be added to a list of cases."""
+def test_no_code_checks_the_kind_of_a_gate() -> None:
+    """Gates and results share one interface, so that a new kind needs no new case elsewhere."""
     kinds = {"ScoreResult", "LatencyResult", "IdentityGate", "DistinctGate", "LatencyGate", "ScoreSettings", "LatencySettings"}
     for name, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
-                asked = {leaf.id for leaf in ast.walk(node.args[1]) if isinstance(leaf, ast.Name)}
-                assert not asked & kinds, f"{name}: {ast.unparse(node)}"
+                classes = {leaf.id for leaf in ast.walk(node.args[1]) if isinstance(leaf, ast.Name)}
+                assert not classes & kinds, f"{name}: {ast.unparse(node)}"

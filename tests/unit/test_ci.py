@@ -1,4 +1,4 @@
-"""What CI runs is what the README tells contributors to run."""
+"""CI runs the command that the README gives to contributors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m pytest_pot``: what it prints of recordings, and how it fails."""
+"""``python -m pytest_pot``: what it prints about recordings, and its errors."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from .models import changed, tiny
 @pytest.fixture(scope="module")
 def files(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded")
-    made = {"a": (tiny(), 10), "b": (changed(tiny()), 20), "other": (tiny(), 10)}
-    for name, (model, top_k) in made.items():
+    models = {"a": (tiny(), 10), "b": (changed(tiny()), 20), "other": (tiny(), 10)}
+    for name, (model, top_k) in models.items():
         some = prompts if name != "other" else [prompts[3]]
         scorer = TeacherForcedScorer(ScoringConfig(top_k=top_k))
         scorer.record(model, some, tokenizer, name=f"model {name}").save(folder / f"{name}.pot.safetensors")
     return folder
 
 
-def test_inspect(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_prints_what_a_recording_holds(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = files / "a.pot.safetensors"
     assert main(["inspect", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    told = {line[2:].split("  ")[0].strip(): line[2:].split("  ", 1)[1].strip() for line in lines[1:]}
+    lines_by_name = {line[2:].split("  ")[0].strip(): line[2:].split("  ", 1)[1].strip() for line in lines[1:]}
     assert lines[0] == str(path)
-    assert told["reference"] == "model a, float32 on cpu"
-    assert told["holds"] == "8 prompts (0 cut on the left), 100 positions, 10 ids and the tail at each, of 97"
+    assert lines_by_name["reference"] == "model a, float32 on cpu"
+    assert lines_by_name["holds"] == "8 prompts (0 cut on the left), 100 positions, 10 ids and the tail at each, of 97"
     size = path.stat().st_size
-    assert told["size"] == f"{size:,} bytes, {size / 100:.1f} per position"
-    assert told["entropy"].startswith("at least ")
-    assert len(told["weights"]) == len(told["tokenizer vocabulary"]) == 64
+    assert lines_by_name["size"] == f"{size:,} bytes, {size / 100:.1f} per position"
+    assert lines_by_name["entropy"].startswith("at least ")
+    assert len(lines_by_name["weights"]) == len(lines_by_name["tokenizer vocabulary"]) == 64
 
 
-def test_inspect_as_json(files: Path, capsys: pytest.CaptureFixture[str], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_inspect_can_print_json(files: Path, capsys: pytest.CaptureFixture[str], tokenizer: PreTrainedTokenizerFast) -> None:
     assert main(["inspect", "--json", str(files / "a.pot.safetensors")]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["n_positions"] == 100
@@ -51,7 +51,7 @@ def test_inspect_as_json(files: Path, capsys: pytest.CaptureFixture[str], tokeni
     assert facts["libraries"]["torch"]
 
 
-def test_compare(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_prints_the_metrics_of_two_recordings(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
     out = capsys.readouterr().out
     assert f"reference  {files}/a.pot.safetensors: model a, float32 on cpu, top_k=10\n" in out
@@ -59,13 +59,13 @@ def test_compare(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "of the candidate's is outside the ids that both hold\n" in out
     assert "recorded with different settings (A | B):\n  config.top_k: 10 | 20\n" in out
     assert main(["compare", "--json", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["n_prompts"] == 8
-    assert 0 < found["metrics"]["tv"] < 0.5
-    assert f"tv          {found['metrics']['tv']:.6g}\n" in out
+    comparison = json.loads(capsys.readouterr().out)
+    assert comparison["n_prompts"] == 8
+    assert 0 < comparison["metrics"]["tv"] < 0.5
+    assert f"tv          {comparison['metrics']['tv']:.6g}\n" in out
 
 
-def test_files_that_do_not_allow_it(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_errors(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["inspect", str(tmp_path / "x.pot.safetensors")]) == 1
     assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
     (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
@@ -73,7 +73,7 @@ def test_files_that_do_not_allow_it(files: Path, capsys: pytest.CaptureFixture[s
     assert "is damaged, or not a recording of pytest-pot" in capsys.readouterr().err
 
 
-def test_what_a_terminal_would_obey_is_shown_instead(
+def test_terminal_control_characters_are_escaped(
     files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
@@ -84,16 +84,16 @@ def test_what_a_terminal_would_obey_is_shown_instead(
     assert "evil\\x1b[2J, float32 on cpu" in out
 
 
-def test_as_a_module_without_torch(files: Path) -> None:
+def test_the_module_runs_without_torch(files: Path) -> None:
     script = (
         "import runpy, sys; sys.argv = ['pytest_pot', 'compare', sys.argv[1], sys.argv[1]]\n"
         "try: runpy.run_module('pytest_pot', run_name='__main__')\n"
         "except SystemExit as end: print('exit', end.code, [m for m in ('torch', 'pytest') if m in sys.modules])"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(files / "a.pot.safetensors")], capture_output=True, text=True, check=True
     )
-    assert done.stdout.splitlines()[-1] == "exit 0 []"
-    done = subprocess.run([sys.executable, "-m", "pytest_pot"], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "COMMAND" in done.stderr
+    assert process.stdout.splitlines()[-1] == "exit 0 []"
+    process = subprocess.run([sys.executable, "-m", "pytest_pot"], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "COMMAND" in process.stderr

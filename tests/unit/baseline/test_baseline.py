@@ -1,4 +1,4 @@
-"""A recorded reference: the same scores as the live one, bit for bit, from a small file that is always the same."""
+"""A recorded reference gives the live reference's scores bit for bit, from a small and reproducible file."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from ..engines.pytorch.test_engine import Uniform
 from ..models import CONFIGS, changed, tiny
 
 
-def assert_same_report(found: ScoreReport, expected: ScoreReport) -> None:
+def assert_same_report(report: ScoreReport, expected: ScoreReport) -> None:
     for name, values in expected.divergences.items():
-        for ours, theirs in zip(found.divergences[name], values, strict=True):
+        for ours, theirs in zip(report.divergences[name], values, strict=True):
             np.testing.assert_array_equal(ours, theirs, err_msg=name)
-    assert found.worst(5) == expected.worst(5)
-    assert found.tail_mass == expected.tail_mass
-    assert found.tokens == expected.tokens
+    assert report.worst(5) == expected.worst(5)
+    assert report.tail_mass == expected.tail_mass
+    assert report.tokens == expected.tokens
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["gpt2", "gemma2-softcap", "mixtral"])
-def test_scores_are_those_of_the_live_reference_to_the_last_bit(
+def test_scores_equal_those_of_the_live_reference_bit_for_bit(
     name: str, preset: str, temperature: float, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     reference, candidate = tiny(name), changed(tiny(name))
@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_live_reference_to_the_last_bit(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_a_model_is_at_distance_zero_from_its_recording(
+def test_a_model_scores_zero_against_its_recording(
     dtype: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(dtype=dtype, top_k=20, batch_size=3, temperature=0.9))
@@ -57,7 +57,7 @@ def test_a_model_is_at_distance_zero_from_its_recording(
     assert report.max == 0.0
 
 
-def test_the_reference_is_not_needed_any_more(
+def test_scoring_against_a_recording_does_not_run_the_reference(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     reference = tiny()
@@ -68,7 +68,7 @@ def test_the_reference_is_not_needed_any_more(
     assert_same_report(scorer.score_baseline(Baseline.load(path), changed(tiny()), tokenizer), expected)
 
 
-def test_a_whole_vocabulary_serves_a_candidate_whose_vocabulary_has_another_size(
+def test_a_candidate_may_have_a_larger_vocabulary_than_the_recording(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     reference, padded = tiny("llama"), tiny("llama")
@@ -91,8 +91,8 @@ def test_an_engine_without_logits_can_be_recorded(
     assert scorer.score_baseline(baseline, Uniform(), tokenizer).max == 0.0
 
 
-def test_bytes_per_position(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """8.2 k + 40, also where ids need four bytes each; a character is a token here, and 45 are what real prompts have."""
+def test_a_position_takes_at_most_8_2_k_plus_40_bytes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Even if ids need four bytes each. Characters are tokens here, and real prompts have about 45 tokens."""
     texts = [Prompt("A prompt as many tokens long as others are: " + c, "x" * 70) for c in "abcdefgh"]
     for vocab_size, preset in ((97, "balanced"), (70_000, "balanced"), (70_000, "single"), (70_000, "fastest")):
         scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
@@ -102,7 +102,7 @@ def test_bytes_per_position(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) 
         assert size / baseline.n_positions <= 8.2 * min(scorer.config.top_k, vocab_size) + 40
 
 
-def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabulary(
+def test_a_recording_with_a_renormalised_tail_still_covers_the_whole_vocabulary(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     fields: dict[str, Any] = {"top_k": 20, "batch_size": 8}
@@ -115,7 +115,7 @@ def test_a_recording_with_a_renormalised_tail_still_tells_of_the_whole_vocabular
         np.testing.assert_allclose(getattr(alone, name), getattr(whole, name), atol=1e-5)
 
 
-def test_the_same_recording_makes_the_same_bytes(
+def test_recording_and_saving_again_write_the_same_bytes(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
@@ -125,7 +125,9 @@ def test_the_same_recording_makes_the_same_bytes(
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_plain_safetensors_reads_it(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_the_safetensors_library_can_read_the_file(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     baseline = scorer.record(tiny(), prompts, tokenizer, name="the model")
     path = baseline.save(tmp_path / "x.pot.safetensors")
@@ -140,13 +142,15 @@ def test_plain_safetensors_reads_it(prompts: list[Prompt], tokenizer: PreTrained
     assert [entry[0] for entry in document["prompts"]] == [prompt.text for prompt in prompts]
 
 
-def test_a_continuation_is_kept_as_far_as_it_is_compared(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_only_the_compared_part_of_a_continuation_is_recorded(tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=4))
     baseline = scorer.record(tiny(), [Prompt("Once", " upon a time"), "drawn"], tokenizer)
     assert [prompt.continuation for prompt in baseline.prompts] == [" upo", None]
 
 
-def test_the_weights_digest_is_of_the_weights(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_weights_digest_depends_on_every_weight_and_buffer(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=5))
 
     def digest(model: PreTrainedModel) -> str | None:
@@ -161,8 +165,8 @@ def test_the_weights_digest_is_of_the_weights(prompts: list[Prompt], tokenizer: 
     assert digest(moved) != digest(tiny("llama"))
 
 
-def test_what_has_no_exact_short_form_is_kept_in_full() -> None:
-    """Log-probabilities that are no float32 less a normaliser, as a server may send them."""
+def test_log_probabilities_without_an_exact_float32_form_are_kept_in_float64() -> None:
+    """A server may send log-probabilities that are not a float32 minus a normaliser."""
     from ..scoring.test_metrics import log_normalised, top
 
     odd = top(log_normalised(np.random.default_rng(0).normal(size=(5, 7))), clear=np.array([1, 0, 1, 1, 0], dtype=bool))
@@ -172,20 +176,20 @@ def test_what_has_no_exact_short_form_is_kept_in_full() -> None:
     np.testing.assert_array_equal(recorded.top_k(0.7, 7).clear, odd.clear)
 
 
-def test_a_batch_that_did_not_fit_while_recording_is_not_tried_again(
+def test_a_batch_size_that_ran_out_of_memory_while_recording_is_not_tried_again(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=8, top_k=10))
     model = tiny()
     largest = []
 
-    def refuse(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
+    def raise_out_of_memory(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         largest.append(len(arguments[0]))
         if len(arguments[0]) > 2:
             raise torch.OutOfMemoryError("out of memory")
 
-    # Not on the model itself: one with hooks is not taken apart, and rounds otherwise.
-    handle = model.get_input_embeddings().register_forward_pre_hook(refuse)
+    # Not a hook on the model itself: we would not split such a model, and it would round differently.
+    handle = model.get_input_embeddings().register_forward_pre_hook(raise_out_of_memory)
     baseline = scorer.record(model, prompts, tokenizer)
     handle.remove()
     assert baseline.batch_size == 2
@@ -196,7 +200,7 @@ def test_a_batch_that_did_not_fit_while_recording_is_not_tried_again(
     assert Batches(scorer.config, report.tokens).size == 8
 
 
-def test_a_file_keeps_its_permissions_and_leaves_nothing_beside_it(
+def test_saving_keeps_permissions_and_leaves_no_temporary_file(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
@@ -207,7 +211,7 @@ def test_a_file_keeps_its_permissions_and_leaves_nothing_beside_it(
     assert [file.name for file in path.parent.iterdir()] == ["x.pot.safetensors"]
 
 
-def test_a_name_that_no_one_would_take_for_a_recording(
+def test_saving_under_another_file_extension_is_an_error(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
@@ -215,14 +219,16 @@ def test_a_name_that_no_one_would_take_for_a_recording(
         baseline.save(tmp_path / "x.safetensors")
 
 
-def test_a_place_that_cannot_be_written(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_saving_to_an_impossible_path_is_an_error(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     (tmp_path / "file").touch()
     with pytest.raises(PotError, match=r"cannot write the baseline .*file/x\.pot\.safetensors"):
         baseline.save(tmp_path / "file" / "x.pot.safetensors")
 
 
-def test_a_candidate_that_takes_shorter_sequences(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_candidate_with_too_few_positions_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer()
     baseline = scorer.record(tiny(), [Prompt("x" * 60, "y" * 30)], tokenizer)
     with pytest.raises(
@@ -237,16 +243,16 @@ def test_every_architecture_can_be_recorded(name: str, prompts: list[Prompt], to
     assert scorer.score_baseline(scorer.record(tiny(name), prompts, tokenizer), tiny(name), tokenizer).max == 0.0
 
 
-def test_prompts_that_stand_there_twice_have_each_its_own_batch(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_duplicate_prompts_keep_their_own_batches(tokenizer: PreTrainedTokenizerFast) -> None:
     long = [Prompt("Nobody said " * k, "so long as this") for k in (9, 8, 7)]
     many = [*long, *[Prompt("The old mill", " stood empty")] * 6]
-    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums so long that their rounding depends on the batch shape
     for size in (2, 4, 8):
         scorer = TeacherForcedScorer(ScoringConfig(batch_size=size, top_k=20))
         assert scorer.score_baseline(scorer.record(wide, many, tokenizer), wide, tokenizer).max == 0.0
 
 
-def test_the_tokenizer_is_left_as_it_was(prompts: list[Prompt]) -> None:
+def test_recording_and_scoring_do_not_change_the_tokenizer(prompts: list[Prompt]) -> None:
     padded = make_tokenizer(pad=True)
     padded.backend_tokenizer.enable_truncation(7)
     padded.backend_tokenizer.enable_padding(length=9)
@@ -256,8 +262,8 @@ def test_the_tokenizer_is_left_as_it_was(prompts: list[Prompt]) -> None:
     assert padded.backend_tokenizer.to_str() == before
 
 
-class Odd:
-    """A tokenizer that is none of the library's: its vocabulary is of bytes, and it reads only what it knows."""
+class CustomTokenizer:
+    """A custom tokenizer, with bytes in its vocabulary, that reads only ASCII."""
 
     def __init__(self, inner: PreTrainedTokenizerFast) -> None:
         self.inner = inner
@@ -275,22 +281,22 @@ class Odd:
         return self.inner.decode(ids)
 
 
-def test_a_tokenizer_that_cannot_tell_what_it_is_made_of(
+def test_a_custom_tokenizer_is_identified_by_its_vocabulary(
     tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], tmp_path: Path
 ) -> None:
-    odd = Odd(tokenizer)
+    odd = CustomTokenizer(tokenizer)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     baseline = Baseline.load(scorer.record(tiny(), prompts, odd).save(tmp_path / "x.pot.safetensors"))
     assert set(baseline.provenance.tokenizer) == {"vocabulary"}
     assert scorer.score_baseline(baseline, tiny(), odd, prompts=prompts).max == 0.0
 
 
-def test_something_that_is_no_baseline(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_argument_that_is_not_a_baseline_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=r"baseline is str, not a pytest_pot\.Baseline: Baseline\.load\(path\) reads one"):
         TeacherForcedScorer().score_baseline("x.pot.safetensors", tiny(), tokenizer)  # type: ignore[arg-type]
 
 
-def test_a_link_stays_a_link(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_saving_to_a_link_keeps_the_link(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     real, link = tmp_path / "shared" / "real.pot.safetensors", tmp_path / "x.pot.safetensors"
     real.parent.mkdir()
@@ -300,11 +306,11 @@ def test_a_link_stays_a_link(prompts: list[Prompt], tokenizer: PreTrainedTokeniz
     assert real.read_bytes() == link.read_bytes()
 
 
-def test_a_tokenizer_that_adds_a_bos(prompts: list[Prompt]) -> None:
-    adding = make_tokenizer(bos=True)
+def test_a_recording_with_a_bos_scores_like_the_live_reference(prompts: list[Prompt]) -> None:
+    with_bos = make_tokenizer(bos=True)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
-    baseline = scorer.record(tiny(), prompts, adding)
+    baseline = scorer.record(tiny(), prompts, with_bos)
     assert_same_report(
-        scorer.score_baseline(baseline, changed(tiny()), adding, prompts=prompts),
-        scorer.score_batch(tiny(), changed(tiny()), prompts, adding),
+        scorer.score_baseline(baseline, changed(tiny()), with_bos, prompts=prompts),
+        scorer.score_batch(tiny(), changed(tiny()), prompts, with_bos),
     )

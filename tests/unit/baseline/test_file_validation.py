@@ -1,4 +1,4 @@
-"""A baseline may come from anywhere: whatever is wrong with it, it is refused by name, and its numbers are never others."""
+"""Baseline files are not trusted: a defect is rejected with its reason, and wrong numbers are never used."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pytest_pot.engines.tokens import Tokens
 
 from ..models import tiny
 
-Refused = Callable[[bytes], str]
-"""What is wrong with a file of this content."""
+Rejection = Callable[[bytes], str]
+"""Load a file with this content, which must fail, and return the reason."""
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def content(baseline: Baseline) -> bytes:
 
 
 @pytest.fixture
-def refused(tmp_path: Path) -> Refused:
-    def refused(content: bytes) -> str:
+def rejection(tmp_path: Path) -> Rejection:
+    def rejection(content: bytes) -> str:
         path = tmp_path / "x.pot.safetensors"
         path.write_bytes(content)
         with pytest.raises(PotError) as error:
@@ -50,34 +50,34 @@ def refused(tmp_path: Path) -> Refused:
         assert message.endswith("Restore it from version control, or record it again with --pot-update")
         return message.split("not a recording of pytest-pot: ")[1].split(". Restore it from")[0]
 
-    return refused
+    return rejection
 
 
-def test_cut_anywhere(content: bytes, refused: Refused) -> None:
+def test_a_truncated_file_is_rejected(content: bytes, rejection: Rejection) -> None:
     for length in np.linspace(0, len(content) - 1, 200).astype(int):
-        refused(content[:length])
+        rejection(content[:length])
 
 
-def test_longer_than_it_was(content: bytes, refused: Refused) -> None:
-    refused(content + b"\0")
+def test_a_file_with_an_extra_byte_is_rejected(content: bytes, rejection: Rejection) -> None:
+    rejection(content + b"\0")
 
 
-def test_one_bit_flipped_anywhere(content: bytes, refused: Refused) -> None:
+def test_a_flipped_bit_anywhere_is_rejected(content: bytes, rejection: Rejection) -> None:
     draw = random.Random(0)
     for _ in range(1000):
         place, bit = draw.randrange(len(content)), draw.randrange(8)
         flipped = bytearray(content)
         flipped[place] ^= 1 << bit
-        refused(bytes(flipped))
+        rejection(bytes(flipped))
 
 
-def test_one_bit_flipped_in_every_byte_of_the_header(content: bytes, refused: Refused) -> None:
+def test_a_flipped_bit_in_any_byte_of_the_header_is_rejected(content: bytes, rejection: Rejection) -> None:
     (length,) = struct.unpack("<Q", content[:8])
     draw = random.Random(0)
     for place in range(8 + length):
         flipped = bytearray(content)
         flipped[place] ^= 1 << draw.randrange(8)
-        refused(bytes(flipped))
+        rejection(bytes(flipped))
 
 
 HOSTILE = {
@@ -100,22 +100,22 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_headers(what: str, refused: Refused) -> None:
+def test_hostile_headers_are_rejected(what: str, rejection: Rejection) -> None:
     header = HOSTILE[what]
     if isinstance(header, bytes):
-        refused(header)
+        rejection(header)
         return
     text = json.dumps(header).encode()
-    refused(struct.pack("<Q", len(text)) + text + b"\0" * 8)
+    rejection(struct.pack("<Q", len(text)) + text + b"\0" * 8)
 
 
-def test_a_safetensors_file_of_something_else(refused: Refused) -> None:
-    assert refused(save({"weight": np.zeros((2, 2), np.float32)})) == (
+def test_another_safetensors_file_is_rejected(rejection: Rejection) -> None:
+    assert rejection(save({"weight": np.zeros((2, 2), np.float32)})) == (
         "it is a safetensors file without the metadata of a recording"
     )
 
 
-def test_not_a_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PotError, match=r"there is no baseline .*x\.pot\.safetensors"):
         Baseline.load(tmp_path / "x.pot.safetensors")
     with pytest.raises(PotError, match="there is no baseline"):
@@ -127,10 +127,10 @@ Change = Callable[[Numbers], Numbers | None]
 
 
 def with_array(baseline: Baseline, name: str, change: Change) -> bytes:
-    """A file with a right checksum, forged by someone who can compute one."""
+    """A forged file with a valid checksum, in which ``change`` edits one array."""
     array = getattr(baseline.recorded, name).copy()
-    changed = change(array)
-    recorded = replace(baseline.recorded, **{name: array if changed is None else changed})
+    new_array = change(array)
+    recorded = replace(baseline.recorded, **{name: array if new_array is None else new_array})
     return replace(baseline, recorded=recorded).to_bytes()
 
 
@@ -143,7 +143,7 @@ def set_at(row: int | tuple[int, int], value: float) -> Change:
 
 # The fixture's prompts have positions 0-9, 10-41, ...: row 12 is prompt 1, position 2.
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "reason"),
     [
         ("values", set_at((12, 3), np.nan), "prompt 1, position 2: a log-probability is NaN or infinite"),
         ("log_tail", set_at(12, -np.inf), "prompt 1, position 2: a log-probability is NaN or infinite"),
@@ -161,38 +161,40 @@ def set_at(row: int | tuple[int, int], value: float) -> Change:
         ),
     ],
 )
-def test_forged_numbers(baseline: Baseline, refused: Refused, name: str, change: Change, told: str) -> None:
-    assert refused(with_array(baseline, name, change)) == told
+def test_forged_numbers_are_rejected(baseline: Baseline, rejection: Rejection, name: str, change: Change, reason: str) -> None:
+    assert rejection(with_array(baseline, name, change)) == reason
 
 
-def test_an_id_that_stands_there_twice(baseline: Baseline, refused: Refused) -> None:
+def test_a_duplicate_id_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     def twice(ids: Numbers) -> None:
         ids[12, 5] = ids[12, 4]
 
-    assert refused(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id occurs twice"
+    assert rejection(with_array(baseline, "ids", twice)) == "prompt 1, position 2: an id occurs twice"
 
 
-def test_two_log_probabilities_of_one_token(baseline: Baseline, refused: Refused) -> None:
+def test_two_log_probabilities_of_one_token_are_rejected(baseline: Baseline, rejection: Rejection) -> None:
     targets = np.array([token for tokens in baseline.tokens for token in tokens.targets])
     assert baseline.recorded.ids is not None
     row = int(np.argmax(np.equal(baseline.recorded.ids, targets[:, None]).any(axis=1)))
-    told = refused(with_array(baseline, "target_values", lambda values: values.__setitem__(row, values[row] - 1)))
-    assert told.endswith("the continuation's token has two log-probabilities")
+    reason = rejection(with_array(baseline, "target_values", lambda values: values.__setitem__(row, values[row] - 1)))
+    assert reason.endswith("the continuation's token has two log-probabilities")
 
 
 @pytest.mark.parametrize("name", ["ids", "values", "target_values", "log_normalisers", "log_tail", "clear"])
-def test_a_position_that_one_tensor_lacks(baseline: Baseline, refused: Refused, name: str) -> None:
-    told = refused(with_array(baseline, name, lambda array: array[:-1].copy()))
-    if name == "log_normalisers":  # by which the others are counted
-        assert " but there are 99 positions" in told
+def test_a_tensor_without_one_position_is_rejected(baseline: Baseline, rejection: Rejection, name: str) -> None:
+    reason = rejection(with_array(baseline, name, lambda array: array[:-1].copy()))
+    if name == "log_normalisers":  # its length is the expected number of positions
+        assert " but there are 99 positions" in reason
     else:
-        assert told.startswith(f"the tensor '{name}' has the shape ")
+        assert reason.startswith(f"the tensor '{name}' has the shape ")
 
 
-def test_a_whole_vocabulary_that_is_not(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, refused: Refused) -> None:
+def test_a_whole_vocabulary_without_some_ids_is_rejected(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, rejection: Rejection
+) -> None:
     whole = TeacherForcedScorer(ScoringConfig(top_k=None)).record(tiny(), prompts, tokenizer)
-    told = refused(with_array(whole, "values", lambda values: values[:, :50].copy()))
-    assert told == (
+    reason = rejection(with_array(whole, "values", lambda values: values[:, :50].copy()))
+    assert reason == (
         "the tensor 'values' is of shape [100, 50], but must be of shape [100, 97] for 100 positions with top_k=None of 97 ids"
     )
 
@@ -201,32 +203,32 @@ def forged(baseline: Baseline, **fields: Any) -> bytes:
     return replace(baseline, **fields).to_bytes()
 
 
-def test_a_token_outside_the_vocabulary(baseline: Baseline, refused: Refused) -> None:
+def test_a_token_outside_the_vocabulary_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     first = baseline.tokens[0]
     tokens = (Tokens((97, *first.ids[1:]), first.prompt_len), *baseline.tokens[1:])
-    assert refused(forged(baseline, tokens=tokens)) == "prompt 0 has the token 97, outside the vocabulary of 97 ids"
+    assert rejection(forged(baseline, tokens=tokens)) == "prompt 0 has the token 97, outside the vocabulary of 97 ids"
 
 
-def test_texts_without_tokens(baseline: Baseline, refused: Refused) -> None:
-    told = refused(forged(baseline, prompts=baseline.prompts[1:]))
-    assert told == "it claims 293 tokens and 100 positions of 8 prompts, but has 7 texts"
+def test_a_missing_text_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
+    reason = rejection(forged(baseline, prompts=baseline.prompts[1:]))
+    assert reason == "it claims 293 tokens and 100 positions of 8 prompts, but has 7 texts"
 
 
-def test_prompts_of_no_position(baseline: Baseline, refused: Refused) -> None:
+def test_a_prompt_without_positions_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     first = baseline.tokens[0]
     tokens = (Tokens(first.ids, len(first.ids)), *baseline.tokens[1:])
-    assert refused(forged(baseline, tokens=tokens)) == f"prompt 0 claims {len(first.ids)} tokens and 0 positions"
+    assert rejection(forged(baseline, tokens=tokens)) == f"prompt 0 claims {len(first.ids)} tokens and 0 positions"
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**40, True])
-def test_a_vocabulary_of_no_size(baseline: Baseline, refused: Refused, size: int | bool) -> None:
-    assert refused(forged(baseline, vocab_size=size)) == f"vocab_size is {size!r}, not a count"
+def test_an_impossible_vocabulary_size_is_rejected(baseline: Baseline, rejection: Rejection, size: int | bool) -> None:
+    assert rejection(forged(baseline, vocab_size=size)) == f"vocab_size is {size!r}, not a count"
 
 
-def test_a_file_with_holes_that_claims_more_than_memory_holds(
-    baseline: Baseline, content: bytes, refused: Refused, tmp_path: Path
+def test_a_sparse_file_that_claims_more_than_memory_holds_is_rejected(
+    baseline: Baseline, content: bytes, rejection: Rejection, tmp_path: Path
 ) -> None:
-    """Sizes that agree with each other and with a sparse file's, and take 4 kB on disk."""
+    """The claimed sizes are consistent, but the sparse file takes only 4 kB on disk."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     n = 30_000_000
@@ -256,39 +258,39 @@ def test_a_file_with_holes_that_claims_more_than_memory_holds(
         Baseline.load(path)
 
 
-def test_half_a_character(baseline: Baseline, refused: Refused) -> None:
-    """JSON can write it as an escape; nothing else can write it at all."""
+def test_an_unpaired_surrogate_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
+    """JSON can escape an unpaired surrogate, but UTF-8 cannot encode it."""
     odd = replace(baseline, provenance=replace(baseline.provenance, reference="\ud800"))
     arrays, document = _arrays(odd), _document(odd)
     document["checksum"] = checksum(arrays, document)
-    told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
-    assert told == "provenance.reference is not valid text: it has half of a character (a lone surrogate)"
+    reason = rejection(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
+    assert reason == "provenance.reference is not valid text: it has half of a character (a lone surrogate)"
     with pytest.raises(PotError, match="cannot record a text with half of a character"):
         odd.to_bytes()
 
 
 @pytest.mark.parametrize("name", ["reference", "label", "machine", "prompts"])
-def test_provenance_that_is_no_text(baseline: Baseline, refused: Refused, name: str) -> None:
+def test_provenance_that_is_not_text_is_rejected(baseline: Baseline, rejection: Rejection, name: str) -> None:
     number: dict[str, Any] = {name: 1}
-    told = refused(forged(baseline, provenance=replace(baseline.provenance, **number)))
-    assert told == f"provenance.{name} is int, not a string"
+    reason = rejection(forged(baseline, provenance=replace(baseline.provenance, **number)))
+    assert reason == f"provenance.{name} is int, not a string"
 
 
-def test_metadata_of_another_form(baseline: Baseline, refused: Refused) -> None:
+def test_metadata_of_another_form_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     files: Any = ["not", "a", "mapping"]
-    told = refused(forged(baseline, provenance=replace(baseline.provenance, files=files)))
-    assert told.startswith("its metadata has another structure (AttributeError: ")
+    reason = rejection(forged(baseline, provenance=replace(baseline.provenance, files=files)))
+    assert reason.startswith("its metadata has another structure (AttributeError: ")
 
 
-def test_a_configuration_that_no_one_can_ask_for(baseline: Baseline, refused: Refused) -> None:
+def test_an_invalid_configuration_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     config = copy.copy(baseline.config)
     object.__setattr__(config, "temperature", -1.0)
-    assert refused(forged(baseline, config=config)) == "temperature=-1.0 must be a finite number above 0"
+    assert rejection(forged(baseline, config=config)) == "temperature=-1.0 must be a finite number above 0"
 
 
-def test_lengths_without_dimensions(baseline: Baseline, refused: Refused) -> None:
+def test_lengths_without_dimensions(baseline: Baseline, rejection: Rejection) -> None:
     arrays, document = _arrays(baseline), _document(baseline)
     arrays = {**arrays, "lengths": np.array(3, dtype=np.uint32)}
     document["checksum"] = checksum({**arrays, "lengths": np.array([3], dtype=np.uint32)}, document)
-    told = refused(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
-    assert told == "it claims 293 tokens and 100 positions of 0 prompts, but has 8 texts"
+    reason = rejection(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
+    assert reason == "it claims 293 tokens and 100 positions of 0 prompts, but has 8 texts"

@@ -1,4 +1,4 @@
-"""A recording of something else is refused, with just what differs, old and new."""
+"""A stale recording is rejected; the error lists exactly the differences, old and new."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def baseline(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> Basel
     return TeacherForcedScorer(ScoringConfig(top_k=10)).record(tiny(), prompts, tokenizer)
 
 
-def refused(
+def differences(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt] | None = None, **fields: Any
 ) -> list[str]:
+    """The differences that the error lists."""
     scorer = TeacherForcedScorer(ScoringConfig(**{"top_k": 10, **fields}))
     with pytest.raises(PotError) as error:
         scorer.score_baseline(baseline, tiny(), tokenizer, prompts=prompts)
@@ -35,7 +36,7 @@ def refused(
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
         ("top_k", 11, "config.top_k: 10 recorded, 11 now"),
         ("top_k", None, "config.top_k: 10 recorded, None now"),
@@ -47,14 +48,14 @@ def refused(
         ("use_amp", True, "config.use_amp: False recorded, True now"),
     ],
 )
-def test_a_field_that_changes_the_numbers(
-    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], field: str, value: Any, told: str
+def test_a_setting_that_changes_scores_makes_the_recording_stale(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], field: str, value: Any, message: str
 ) -> None:
-    assert refused(baseline, tokenizer, prompts, **{field: value}) == [told]
+    assert differences(baseline, tokenizer, prompts, **{field: value}) == [message]
 
 
 @pytest.mark.parametrize(("field", "value"), [("metric", "kl"), ("batch_size", 1), ("device", "cpu")])
-def test_a_field_that_does_not(
+def test_a_setting_that_changes_no_score_does_not_make_the_recording_stale(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], field: str, value: Any
 ) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10, **{field: value}))
@@ -62,10 +63,10 @@ def test_a_field_that_does_not(
 
 
 Parts = dict[str, Any]
-"""What a tokenizer is made of, as its JSON says."""
+"""The parts of a tokenizer, from its JSON."""
 
 
-def edited(tokenizer: PreTrainedTokenizerFast, change: Callable[[Parts], None]) -> PreTrainedTokenizerFast:
+def edit_tokenizer(tokenizer: PreTrainedTokenizerFast, change: Callable[[Parts], None]) -> PreTrainedTokenizerFast:
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     change(parts)
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -77,33 +78,37 @@ def swap_two_tokens(parts: Parts) -> None:
     vocab["{"], vocab["}"] = vocab["}"], vocab["{"]
 
 
-def test_one_entry_of_the_vocabulary_that_no_prompt_uses(
+def test_a_changed_vocabulary_entry_that_no_prompt_uses_is_a_difference(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
-    [line] = refused(baseline, edited(tokenizer, swap_two_tokens), prompts)
+    [line] = differences(baseline, edit_tokenizer(tokenizer, swap_two_tokens), prompts)
     assert line.startswith("tokenizer.vocabulary: sha256 ")
     assert " recorded, sha256 " in line
 
 
-def test_another_way_to_cut_a_text(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
+def test_another_normalizer_is_a_difference(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
     def lower(parts: Parts) -> None:
         parts["normalizer"] = {"type": "Lowercase"}
 
-    [line] = refused(baseline, edited(tokenizer, lower), prompts)
+    [line] = differences(baseline, edit_tokenizer(tokenizer, lower), prompts)
     assert line.startswith("tokenizer.encoding: sha256 ")
 
 
-def test_a_rule_that_only_a_prompt_shows(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
-    """Nothing in any digest differs: the tokens of a text do."""
+def test_a_rule_that_no_digest_covers_is_a_difference_in_a_prompts_tokens(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    """All digests are the same, but a prompt has other tokens."""
 
     def capital(parts: Parts) -> None:
         parts["normalizer"] = {"type": "Replace", "pattern": {"String": "capital"}, "content": "hidden"}
 
-    [line] = refused(baseline, edited(tokenizer, capital), prompts)
+    [line] = differences(baseline, edit_tokenizer(tokenizer, capital), prompts)
     assert line == "prompt 0: 'The capital of France' has other tokens now"
 
 
-def test_one_score_of_a_unigram_model() -> None:
+def test_a_changed_unigram_score_is_a_difference() -> None:
     def unigram(score: float) -> PreTrainedTokenizerFast:
         pieces = [["<unk>", 0.0], *([character, -float(i)] for i, character in enumerate("abcdefgh", 1)), ["ab", score]]
         model = {"type": "Unigram", "unk_id": 0, "vocab": pieces, "byte_fallback": False}
@@ -111,11 +116,11 @@ def test_one_score_of_a_unigram_model() -> None:
 
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     baseline = scorer.record(tiny(), [Prompt("ccc", "gh")], unigram(-1.0))
-    [line] = refused(baseline, unigram(-1.5), [Prompt("ccc", "gh")])
+    [line] = differences(baseline, unigram(-1.5), [Prompt("ccc", "gh")])
     assert line.startswith("tokenizer.scores: sha256 ")
 
 
-def test_another_order_of_merges(prompts: list[Prompt]) -> None:
+def test_another_order_of_merges_is_a_difference(prompts: list[Prompt]) -> None:
     def bpe(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
         characters = {character: index for index, character in enumerate("abcdefgh")}
         vocab = {**characters, "ab": 8, "bc": 9}
@@ -125,83 +130,87 @@ def test_another_order_of_merges(prompts: list[Prompt]) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     first = bpe([("a", "b"), ("b", "c")])
     baseline = scorer.record(tiny(), [Prompt("abcabc", "gh")], first)
-    [line] = refused(baseline, bpe([("b", "c"), ("a", "b")]))
+    [line] = differences(baseline, bpe([("b", "c"), ("a", "b")]))
     assert line.startswith("tokenizer.merges: sha256 ")
 
 
-def test_the_same_tokenizer_loaded_again_is_the_same(
+def test_the_same_tokenizer_loaded_again_is_no_difference(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], tmp_path: Path
 ) -> None:
     tokenizer.save_pretrained(tmp_path)
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    again(["a", "abc"], padding=False, truncation=True, max_length=2)  # leaves its mark on the backend
+    again(["a", "abc"], padding=False, truncation=True, max_length=2)  # changes the backend's settings
     assert TeacherForcedScorer(ScoringConfig(top_k=10)).score_baseline(baseline, tiny(), again, prompts=prompts).max == 0
 
 
-def test_what_is_the_same_as_a_whole_is_not_taken_apart(
+def test_a_tokenizer_with_the_same_whole_digest_is_not_analysed(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is it taken for the same where anything differs, also if the parts that were recorded are another's."""
+    """But every difference is found, even if the recorded parts belong to another tokenizer."""
     monkeypatch.setattr(provenance, "_LATEST", {})
     recorded = tokenizer_digests(tokenizer)
     provenance._LATEST.clear()
-    taken_apart: list[int] = []
+    analyses: list[int] = []
 
     def rules(_: object) -> dict[str, str]:
-        taken_apart.append(1)
+        analyses.append(1)
         return {}
 
     monkeypatch.setattr(provenance, "_rules", rules)
     assert tokenizer_digests(tokenizer, recorded) == recorded
-    assert not taken_apart
-    other = tokenizer_digests(edited(tokenizer, swap_two_tokens), recorded)
-    assert taken_apart
+    assert not analyses
+    other = tokenizer_digests(edit_tokenizer(tokenizer, swap_two_tokens), recorded)
+    assert analyses
     assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary"}
 
 
-def test_another_form_of_the_whole_is_no_difference(tokenizer: PreTrainedTokenizerFast) -> None:
-    """The library writes a tokenizer otherwise in another version of it."""
+def test_another_serialisation_of_the_tokenizer_is_no_difference(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Another version of the library may serialise the same tokenizer differently."""
     recorded = {**tokenizer_digests(tokenizer), "whole": "0" * 64}
     assert tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded)) == []
 
 
-def test_one_prompt_of_another_text(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
+def test_a_changed_prompt_is_a_difference(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
     now = [*prompts[:2], Prompt("x = 2", prompts[2].continuation), *prompts[3:]]
-    assert refused(baseline, tokenizer, now) == ["prompt 2: 'x = 1' recorded, 'x = 2' now"]
+    assert differences(baseline, tokenizer, now) == ["prompt 2: 'x = 1' recorded, 'x = 2' now"]
 
 
-def test_one_prompt_with_another_continuation(
+def test_a_changed_continuation_is_a_difference(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
     now = [Prompt(prompts[0].text, " is Lyon."), *prompts[1:]]
-    assert refused(baseline, tokenizer, now) == ["prompt 0: continuation ' is Paris.' recorded, ' is Lyon.' now"]
+    assert differences(baseline, tokenizer, now) == ["prompt 0: continuation ' is Paris.' recorded, ' is Lyon.' now"]
 
 
-def test_a_continuation_that_the_reference_is_to_draw_now(
+def test_a_removed_continuation_is_a_difference(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
 ) -> None:
     now = [Prompt(prompts[0].text), *prompts[1:]]
-    assert refused(baseline, tokenizer, now) == ["prompt 0: continuation ' is Paris.' recorded, sampled by the reference now"]
+    assert differences(baseline, tokenizer, now) == [
+        "prompt 0: continuation ' is Paris.' recorded, sampled by the reference now"
+    ]
 
 
-def test_a_prompt_more(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
-    told = "prompts: 8 recorded, 9 now (added 'Another one')"
-    assert refused(baseline, tokenizer, [*prompts, Prompt("Another one", " more")]) == [told]
+def test_an_added_prompt_is_a_difference(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
+    message = "prompts: 8 recorded, 9 now (added 'Another one')"
+    assert differences(baseline, tokenizer, [*prompts, Prompt("Another one", " more")]) == [message]
 
 
-def test_a_prompt_less(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
-    assert refused(baseline, tokenizer, prompts[1:]) == ["prompts: 8 recorded, 7 now (removed 'The capital of France')"]
+def test_a_removed_prompt_is_a_difference(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    assert differences(baseline, tokenizer, prompts[1:]) == ["prompts: 8 recorded, 7 now (removed 'The capital of France')"]
 
 
-def test_what_stands_beyond_the_compared_positions_may_change(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_text_beyond_the_compared_positions_may_change(tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10, positions_per_prompt=4))
     baseline = scorer.record(tiny(), [Prompt("Once", " upon a time")], tokenizer)
     now = [Prompt("Once", " upon the hill", kind="other")]
     assert scorer.score_baseline(baseline, tiny(), tokenizer, prompts=now).max == 0
 
 
-def test_all_that_differs_is_told_at_once(
-    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
-) -> None:
-    lines = refused(baseline, edited(tokenizer, swap_two_tokens), [*prompts[:7], Prompt("Else", " other")], top_k=5)
+def test_one_error_lists_all_differences(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
+    lines = differences(baseline, edit_tokenizer(tokenizer, swap_two_tokens), [*prompts[:7], Prompt("Else", " other")], top_k=5)
     assert [line.split(":")[0] for line in lines] == ["config.top_k", "tokenizer.vocabulary", "prompt 7"]

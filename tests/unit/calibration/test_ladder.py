@@ -1,4 +1,4 @@
-"""Calibration: a ladder of known changes, limits between them, and how often these would be wrong."""
+"""Calibration: a ladder of known changes, limits between them, and the error rates of these limits."""
 
 from __future__ import annotations
 
@@ -25,44 +25,46 @@ def calibration(*rungs: Rung) -> Calibration:
 
 
 @pytest.fixture(scope="module")
-def found(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> Calibration:
+def ladder(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> Calibration:
     return calibrate(TeacherForcedScorer(ScoringConfig(top_k=20)), tiny("llama"), prompts, tokenizer)
 
 
-def test_every_standard_change_is_scored_as_it_would_be_alone(
-    found: Calibration, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+def test_every_standard_change_is_scored_like_a_single_candidate(
+    ladder: Calibration, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    assert {rung.name for rung in found.rungs} | set(found.left_out) == set(STANDARD) <= set(PERTURBATIONS)
+    assert {rung.name for rung in ladder.rungs} | set(ladder.left_out) == set(STANDARD) <= set(PERTURBATIONS)
     scorer = TeacherForcedScorer(ScoringConfig(top_k=20))
-    [int8] = [rung for rung in found.rungs if rung.name == "int8 per row"]
+    [int8] = [rung for rung in ladder.rungs if rung.name == "int8 per row"]
     expected = scorer.score_batch(tiny("llama"), perturb(tiny("llama"), "int8 per row"), prompts, tokenizer)
     np.testing.assert_array_equal(int8.scores, expected.scores)
     assert int8.metrics == expected.metrics
 
 
-def test_the_ladder_is_in_order_and_the_floor_below_it(found: Calibration) -> None:
-    means = [rung.mean for rung in found.rungs]
+def test_the_ladder_is_sorted_and_above_the_noise_floor(ladder: Calibration) -> None:
+    means = [rung.mean for rung in ladder.rungs]
     assert means == sorted(means)
-    assert found.noise_floor is not None
-    assert found.noise_floor < means[0]
-    names = [rung.name for rung in found.rungs]
+    assert ladder.noise_floor is not None
+    assert ladder.noise_floor < means[0]
+    names = [rung.name for rung in ladder.rungs]
     assert names.index("fp16") < names.index("int8 per row") < names.index("int4 in groups")
 
 
-def test_the_reference_is_left_as_it_was(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_calibration_does_not_change_the_reference(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     calibrate(TeacherForcedScorer(ScoringConfig(top_k=5)), model, prompts[:2], tokenizer, names=["pruned 20 %", "bf16"])
     assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
 
 
-def test_a_change_that_a_model_has_nothing_for_is_left_out(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    found = calibrate(TeacherForcedScorer(), tiny(), prompts[:2], tokenizer, names=["bf16", "wrong RoPE base"])
-    assert [rung.name for rung in found.rungs] == ["bf16"]
-    assert "rope" in found.left_out["wrong RoPE base"].lower()
+def test_a_change_that_does_not_apply_to_the_model_is_left_out(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    ladder = calibrate(TeacherForcedScorer(), tiny(), prompts[:2], tokenizer, names=["bf16", "wrong RoPE base"])
+    assert [rung.name for rung in ladder.rungs] == ["bf16"]
+    assert "rope" in ladder.left_out["wrong RoPE base"].lower()
 
 
-def test_limits_are_in_the_geometric_middle() -> None:
+def test_limits_are_geometric_means_between_rungs() -> None:
     half, int8, int4 = calibration(
         rung("bf16", 0.004, 0.004),
         rung("fp16", 0.001, 0.001),
@@ -81,7 +83,7 @@ def test_limits_are_in_the_geometric_middle() -> None:
     assert int4.misses() is None
 
 
-def test_a_change_too_near_is_let_pass_and_told() -> None:
+def test_a_change_too_close_to_the_tolerated_one_passes_and_is_listed() -> None:
     [half] = calibration(
         rung("bf16", 0.004, 0.004), rung("pruned 1 %", 0.0044, 0.0044), rung("pruned 5 %", 0.04, 0.04)
     ).proposals()
@@ -92,7 +94,7 @@ def test_a_change_too_near_is_let_pass_and_told() -> None:
     assert 0.0044 < half.limit < 0.04
 
 
-def test_a_change_within_the_limit_and_one_just_above_it_are_told_apart() -> None:
+def test_a_change_just_above_the_limit_is_near_but_does_not_pass() -> None:
     [int8] = calibration(
         rung("int8 per row", 0.020, 0.020), rung("pruned 5 %", 0.0276, 0.0276), rung("noise 2^-6", 0.0305, 0.0305)
     ).proposals()
@@ -103,15 +105,15 @@ def test_a_change_within_the_limit_and_one_just_above_it_are_told_apart() -> Non
 
 
 def test_no_limit_is_proposed_below_the_noise_floor() -> None:
-    found = replace(calibration(rung("bf16", 0.004, 0.004), rung("int8 per row", 0.04, 0.04)), noise_floor=0.02)
-    assert [proposal.kind for proposal in found.proposals()] == ["int8"]
+    ladder = replace(calibration(rung("bf16", 0.004, 0.004), rung("int8 per row", 0.04, 0.04)), noise_floor=0.02)
+    assert [proposal.kind for proposal in ladder.proposals()] == ["int8"]
 
 
 def test_false_alarms_and_misses_are_shares_of_resampled_suites() -> None:
     generator = np.random.default_rng(1)
     low, high = generator.normal(1.0, 0.5, 32).clip(0.01), generator.normal(1.4, 0.5, 32).clip(0.01)
     near = Proposal("half", Rung("bf16", low, {}), Rung("pruned 1 %", high, {}))
-    # The mean of 32 resampled scores is about normal, with the scores' own deviation over the root of 32.
+    # The mean of 32 resampled scores is about normal; its deviation is that of the scores over sqrt(32).
     z = (near.limit - low.mean()) / (low.std() / np.sqrt(32))
     assert near.false_alarms() == pytest.approx(0.5 * math.erfc(z / math.sqrt(2)), abs=0.02)
     misses = near.misses()
@@ -133,6 +135,6 @@ def test_a_reference_that_is_the_same_after_rounding_proposes_nothing() -> None:
     assert calibration(rung("bf16", 0.0, 0.0)).proposals() == []
 
 
-def test_no_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_calibrating_without_prompts_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match="no prompts"):
         calibrate(TeacherForcedScorer(), tiny(), [], tokenizer)

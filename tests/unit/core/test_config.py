@@ -8,12 +8,12 @@ import pytest
 from pytest_pot import PRESETS, PotError, ScoringConfig
 
 
-def test_the_presets_are_those_of_the_documentation() -> None:
-    shown = {
+def test_the_presets_have_the_documented_values() -> None:
+    presets = {
         name: (config.top_k, config.tail, config.batch_size, config.positions_per_prompt, config.max_length)
         for name, config in PRESETS.items()
     }
-    assert shown == {
+    assert presets == {
         "balanced": (100, "bucket", 4, 32, 256),
         "accurate": (None, "bucket", 2, 64, 512),
         "fastest": (50, "renormalise", 8, 16, 256),
@@ -48,15 +48,15 @@ def test_any_field_of_a_preset_can_be_overridden() -> None:
         ("use_amp", "yes", "True or False"),
     ],
 )
-def test_invalid_values_name_the_field_and_what_is_allowed(field: str, value: Any, allowed: str) -> None:
-    with pytest.raises(ValueError, match=field) as caught:
+def test_errors_name_the_field_and_the_allowed_values(field: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ValueError, match=field) as error:
         ScoringConfig(**{field: value})
-    assert isinstance(caught.value, PotError)
-    assert f"{field}={value!r}" in str(caught.value)
-    assert allowed in str(caught.value)
+    assert isinstance(error.value, PotError)
+    assert f"{field}={value!r}" in str(error.value)
+    assert allowed in str(error.value)
 
 
-def test_unknown_presets_and_fields_are_named_with_the_choices() -> None:
+def test_errors_on_unknown_presets_and_fields_list_the_choices() -> None:
     with pytest.raises(ValueError, match="preset='quick' is not one of 'balanced', 'accurate', 'fastest'"):
         ScoringConfig.preset("quick")
     with pytest.raises(ValueError, match="'topk' is not a field of ScoringConfig; the fields are top_k, tail"):

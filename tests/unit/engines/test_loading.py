@@ -1,4 +1,4 @@
-"""Specs: what can be named, in which precision it arrives, and what is said of names that lead nowhere."""
+"""Model specs: what they can name, the precision of the loaded model, and errors for wrong names."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_a_folder_without_a_tokenizer_gives_none(tmp_path: Path) -> None:
         (torch.bfloat16, "float64", torch.float64),
     ],
 )
-def test_precision(tmp_path: Path, stored: torch.dtype, asked: str, arrives: torch.dtype) -> None:
+def test_dtype_sets_the_precision_of_the_loaded_model(
+    tmp_path: Path, stored: torch.dtype, asked: str, arrives: torch.dtype
+) -> None:
     model: Any = tiny("llama")
     model.to(stored).save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path), "reference", ScoringConfig(device="cpu", dtype=asked))
@@ -59,7 +61,7 @@ def test_precision(tmp_path: Path, stored: torch.dtype, asked: str, arrives: tor
     assert {parameter.dtype for parameter in loaded.model.parameters()} == {arrives}
 
 
-def test_loading_leaves_random_state_and_progress_bars_alone(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_loading_does_not_change_the_random_state_or_progress_bars(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     load_model(str(folder), "reference", AUTO)
@@ -69,7 +71,7 @@ def test_loading_leaves_random_state_and_progress_bars_alone(folder: Path, capfd
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_the_garbage_collector_waits_and_is_left_as_it_was(folder: Path, enabled: bool) -> None:
+def test_loading_pauses_the_garbage_collector_and_restores_it(folder: Path, enabled: bool) -> None:
     before = gc.isenabled()
     phases: list[str] = []
     watch = lambda phase, info: phases.append(phase)  # noqa: E731
@@ -77,7 +79,7 @@ def test_the_garbage_collector_waits_and_is_left_as_it_was(folder: Path, enabled
     gc.callbacks.append(watch)
     try:
         load_model(str(folder), "reference", AUTO)
-        assert len(phases) <= 2  # the one that it was due for meanwhile, begun and ended
+        assert len(phases) <= 2  # at most the start and the end of one collection that became due
         assert gc.isenabled() is enabled
         with pytest.raises(PotError, match="cannot load"):
             load_model(str(folder.parent / "nowhere"), "reference", AUTO)
@@ -113,28 +115,28 @@ def test_a_factory_gives_a_model_or_a_model_and_a_tokenizer(factories: None) -> 
         ("factories_for_pot:NUMBER", "the candidate 'factories_for_pot:NUMBER' is int, not a callable that returns a model"),
     ],
 )
-def test_a_factory_that_is_none(factories: None, spec: str, message: str) -> None:
-    with pytest.raises(PotError) as caught:
+def test_a_wrong_factory_is_an_error(factories: None, spec: str, message: str) -> None:
+    with pytest.raises(PotError) as error:
         load_model(spec, "candidate", AUTO)
-    assert message in str(caught.value)
+    assert message in str(error.value)
 
 
 FORMS = "A model is named by a directory or hub id with safetensors weights, a .gguf file, or package.module:factory"
 
 
-def test_names_that_lead_nowhere(tmp_path: Path) -> None:
+def test_names_without_a_model_are_errors(tmp_path: Path) -> None:
     for spec in (str(tmp_path / "missing"), str(tmp_path), "nobody/no-such-model"):
-        with pytest.raises(PotError) as caught:
+        with pytest.raises(PotError) as error:
             load_model(spec, "reference", AUTO)
-        assert str(caught.value).startswith(f"cannot load the reference {spec!r}: ")
-        assert FORMS in str(caught.value)
+        assert str(error.value).startswith(f"cannot load the reference {spec!r}: ")
+        assert FORMS in str(error.value)
     file = tmp_path / "notes.txt"
     file.write_text("hello")
     with pytest.raises(PotError, match=r"the reference '.*notes\.txt' is a file that is no model"):
         load_model(str(file), "reference", AUTO)
 
 
-def test_weights_that_are_pickled_are_refused(tmp_path: Path) -> None:
+def test_pickled_weights_are_rejected(tmp_path: Path) -> None:
     model = tiny("llama")
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
@@ -142,14 +144,14 @@ def test_weights_that_are_pickled_are_refused(tmp_path: Path) -> None:
         load_model(str(tmp_path), "reference", AUTO)
 
 
-def test_a_cut_weights_file_is_an_error_with_the_name(folder: Path) -> None:
+def test_a_truncated_weights_file_is_an_error(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(PotError, match="cannot load the candidate"):
         load_model(str(folder), "candidate", AUTO)
 
 
-def test_a_tokenizer_alone(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_can_be_loaded_without_a_model(folder: Path, tmp_path: Path) -> None:
     assert load_tokenizer(str(folder))("ab")["input_ids"] == make_tokenizer()("ab")["input_ids"]
     with pytest.raises(PotError, match=r"cannot load the tokenizer .* A tokenizer is named by a directory"):
         load_tokenizer(str(tmp_path / "missing"))

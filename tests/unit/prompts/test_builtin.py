@@ -1,4 +1,4 @@
-"""The built-in suite: what it holds, its order, and that it says nothing wrong where that can be checked."""
+"""The built-in suite: its content, its order, and the statements in it that we can check."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_later_block_of_32_is_balanced_over_all_kinds(suite: list[Prompt])
         assert set(kinds.values()) == {3, 4}
 
 
-def test_fewer_are_the_first_ones(suite: list[Prompt]) -> None:
+def test_a_smaller_suite_is_the_beginning_of_the_whole(suite: list[Prompt]) -> None:
     assert builtin_prompts() == builtin_prompts(32) == suite[:32]
     assert builtin_prompts(1) == suite[:1]
     assert builtin_prompts(100) == suite[:100]
@@ -59,13 +59,13 @@ def test_fewer_are_the_first_ones(suite: list[Prompt]) -> None:
 
 
 @pytest.mark.parametrize("n", [0, -1, 258, True, 3.0, "8"])
-def test_a_number_that_it_does_not_have_is_refused(n: Any) -> None:
+def test_a_number_of_prompts_outside_the_suite_is_an_error(n: Any) -> None:
     with pytest.raises(ValueError, match=r"builtin_prompts\(.*\): ask for 1 to 257 prompts, or None for all of them"):
         builtin_prompts(n)
 
 
-def test_nothing_that_was_published_changes(suite: list[Prompt]) -> None:
-    """Scores and baselines of different versions can be compared because of this; add prompts at the end only."""
+def test_published_prompts_do_not_change(suite: list[Prompt]) -> None:
+    """Scores and baselines of different versions stay comparable. Add prompts only at the end."""
     assert digest(suite[:32]) == "c60a25df1e67425b"
     assert digest(suite) == "6ccacd344e357911"
 
@@ -75,7 +75,7 @@ def digest(prompts: list[Prompt]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
-def test_prompts_added_at_the_end_leave_the_long_ones_before_as_they_are(
+def test_prompts_added_at_the_end_do_not_change_earlier_long_prompts(
     suite: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = resources.files("pytest_pot.prompts").joinpath("data/builtin.jsonl").read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def test_prompts_added_at_the_end_leave_the_long_ones_before_as_they_are(
     assert earlier == suite[: len(earlier)]
 
 
-def test_no_prompt_is_there_twice(suite: list[Prompt]) -> None:
+def test_no_two_prompts_have_the_same_text_or_ten_words_in_common(suite: list[Prompt]) -> None:
     short = [prompt for prompt in suite if prompt.kind != "long"]
     assert len({prompt.text for prompt in suite}) == len(suite)
     assert len({prompt.continuation for prompt in short}) == len(short)
@@ -113,7 +113,7 @@ def test_ids_are_unique_and_named_after_their_kind() -> None:
 
 
 def test_no_text_ends_in_white_space(suite: list[Prompt]) -> None:
-    """Most tokenizers join a last space to the next word, so the first token of the continuation would be another one."""
+    """Most tokenizers join a trailing space to the next word, which would change the continuation's first token."""
     assert not [prompt.text for prompt in suite if prompt.text != prompt.text.strip()]
     assert not [prompt.continuation for prompt in suite if (prompt.continuation or "")[-1].isspace()]
 
@@ -121,7 +121,7 @@ def test_no_text_ends_in_white_space(suite: list[Prompt]) -> None:
 def test_continuations_are_long_enough_for_every_preset(suite: list[Prompt]) -> None:
     assert max(config.positions_per_prompt for config in PRESETS.values()) == 64
     for prompt in suite:
-        # A token is at most a word, a number of three digits or a run of signs; or two characters without spaces.
+        # A token is at most a word, three digits, a run of signs, or two characters of a script without spaces.
         pieces = re.findall(r"\d{1,3}|[^\W\d]+|[^\w\s]+", prompt.continuation or "")
         foreign = sum(character > "\u0e00" for character in prompt.continuation or "")
         assert max(len(pieces), foreign / 2) >= 64, prompt.continuation
@@ -153,7 +153,7 @@ def test_long_texts_come_in_five_forms(suite: list[Prompt]) -> None:
         assert len([text for text in texts if re.search(mark, text)]) == 5, mark
 
 
-def test_chats_in_the_formats_of_many_models(suite: list[Prompt]) -> None:
+def test_the_suite_has_chats_in_the_formats_of_many_models(suite: list[Prompt]) -> None:
     dialogues = of_kind(suite, "dialogue")
     for mark in (
         "<|im_start|>",
@@ -168,7 +168,7 @@ def test_chats_in_the_formats_of_many_models(suite: list[Prompt]) -> None:
     assert any("<|im_start|>" in dialogue for dialogue in of_kind(suite[:32], "dialogue"))
 
 
-def test_code_in_many_languages(suite: list[Prompt]) -> None:
+def test_the_suite_has_code_in_many_languages(suite: list[Prompt]) -> None:
     signs = {
         "Bash": r"\A#!/usr/bin/env bash",
         "C": r"#include <stddef\.h>",
@@ -198,11 +198,11 @@ def test_code_in_many_languages(suite: list[Prompt]) -> None:
         "TypeScript": r"\Ainterface \w+ \{",
     }
     codes = of_kind(suite, "code")
-    found = {name: [code for code in codes if re.search(sign, code, re.MULTILINE)] for name, sign in signs.items()}
-    assert not [name for name, matches in found.items() if not matches]
+    codes_by_language = {name: [code for code in codes if re.search(sign, code, re.MULTILINE)] for name, sign in signs.items()}
+    assert not [name for name, matches in codes_by_language.items() if not matches]
 
 
-def test_many_natural_languages_and_scripts(suite: list[Prompt]) -> None:
+def test_the_suite_has_many_natural_languages_and_scripts(suite: list[Prompt]) -> None:
     texts = of_kind(suite, "multilingual")
     scripts = Counter(
         Counter(unicodedata.name(letter).split()[0] for letter in text if letter.isalpha()).most_common(1)[0][0]
@@ -213,7 +213,7 @@ def test_many_natural_languages_and_scripts(suite: list[Prompt]) -> None:
     assert not [word for word in words if not any(word in text.split() for text in texts)]
 
 
-def test_python_can_be_parsed(suite: list[Prompt]) -> None:
+def test_python_prompts_can_be_parsed(suite: list[Prompt]) -> None:
     sources = [code for code in of_kind(suite, "code") if re.match(r"def |from \w+ import|import pytest", code)]
     assert len(sources) == 3
     for source in sources:
@@ -238,7 +238,7 @@ def test_structured_texts_are_well_formed(suite: list[Prompt]) -> None:
         ElementTree.fromstring(text.encode())
 
 
-def test_equations_hold(suite: list[Prompt]) -> None:
-    found, wrong = wrong_equations("\n".join(of_kind(suite, "arithmetic")))
-    assert found > 120
+def test_the_equations_in_the_prompts_are_right(suite: list[Prompt]) -> None:
+    n_equations, wrong = wrong_equations("\n".join(of_kind(suite, "arithmetic")))
+    assert n_equations > 120
     assert not wrong

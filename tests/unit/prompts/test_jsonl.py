@@ -31,13 +31,13 @@ def test_a_file_of_prompts_is_read_line_by_line(tmp_path: Path) -> None:
         ('{"text": "a", "answer": "b"}', "line 2: unknown field 'answer'; the fields are text, continuation, kind, id"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+def test_errors_name_the_wrong_line(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('"fine"\n' + line)
-    with pytest.raises(PotError) as caught:
+    with pytest.raises(PotError) as error:
         load_prompts(path)
-    assert str(caught.value).startswith(f"{path}, ")
-    assert message in str(caught.value)
+    assert str(error.value).startswith(f"{path}, ")
+    assert message in str(error.value)
 
 
 def test_a_file_without_prompts_or_no_file_is_an_error(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_file_without_prompts_or_no_file_is_an_error(tmp_path: Path) -> None:
         load_prompts(path)
 
 
-def test_a_single_string_is_not_taken_for_a_list_of_letters() -> None:
+def test_a_single_string_is_not_read_as_a_list_of_letters() -> None:
     with pytest.raises(ValueError, match="prompts must be a list of prompts, not one"):
         as_prompts("The capital of France is")
     with pytest.raises(ValueError, match="prompt 1 is int, not a string"):
@@ -61,7 +61,7 @@ def test_a_single_string_is_not_taken_for_a_list_of_letters() -> None:
         as_prompts([])
 
 
-def test_shortening_keeps_the_end_asked_for() -> None:
+def test_shortening_keeps_the_start_or_the_end() -> None:
     assert shorten("a\nb", 10) == "a\\nb"
     assert shorten("abcdefghij", 5) == "abcd…"
     assert shorten("abcdefghij", 5, keep="end") == "…ghij"
@@ -83,9 +83,9 @@ def test_shortening_keeps_the_end_asked_for() -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_a_scorer_refuses_what_is_no_list_of_prompts(prompts: Any, message: str) -> None:
-    """In words of its own: it has no built-in suite to fall back to."""
+def test_a_scorer_rejects_anything_but_a_list_of_prompts(prompts: Any, message: str) -> None:
+    """Unlike a gate's message, its message does not offer the built-in suite, which a scorer does not use."""
     for call in (TeacherForcedScorer().record, partial(TeacherForcedScorer().score_batch, None)):
-        with pytest.raises(PotError) as caught:
+        with pytest.raises(PotError) as error:
             call(None, prompts, None)
-        assert str(caught.value) == message
+        assert str(error.value) == message

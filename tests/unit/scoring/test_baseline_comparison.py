@@ -1,4 +1,4 @@
-"""Two recordings against each other: on the ids that both know, as a lower bound, with no model at all."""
+"""Two recordings are compared on the ids that both have, as a lower bound, without any model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pair() -> Pair:
     return tiny(), changed(tiny(), 0.3)
 
 
-def recorded(
+def record(
     model: PreTrainedModel,
     prompts: list[Prompt],
     tokenizer: PreTrainedTokenizerFast,
@@ -33,10 +33,10 @@ def recorded(
 
 
 @pytest.mark.parametrize("top_k", [1, 10, 60, None])
-def test_a_recording_is_at_distance_zero_from_itself(
+def test_a_recording_scores_zero_against_itself(
     pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, top_k: int | None
 ) -> None:
-    baseline = recorded(pair[0], prompts, tokenizer, top_k)
+    baseline = record(pair[0], prompts, tokenizer, top_k)
     overlap = compare(baseline, baseline)
     assert overlap.metrics == dict.fromkeys(METRICS, 0.0)
     assert (overlap.n_prompts, overlap.n_positions) == (8, baseline.n_positions)
@@ -45,11 +45,11 @@ def test_a_recording_is_at_distance_zero_from_itself(
 
 
 @pytest.mark.parametrize("kinds", [(10, 10), (10, 25), (25, 10), (1, 3), (10, None), (None, 10), (None, None)])
-def test_the_ids_that_both_know_and_one_cell_for_the_rest(
+def test_recordings_are_compared_on_common_ids_and_one_cell_for_the_rest(
     pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, kinds: tuple[int | None, int | None]
 ) -> None:
-    """Against the plainest arithmetic: sets of ids, and probabilities from each model's own full logits."""
-    sides = [recorded(model, prompts, tokenizer, k) for model, k in zip(pair, kinds, strict=True)]
+    """The expected figures come from sets of ids and from each model's full logits."""
+    sides = [record(model, prompts, tokenizer, k) for model, k in zip(pair, kinds, strict=True)]
     overlap = compare(*sides)
     expected: dict[str, list[float]] = {name: [] for name in ("tv", "jsd", "kl", "kl_reverse", "unseen p", "unseen q")}
     for tokens in sides[0].tokens:
@@ -72,12 +72,12 @@ def test_the_ids_that_both_know_and_one_cell_for_the_rest(
     assert overlap.unseen[1] == pytest.approx(np.mean(expected["unseen q"]), abs=1e-5)
 
 
-def test_a_lower_bound_of_the_live_score_which_it_reaches_where_the_candidate_was_recorded_whole(
+def test_the_comparison_is_a_lower_bound_and_exact_for_a_whole_vocabulary(
     pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     live = TeacherForcedScorer(ScoringConfig(top_k=10)).score_batch(*pair, prompts, tokenizer)
-    reference = recorded(pair[0], prompts, tokenizer)
-    part, whole = (compare(reference, recorded(pair[1], prompts, tokenizer, k)) for k in (10, None))
+    reference = record(pair[0], prompts, tokenizer)
+    part, whole = (compare(reference, record(pair[1], prompts, tokenizer, k)) for k in (10, None))
     for name in ("tv", "jsd", "kl", "kl_reverse"):
         assert 0 < part.metrics[name] < live.metrics[name]
     for name in METRICS:
@@ -86,35 +86,37 @@ def test_a_lower_bound_of_the_live_score_which_it_reaches_where_the_candidate_wa
     assert part.metrics["top1_flip"] == live.metrics["top1_flip"] > 0
 
 
-def test_the_same_whichever_is_asked_first(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    a, b = (recorded(model, prompts, tokenizer, k) for model, k in zip(pair, (10, 25), strict=True))
+def test_swapping_the_recordings_swaps_their_figures(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    a, b = (record(model, prompts, tokenizer, k) for model, k in zip(pair, (10, 25), strict=True))
     there, back = compare(a, b), compare(b, a)
     assert there.metrics["tv"] == pytest.approx(back.metrics["tv"], rel=1e-12)
     assert there.metrics["kl"] == pytest.approx(back.metrics["kl_reverse"], rel=1e-12)
     assert there.unseen == back.unseen[::-1]
 
 
-def test_only_positions_with_the_same_tokens_before_them(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_only_positions_with_the_same_tokens_before_them_are_compared(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     here = [Prompt("One", " and two"), Prompt("Gone", " here"), Prompt("Three", " and four")]
     there = [Prompt("Three", " and five"), Prompt("One", " and two, three"), Prompt("New", " there")]
-    overlap = compare(recorded(pair[0], here, tokenizer), recorded(pair[1], there, tokenizer))
+    overlap = compare(record(pair[0], here, tokenizer), record(pair[1], there, tokenizer))
     assert sorted(overlap.scores) == [0, 2]
     assert overlap.n_positions == len(" and two") + len(" and f")
 
 
-def test_a_prompt_that_stands_there_twice_is_matched_with_its_own(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_duplicate_prompts_are_matched_by_their_continuation(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
     twice = [Prompt("One", " and two"), Prompt("One", " or three")]
-    overlap = compare(recorded(pair[0], twice, tokenizer), recorded(pair[0], twice, tokenizer))
+    overlap = compare(record(pair[0], twice, tokenizer), record(pair[0], twice, tokenizer))
     assert overlap.n_positions == len(" and two") + len(" or three")
 
 
-def test_nothing_in_common(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
-    sides = recorded(pair[0], [Prompt("One", " two")], tokenizer), recorded(pair[1], [Prompt("Two", " three")], tokenizer)
+def test_recordings_without_common_positions_are_an_error(pair: Pair, tokenizer: PreTrainedTokenizerFast) -> None:
+    sides = record(pair[0], [Prompt("One", " two")], tokenizer), record(pair[1], [Prompt("Two", " three")], tokenizer)
     with pytest.raises(PotError, match="have no position with the same tokens before it"):
         compare(*sides)
 
 
-def test_other_temperatures(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    sides = recorded(pair[0], prompts, tokenizer), recorded(pair[1], prompts, tokenizer, temperature=0.5)
+def test_different_temperatures_are_an_error(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+    sides = record(pair[0], prompts, tokenizer), record(pair[1], prompts, tokenizer, temperature=0.5)
     with pytest.raises(PotError, match=r"recorded at temperature 1\.0 and the baseline at 0\.5"):
         compare(*sides)

@@ -1,4 +1,4 @@
-"""Which prompts share a forward when nobody says how many."""
+"""Which prompts share a batch with ``batch_size="auto"``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cost(sizes: list[int], lengths: list[int], room: Room) -> int:
     return sum(lengths[start] * size + room.per_forward for start, size in zip(starts, sizes, strict=False))
 
 
-def every_way(n: int) -> Iterator[list[int]]:
+def all_partitions(n: int) -> Iterator[list[int]]:
     for cuts in itertools.product([False, True], repeat=n - 1):
         places = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), n]
         yield [b - a for a, b in itertools.pairwise(places)]
@@ -41,46 +41,44 @@ def test_no_other_batches_cost_less(seed: int, most: int | None) -> None:
             for start, size in zip(starts, sizes, strict=False)
         )
 
-    found = cheapest(lengths, room, most)
-    assert fits(found)
-    assert cost(found, lengths, room) == min(cost(sizes, lengths, room) for sizes in every_way(9) if fits(sizes))
+    cheapest_sizes = cheapest(lengths, room, most)
+    assert fits(cheapest_sizes)
+    assert cost(cheapest_sizes, lengths, room) == min(cost(sizes, lengths, room) for sizes in all_partitions(9) if fits(sizes))
 
 
-def test_what_is_alike_runs_together_as_far_as_there_is_room() -> None:
+def test_prompts_of_similar_length_share_a_batch_within_the_token_limit() -> None:
     assert cheapest([50] * 20, Room(most=400, per_forward=1)) == [8, 8, 4]
     assert cheapest([300, 10, 10], Room(most=1000, per_forward=32)) == [1, 2]
     assert cheapest([500], Room(most=100, per_forward=32)) == [1]
 
 
-def test_every_prompt_of_a_thousand_is_in_one_batch_with_room_for_it() -> None:
+def test_a_thousand_prompts_are_each_in_one_batch_within_the_token_limit() -> None:
     sizes = cheapest([60 - i // 25 for i in range(1000)], Room(most=1024, per_forward=32))
     assert sum(sizes) == 1000
     assert max(sizes) * 21 <= 1024
 
 
-def shapes_of(model: PreTrainedModel) -> list[tuple[int, ...]]:
-    seen: list[tuple[int, ...]] = []
-    model.register_forward_pre_hook(lambda module, arguments: seen.append(tuple(arguments[0].shape)))
-    return seen
+def record_shapes(model: PreTrainedModel) -> list[tuple[int, ...]]:
+    shapes: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda module, arguments: shapes.append(tuple(arguments[0].shape)))
+    return shapes
 
 
-def test_auto_pads_little_and_says_what_it_ran(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_auto_pads_little_and_reports_its_largest_batch(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
-    seen = shapes_of(model)
+    shapes = record_shapes(model)
     mixed = [*prompts, *(Prompt("z" * 90, "end") for _ in range(3))]
     report = TeacherForcedScorer(ScoringConfig(batch_size="auto")).score_batch(model, changed(tiny()), mixed, tokenizer)
     lengths = sorted((len(t.ids) for t in report.tokens), reverse=True)
-    assert seen[0] == (3, 93)
-    assert sum(n * length for n, length in seen) + 32 * len(seen) == cost(
-        [n for n, _ in seen], lengths, Room(most=1024, per_forward=32)
+    assert shapes[0] == (3, 93)
+    assert sum(n * length for n, length in shapes) + 32 * len(shapes) == cost(
+        [n for n, _ in shapes], lengths, Room(most=1024, per_forward=32)
     )
-    assert report.batch_size == report.to_dict()["batch_size"] == max(n for n, _ in seen)
+    assert report.batch_size == report.to_dict()["batch_size"] == max(n for n, _ in shapes)
 
 
-def test_a_recording_with_auto_is_at_distance_0_from_its_model(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
-) -> None:
-    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums long enough to be rounded by the batch's shape
+def test_a_model_scores_zero_against_its_recording_with_auto(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums so long that their rounding depends on the batch shape
     scorer = TeacherForcedScorer(ScoringConfig(batch_size="auto"))
     mixed = [*prompts, *(Prompt("z" * 90, "end") for _ in range(30))]
     assert scorer.score_baseline(scorer.record(wide, mixed, tokenizer), wide, tokenizer).max == 0.0

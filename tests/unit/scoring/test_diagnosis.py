@@ -1,4 +1,4 @@
-"""The likely cause, on divergences made by hand; tests/real has it on a real model damaged in known ways."""
+"""The likely cause, for artificial divergences; tests/real checks it on a real model with known damage."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.diagnosis import likely_cause
 
 
-class Made:
-    """What the diagnosis reads of a report."""
+class FakeReport:
+    """The parts of a report that the diagnosis reads."""
 
     labels = ("float32 on cpu", "float32 on cpu")
 
@@ -27,10 +27,10 @@ class Made:
         self.n_positions = sum(len(values) for values in divergence)
         self.indices = range(len(divergence))
         zeros = [np.zeros(len(values), dtype=np.int64) for values in divergence]
-        self.distributions = [[top(ids) for ids in given or zeros] for given in (reference_ids, candidate_ids)]
+        self.distributions = [[top(ids) for ids in choices or zeros] for choices in (reference_ids, candidate_ids)]
 
 
-def cause_of(report: Made) -> str | None:
+def cause_of(report: FakeReport) -> str | None:
     return likely_cause(cast(ScoreReport, report))
 
 
@@ -59,44 +59,46 @@ def generator() -> np.random.Generator:
         (lambda j: 0.85 + 0 * j, "little in common"),
     ],
 )
-def test_shapes_over_positions(generator: np.random.Generator, shape: Callable[[Floats], Floats], words: str) -> None:
+def test_the_trend_over_positions_names_the_cause(
+    generator: np.random.Generator, shape: Callable[[Floats], Floats], words: str
+) -> None:
     divergence = [noisy(shape(np.arange(32.0)), generator) for _ in range(12)]
     if words == "little in common":
         divergence = [np.clip(0.85 + 0.02 * generator.normal(size=32), 0, 1) for _ in range(12)]
-    assert words in (cause_of(Made(divergence)) or "")
+    assert words in (cause_of(FakeReport(divergence)) or "")
 
 
 def test_a_few_prompts_are_named(generator: np.random.Generator) -> None:
     levels = np.full(24, 1e-3)
     levels[[3, 17]] = 0.4
     divergence = [noisy(np.full(32, level), generator) for level in levels]
-    cause = cause_of(Made(divergence))
+    cause = cause_of(FakeReport(divergence))
     assert cause is not None
     assert cause.startswith("prompts 3, 17 alone have 9")
     assert "% of the divergence: look at what they have in common" in cause
-    assert (cause_of(Made(divergence[:10])) or "").startswith("prompt 3 alone has 9")
+    assert (cause_of(FakeReport(divergence[:10])) or "").startswith("prompt 3 alone has 9")
 
 
 @pytest.mark.parametrize(("shift", "words"), [(1, "one position late"), (-1, "one position early")])
-def test_choices_shifted_by_one(generator: np.random.Generator, shift: int, words: str) -> None:
+def test_choices_shifted_by_one_position_are_named(generator: np.random.Generator, shift: int, words: str) -> None:
     reference = [generator.integers(0, 1000, 32) for _ in range(8)]
     candidate = [np.roll(ids, shift) for ids in reference]
     divergence = [np.full(32, 0.8) for _ in range(8)]
-    assert words in (cause_of(Made(divergence, reference, candidate)) or "")
-    cause = cause_of(Made(divergence, reference, reference))
+    assert words in (cause_of(FakeReport(divergence, reference, candidate)) or "")
+    cause = cause_of(FakeReport(divergence, reference, reference))
     assert cause is not None
     assert "shifted by one" not in cause
 
 
 def test_no_divergence_has_no_cause() -> None:
-    assert cause_of(Made([np.zeros(32) for _ in range(12)])) is None
+    assert cause_of(FakeReport([np.zeros(32) for _ in range(12)])) is None
 
 
 def test_too_little_evidence_shows_no_pattern(generator: np.random.Generator) -> None:
-    assert cause_of(Made([noisy(np.full(10, 0.1), generator)])) is None
+    assert cause_of(FakeReport([noisy(np.full(10, 0.1), generator)])) is None
     # Prompts that differ widely, none of them dominant, and no trend: nothing to say.
     levels = np.geomspace(0.001, 0.2, 16)
-    assert cause_of(Made([noisy(np.full(16, level), generator) for level in levels])) is None
+    assert cause_of(FakeReport([noisy(np.full(16, level), generator) for level in levels])) is None
 
 
 @pytest.mark.parametrize(
@@ -108,9 +110,9 @@ def test_too_little_evidence_shows_no_pattern(generator: np.random.Generator) ->
         (("float32 on cpu", "float32 on cuda:0"), 0.0, False),
     ],
 )
-def test_rounding_of_two_devices_is_named(labels: tuple[str, str], level: float, explained: bool) -> None:
-    """Also on few positions: a limit of 0 is missed by any of them."""
-    report = Made([np.full(4, level)])
+def test_rounding_differences_of_two_devices_are_named(labels: tuple[str, str], level: float, explained: bool) -> None:
+    """Even with few positions, because any one of them can miss a limit of 0."""
+    report = FakeReport([np.full(4, level)])
     report.labels = labels
     cause = cause_of(report) or ""
     assert cause.startswith("the reference ran in float32 on cpu and the candidate in float32 on cuda:0, ") == explained

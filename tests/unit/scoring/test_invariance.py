@@ -1,4 +1,4 @@
-"""Scores belong to the two models and the text, not to batch, order or tokenizer habits; and nothing is left changed."""
+"""Scores do not depend on the batch, the prompt order or padding, and scoring changes no state."""
 
 from __future__ import annotations
 
@@ -30,33 +30,37 @@ def scores(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
     return TeacherForcedScorer(ScoringConfig(**fields)).score_batch(*pair, prompts, tokenizer).scores
 
 
-def test_batch_size(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_batch_size_does_not_change_the_scores(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     one = scores(pair, prompts, tokenizer, batch_size=1)
     for size in (3, 8, "auto"):
         np.testing.assert_allclose(scores(pair, prompts, tokenizer, batch_size=size), one, atol=1e-5)
 
 
-def test_prompt_order(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_prompt_order_does_not_change_the_scores(
+    pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     order = [5, 0, 7, 2, 6, 1, 4, 3]
     shuffled = scores(pair, [prompts[i] for i in order], tokenizer, batch_size=3)
     np.testing.assert_allclose(shuffled, scores(pair, prompts, tokenizer, batch_size=3)[order], atol=1e-5)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_side_and_pad_token_that_is_the_eos(
+def test_the_tokenizers_padding_does_not_change_the_scores(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, side: str
 ) -> None:
     pair = tiny(), changed(tiny())
     padding = make_tokenizer(pad=True)
     padding.padding_side = padding.truncation_side = side
-    found = scores(pair, prompts, padding, batch_size=8)
-    np.testing.assert_allclose(found, scores(pair, prompts, tokenizer, batch_size=1), atol=1e-5)
+    padded_scores = scores(pair, prompts, padding, batch_size=8)
+    np.testing.assert_allclose(padded_scores, scores(pair, prompts, tokenizer, batch_size=1), atol=1e-5)
     assert padding.padding_side == side
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ["gpt2", "gemma3", "mamba", "mixtral"])
-def test_a_model_is_at_distance_zero_from_itself_and_from_its_copy(
+def test_a_model_scores_zero_against_itself_and_its_copy(
     name: str, preset: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = tiny(name)
@@ -68,19 +72,19 @@ def test_a_model_is_at_distance_zero_from_itself_and_from_its_copy(
         assert report.max == 0.0
 
 
-def test_a_bos_that_the_tokenizer_adds_is_read_once_and_moves_no_position(prompts: list[Prompt]) -> None:
+def test_a_bos_from_the_tokenizer_is_read_once_and_moves_no_position(prompts: list[Prompt]) -> None:
     pair = tiny(), changed(tiny())
-    adding = make_tokenizer(bos=True)
-    report = TeacherForcedScorer(ScoringConfig(batch_size=3)).score_batch(*pair, prompts, adding)
+    with_bos = make_tokenizer(bos=True)
+    report = TeacherForcedScorer(ScoringConfig(batch_size=3)).score_batch(*pair, prompts, with_bos)
     for tokens, prompt in zip(report.tokens, prompts, strict=True):
         assert tokens.ids[0] == 1
         assert 1 not in tokens.ids[1:]
-        assert adding.decode(list(tokens.targets)) == (prompt.continuation or "")[:32]
+        assert with_bos.decode(list(tokens.targets)) == (prompt.continuation or "")[:32]
     by_hand = [Prompt("<s>" + prompt.text, prompt.continuation) for prompt in prompts]
     np.testing.assert_allclose(report.scores, scores(pair, by_hand, make_tokenizer(), batch_size=3), atol=1e-12)
 
 
-def test_everything_is_left_as_it_was(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_scoring_changes_no_state(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     reference, candidate = tiny(), changed(tiny())
     reference.train()
     candidate.get_submodule("transformer.h.1").train()
@@ -125,7 +129,7 @@ def test_everything_is_left_as_it_was(prompts: list[Prompt], tokenizer: PreTrain
         assert after[what] == before[what], what
 
 
-def test_a_failing_call_also_leaves_the_model_as_it_was(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_failing_call_restores_the_model(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model, broken = tiny(), tiny()
     broken.lm_head = torch.nn.Linear(32, 97)
     broken.lm_head.weight.data.fill_(float("nan"))

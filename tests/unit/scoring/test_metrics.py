@@ -1,4 +1,4 @@
-"""The metrics as functions of two distributions: bounds, symmetries and small differences, over generated inputs."""
+"""The metrics of two distributions: bounds, symmetries and small differences, for generated inputs."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ pairs = st.integers(2, 12).flatmap(
 )
 
 
-Drawn = tuple[list[float], list[float]]
+TwoLogits = tuple[list[float], list[float]]
 
 
 @given(pairs)
-def test_bounds_and_symmetries(pair: Drawn) -> None:
+def test_metrics_keep_their_bounds_and_symmetries(pair: TwoLogits) -> None:
     p, q = pair
-    found, mirrored = divergences(p, q), divergences(q, p)
-    tv, jsd, kl = (found[name][0] for name in ("tv", "jsd", "kl"))
+    metrics, mirrored = divergences(p, q), divergences(q, p)
+    tv, jsd, kl = (metrics[name][0] for name in ("tv", "jsd", "kl"))
     assert 0 <= tv <= 1
     assert 0 <= jsd <= 1
     assert kl >= 0
@@ -67,13 +67,13 @@ def test_bounds_and_symmetries(pair: Drawn) -> None:
 
 
 @given(logits)
-def test_equal_distributions_are_at_distance_zero(p: list[float]) -> None:
+def test_equal_distributions_have_zero_divergences(p: list[float]) -> None:
     assert all(values[0] == 0 for values in divergences(p, p).values())
     assert all(values[0] == 0 for values in divergences(p, p, "renormalise").values())
 
 
 @given(pairs, st.integers(1, 11))
-def test_merging_cells_never_raises_a_divergence(pair: Drawn, k: int) -> None:
+def test_merging_cells_never_raises_a_divergence(pair: TwoLogits, k: int) -> None:
     p, q = (log_normalised(x) for x in pair)
     k = min(k, p.shape[1] - 1)
     order = np.argsort(-p[0], kind="stable")
@@ -87,8 +87,8 @@ def test_merging_cells_never_raises_a_divergence(pair: Drawn, k: int) -> None:
         assert bucketed[name][0] <= exact[name][0] + 1e-12
 
 
-def exactly(p: np.ndarray, q: np.ndarray) -> dict[str, float]:
-    """The metrics in 60 decimal digits; what float64 left of the normalisation is mended first."""
+def exact_metrics(p: np.ndarray, q: np.ndarray) -> dict[str, float]:
+    """The metrics in 60 decimal digits, after exact normalisation of the float64 inputs."""
     with localcontext() as context:
         context.prec = 60
         ps, qs = ([Decimal(float(x)).exp() for x in row] for row in (p, q))
@@ -108,22 +108,22 @@ def exactly(p: np.ndarray, q: np.ndarray) -> dict[str, float]:
 
 @settings(max_examples=40, deadline=None)
 @given(pairs, st.sampled_from([1.0, 1e-2, 1e-4]))
-def test_small_divergences_keep_their_digits(pair: Drawn, size: float) -> None:
+def test_small_divergences_are_accurate(pair: TwoLogits, size: float) -> None:
     p = log_normalised(pair[0])
     q = log_normalised(p + size * np.clip(np.asarray(pair[1]), -10, 10))
-    found, truth = position_divergences(top(p), top(q), "bucket"), exactly(p[0], q[0])
+    metrics, truth = position_divergences(top(p), top(q), "bucket"), exact_metrics(p[0], q[0])
     for name, value in truth.items():
-        assert found[name][0] == pytest.approx(value, rel=1e-6, abs=3e-16)
+        assert metrics[name][0] == pytest.approx(value, rel=1e-6, abs=3e-16)
 
 
 def test_nearly_disjoint_distributions_reach_the_bounds_without_overflow() -> None:
-    found = divergences([0.0, -800.0, -800.0], [-800.0, -800.0, 0.0])
-    assert found["tv"][0] == 1
-    assert found["jsd"][0] == 1
-    assert found["kl"][0] == pytest.approx(800)
+    metrics = divergences([0.0, -800.0, -800.0], [-800.0, -800.0, 0.0])
+    assert metrics["tv"][0] == 1
+    assert metrics["jsd"][0] == 1
+    assert metrics["kl"][0] == pytest.approx(800)
 
 
-def test_long_rows_are_chunked_without_a_seam() -> None:
+def test_chunking_long_rows_changes_no_figure() -> None:
     generator = np.random.default_rng(0)
     p, q = (log_normalised(generator.normal(size=(700, 1000))) for _ in range(2))
     whole = position_divergences(top(p), top(q), "bucket")
@@ -133,15 +133,15 @@ def test_long_rows_are_chunked_without_a_seam() -> None:
             assert values[row] == alone[name][0]
 
 
-def test_a_flip_counts_only_where_the_reference_is_sure() -> None:
+def test_a_flip_counts_only_if_the_reference_is_sure() -> None:
     p, q = log_normalised([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]), log_normalised([[0.0, 1.0], [0.0, 1.0], [2.0, 0.0]])
     reference = top(p, clear=np.array([True, False, True]))
     assert position_divergences(reference, top(q), "bucket")["top1_flip"].tolist() == [1.0, 0.0, 0.0]
 
 
-def test_renormalised_first_choice_is_among_the_compared_ids() -> None:
+def test_a_renormalised_first_choice_is_one_of_the_compared_ids() -> None:
     p = log_normalised([[3.0, 2.0, 1.0, 0.0]])[:, :2]
     q = log_normalised([[2.0, 1.0, 0.0, 9.0]])[:, :2]  # its likeliest id of all, 3, is not among the two compared
-    found = position_divergences(top(p, top_ids=np.array([0])), top(q, top_ids=np.array([3])), "renormalise")
-    assert found["top1_flip"][0] == 0
-    assert found["kl"][0] == pytest.approx(0, abs=1e-15)
+    metrics = position_divergences(top(p, top_ids=np.array([0])), top(q, top_ids=np.array([3])), "renormalise")
+    assert metrics["top1_flip"][0] == 0
+    assert metrics["kl"][0] == pytest.approx(0, abs=1e-15)

@@ -1,4 +1,4 @@
-"""The noise floor: above 0 where rounding depends on the batch, 0 where it does not, and far below what a change does."""
+"""The noise floor: above 0 if rounding depends on the batch, 0 if it does not, and far below real changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..models import changed, tiny
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_far_below_a_change(preset: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_noise_floor_is_far_below_a_change(preset: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
     floor = scorer.noise_floor(tiny("llama"), prompts, tokenizer)
     assert floor is not None
@@ -20,8 +20,10 @@ def test_far_below_a_change(preset: str, prompts: list[Prompt], tokenizer: PreTr
     assert scorer.score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer).mean > 1e-3
 
 
-def test_a_model_that_sees_the_batch(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    """One whose answer depends on its neighbours: the floor shows it, in the metric that is gated."""
+def test_a_model_that_depends_on_its_batch_has_a_high_noise_floor(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The noise floor shows this, in the metric of the configuration."""
     model = tiny()
     model.lm_head.register_forward_hook(lambda module, inputs, output: output * (1.0 + 0.1 * len(output)))
     floors = {
@@ -33,11 +35,13 @@ def test_a_model_that_sees_the_batch(prompts: list[Prompt], tokenizer: PreTraine
     assert floors["kl"] != floors["tv"]
 
 
-def test_an_engine_without_rounding(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_engine_without_rounding_has_a_noise_floor_of_zero(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     assert TeacherForcedScorer(ScoringConfig(top_k=5)).noise_floor(Uniform(), prompts, tokenizer) == 0.0
 
 
-def test_bare_strings_are_not_continued_for_it(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_noise_floor_samples_no_continuations(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_pot.engines.pytorch.engine import TorchEngine
 
     monkeypatch.delattr(TorchEngine, "sample")
@@ -47,11 +51,11 @@ def test_bare_strings_are_not_continued_for_it(tokenizer: PreTrainedTokenizerFas
 
 
 @pytest.mark.parametrize("texts", [["One only"], [Prompt("A", "b"), "C"]])
-def test_too_little_text_to_measure_it(texts: list[str | Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_too_little_text_has_no_noise_floor(texts: list[str | Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     assert TeacherForcedScorer().noise_floor(tiny(), texts, tokenizer) is None
 
 
-def test_a_model_of_few_positions(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_noise_floor_fits_a_model_with_few_positions(tokenizer: PreTrainedTokenizerFast) -> None:
     floor = TeacherForcedScorer().noise_floor(tiny(n_positions=16), ["x" * 60, "y" * 60], tokenizer)
     assert floor is not None
     assert floor < 1e-5

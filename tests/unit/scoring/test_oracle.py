@@ -1,4 +1,4 @@
-"""Every figure against the plainest float64 implementation, on the architectures that users have."""
+"""Every figure equals that of the simplest float64 implementation, for common architectures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 
 def expected(pair: Pair, report: ScoreReport, metric: str, k: int | None = None, temperature: float = 1.0) -> list[Floats]:
-    """The metric at every position, by the oracle, on the tokens that the report says were read."""
+    """The oracle's metric at every position, for the tokens of the report."""
     per_prompt = []
     for tokens in report.tokens:
         log_p, log_q = (oracle.full_log_probs(model, tokens, temperature) for model in pair)
@@ -39,11 +39,11 @@ def expected(pair: Pair, report: ScoreReport, metric: str, k: int | None = None,
 
 
 def test_the_whole_vocabulary_is_exact(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    config = ScoringConfig(top_k=None, batch_size=1)  # other batch shapes round otherwise: see test_invariance
+    config = ScoringConfig(top_k=None, batch_size=1)  # other batch shapes round differently: see test_invariance
     report = TeacherForcedScorer(config).score_batch(*pair, prompts, tokenizer)
-    assert 0.01 < report.metrics["tv"] < 0.9  # the models differ, and not beyond comparison
-    for metric, found in report.divergences.items():
-        for ours, theirs in zip(found, expected(pair, report, metric), strict=True):
+    assert 0.01 < report.metrics["tv"] < 0.9  # the models differ, but not completely
+    for metric, divergences in report.divergences.items():
+        for ours, theirs in zip(divergences, expected(pair, report, metric), strict=True):
             if metric in ("tv", "jsd", "top1_flip"):
                 np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
             else:
@@ -60,23 +60,23 @@ def test_a_bucketed_tail_is_a_lower_bound_that_reaches_the_exact_figure(
     for k in (1, 2, 5, 20, 60, VOCAB - 1, VOCAB):
         report = TeacherForcedScorer(ScoringConfig(top_k=k)).score_batch(*pair, prompts, tokenizer)
         for metric in below:
-            found, bound = np.concatenate(report.divergences[metric]), np.concatenate(exact.divergences[metric])
-            assert (found <= bound + 1e-12).all(), (metric, k)
+            bucketed, bound = np.concatenate(report.divergences[metric]), np.concatenate(exact.divergences[metric])
+            assert (bucketed <= bound + 1e-12).all(), (metric, k)
             if k >= VOCAB - 1:
-                np.testing.assert_allclose(found, bound, rtol=1e-9, atol=1e-12)
-            assert report.metrics[metric] >= below[metric] - 1e-12  # finer cells never see less
+                np.testing.assert_allclose(bucketed, bound, rtol=1e-9, atol=1e-12)
+            assert report.metrics[metric] >= below[metric] - 1e-12  # finer cells never lower a divergence
             below[metric] = report.metrics[metric]
 
 
 @pytest.mark.parametrize("k", [1, 10])
-def test_top_k_is_what_the_oracle_says(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, k: int) -> None:
+def test_top_k_figures_equal_the_oracles(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, k: int) -> None:
     report = TeacherForcedScorer(ScoringConfig(top_k=k)).score_batch(*pair, prompts[:3], tokenizer)
     for metric in ("tv", "jsd", "kl", "kl_reverse"):
-        found, theirs = np.concatenate(report.divergences[metric]), np.concatenate(expected(pair, report, metric, k))
-        np.testing.assert_allclose(found, theirs, atol=2e-6, rtol=1e-5)
+        ours, theirs = np.concatenate(report.divergences[metric]), np.concatenate(expected(pair, report, metric, k))
+        np.testing.assert_allclose(ours, theirs, atol=2e-6, rtol=1e-5)
 
 
-def test_the_plain_road_and_the_fast_one_agree(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_unoptimised_and_the_fast_path_agree(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
     fast = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
     for metric, theirs in plain.divergences.items():
@@ -87,9 +87,9 @@ def test_temperature_divides_both_models_logits(prompts: list[Prompt], tokenizer
     pair = tiny("llama"), changed(tiny("llama"))
     report = TeacherForcedScorer(ScoringConfig(top_k=None, temperature=2.5)).score_batch(*pair, prompts[:3], tokenizer)
     for metric in ("tv", "kl", "delta_ce"):
-        found = np.concatenate(report.divergences[metric])
+        ours = np.concatenate(report.divergences[metric])
         theirs = np.concatenate(expected(pair, report, metric, temperature=2.5))
-        np.testing.assert_allclose(found, theirs, atol=1e-6, rtol=1e-5)
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_a_renormalised_tail_is_the_softmax_over_the_top_k(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
@@ -97,10 +97,10 @@ def test_a_renormalised_tail_is_the_softmax_over_the_top_k(prompts: list[Prompt]
     config = ScoringConfig(top_k=7, tail="renormalise")
     report = TeacherForcedScorer(config).score_batch(*pair, prompts[:4], tokenizer)
     for metric in ("tv", "jsd", "kl", "kl_reverse"):
-        for found, tokens in zip(report.divergences[metric], report.tokens, strict=True):
+        for ours, tokens in zip(report.divergences[metric], report.tokens, strict=True):
             log_p, log_q = (oracle.full_log_probs(model, tokens) for model in pair)
             theirs = [oracle.metrics(*oracle.renormalised_cells(p, q, 7))[metric] for p, q in zip(log_p, log_q, strict=True)]
-            np.testing.assert_allclose(found, theirs, atol=1e-6, rtol=1e-5)
+            np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_the_tail_mass_is_the_references_probability_outside_the_top_k(

@@ -1,4 +1,4 @@
-"""The report: the averages it states, the positions it blames, and its JSON form."""
+"""The report: its averages, its worst positions and its JSON form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def report(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
     return TeacherForcedScorer(ScoringConfig(metric="kl")).score_batch(*pair, prompts, tokenizer)
 
 
-def test_a_prompt_counts_once_however_many_positions_it_has(report: ScoreReport, prompts: list[Prompt]) -> None:
+def test_each_prompt_counts_once_however_many_positions_it_has(report: ScoreReport, prompts: list[Prompt]) -> None:
     by_hand = [values.sum() / len(values) for values in report.positions]
     assert report.scores.dtype == np.float64
     np.testing.assert_allclose(report.scores, by_hand, rtol=1e-12)
@@ -37,9 +37,10 @@ def test_a_prompt_counts_once_however_many_positions_it_has(report: ScoreReport,
     assert report.metrics["tv"] == pytest.approx(np.mean([v.mean() for v in report.divergences["tv"]]))
 
 
-def test_no_order_of_the_prompts_gives_another_score(report: ScoreReport) -> None:
+def test_the_prompt_order_does_not_change_the_mean(report: ScoreReport) -> None:
     orders = permutations([np.array([0.1]), np.array([0.2]), np.array([0.3])])
-    assert {replace(report, divergences={"kl": list(order)}).mean for order in orders} == {0.2}  # np.mean gives three figures
+    # np.mean would give three values.
+    assert {replace(report, divergences={"kl": list(order)}).mean for order in orders} == {0.2}
 
 
 def test_kinds_are_averaged_over_their_own_prompts(
@@ -67,7 +68,7 @@ def test_positions_are_in_the_order_of_the_prompts(
     assert report.n_positions == sum(len(values) for values in report.positions)
 
 
-def test_the_worst_positions_are_named_with_their_words(
+def test_the_worst_positions_show_their_tokens_and_probabilities(
     report: ScoreReport, pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     worst = report.worst(5)
@@ -88,7 +89,7 @@ def test_the_worst_positions_are_named_with_their_words(
         assert position.candidate_choice_probability == pytest.approx(q.max().item(), rel=1e-4)
 
 
-def test_asking_for_more_than_there_are_gives_all(report: ScoreReport) -> None:
+def test_worst_returns_all_positions_if_there_are_fewer(report: ScoreReport) -> None:
     assert len(report.worst(10_000)) == report.n_positions
 
 
@@ -108,14 +109,14 @@ def test_identical_prompts_have_identical_scores(pair: Pair, tokenizer: PreTrain
 
 
 def test_progress_is_reported_after_every_batch(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    seen = []
-    scorer = TeacherForcedScorer(ScoringConfig(batch_size=3), progress=lambda done, total: seen.append((done, total)))
+    calls = []
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=3), progress=lambda done, total: calls.append((done, total)))
     scorer.score_batch(*pair, prompts, tokenizer)
-    assert seen == [(3, 8), (6, 8), (8, 8)]
+    assert calls == [(3, 8), (6, 8), (8, 8)]
 
 
 class Fixed(torch.nn.Module):
-    """The same logits after every token: 0, and more at some ids."""
+    """The same logits after every token: 0, except at some ids."""
 
     def __init__(self, size: int, **more: float) -> None:
         super().__init__()
@@ -128,26 +129,30 @@ class Fixed(torch.nn.Module):
 
 
 def test_ids_that_the_tokenizer_cannot_decode_are_shown_by_number() -> None:
-    """Here by the real one of ByT5, whose ids are bytes, in a vocabulary that is padded and finds padding likely."""
+    """ByT5's ids are bytes; here the models' vocabulary is padded, and padding is likely."""
     tokenizer = ByT5Tokenizer()
     with pytest.raises(ValueError, match="bytes must be in range"):
         tokenizer.decode([399])
     pair = Fixed(400, id399=9.0), Fixed(400, id100=9.0)
     report = TeacherForcedScorer().score_batch(*pair, [Prompt("ab", "cd"), "drawn"], tokenizer)
     assert report.tokens[1].targets[0] == 399
-    drawn, *_ = (position for position in report.worst(99) if position.prompt_index == 1 and position.position == 30)
-    assert (drawn.token, drawn.reference_choice, drawn.candidate_choice) == ("<id 399>", "<id 399>", "a")
-    assert "<id 399><id 399>" in drawn.context
+    sampled_position, *_ = (position for position in report.worst(99) if position.prompt_index == 1 and position.position == 30)
+    assert (sampled_position.token, sampled_position.reference_choice, sampled_position.candidate_choice) == (
+        "<id 399>",
+        "<id 399>",
+        "a",
+    )
+    assert "<id 399><id 399>" in sampled_position.context
     json.dumps(report.to_dict(), allow_nan=False)
-    [given, *_] = (position for position in report.worst(99) if position.prompt_index == 0)
-    assert (given.context, given.token) in {("ab</s>", "c"), ("ab</s>c", "d")}
+    [text_position, *_] = (position for position in report.worst(99) if position.prompt_index == 0)
+    assert (text_position.context, text_position.token) in {("ab</s>", "c"), ("ab</s>c", "d")}
 
 
 @pytest.mark.parametrize("metric", ["kl", "delta_ce"])
-def test_what_is_shown_of_a_renormalised_position_is_relative_to_the_compared_ids(
+def test_a_renormalised_position_shows_probabilities_relative_to_the_compared_ids(
     tokenizer: PreTrainedTokenizerFast, metric: str
 ) -> None:
-    """The token that came is outside them, and so is the candidate's first choice of all."""
+    """The token in the text is outside them, and so is the candidate's first choice over the whole vocabulary."""
     pair = Fixed(97, id5=9.0, id6=7.0), Fixed(97, id5=7.0, id6=5.0, id80=9.0)
     config = ScoringConfig(top_k=2, tail="renormalise", metric=metric)
     position, *_ = TeacherForcedScorer(config).score_batch(*pair, [Prompt("ab", "c")], tokenizer).worst(1)

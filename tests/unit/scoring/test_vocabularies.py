@@ -16,7 +16,7 @@ from ..models import VOCAB, changed, tiny
 
 
 def padded(model: torch.nn.Module, by: int, logit: float) -> torch.nn.Module:
-    """``model`` with ``by`` more ids, all of the same logit: what padding to a multiple of 64 leaves in a checkpoint."""
+    """``model`` with ``by`` more ids of the same logit, as in a checkpoint that is padded to a multiple of 64."""
 
     class Padded(torch.nn.Module):
         def __init__(self) -> None:
@@ -42,35 +42,35 @@ class Fixed(torch.nn.Module):
 
 
 def with_last(last: float, *padding: float) -> Fixed:
-    """VOCAB ids, of which the last has the probability ``last``, and padding ids with theirs."""
+    """VOCAB ids, the last one with the probability ``last``, and padding ids with the given probabilities."""
     rest = (1.0 - last - sum(padding)) / (VOCAB - 1)
     return Fixed(*[rest] * (VOCAB - 1), last, *padding)
 
 
 def exact(reference: torch.nn.Module, candidate: torch.nn.Module, report: ScoreReport, metric: str) -> Floats:
-    """The oracle over the union of both vocabularies, with probability 0 where an id does not exist."""
-    found = []
+    """The oracle's metric over the union of both vocabularies, with probability 0 for missing ids."""
+    values = []
     for tokens in report.tokens:
         rows = zip(*(oracle.full_log_probs(m, tokens) for m in (reference, candidate)), strict=True)
         for target, (log_p, log_q) in zip(tokens.targets, rows, strict=True):
             size = max(len(log_p), len(log_q))
             p, q = (np.pad(np.exp(row), (0, size - len(row))).tolist() for row in (log_p, log_q))
             if metric == "delta_ce":
-                found.append(oracle.delta_ce(log_p, log_q, target))
+                values.append(oracle.delta_ce(log_p, log_q, target))
             elif metric == "kl_reverse":
-                found.append(oracle.kl(q, p))
+                values.append(oracle.kl(q, p))
             else:
-                found.append(getattr(oracle, metric)(p, q))
-    return np.array(found)
+                values.append(getattr(oracle, metric)(p, q))
+    return np.array(values)
 
 
 EXACT = {"reference": ("tv", "jsd", "kl_reverse", "delta_ce"), "candidate": ("tv", "jsd", "kl", "delta_ce")}
-"""The figures that are finite where that model has the larger vocabulary. An id that p has and q lacks makes kl infinite."""
+"""The metrics that are finite if that model has the larger vocabulary. An id that p has and q lacks makes kl infinite."""
 
 
 @pytest.mark.parametrize("top_k", [20, VOCAB, VOCAB + 7, None])
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_a_padded_vocabulary_is_compared_over_the_whole_of_both(
+def test_a_padded_vocabulary_is_compared_over_both_whole_vocabularies(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, top_k: int | None, larger: str
 ) -> None:
     reference: torch.nn.Module = tiny()
@@ -82,19 +82,19 @@ def test_a_padded_vocabulary_is_compared_over_the_whole_of_both(
     report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(reference, candidate, prompts, tokenizer)
     for metric in EXACT[larger]:
         truth = exact(reference, candidate, report, metric)
-        found = np.concatenate(report.divergences[metric])
-        assert (found <= truth + 1e-6).all()
+        divergences = np.concatenate(report.divergences[metric])
+        assert (divergences <= truth + 1e-6).all()
         if top_k != 20:
-            np.testing.assert_allclose(found, truth, atol=1e-6, rtol=1e-5)
+            np.testing.assert_allclose(divergences, truth, atol=1e-6, rtol=1e-5)
     assert all(np.isfinite(list(report.metrics.values())))
 
 
 @pytest.mark.parametrize("preset", ["accurate", "original"])
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_probability_that_moves_from_the_last_shared_id_to_padding_is_seen(
+def test_probability_that_moves_from_the_last_shared_id_to_padding_is_scored(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str, preset: str
 ) -> None:
-    """Also where the same ids are compared because top_k is no less than the vocabulary."""
+    """Even if top_k is at least the vocabulary size, so that all ids are compared."""
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     pair = (large, small) if larger == "reference" else (small, large)
     for overrides in ({}, {"top_k": VOCAB + 2}, {"top_k": 5000}):
@@ -117,7 +117,7 @@ def test_an_infinite_divergence_is_a_large_finite_figure(
 
 
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_fewer_ids_never_read_more_than_all_of_them(
+def test_comparing_more_ids_never_lowers_a_divergence(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str
 ) -> None:
     small, large = changed(tiny()), padded(tiny(), 31, -30.0)
@@ -131,7 +131,9 @@ def test_fewer_ids_never_read_more_than_all_of_them(
 
 
 @pytest.mark.parametrize("larger", ["reference", "candidate"])
-def test_renormalised_over_all_that_both_have(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str) -> None:
+def test_renormalising_covers_all_ids_that_both_have(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, larger: str
+) -> None:
     """The last shared id counts like any other."""
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     pair = (large, small) if larger == "reference" else (small, large)
@@ -139,21 +141,23 @@ def test_renormalised_over_all_that_both_have(prompts: list[Prompt], tokenizer: 
     assert report.metrics["tv"] == pytest.approx(0.6 - 0.1 / 0.5, abs=1e-12)
 
 
-def test_the_tail_is_what_the_candidate_has_no_id_for(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_tail_is_the_probability_of_ids_that_the_candidate_lacks(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     small, large = with_last(0.6), with_last(0.1, 0.3, 0.2)
     for reference, candidate, expected in ((small, small, 0.0), (small, large, 0.0), (large, large, 0.0), (large, small, 0.5)):
         report = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(reference, candidate, prompts, tokenizer)
         assert report.tail_mass == (pytest.approx(expected) if expected else 0.0)
 
 
-def test_a_candidate_all_of_whose_ids_are_compared(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    """The reference's likeliest are just the ids that the candidate has, and its tail is the padding."""
+def test_all_of_a_candidates_ids_may_be_compared(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+    """The reference's likeliest ids are exactly the candidate's ids, and its tail is the padding."""
     reference, candidate = padded(tiny(), 7, -1e3), changed(tiny())
     report = TeacherForcedScorer(ScoringConfig(top_k=VOCAB)).score_batch(reference, candidate, prompts, tokenizer)
     np.testing.assert_allclose(np.concatenate(report.divergences["tv"]), exact(reference, candidate, report, "tv"), atol=1e-6)
 
 
-def test_impossible_padding_changes_nothing(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_padding_of_probability_zero_changes_nothing(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
     for top_k in (20, None):
         report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(model, padded(model, 31, -1e4), prompts, tokenizer)
@@ -162,9 +166,9 @@ def test_impossible_padding_changes_nothing(prompts: list[Prompt], tokenizer: Pr
 
 def test_likely_ids_that_the_candidate_lacks_are_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     reference = padded(tiny(), 7, 30.0)
-    with pytest.raises(PotError, match=rf"the candidate's vocabulary has {VOCAB} tokens, but .* include id 10\d") as caught:
+    with pytest.raises(PotError, match=rf"the candidate's vocabulary has {VOCAB} tokens, but .* include id 10\d") as error:
         TeacherForcedScorer(ScoringConfig(top_k=20)).score_batch(reference, tiny(), prompts, tokenizer)
-    assert "every id that is used must exist in both" in str(caught.value)
+    assert "every id that is used must exist in both" in str(error.value)
 
 
 @pytest.mark.parametrize("role", ["reference", "candidate"])
@@ -176,7 +180,7 @@ def test_tokens_outside_a_models_vocabulary_are_an_error(prompts: list[Prompt], 
 
 
 class Plain(torch.nn.Module):
-    """A module that does not say which of its embeddings reads the tokens; its head is as wide as the tokenizer needs."""
+    """A module that does not tell which of its embeddings reads the tokens; its head has all of the tokenizer's ids."""
 
     def __init__(self, n_ids: int = VOCAB, n_positions: int = 128, transposed: bool = False) -> None:
         super().__init__()
@@ -213,12 +217,16 @@ def test_a_plain_module_whose_vocabulary_is_large_enough_is_scored(
     assert TeacherForcedScorer().score_batch(model, model, prompts, tokenizer).mean == 0
 
 
-def test_positions_that_a_plain_module_lacks_are_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_positions_beyond_a_plain_modules_embedding_are_an_error(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     with pytest.raises(PotError, match=r"the candidate looks up row \d+ of an embedding with 20 rows, .* Lower max_length"):
         TeacherForcedScorer().score_batch(tiny(), Plain(n_positions=20), prompts, tokenizer)
 
 
-def test_lookups_of_another_kind_are_an_error_too(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_out_of_range_lookups_without_an_embedding_module_are_an_error(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     class Table(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""What can stand for a model: plain modules, objects with .logits, and engines that are no torch model at all."""
+"""What can be scored: plain modules, modules whose output has .logits, and engines without torch."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_plain_modules_score_like_the_model_they_wrap(
 ) -> None:
     reference, candidate = tiny(), changed(tiny())
     expected = TeacherForcedScorer().score_batch(reference, candidate, prompts, tokenizer)
-    found = TeacherForcedScorer().score_batch(Returning(reference, wrap), Returning(candidate, wrap), prompts, tokenizer)
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    report = TeacherForcedScorer().score_batch(Returning(reference, wrap), Returning(candidate, wrap), prompts, tokenizer)
+    np.testing.assert_allclose(report.scores, expected.scores, atol=1e-6)
 
 
-def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(
+def test_a_model_that_draws_random_numbers_does_not_change_the_random_state(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     def noisy(logits: torch.Tensor) -> torch.Tensor:
@@ -53,18 +53,16 @@ def test_a_model_that_draws_random_numbers_leaves_the_random_state_alone(
     assert report.mean > 0.1
 
 
-def test_only_the_columns_that_are_needed_go_through_the_head(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_the_head_computes_only_the_columns_that_are_needed(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
-    seen = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    shapes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
     tokens = TeacherForcedScorer(ScoringConfig(batch_size=8)).score_batch(model, model, prompts, tokenizer).tokens
     width = max(len(t.ids) - 1 for t in tokens) - min(t.prompt_len - 1 for t in tokens)
-    assert {shape[:2] for shape in seen} == {(8, width)}
-    seen.clear()
+    assert {shape[:2] for shape in shapes} == {(8, width)}
+    shapes.clear()
     TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(model, model, prompts, tokenizer)
-    assert sorted({shape[:2] for shape in seen}) == sorted({(1, len(t.ids)) for t in tokens})
+    assert sorted({shape[:2] for shape in shapes}) == sorted({(1, len(t.ids)) for t in tokens})
 
 
 class Fixed(torch.nn.Module):
@@ -86,10 +84,10 @@ def one_ulp_below(value: float, dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest"])
-def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(
+def test_another_first_choice_is_a_flip_unless_it_is_a_tie_within_rounding(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype, preset: str
 ) -> None:
-    """A margin of 1.5 nats is no rounding error, in whatever precision."""
+    """In every precision, a margin of 1.5 nats is more than a rounding error."""
     flips = {}
     for second in (18.5, one_ulp_below(20.0, dtype)):
         logits = torch.zeros(97, dtype=dtype)
@@ -101,7 +99,7 @@ def test_a_first_choice_flips_unless_it_is_a_tie_within_rounding(
     assert list(flips.values()) == [1.0, 0.0]
 
 
-def test_a_module_with_state_but_no_parameters_will_do(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_module_without_parameters_can_be_scored(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     class Unigram(torch.nn.Module):
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.zeros(97).index_fill(0, torch.tensor([5, 6]), 3.0).expand(*ids.shape, 97)
@@ -118,20 +116,20 @@ def test_a_module_with_state_but_no_parameters_will_do(prompts: list[Prompt], to
         (lambda x: None, "NoneType"),
     ],
 )
-def test_other_outputs_are_refused_with_what_was_expected(
+def test_errors_on_other_outputs_say_what_was_expected(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, wrap: Callable[[torch.Tensor], object], shown: str
 ) -> None:
     with pytest.raises(PotError, match=rf"the candidate's forward returned {shown} for token ids .* expected logits"):
         TeacherForcedScorer().score_batch(tiny(), Returning(tiny(), wrap), prompts, tokenizer)
 
 
-def test_what_is_no_model_is_refused(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_an_argument_that_is_not_a_model_is_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"the candidate is str, not a model: give a torch\.nn\.Module"):
         TeacherForcedScorer().score_batch(tiny(), "gpt2", prompts, tokenizer)
 
 
 class Uniform:
-    """An engine that never heard of torch: every token is as likely as any other."""
+    """An engine without torch, for which all tokens are equally likely."""
 
     max_positions = 40
     label = "nowhere"
@@ -167,7 +165,7 @@ def test_any_engine_can_be_scored_against_any_other(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, top_k: int | None
 ) -> None:
     assert isinstance(Uniform(), Engine)
-    flat = tiny(scale=0.0)  # zero weights: the same uniform distribution, by another road
+    flat = tiny(scale=0.0)  # zero weights give the same uniform distribution
     for reference, candidate in ((Uniform(), flat), (flat, Uniform())):
         report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(
             reference, candidate, [*prompts[:4], "drawn"], tokenizer
@@ -176,7 +174,7 @@ def test_any_engine_can_be_scored_against_any_other(
         assert "nowhere" in report.labels
 
 
-def test_precision_and_device_are_given_to_a_copy(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_another_precision_is_given_to_a_copy_of_the_model(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     scorer = TeacherForcedScorer(ScoringConfig(dtype="float64"))
     report = scorer.score_batch(model, changed(model), prompts, tokenizer)
@@ -184,13 +182,13 @@ def test_precision_and_device_are_given_to_a_copy(prompts: list[Prompt], tokeniz
     assert model.dtype == torch.float32
     half = tiny("llama").bfloat16()
     report = TeacherForcedScorer().score_batch(model, half, prompts, tokenizer)
-    assert report.labels[1] == "float32 on cpu"  # upcast: bf16 is slow, or rounds its own way, on a CPU
+    assert report.labels[1] == "float32 on cpu"  # upcast: on a CPU, bf16 is slow or rounds differently
     assert half.dtype == torch.bfloat16
     exact = TeacherForcedScorer().score_batch(model, tiny("llama").bfloat16().float(), prompts, tokenizer)
     np.testing.assert_array_equal(report.scores, exact.scores)
 
 
-def half_but_for_one() -> PreTrainedModel:
+def mostly_half_precision() -> PreTrainedModel:
     model: Any = tiny("mamba").bfloat16()
     for layer in model.backbone.layers:
         layer.mixer.A_log.data = layer.mixer.A_log.data.float()
@@ -199,31 +197,31 @@ def half_but_for_one() -> PreTrainedModel:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of models on a CPU")
-def test_half_precision_is_upcast_also_where_a_parameter_is_not_in_it() -> None:
-    """As Mamba keeps its decay rates in float32; and all of it is converted where that is asked for."""
-    with TorchEngine.opened(half_but_for_one(), "candidate", ScoringConfig()) as engine:
+def test_half_precision_is_upcast_even_if_one_parameter_is_float32() -> None:
+    """Mamba keeps its decay rates in float32. A dtype in the configuration converts all parameters."""
+    with TorchEngine.opened(mostly_half_precision(), "candidate", ScoringConfig()) as engine:
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
-    with TorchEngine.opened(half_but_for_one(), "candidate", ScoringConfig(dtype="bfloat16")) as engine:
+    with TorchEngine.opened(mostly_half_precision(), "candidate", ScoringConfig(dtype="bfloat16")) as engine:
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there_is_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_missing_device_is_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"the device 'cuda' cannot be used on this machine: .* Use 'auto' or 'cpu'"):
         TeacherForcedScorer(ScoringConfig(device="cuda")).score_batch(tiny(), tiny(), prompts, tokenizer)
 
 
-def test_autocast_is_used_where_asked(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_use_amp_runs_the_model_with_autocast(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     report = TeacherForcedScorer(ScoringConfig(use_amp=True)).score_batch(model, model, prompts, tokenizer)
     assert report.labels[0] == "float32 with autocast on cpu"
-    seen = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    dtypes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
     TeacherForcedScorer(ScoringConfig(use_amp=True)).score_batch(model, model, prompts, tokenizer)
-    assert set(seen) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
 
 
-def test_reductions_are_chunked_without_a_seam(
+def test_chunked_reductions_give_the_same_figures(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = tiny(), changed(tiny())
@@ -241,7 +239,7 @@ def test_the_engine_satisfies_its_protocol() -> None:
 
 
 class Tabled(torch.nn.Module):
-    """Makes a table in its first forward and writes into it in each."""
+    """Creates a table in its first forward pass and writes to it in every pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,7 +253,7 @@ class Tabled(torch.nn.Module):
         return logits
 
 
-def test_what_a_users_module_makes_while_it_is_scored_is_still_of_use(
+def test_tensors_that_a_module_creates_while_it_is_scored_can_be_used_later(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = Tabled()

@@ -1,4 +1,4 @@
-"""What is taken from a model's word: the arguments of its forward, whether it is causal, and what it must read alone."""
+"""Traits of a model: the arguments of its forward, whether it is causal, and whether it must read prompts alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ...models import ATTENTION, HEADS, VOCAB, changed, tiny
 from .test_output_layer import prophetnet
 
 
-def made(config: PretrainedConfig, scale: float = 3.0) -> PreTrainedModel:
+def build(config: PretrainedConfig, scale: float = 3.0) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
@@ -51,26 +51,26 @@ def bert(*, is_decoder: bool) -> PreTrainedModel:
         "intermediate_size": 48,
         "max_position_embeddings": 160,
     }
-    return made(BertConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=is_decoder, **sizes), scale=8.0)
+    return build(BertConfig(vocab_size=VOCAB, hidden_size=32, is_decoder=is_decoder, **sizes), scale=8.0)
 
 
 def longrope() -> PreTrainedModel:
-    """One whose angles change where a batch is longer than 48 tokens."""
+    """A model whose rotary angles change if a batch is longer than 48 tokens."""
     rope: dict[str, Any] = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     rope |= {"type": "longrope", "original_max_position_embeddings": 48}
-    return made(Phi3Config(**{**ATTENTION, "rope_scaling": rope}, original_max_position_embeddings=48, sliding_window=None))
+    return build(Phi3Config(**{**ATTENTION, "rope_scaling": rope}, original_max_position_embeddings=48, sliding_window=None))
 
 
 CAUSAL: dict[str, Callable[[], PreTrainedModel]] = {
     **{name: partial(tiny, name) for name in ("gpt2", "opt", "llama", "qwen3", "gemma3", "gemma2-softcap", "phi")},
-    "qwen2": lambda: made(Qwen2Config(**ATTENTION)),
-    "mistral": lambda: made(MistralConfig(**ATTENTION)),
-    "gemma": lambda: made(GemmaConfig(**ATTENTION, **HEADS)),
+    "qwen2": lambda: build(Qwen2Config(**ATTENTION)),
+    "mistral": lambda: build(MistralConfig(**ATTENTION)),
+    "gemma": lambda: build(GemmaConfig(**ATTENTION, **HEADS)),
     "bert, a decoder": lambda: bert(is_decoder=True),
 }
 UNKNOWN: dict[str, Callable[[], torch.nn.Module]] = {
     "bert": lambda: bert(is_decoder=False),
-    "xlnet": lambda: made(XLNetConfig(vocab_size=VOCAB, d_model=32, n_layer=2, n_head=4, d_inner=48)),
+    "xlnet": lambda: build(XLNetConfig(vocab_size=VOCAB, d_model=32, n_layer=2, n_head=4, d_inner=48)),
     "llama told not to be": lambda: tiny("llama", is_causal=False),
     "its angles depend on the length": longrope,
     "no word of it": lambda: torch.nn.Linear(2, 2),
@@ -95,45 +95,45 @@ def test_a_model_that_looks_ahead_reads_all_tokens(
     assert isinstance(other, PreTrainedModel)
     pair = model, changed(other)
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
-    found = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
+    report = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
     assert plain.mean > 0.01
-    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+    np.testing.assert_allclose(report.scores, plain.scores, atol=1e-6)
 
 
 ALONE: dict[str, Callable[[], PreTrainedModel]] = {
     "longrope": longrope,
-    "cpmant": lambda: made(
+    "cpmant": lambda: build(
         CpmAntConfig(vocab_size=VOCAB, hidden_size=32, num_attention_heads=4, dim_head=8, dim_ff=48, num_hidden_layers=2)
     ),
-    "xlm": lambda: made(XLMConfig(vocab_size=VOCAB, emb_dim=32, n_layers=2, n_heads=4)),
+    "xlm": lambda: build(XLMConfig(vocab_size=VOCAB, emb_dim=32, n_layers=2, n_heads=4)),
     "prophetnet": prophetnet,
 }
 
 
 @pytest.mark.parametrize("name", ALONE)
-def test_what_depends_on_its_neighbours_is_read_alone(
+def test_a_model_whose_scores_depend_on_the_batch_reads_prompts_alone(
     name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Prompts shorter and longer than 48 tokens, and one that is just as long."""
+    """Prompts shorter than, longer than and exactly as long as 48 tokens."""
     pair = ALONE[name](), changed(ALONE[name]())
     texts = [*prompts, Prompt("x" * 45, "abc"), Prompt("x" * 46, "abc"), Prompt("x" * 90, " and on")]
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, texts, tokenizer)
     for fields in ({"batch_size": 8}, {"batch_size": "auto"}, {"batch_size": 1}):
-        found = TeacherForcedScorer(ScoringConfig(top_k=None, **fields)).score_batch(*pair, texts, tokenizer)
-        # On some CPUs the yardstick's own rounding comes to 3e-6 with CPM-Ant; read beside others, the scores are off by 1e-2.
-        np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6, rtol=1e-5)
+        report = TeacherForcedScorer(ScoringConfig(top_k=None, **fields)).score_batch(*pair, texts, tokenizer)
+        # On some CPUs, CPM-Ant's plain scores round by 3e-6; read in one batch with others, its scores are off by 1e-2.
+        np.testing.assert_allclose(report.scores, plain.scores, atol=1e-6, rtol=1e-5)
 
 
 def test_short_prompts_of_a_longrope_model_share_a_forward(tokenizer: PreTrainedTokenizerFast) -> None:
     model = longrope()
-    seen: list[int] = []
-    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    batch_sizes: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: batch_sizes.append(len(inputs[0])))
     TeacherForcedScorer(ScoringConfig(batch_size=4)).record(model, [Prompt("abc" * n, "xyz") for n in (1, 2, 3, 4)], tokenizer)
-    assert seen == [4]
+    assert batch_sizes == [4]
 
 
 class Wrapping(torch.nn.Module):
-    """A user's own: what it does with the rest, nobody knows."""
+    """A user's module that may do anything with its other arguments."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Wrapping(torch.nn.Module):
         return self.module(ids, attention_mask=attention_mask)
 
 
-def test_the_arguments_that_a_forward_hands_on() -> None:
+def test_accepted_arguments_are_those_that_the_forward_uses() -> None:
     llama = tiny("llama")
     compiled, wrapped = (cast(torch.nn.Module, torch.compile(model, backend="eager")) for model in (llama, Wrapping(llama)))
     named = set(inspect.signature(llama.forward).parameters) - {"kwargs"}
@@ -152,15 +152,15 @@ def test_the_arguments_that_a_forward_hands_on() -> None:
     assert accepted(Wrapping(llama)) == {"ids", "attention_mask"}
     assert accepted(torch.nn.DataParallel(llama)) == set()
     assert accepted(wrapped) == {"ids", "attention_mask"}
-    assert "use_cache" in accepted(made(GraniteMoeConfig(**ATTENTION, num_local_experts=4)))
+    assert "use_cache" in accepted(build(GraniteMoeConfig(**ATTENTION, num_local_experts=4)))
 
 
-def test_a_compiled_model_makes_the_logits_that_are_needed(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_compiled_model_computes_only_the_logits_that_are_needed(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny("llama")
     texts = [Prompt("abc" * 20, "xyz"), Prompt("abc" * 20, "uvw")]
-    seen = []
-    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    shapes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
     compiled = torch.compile(model, backend="eager")
     report = TeacherForcedScorer().score_batch(model, compiled, texts, tokenizer)
     assert report.max < 1e-6
-    assert {shape[:2] for shape in seen} == {(2, 3)}
+    assert {shape[:2] for shape in shapes} == {(2, 3)}

@@ -1,4 +1,4 @@
-"""Logits where they are needed and nowhere else, and the model's own wherever it does more than multiply."""
+"""We compute only the logits that are needed, and use the model's own logits if it does more than multiply."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCALED: dict[str, Callable[[], PretrainedConfig]] = {
 
 
 def scaled(name: str) -> PreTrainedModel:
-    """Scaled by much, and not flat all the same."""
+    """A model with strongly scaled logits whose distributions are not flat."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(SCALED[name]()).eval()
@@ -45,7 +45,7 @@ def scaled(name: str) -> PreTrainedModel:
 
 
 def is_split(model: torch.nn.Module, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, **fields: Any) -> bool:
-    """Whether the engine makes the logits itself, once it has seen the model run."""
+    """Whether the engine computes the logits itself after its first run of the model."""
     scorer = TeacherForcedScorer(ScoringConfig(**fields))
     tokens = scorer.record(tiny(), prompts, tokenizer).tokens
     with TorchEngine.opened(model, "reference", scorer.config) as engine:
@@ -55,7 +55,7 @@ def is_split(model: torch.nn.Module, prompts: list[Prompt], tokenizer: PreTraine
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_an_architecture_that_ends_in_a_product_is_split(
+def test_an_architecture_that_ends_in_a_matrix_product_is_split(
     name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     assert is_split(tiny(name), prompts, tokenizer)
@@ -63,7 +63,7 @@ def test_an_architecture_that_ends_in_a_product_is_split(
 
 @pytest.mark.parametrize("fields", [{}, {"dtype": "bfloat16"}, {"top_k": None}, {"top_k": 20, "tail": "renormalise"}])
 @pytest.mark.parametrize("name", SCALED)
-def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(
+def test_a_logit_scale_also_applies_to_a_split_model(
     name: str,
     fields: dict[str, Any],
     prompts: list[Prompt],
@@ -80,23 +80,23 @@ def test_what_is_done_to_each_logit_is_done_to_those_that_are_made_apart(
     np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if "dtype" in fields else 1e-6)
 
 
-def test_the_last_token_is_read_only_where_the_model_might_need_it(
+def test_the_last_token_is_read_only_if_the_model_might_need_it(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """What predicts nothing costs nothing; but of a module that is not known nobody can tell."""
-    read: dict[str, list[int]] = {}
+    """The last token predicts nothing, so we skip it; but a module that we do not know may need it."""
+    lengths_by_name: dict[str, list[int]] = {}
     for name, model in {"known": tiny(), "own": shifted(tiny())}.items():
-        lengths = read[name] = []
+        lengths = lengths_by_name[name] = []
         model.get_input_embeddings().register_forward_pre_hook(lambda _, ids, to=lengths: to.append(ids[0].shape[1]))
         report = TeacherForcedScorer(ScoringConfig(batch_size=1)).score_batch(tiny(), model, prompts, tokenizer)
     longest_first = sorted((len(tokens.ids) for tokens in report.tokens), reverse=True)
-    assert read == {"known": [length - 1 for length in longest_first], "own": longest_first}
+    assert lengths_by_name == {"known": [length - 1 for length in longest_first], "own": longest_first}
 
 
 def shifted(model: PreTrainedModel) -> PreTrainedModel:
-    """A class of a user's own, with another forward."""
+    """A user's subclass with another forward."""
 
-    class Shifted(type(model)):  # type: ignore[misc]  # a class is made of whatever the model is
+    class Shifted(type(model)):  # type: ignore[misc]  # the base class is known only at run time
         def forward(self, *arguments: Any, **named: Any) -> Any:
             output = super().forward(*arguments, **named)
             output.logits = output.logits.roll(1, dims=-1)
@@ -116,8 +116,8 @@ def hooked_layer(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def capped_unannounced(model: PreTrainedModel) -> PreTrainedModel:
-    """Its configuration is silent: only running it shows what it does."""
+def with_hidden_soft_cap(model: PreTrainedModel) -> PreTrainedModel:
+    """Its configuration does not mention the soft cap; only a run shows it."""
     forward = type(model).forward
 
     class Capped(type(model)):  # type: ignore[misc]  # as above
@@ -132,7 +132,7 @@ def capped_unannounced(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def prophetnet() -> PreTrainedModel:
-    """Its last layer is given states for this token and the next, [batch, 2, length, d]."""
+    """Its last layer gets states for this token and the next one, [batch, 2, length, d]."""
     sizes: dict[str, Any] = {
         "num_decoder_layers": 2,
         "num_encoder_layers": 1,
@@ -149,7 +149,7 @@ def prophetnet() -> PreTrainedModel:
 
 
 def chameleon() -> PreTrainedModel:
-    """It writes over the logits of the ids that stand for parts of images, in the tensor that its last layer returned."""
+    """It overwrites the logits of image ids, in the tensor that its last layer returned."""
     names = {"<image>": VOCAB - 1, **{f"IMGIMG{chr(65 + i)}Z": 40 + i for i in range(20)}}
     images = {"embed_dim": 8, "num_embeddings": 20, "latent_channels": 8, "resolution": 32, "base_channels": 32}
     config = ChameleonConfig(
@@ -161,9 +161,9 @@ def chameleon() -> PreTrainedModel:
     return model
 
 
-LEFT_WHOLE: dict[str, Callable[[], PreTrainedModel]] = {
+NOT_SPLIT: dict[str, Callable[[], PreTrainedModel]] = {
     "ids that are never said, written over in place": chameleon,
-    "soft cap that no configuration tells of": lambda: capped_unannounced(tiny("llama")),
+    "soft cap that no configuration tells of": lambda: with_hidden_soft_cap(tiny("llama")),
     "other states than one per token": prophetnet,
     "a field on logits that is not known": lambda: tiny("llama", logit_shift=2.0),
     "a field on logits that is no number": lambda: tiny("llama", logit_scale="inv_sqrt_d_model"),
@@ -182,15 +182,17 @@ def _with_own_forward(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("kind", LEFT_WHOLE)
-def test_a_model_that_does_more_is_left_whole(kind: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
-    """And is scored as by the plain road."""
-    model = LEFT_WHOLE[kind]()
+@pytest.mark.parametrize("kind", NOT_SPLIT)
+def test_a_model_that_does_more_than_multiply_is_not_split(
+    kind: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Its scores equal those of the unoptimised path."""
+    model = NOT_SPLIT[kind]()
     assert not is_split(model, prompts, tokenizer)
     pair = model, tiny("llama")
-    found = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
+    report = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=8)).score_batch(*pair, prompts, tokenizer)
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
-    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+    np.testing.assert_allclose(report.scores, plain.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -210,17 +212,17 @@ def test_splitting_changes_no_score(
     monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
     whole = scorer.score_batch(*pair, prompts, tokenizer)
     assert whole.mean > 0
-    # Products of other shapes are rounded otherwise: to 1 in 2^24 of a logit, or 1 in 2^8 in half precision.
+    # Products of other shapes round differently: by 1 in 2^24 of a logit, or 1 in 2^8 in half precision.
     half = "use_amp" in fields or "dtype" in fields
     np.testing.assert_allclose(split.scores, whole.scores, atol=0.02 if half else 1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("name", ["llama", "phi", "gemma2-softcap"])
-def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(
+def test_computing_only_the_rows_of_compared_ids_changes_no_figure(
     name: str, temperature: float, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Live and recorded, and every figure of the report."""
+    """For live and recorded references, and for every figure of the report."""
     pair = tiny(name), changed(tiny(name))
     scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20, temperature=temperature))
 
@@ -242,7 +244,7 @@ def test_the_rows_of_the_compared_ids_give_what_the_whole_layer_gives(
         assert ours.candidate_probability == pytest.approx(theirs.candidate_probability, abs=1e-5)
 
 
-def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(
+def test_a_candidates_layer_multiplies_only_the_rows_of_compared_ids(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
     model = tiny("llama", vocab_size=5000)
@@ -253,18 +255,18 @@ def test_a_candidates_layer_multiplies_no_more_rows_than_ids_are_compared(
     n = sum(t.n_positions for t in tokens)
     with TorchEngine.opened(model, "candidate", scorer.config) as engine:
         engine.at(tokens, top)  # the first run also shows that the model can be split
-        with FlopCounterMode(display=False) as counted:
+        with FlopCounterMode(display=False) as counter:
             engine.at(tokens, top)
     ids = {*top.ravel().tolist(), *(token for t in tokens for token in t.targets)}
-    assert head_flops(counted) == 2 * n * 32 * len(ids)
+    assert head_flops(counter) == 2 * n * 32 * len(ids)
     assert len(ids) < 2500
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2-softcap"])
-def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(
+def test_rows_are_not_used_if_the_layer_multiplies_by_other_weights(
     name: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where a library tries a quantisation in ``nn.Linear``, for all instances."""
+    """For example, a library may patch ``nn.Linear`` to try a quantisation."""
     model = tiny(name)
     scorer = TeacherForcedScorer(ScoringConfig.preset("fastest", top_k=20))
     baseline = scorer.record(model, prompts, tokenizer)
@@ -277,14 +279,14 @@ def test_rows_are_not_taken_from_a_layer_that_multiplies_by_something_else(
         return torch.nn.functional.linear(states, torch.round(layer.weight / step) * step, layer.bias)
 
     monkeypatch.setattr(torch.nn.Linear, "forward", rounded)
-    found = scorer.score_baseline(baseline, model, tokenizer)
+    report = scorer.score_baseline(baseline, model, tokenizer)
     monkeypatch.setattr(OutputLayer, "of", lambda *_: None)
     whole = scorer.score_baseline(baseline, model, tokenizer)
     assert whole.mean > 1e-4
-    np.testing.assert_allclose(found.scores, whole.scores, atol=1e-6)
+    np.testing.assert_allclose(report.scores, whole.scores, atol=1e-6)
 
 
-def test_a_bias_and_hooks_inside_the_model_count(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_bias_and_hooks_inside_the_model_change_the_score(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     reference, candidate = tiny("phi"), tiny("phi")
     with torch.no_grad():
         candidate.lm_head.bias[17] += 3.0
@@ -295,7 +297,7 @@ def test_a_bias_and_hooks_inside_the_model_count(prompts: list[Prompt], tokenize
 
 
 class Largest(TorchDispatchMode):
-    """Notes the most elements of any tensor that an operation makes."""
+    """Records the size of the largest tensor that an operation creates."""
 
     elements = 0
 
@@ -309,7 +311,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("preset", ["balanced", "fastest"])
-def test_no_tensor_of_all_positions_and_the_whole_vocabulary(
+def test_no_tensor_has_all_positions_and_the_whole_vocabulary(
     preset: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pytest_pot.engines.pytorch.output_layer._LOGITS_PER_CHUNK", {"cpu": 1})
@@ -321,24 +323,26 @@ def test_no_tensor_of_all_positions_and_the_whole_vocabulary(
     assert 64 * 5000 < 16 * 16 * 5000
 
 
-def test_the_output_layer_sees_needed_positions_only(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_output_layer_reads_only_the_positions_that_are_needed(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
+) -> None:
     model = tiny("llama")
     scorer = TeacherForcedScorer(ScoringConfig(batch_size=len(prompts), top_k=10))
     tokens = scorer.record(model, prompts, tokenizer).tokens
     with TorchEngine.opened(model, "reference", scorer.config) as engine:
         engine.top_k(tokens, 10)  # the first run also shows that the model can be split
-        with FlopCounterMode(display=False) as counted:
+        with FlopCounterMode(display=False) as counter:
             engine.top_k(tokens, 10)
-    assert head_flops(counted) == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
+    assert head_flops(counter) == 2 * sum(t.n_positions for t in tokens) * 32 * VOCAB
 
 
-def head_flops(counted: FlopCounterMode) -> int:
-    flops = counted.get_flop_counts()
+def head_flops(counter: FlopCounterMode) -> int:
+    flops = counter.get_flop_counts()
     return sum(flops["Global"].values()) - sum(flops["LlamaForCausalLM.model"].values())
 
 
 class CountsFromTheEnd(torch.nn.Module):
-    """A user's own, to which ``logits_to_keep`` is a number."""
+    """A user's module that takes ``logits_to_keep`` as a number."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
@@ -350,9 +354,9 @@ class CountsFromTheEnd(torch.nn.Module):
 
 
 @pytest.mark.parametrize("continuation", ["c", "cde"])
-def test_a_users_own_forward_is_not_asked_for_columns(continuation: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_users_forward_does_not_get_logits_to_keep(continuation: str, tokenizer: PreTrainedTokenizerFast) -> None:
     pair = CountsFromTheEnd(tiny("llama")), CountsFromTheEnd(changed(tiny("llama")))
     prompts = [Prompt("ab", continuation)]
-    found = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
+    report = TeacherForcedScorer(ScoringConfig(top_k=None)).score_batch(*pair, prompts, tokenizer)
     plain = TeacherForcedScorer(ScoringConfig.preset("original")).score_batch(*pair, prompts, tokenizer)
-    np.testing.assert_allclose(found.scores, plain.scores, atol=1e-6)
+    np.testing.assert_allclose(report.scores, plain.scores, atol=1e-6)

@@ -1,4 +1,4 @@
-"""From logits to cells: as exact as float64 over the whole vocabulary, wherever the mass is."""
+"""Cells are as exact as float64 over the whole vocabulary, wherever the probability mass is."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pytest_pot.engines.pytorch.output_layer import Logits
 from pytest_pot.engines.pytorch.reduction import _likeliest, reduce_rows
 from pytest_pot.scoring.metrics import position_divergences
 
-VOCAB = 10_000  # so many that the tail is summed in float32
+VOCAB = 10_000  # large enough that the tail is summed in float32
 EPS = torch.finfo(torch.float32).eps
 
 
-def reduced(
+def top_k_of(
     logits: torch.Tensor, select: int | torch.Tensor | None, first: int | None = None, temperature: float = 1.0
 ) -> TopK:
     targets = torch.arange(len(logits)) * 7
     return reduce_rows(Logits(logits), targets, select=select, first=first, temperature=temperature, eps=EPS)
 
 
-def exactly(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> tuple[Floats, Floats]:
+def float64_cells(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> tuple[Floats, Floats]:
     """Log-probabilities at ``ids`` and of all other ids together, in float64."""
     wide = logits.double() / temperature
     log_probs = wide.log_softmax(-1)
@@ -30,7 +30,7 @@ def exactly(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -
     return log_probs.gather(-1, ids).numpy(), others.logsumexp(-1).numpy()
 
 
-def of_kind(kind: str) -> torch.Tensor:
+def logits_of_kind(kind: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, VOCAB, generator=generator) * 3
     if kind == "peaked":
@@ -42,10 +42,10 @@ def of_kind(kind: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("kind", ["as models speak", "peaked", "all but certain"])
-def test_cells_are_those_of_float64(kind: str, temperature: float) -> None:
-    logits = of_kind(kind)
-    top = reduced(logits, 50, temperature=temperature)
-    log_probs, log_tail = exactly(logits, torch.from_numpy(top.ids), temperature)
+def test_cells_equal_those_of_float64(kind: str, temperature: float) -> None:
+    logits = logits_of_kind(kind)
+    top = top_k_of(logits, 50, temperature=temperature)
+    log_probs, log_tail = float64_cells(logits, torch.from_numpy(top.ids), temperature)
     assert top.log_tail is not None
     np.testing.assert_allclose(top.log_probs, log_probs, atol=2e-7, rtol=1e-12)
     np.testing.assert_allclose(top.log_tail, log_tail, atol=2e-6)
@@ -53,40 +53,40 @@ def test_cells_are_those_of_float64(kind: str, temperature: float) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_divergences_of_a_candidate_that_has_its_mass_elsewhere(temperature: float) -> None:
-    reference = of_kind("as models speak")
-    p = reduced(reference, 50, temperature=temperature)
+def test_divergences_are_exact_if_the_candidates_mass_is_elsewhere(temperature: float) -> None:
+    reference = logits_of_kind("as models speak")
+    p = top_k_of(reference, 50, temperature=temperature)
     ids = torch.from_numpy(p.ids)
     for candidate in (reference.flip(-1), reference.scatter_add(-1, ids, torch.full(ids.shape, -12.0)), reference + 1e-4):
-        q = reduced(candidate, ids, temperature=temperature)
-        found = position_divergences(p, q, "bucket")
+        q = top_k_of(candidate, ids, temperature=temperature)
+        divergences = position_divergences(p, q, "bucket")
         exact_p, exact_q = (
             np.concatenate([cells, tail[:, None]], axis=1)
-            for cells, tail in (exactly(logits, ids, temperature) for logits in (reference, candidate))
+            for cells, tail in (float64_cells(logits, ids, temperature) for logits in (reference, candidate))
         )
         kl = (np.exp(exact_p) * (exact_p - exact_q)).sum(axis=1)
-        np.testing.assert_allclose(found["kl"], np.maximum(kl, 0), atol=1e-6, rtol=1e-6)
-        np.testing.assert_allclose(found["tv"], 0.5 * np.abs(np.exp(exact_p) - np.exp(exact_q)).sum(axis=1), atol=1e-6)
-        assert all((found[name] >= 0).all() for name in ("tv", "jsd", "kl", "kl_reverse"))
+        np.testing.assert_allclose(divergences["kl"], np.maximum(kl, 0), atol=1e-6, rtol=1e-6)
+        np.testing.assert_allclose(divergences["tv"], 0.5 * np.abs(np.exp(exact_p) - np.exp(exact_q)).sum(axis=1), atol=1e-6)
+        assert all((divergences[name] >= 0).all() for name in ("tv", "jsd", "kl", "kl_reverse"))
 
 
-def test_equal_logits_are_equal_to_the_last_bit_in_whatever_company() -> None:
-    logits = of_kind("as models speak")
-    p = reduced(logits, 50)
+def test_equal_logits_give_bit_identical_results_in_any_batch() -> None:
+    logits = logits_of_kind("as models speak")
+    p = top_k_of(logits, 50)
     assert p.ids is not None
     assert p.log_tail is not None
-    together = reduced(logits, torch.from_numpy(p.ids))
+    together = top_k_of(logits, torch.from_numpy(p.ids))
     assert all(not values.any() for values in position_divergences(p, together, "bucket").values())
     for row in range(len(logits)):
-        alone = reduced(logits[row : row + 1], torch.from_numpy(p.ids[row : row + 1]))
+        alone = top_k_of(logits[row : row + 1], torch.from_numpy(p.ids[row : row + 1]))
         np.testing.assert_array_equal(alone.log_probs[0], p.log_probs[row])
         assert alone.log_tail is not None
         assert alone.log_tail[0] == p.log_tail[row]
 
 
-def test_the_whole_vocabulary_is_in_float64() -> None:
-    logits = of_kind("peaked")
-    top = reduced(logits, None, first=VOCAB)
+def test_the_whole_vocabulary_is_reduced_in_float64() -> None:
+    logits = logits_of_kind("peaked")
+    top = top_k_of(logits, None, first=VOCAB)
     np.testing.assert_allclose(top.log_probs, logits.double().log_softmax(-1).numpy(), rtol=1e-13, atol=1e-13)
 
 

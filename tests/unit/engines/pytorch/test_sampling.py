@@ -1,4 +1,4 @@
-"""Prompts without a continuation: drawn from the reference at temperature 1, from the whole distribution, reproducibly."""
+"""Missing continuations are sampled from the reference's whole distribution at temperature 1, reproducibly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Plain(torch.nn.Module):
         return logits
 
 
-def drawn(
+def sample(
     model: torch.nn.Module, prompts: Sequence[str | Prompt], tokenizer: PreTrainedTokenizerFast, n: int = 8
 ) -> list[tuple[int, ...]]:
     report = TeacherForcedScorer(ScoringConfig(positions_per_prompt=n)).score_batch(model, model, prompts, tokenizer)
@@ -38,32 +38,32 @@ def drawn(
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_the_cache_changes_no_token(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_key_value_cache_changes_no_sampled_token(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(name, scale=2.0)
     prompts = ["The capital of", "x = "]
-    assert drawn(model, prompts, tokenizer) == drawn(Plain(model), prompts, tokenizer)
+    assert sample(model, prompts, tokenizer) == sample(Plain(model), prompts, tokenizer)
 
 
-def test_a_prompt_is_continued_alike_wherever_it_stands(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_order_of_prompts_changes_no_sampled_token(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny()
-    first, second = drawn(model, ["one", "two"], tokenizer)
+    first, second = sample(model, ["one", "two"], tokenizer)
     assert len(first) == len(second) == 8
-    assert drawn(model, ["two", Prompt("x", "y"), "one"], tokenizer)[::2] == [second, first]
+    assert sample(model, ["two", Prompt("x", "y"), "one"], tokenizer)[::2] == [second, first]
     assert first != second
 
 
-def test_prompts_do_not_share_their_luck(tokenizer: PreTrainedTokenizerFast) -> None:
-    """With one stream for all, models that are unsure would continue every prompt with the same words."""
+def test_each_prompt_has_its_own_random_stream(tokenizer: PreTrainedTokenizerFast) -> None:
+    """With one random stream, an uncertain model would continue every prompt with the same tokens."""
 
     class Uniform(torch.nn.Module):
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.zeros(*ids.shape, VOCAB)
 
-    first, second, third = drawn(Uniform(), ["one", "two", "three"], tokenizer)
+    first, second, third = sample(Uniform(), ["one", "two", "three"], tokenizer)
     assert len({first, second, third}) == 3
 
 
-def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_tokens_are_sampled_from_the_models_whole_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(scale=1.5)
     context = list(tokenizer("some text")["input_ids"])
     with torch.no_grad():
@@ -77,21 +77,21 @@ def test_tokens_are_drawn_from_the_models_whole_distribution(tokenizer: PreTrain
     n = 4000
     counts = Counter(sample_continuation(Plain(model), logits, context, 1, seed, CPU)[0] for seed in range(n))
     observed = np.array([counts[token] for token in range(VOCAB)]) / n
-    # Total variation of n draws from their own distribution: about sqrt(VOCAB / (2 pi n)).
+    # The total variation between n samples and their own distribution is about sqrt(VOCAB / (2 pi n)).
     assert 0.5 * np.abs(observed - probabilities).sum() < 1.5 * np.sqrt(VOCAB / (2 * np.pi * n))
 
 
 def test_the_models_own_generation_settings_and_eos_are_not_used(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny(scale=2.0)
-    plain = drawn(model, ["abc"], tokenizer, n=24)
+    plain = sample(model, ["abc"], tokenizer, n=24)
     model.generation_config.repetition_penalty = 50.0
     model.generation_config.eos_token_id = plain[0][2]
     model.generation_config.top_k = 1
-    assert drawn(model, ["abc"], tokenizer, n=24) == plain
+    assert sample(model, ["abc"], tokenizer, n=24) == plain
     assert model.generation_config.top_k == 1
 
 
-def test_the_drawn_tokens_are_those_that_are_scored(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_the_sampled_tokens_are_scored(tokenizer: PreTrainedTokenizerFast) -> None:
     model, other = tiny(), changed(tiny())
     config = ScoringConfig(positions_per_prompt=6)
     report = TeacherForcedScorer(config).score_batch(model, other, ["The end of"], tokenizer)
@@ -104,7 +104,7 @@ def test_the_drawn_tokens_are_those_that_are_scored(tokenizer: PreTrainedTokeniz
     np.testing.assert_allclose(report.divergences["delta_ce"][0], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_long_prompt_is_cut_before_it_is_continued(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_long_prompt_is_cut_before_sampling(tokenizer: PreTrainedTokenizerFast) -> None:
     config = ScoringConfig(positions_per_prompt=6, max_length=10)
     report = TeacherForcedScorer(config).score_batch(tiny(), tiny(), ["0123456789"], tokenizer)
     assert (len(report.tokens[0].ids), report.tokens[0].prompt_len, report.n_truncated) == (10, 4, 1)

@@ -1,4 +1,4 @@
-"""The statistics of latency, and the stopwatch on a clock that is told what the time is."""
+"""The statistics of latency, and the stopwatch with a simulated clock."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TWICE = LatencyLimits(max_slowdown=2)
 
 
 class Machine:
-    """Two models, each of which takes the times that it is given, one after the other, and the last one for ever."""
+    """Two models with a given series of run times each, whose last time repeats for ever."""
 
     def __init__(self, reference: Iterable[float], candidate: Iterable[float], warm_ups: int = 2) -> None:
         self.now = 0.0
@@ -38,7 +38,7 @@ class Machine:
         self.candidate = self._work("c", candidate, warm_ups)
 
     def _work(self, name: str, times: Iterable[float], warm_ups: int) -> Work:
-        series = _warmed(times, warm_ups)
+        series = _with_warm_up(times, warm_ups)
 
         def run() -> None:
             self.order += name
@@ -54,8 +54,8 @@ class Machine:
         return measure(pair, limits, watch, Measured(**options), deadline, progress)
 
 
-def _warmed(times: Iterable[float], warm_ups: int) -> Iterator[float]:
-    """``times`` after as many runs of the first as the warm-up takes of a model that is warm."""
+def _with_warm_up(times: Iterable[float], warm_ups: int) -> Iterator[float]:
+    """``times``, after repeating the first one for the warm-up runs of a model that is already warm."""
     series = iter(times)
     time = next(series)
     yield from [time] * (warm_ups + 1)
@@ -68,7 +68,7 @@ def _warmed(times: Iterable[float], warm_ups: int) -> Iterator[float]:
 
 
 def coverage_from_below(n: int, share: float, rank: int) -> float:
-    """P(x_(rank) <= quantile) by going through all 2^n outcomes of "is it at most the quantile"."""
+    """P(x_(rank) <= quantile), summed over all 2^n combinations of values at most or above the quantile."""
     hits = 0.0
     for outcome in itertools.product((True, False), repeat=n):
         if sum(outcome) >= rank:
@@ -86,13 +86,13 @@ def test_the_lower_bound_is_the_highest_order_statistic_that_covers(n: int, shar
 @pytest.mark.parametrize("share", [0.5, 0.05, 0.3])
 @pytest.mark.parametrize("n", [1, 4, 5, 10, 13])
 def test_the_upper_bound_is_the_lowest_order_statistic_that_covers(n: int, share: float) -> None:
-    # x_(rank) is at least the quantile where at most rank - 1 values are below it.
+    # x_(rank) is at least the quantile if at most rank - 1 values are below it.
     covering = [rank for rank in range(1, n + 1) if 1 - coverage_from_below(n, share, rank) >= 0.95]
     assert upper_rank(n, share) == min(covering, default=n + 1)
 
 
-def test_ranks_of_the_two_looks() -> None:
-    """What the docstring of ``checked`` says of their errors."""
+def test_the_two_looks_have_the_documented_error_rates() -> None:
+    """The error rates that the docstring of ``checked`` states."""
     assert (lower_rank(10, 0.5), lower_rank(40, 0.5)) == (2, 15)
     wrong = [1 - coverage_from_below(10, 0.5, 2), sum(math.comb(40, i) for i in range(15)) / 2**40]
     assert wrong == pytest.approx([0.011, 0.040], abs=5e-4)
@@ -100,7 +100,7 @@ def test_ranks_of_the_two_looks() -> None:
 
 
 @given(st.integers(1, 60), st.sampled_from([0.5, 0.95]))
-def test_the_bounds_lie_on_both_sides_and_mirror_each_other(n: int, share: float) -> None:
+def test_lower_and_upper_ranks_mirror_each_other(n: int, share: float) -> None:
     low, high = lower_rank(n, share), upper_rank(n, share)
     assert 0 <= low < high <= n + 1
     assert low == n + 1 - upper_rank(n, 1 - share)
@@ -109,7 +109,7 @@ def test_the_bounds_lie_on_both_sides_and_mirror_each_other(n: int, share: float
 # -- exact outcomes ----------------------------------------------------------------------------------------------------
 
 
-def test_all_equal() -> None:
+def test_equal_times_pass() -> None:
     machine = Machine([1], [1])
     report = machine.measure(TWICE)
     assert (report.verdict, report.slowdown, report.iqr) == (Outcome.PASS, 1, 0)
@@ -133,7 +133,7 @@ def test_just_above_the_limit_fails_at_the_first_look() -> None:
 
 
 def test_drift_cancels() -> None:
-    """The machine gets slower all the time, to a quarter of its speed: neither model is to blame."""
+    """The machine slows down steadily to a quarter of its speed, which is neither model's fault."""
     clock = [2.0 ** (i / 10) for i in range(20)]
     report = Machine(clock[::2], clock[1::2]).measure(LatencyLimits(max_slowdown=1.25))
     assert report.verdict is Outcome.PASS
@@ -141,18 +141,18 @@ def test_drift_cancels() -> None:
 
 
 def test_one_huge_outlier_changes_nothing() -> None:
-    calm = Machine([1], [1]).measure(TWICE)
-    shaken = Machine([1], [1, 1, 1, 1000, 1]).measure(TWICE)
-    assert (shaken.verdict, shaken.slowdown, shaken.n_pairs) == (Outcome.PASS, calm.slowdown, 10)
+    without_outlier = Machine([1], [1]).measure(TWICE)
+    with_outlier = Machine([1], [1, 1, 1, 1000, 1]).measure(TWICE)
+    assert (with_outlier.verdict, with_outlier.slowdown, with_outlier.n_pairs) == (Outcome.PASS, without_outlier.slowdown, 10)
 
 
-def test_one_lucky_run_does_not_save_a_slow_candidate() -> None:
+def test_one_fast_run_does_not_save_a_slow_candidate() -> None:
     report = Machine([1], [3, 3, 0.125, 3]).measure(TWICE)
     assert (report.verdict, report.n_pairs, report.checks[0].bound) == (Outcome.FAIL, 10, 3)
 
 
-def test_bimodal_times_take_more_pairs_and_are_told_as_they_are() -> None:
-    """Three of five runs take thrice as long: the median ratio is 3, the bound that 40 pairs give as well."""
+def test_bimodal_times_take_more_pairs_and_may_be_inconclusive() -> None:
+    """If three of five runs take three times as long, 40 pairs give the bound 1; if three of four do, they give 3."""
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
     assert report.n_pairs == 40
     assert (report.verdict, report.slowdown, report.checks[0].bound) == (Outcome.INCONCLUSIVE, 3, 1)
@@ -160,8 +160,8 @@ def test_bimodal_times_take_more_pairs_and_are_told_as_they_are() -> None:
     assert (report.verdict, report.n_pairs, report.checks[0].bound) == (Outcome.FAIL, 40, 3)
 
 
-def test_a_pass_that_is_not_clear_takes_more_pairs_too() -> None:
-    """Two of ten are above the limit by chance, as far as the first look can tell: it is not trusted to be a pass."""
+def test_an_unclear_pass_takes_more_pairs() -> None:
+    """Two of the first ten ratios are above the limit, so the first look does not decide on a pass."""
     first = [1, 1, 1, 1, 1, 1, 1, 1, 3, 3]
     report = Machine([1], [*first, *[1] * 30]).measure(TWICE)
     assert (report.verdict, report.n_pairs, report.slowdown) == (Outcome.PASS, 40, 1)
@@ -177,14 +177,14 @@ def test_too_little_time_for_ten_pairs_is_inconclusive() -> None:
     assert report.checks[0].point is None
 
 
-def test_time_that_is_up_between_the_looks_ends_in_a_look_at_what_there_is() -> None:
+def test_a_deadline_between_the_looks_decides_on_the_pairs_so_far() -> None:
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE, max_seconds=64)
     assert report.capped
     assert 10 < report.n_pairs < 40
     assert report.verdict is Outcome.INCONCLUSIVE
 
 
-def test_a_model_is_warmed_up_until_it_gets_no_faster() -> None:
+def test_the_warm_up_runs_until_a_model_gets_no_faster() -> None:
     machine = Machine([1], [16, 8, 4, 2, 1.9], warm_ups=0)
     machine.measure(TWICE)
     assert machine.order.startswith("rr" + "ccccc" + "rc")
@@ -203,44 +203,44 @@ def test_short_runs_are_repeated_and_long_ones_are_not() -> None:
     assert Machine([1], [1]).measure(TWICE).repeats == 1
 
 
-def test_each_model_is_repeated_as_its_own_runs_need() -> None:
-    """A candidate that takes a hundred times as long is told after ten pairs, not when time is up."""
+def test_each_model_has_its_own_number_of_repeats() -> None:
+    """A candidate that takes a hundred times as long fails after ten pairs, not when time is up."""
     machine = Machine([1 / 1024], [100 / 1024])
     report = machine.measure(TWICE, max_seconds=10)
     assert (report.verdict, report.n_pairs, report.slowdown, report.repeats) == (Outcome.FAIL, 10, 100, 1)
     assert machine.order.count("r") > 500
 
 
-def test_a_hiccup_in_one_of_several_short_runs_does_not_count() -> None:
-    """One run in eight takes forty times as long, in every timing: what most runs take is what is told."""
+def test_one_slow_run_among_several_short_ones_does_not_count() -> None:
+    """In every timing, one run in eight takes forty times as long; we report the time of most runs."""
     times = [1 / 256] * 7 + [40 / 256]
     report = Machine([1], times * 100).measure(LatencyLimits(budget_ms=5), alone=True)
     assert report.repeats > 8
     assert (report.verdict, report.ms_per_prompt) == (Outcome.PASS, 1000 / 256)
 
 
-def test_memory_is_measured_where_it_is_limited_and_nowhere_else() -> None:
-    """Measuring it resets a record of the process's, which is the user's."""
-    asked = []
+def test_memory_is_measured_only_if_it_is_limited() -> None:
+    """Measuring it resets the process's peak memory, which the user may want to read."""
+    calls = []
     machine = Machine([1], [1])
 
     def peak() -> PeakMemory:
-        asked.append(1)
+        calls.append(1)
         return PeakMemory(1_000_000, 1, "resident")
 
     candidate, reference = (Work(work.run, peak=peak) for work in (machine.candidate, machine.reference))
     watch = Stopwatch(lambda: machine.now)
     assert measure(Pair(candidate, reference), TWICE, watch).memory is None
-    assert not asked
+    assert not calls
     report = measure(Pair(candidate, reference), LatencyLimits(max_memory_ratio=1.5), watch)
-    assert (report.memory, report.verdict, len(asked)) == (PeakMemory(1_000_000, 1, "resident"), Outcome.PASS, 2)
+    assert (report.memory, report.verdict, len(calls)) == (PeakMemory(1_000_000, 1, "resident"), Outcome.PASS, 2)
 
 
 # -- budgets -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("limits", "name", "found"),
+    ("limits", "name", "value"),
     [
         ({"budget_ms": 300}, "ms per prompt", 250),
         ({"budget_ms": 1200, "per": "batch"}, "ms per batch", 1000),
@@ -249,24 +249,24 @@ def test_memory_is_measured_where_it_is_limited_and_nowhere_else() -> None:
         ({"min_tokens_per_s": 90}, "tokens per second", 100),
     ],
 )
-def test_a_budget_is_of_the_candidate_alone(limits: dict[str, Any], name: str, found: int) -> None:
+def test_a_budget_times_only_the_candidate(limits: dict[str, Any], name: str, value: int) -> None:
     machine = Machine([1000], [1])
     report = machine.measure(LatencyLimits(**limits), alone=True, n_prompts=4, n_tokens=100)
     [check] = report.checks
     assert (check.name, check.outcome) == (name, "pass")
-    assert (check.point, check.bound) == pytest.approx((found, found))
+    assert (check.point, check.bound) == pytest.approx((value, value))
     assert "r" not in machine.order
     assert (report.reference, report.n_pairs, report.slowdown, report.ratios) == (None, 0, None, ())
 
 
 @pytest.mark.parametrize("limits", [{"budget_ms": 200}, {"min_tokens_per_s": 110}, {"budget_ms": 200, "stat": "p95"}])
-def test_a_budget_that_is_missed(limits: dict[str, Any]) -> None:
+def test_a_missed_budget_fails(limits: dict[str, Any]) -> None:
     report = Machine([1], [1]).measure(LatencyLimits(**limits), alone=True, n_prompts=4, n_tokens=100)
     assert report.verdict is Outcome.FAIL
 
 
-def test_a_tail_is_one_of_single_runs() -> None:
-    """One run in eight takes ten times as long: nothing to the median, all to the 95th percentile."""
+def test_a_p95_budget_times_single_runs() -> None:
+    """One run in eight takes ten times as long: this changes the 95th percentile, but not the median."""
     times = [1 / 64] * 7 + [10 / 64]
     median = Machine([1], times * 100).measure(LatencyLimits(budget_ms=50), alone=True)
     tail = Machine([1], times * 100).measure(LatencyLimits(budget_ms=50, stat="p95"), alone=True)
@@ -274,18 +274,18 @@ def test_a_tail_is_one_of_single_runs() -> None:
     assert (tail.repeats, tail.checks[0].point) == (1, 10000 / 64)
 
 
-def test_all_limits_must_hold_and_the_worst_decides() -> None:
+def test_all_limits_must_hold_and_the_worst_check_decides() -> None:
     limits = LatencyLimits(budget_ms=1, max_slowdown=2, min_tokens_per_s=1e-3)
     report = Machine([1], [1]).measure(limits)
     assert [check.outcome for check in report.checks] == ["fail", "pass", "pass"]
     assert report.decisive.limit_name == "budget_ms"
 
 
-def test_memory_is_held_against_its_limits() -> None:
+def test_memory_is_compared_with_its_limits() -> None:
     limits = LatencyLimits(max_memory_mb=100, max_memory_ratio=1.5)
     peaks = PeakMemory(150_000_000, 1, "resident"), PeakMemory(120_000_000, 1, "resident")
-    found = checked(limits, Timings([], peaks[0]), Timings([], peaks[1]), 1, 1)
-    assert [(check.name, check.point, check.outcome) for check in found] == [
+    checks = checked(limits, Timings([], peaks[0]), Timings([], peaks[1]), 1, 1)
+    assert [(check.name, check.point, check.outcome) for check in checks] == [
         ("MB of memory", 150, "fail"),
         ("memory ratio", 1.25, "pass"),
     ]
@@ -304,17 +304,17 @@ def test_memory_is_held_against_its_limits() -> None:
         ({"budget_ms": 1, "stat": "mean"}, "stat='mean' is not one of 'median', 'p95'"),
     ],
 )
-def test_limits_that_have_no_meaning(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InvalidArgument) as caught:
+def test_wrong_limits_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgument) as error:
         LatencyLimits(**arguments)
-    assert str(caught.value).startswith(message)
+    assert str(error.value).startswith(message)
 
 
 # -- the clock and the machine -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("step", "word"), [(-1.0, "went backwards"), (0.0, "stood still")])
-def test_a_clock_that_cannot_be_trusted_is_refused(step: float, word: str) -> None:
+def test_a_clock_that_does_not_advance_is_an_error(step: float, word: str) -> None:
     machine = Machine([1], [1, 1, 1, step])
     with pytest.raises(PotError, match=f"the clock {word} while a model ran"):
         machine.measure(TWICE)
@@ -332,7 +332,7 @@ def test_the_clock_is_read_after_the_device_is_done() -> None:
     assert events == ["done", "clock", "run", "done", "clock"]
 
 
-def test_the_lead_is_timed_by_itself() -> None:
+def test_the_lead_is_timed_separately() -> None:
     machine = Machine([1], [1])
     leads = iter([5.0] * 2 + [8.0] * 10)
 
@@ -346,13 +346,13 @@ def test_the_lead_is_timed_by_itself() -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize("times", [[1], [1, 1, 0]], ids=["measured", "refused"])
-def test_garbage_collection_is_off_and_afterwards_as_it_was(enabled: bool, times: list[int]) -> None:
-    was = gc.isenabled()
+def test_garbage_collection_is_off_during_timing_and_then_restored(enabled: bool, times: list[int]) -> None:
+    before = gc.isenabled()
     machine = Machine([1], times)
-    seen: set[bool] = set()
+    states: set[bool] = set()
 
     def run() -> None:
-        seen.add(gc.isenabled())
+        states.add(gc.isenabled())
         machine.candidate.run()
 
     try:
@@ -363,34 +363,34 @@ def test_garbage_collection_is_off_and_afterwards_as_it_was(enabled: bool, times
             assert times != [1]
         assert gc.isenabled() is enabled
     finally:
-        (gc.enable if was else gc.disable)()
-    assert seen == {False}
+        (gc.enable if before else gc.disable)()
+    assert states == {False}
 
 
-# -- what is said ------------------------------------------------------------------------------------------------------
+# -- messages ---------------------------------------------------------------------------------------------------------
 
 
-def said(report: LatencyReport, limits: LatencyLimits) -> tuple[str, str]:
-    """The first and the last line."""
-    asked = LatencySettings(
+def first_and_last_line(report: LatencyReport, limits: LatencyLimits) -> tuple[str, str]:
+    """The first and the last line of the explanation."""
+    gate_settings = LatencySettings(
         gate="pot_latency",
         preset="single",
         config=ScoringConfig(),
         limits=limits,
     )
-    first, *_, last = explain(LatencyResult(asked, ("a", "b"), report)).splitlines()
+    first, *_, last = explain(LatencyResult(gate_settings, ("a", "b"), report)).splitlines()
     return first, last
 
 
-def test_a_limit_that_is_missed_by_a_hair_looks_missed() -> None:
+def test_a_narrowly_missed_limit_is_shown_with_enough_digits() -> None:
     limits = LatencyLimits(max_slowdown=1.25)
-    first, _ = said(Machine([1], [1.2503]).measure(limits), limits)
+    first, _ = first_and_last_line(Machine([1], [1.2503]).measure(limits), limits)
     assert first.startswith("pot_latency: slowdown 1.2503x > 1.25x (95% bound 1.2503x, 10 pairs; ")
 
 
-def test_noise_is_not_the_candidates_fault() -> None:
+def test_noisy_times_are_inconclusive_and_say_what_to_do() -> None:
     report = Machine([1], [1, 3, 3, 1, 3] * 8).measure(TWICE)
-    first, last = said(report, TWICE)
+    first, last = first_and_last_line(report, TWICE)
     assert first.startswith(
         "pot_latency: inconclusive: slowdown 3.00x > 2.00x, but its bound was within the limit (95% bound 1.00x, 40 pairs; "
     )
@@ -407,7 +407,7 @@ times = st.lists(st.floats(0.25, 8), min_size=40, max_size=40)
 
 @settings(deadline=None)
 @given(times, times, st.floats(0.25, 8))
-def test_whatever_the_times(reference: list[float], candidate: list[float], limit: float) -> None:
+def test_the_verdict_agrees_with_the_bound_for_any_times(reference: list[float], candidate: list[float], limit: float) -> None:
     report = Machine(reference, candidate).measure(LatencyLimits(max_slowdown=limit))
     [check] = report.checks
     assert report.n_pairs in (10, 40)
@@ -421,7 +421,7 @@ def test_whatever_the_times(reference: list[float], candidate: list[float], limi
 
 @settings(deadline=None)
 @given(times, times, st.floats(0.5, 4))
-def test_a_slower_clock_changes_nothing(reference: list[float], candidate: list[float], limit: float) -> None:
+def test_the_unit_of_time_changes_nothing(reference: list[float], candidate: list[float], limit: float) -> None:
     def verdict(unit: float) -> tuple[Outcome, int]:
         slower, faster = ([unit * time for time in series] for series in (reference, candidate))
         report = Machine(slower, faster).measure(LatencyLimits(max_slowdown=limit))
@@ -441,10 +441,10 @@ def test_a_faster_candidate_never_turns_a_pass_into_a_failure(
         assert fast.verdict is Outcome.PASS
 
 
-def simulated(slowdown: float, limit: float, noise: float, gates: int) -> dict[Outcome, float]:
-    """The share of each outcome over gates whose times are drawn log-normally, each by itself."""
+def outcome_shares(slowdown: float, limit: float, noise: float, gates: int) -> dict[Outcome, float]:
+    """The share of each outcome over simulated gates with independent, log-normal times."""
     draw = random.Random(0)
-    found = dict.fromkeys(Outcome, 0)
+    counts = dict.fromkeys(Outcome, 0)
 
     def times(typical: float) -> Iterator[float]:
         while True:
@@ -452,17 +452,17 @@ def simulated(slowdown: float, limit: float, noise: float, gates: int) -> dict[O
 
     for _ in range(gates):
         report = Machine(times(1), times(slowdown)).measure(LatencyLimits(max_slowdown=limit))
-        found[report.verdict] += 1
-    return {outcome: count / gates for outcome, count in found.items()}
+        counts[report.verdict] += 1
+    return {outcome: count / gates for outcome, count in counts.items()}
 
 
 @pytest.mark.parametrize("noise", [0.02, 0.2, 0.5])
-def test_a_candidate_at_its_very_limit_fails_as_rarely_as_is_said(noise: float) -> None:
+def test_a_candidate_exactly_at_the_limit_fails_as_rarely_as_documented(noise: float) -> None:
     # 5.1 % at most; three standard errors of 1000 gates are 2.1 %.
-    assert simulated(1.25, 1.25, noise, 1000)[Outcome.FAIL] < 0.051 + 0.021
+    assert outcome_shares(1.25, 1.25, noise, 1000)[Outcome.FAIL] < 0.051 + 0.021
 
 
-def test_the_same_model_does_not_fail_and_one_that_is_slower_does() -> None:
-    assert simulated(1.0, 1.25, 0.3, 500)[Outcome.FAIL] < 0.005
-    assert simulated(1.5, 1.25, 0.1, 500)[Outcome.FAIL] == 1
-    assert simulated(1.5, 1.25, 0.18, 500)[Outcome.FAIL] > 0.95
+def test_the_same_model_passes_and_a_slower_one_fails() -> None:
+    assert outcome_shares(1.0, 1.25, 0.3, 500)[Outcome.FAIL] < 0.005
+    assert outcome_shares(1.5, 1.25, 0.1, 500)[Outcome.FAIL] == 1
+    assert outcome_shares(1.5, 1.25, 0.18, 500)[Outcome.FAIL] > 0.95

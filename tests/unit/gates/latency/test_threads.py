@@ -1,4 +1,4 @@
-"""Fewer CPU threads where the others only wait, by a clock that a made-up run moves on."""
+"""We use fewer CPU threads if that is faster, tested with a simulated clock."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _threads() -> Iterator[None]:
 
 
 class Machine:
-    """A clock that a run moves on by what ``seconds`` says of the number of threads."""
+    """A simulated clock that a run advances by ``seconds[number of threads]``."""
 
     def __init__(self, seconds: dict[int, float]) -> None:
         self.seconds, self.now = seconds, 0.0
-        self.tried: list[int] = []
+        self.thread_counts: list[int] = []
 
     def run(self) -> None:
-        self.tried.append(TorchThreads().count)
+        self.thread_counts.append(TorchThreads().count)
         self.now += self.seconds[TorchThreads().count]
 
     @property
@@ -47,28 +47,28 @@ class Machine:
         ({1: 1.0}, 1),
     ],
 )
-def test_half_the_threads_where_that_is_faster(seconds: dict[int, float], chosen: int) -> None:
+def test_threads_are_halved_as_long_as_that_is_faster(seconds: dict[int, float], chosen: int) -> None:
     torch.set_num_threads(max(seconds))
     machine = Machine(seconds)
     with uncrowded(machine.run, machine.watch, TorchThreads()):
         assert TorchThreads().count == chosen
     assert TorchThreads().count == max(seconds)
-    assert set(machine.tried) == (set(seconds) if len(seconds) > 1 else set())
+    assert set(machine.thread_counts) == (set(seconds) if len(seconds) > 1 else set())
 
 
-def test_two_slow_runs_decide_nothing() -> None:
+def test_two_slow_runs_do_not_change_the_number_of_threads() -> None:
     torch.set_num_threads(2)
     machine = Machine({2: 1.0, 1: 1.6})
 
     def run() -> None:
-        machine.now += 30.0 * (len(machine.tried) in (2, 3))  # two of the five that are timed
+        machine.now += 30.0 * (len(machine.thread_counts) in (2, 3))  # two of the five timed runs
         machine.run()
 
     with uncrowded(run, machine.watch, TorchThreads()):
         assert TorchThreads().count == 2
 
 
-def test_threads_are_put_back_after_an_error() -> None:
+def test_an_error_restores_the_number_of_threads() -> None:
     torch.set_num_threads(2)
     machine = Machine({2: 1.0, 1: 0.1})
     with pytest.raises(ZeroDivisionError), uncrowded(machine.run, machine.watch, TorchThreads()):
@@ -76,7 +76,7 @@ def test_threads_are_put_back_after_an_error() -> None:
     assert TorchThreads().count == 2
 
 
-def test_threads_are_put_back_where_the_run_itself_fails() -> None:
+def test_a_failing_run_restores_the_number_of_threads() -> None:
     torch.set_num_threads(2)
 
     machine = Machine({2: 1.0})  # with one thread it cannot run
@@ -85,7 +85,7 @@ def test_threads_are_put_back_where_the_run_itself_fails() -> None:
     assert TorchThreads().count == 2
 
 
-def test_there_is_no_time_to_find_out() -> None:
+def test_without_enough_time_the_number_of_threads_does_not_change() -> None:
     torch.set_num_threads(2)
     machine = Machine({2: 1.0, 1: 0.5})
     with uncrowded(machine.run, machine.watch, TorchThreads(), most_s=4):

@@ -1,4 +1,4 @@
-"""What is timed of a real model: the work itself, the memory that it takes, and nothing left behind."""
+"""The timed work on a real model, and its memory."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="counted by Linux"
 SIZES: dict[str, Any] = {"vocab_size": 97, "bos_token_id": 0, "eos_token_id": 0}
 
 
-def made(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+def build(cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model: PreTrainedModel = cls(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.mul_(4)  # or else all positions say the same
+                parameter.mul_(4)  # otherwise all positions predict the same
     return model
 
 
 def gpt2() -> PreTrainedModel:
-    return made(GPT2LMHeadModel, GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=64, **SIZES))
+    return build(GPT2LMHeadModel, GPT2Config(n_layer=2, n_embd=32, n_head=2, n_positions=64, **SIZES))
 
 
 def llama() -> PreTrainedModel:
     sizes: dict[str, Any] = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    return made(LlamaForCausalLM, LlamaConfig(max_position_embeddings=64, **sizes, **SIZES))
+    return build(LlamaForCausalLM, LlamaConfig(max_position_embeddings=64, **sizes, **SIZES))
 
 
 BATCH = [Tokens((5, 6, 7, 8, 9, 0, 0, 0, 0), 5), Tokens((11, 12, 0, 0, 0, 0), 2)]
 
 
 @pytest.mark.parametrize("make", [gpt2, llama])
-def test_decoding_goes_on_with_the_cache_and_chooses_what_the_model_would(make: Callable[[], PreTrainedModel]) -> None:
+def test_decoding_uses_the_cache_and_chooses_the_models_tokens(make: Callable[[], PreTrainedModel]) -> None:
     model = make()
     expected = []
     with torch.inference_mode():
@@ -64,16 +64,16 @@ def test_decoding_goes_on_with_the_cache_and_chooses_what_the_model_would(make: 
     with TorchEngine.opened(model, "candidate", CONFIG) as engine:
         decoding = GreedyGeneration(engine, "candidate", BATCH)
         decoding.first_token()
-        chosen = [decoding.last_tokens]
+        steps = [decoding.last_tokens]
         original = decoding._keep
 
         def keep(output: object) -> None:
             original(output)
-            chosen.append(decoding.last_tokens)
+            steps.append(decoding.last_tokens)
 
         decoding._keep = keep  # type: ignore[method-assign]
         decoding.other_tokens()
-    assert torch.cat(chosen, dim=1).tolist() == expected
+    assert torch.cat(steps, dim=1).tolist() == expected
     assert lengths == [5, 1, 1, 1], "after the prompt, one token at a time"
 
 
@@ -82,29 +82,29 @@ def test_a_model_without_a_cache_cannot_be_timed_at_decoding() -> None:
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return torch.zeros(*ids.shape, 97)
 
-    with TorchEngine.opened(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as caught:
+    with TorchEngine.opened(Plain(), "candidate", CONFIG) as engine, pytest.raises(PotError) as error:
         work(engine, "candidate", BATCH, "decode", None)
-    assert str(caught.value).startswith("the candidate does not take and return a key-value cache (cache or past_key_values or")
+    assert str(error.value).startswith("the candidate does not take and return a key-value cache (cache or past_key_values or")
 
 
-def test_an_engine_of_ones_own_can_be_timed_at_scoring_alone() -> None:
+def test_a_custom_engine_can_be_timed_only_at_scoring() -> None:
     Own = namedtuple("Own", ["label"])
     with pytest.raises(PotError, match=r"the reference is a custom engine \(a server\), which can be timed with what='score'"):
         work(cast(Engine, Own("a server")), "reference", BATCH, "prefill", None)
 
 
 @pytest.mark.parametrize("what", ["score", "prefill", "decode"])
-def test_the_shapes_that_are_run(what: str) -> None:
+def test_each_kind_of_work_runs_the_expected_shapes(what: str) -> None:
     model = gpt2()
     shapes = []
     model.register_forward_hook(lambda _, args, output: shapes.append((*args[0].shape, output.logits.shape[1])))
     with TorchEngine.opened(model, "candidate", CONFIG) as engine:
-        timed = work(engine, "candidate", BATCH, what, 10)
+        task = work(engine, "candidate", BATCH, what, 10)
         assert not shapes, "nothing is run before it is timed"
-        if timed.lead is not None:
-            timed.lead()
-        timed.run()
-    # score: only the columns that predict something; prefill: all; decode: the prompt, whose last token counts, then three.
+        if task.lead is not None:
+            task.lead()
+        task.run()
+    # score: only columns that predict; prefill: all columns; decode: the prompt's last column, then three single tokens.
     assert shapes == {"score": [(2, 9, 7)], "prefill": [(2, 9, 9)], "decode": [(2, 5, 1)] + [(2, 1, 1)] * 3}[what]
 
 
@@ -112,26 +112,26 @@ HEAD = tuple(range(1, 49))
 SHARING = [Tokens((*HEAD, i, i, i, i), 50) for i in range(60, 64)]
 
 
-def lengths_read(model: PreTrainedModel) -> list[tuple[int, ...]]:
-    """The lengths of the sequences that it reads from now on; hooks on the model itself would keep it whole."""
-    read: list[tuple[int, ...]] = []
-    model.get_input_embeddings().register_forward_pre_hook(lambda _, arguments: read.append(tuple(arguments[0].shape)))
-    return read
+def record_shapes(model: PreTrainedModel) -> list[tuple[int, ...]]:
+    """The shapes of ids that the embedding reads from now on; we would not split a model with its own hooks."""
+    shapes: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].shape)))
+    return shapes
 
 
-def test_every_run_reads_all_of_every_prompt() -> None:
+def test_every_run_reads_whole_prompts() -> None:
     model = llama()
     with TorchEngine.opened(model, "candidate", CONFIG) as engine:
         same_path([engine], SHARING, 10)
-        read = lengths_read(model)
-        timed = work(engine, "candidate", SHARING, "score", 10)
-        timed.run()
-        timed.run()
-    assert read == [(4, 51)] * 2
+        shapes = record_shapes(model)
+        task = work(engine, "candidate", SHARING, "score", 10)
+        task.run()
+        task.run()
+    assert shapes == [(4, 51)] * 2
 
 
-def test_both_are_run_whole_where_one_of_them_has_to_be() -> None:
-    """Else a model is told to be slower for a hook that does nothing."""
+def test_both_models_run_unsplit_if_one_of_them_must() -> None:
+    """Otherwise a hook that does nothing would make a model look slower."""
     plain, other, hooked = llama(), llama(), llama()
     hooked.register_forward_hook(lambda *_: None)
     for candidate, split in ((other, True), (hooked, False)):
@@ -147,7 +147,7 @@ def test_both_are_run_whole_where_one_of_them_has_to_be() -> None:
 
 
 @pytest.mark.parametrize("what", ["prefill", "decode"])
-def test_an_id_outside_the_vocabulary_is_told_before_anything_is_run(what: str) -> None:
+def test_an_id_outside_the_vocabulary_is_an_error_before_any_run(what: str) -> None:
     with (
         TorchEngine.opened(gpt2(), "candidate", CONFIG) as engine,
         pytest.raises(PotError, match="the tokenizer gives id 97, but"),
@@ -156,32 +156,32 @@ def test_an_id_outside_the_vocabulary_is_told_before_anything_is_run(what: str) 
 
 
 @pytest.mark.parametrize("what", ["score", "prefill", "decode"])
-def test_memory_that_runs_out_is_told_as_such(what: str) -> None:
+def test_out_of_memory_names_the_role_and_the_device(what: str) -> None:
     model = gpt2()
     with TorchEngine.opened(model, "candidate", CONFIG) as engine:
-        timed = work(engine, "candidate", BATCH, what, 10)
+        task = work(engine, "candidate", BATCH, what, 10)
 
-        def refuse(*_: object) -> NoReturn:
+        def raise_out_of_memory(*_: object) -> NoReturn:
             raise torch.OutOfMemoryError("no room")
 
-        model.register_forward_pre_hook(refuse)
+        model.register_forward_pre_hook(raise_out_of_memory)
         with pytest.raises(OutOfMemory, match="the candidate ran out of memory on cpu: no room"):
-            (timed.lead or timed.run)()
+            (task.lead or task.run)()
 
 
-def in_pieces(megabytes: int, pieces: int, kept: list[torch.Tensor]) -> None:
-    """Hold so much three times over; something small stays behind each time."""
+def allocate_in_pieces(megabytes: int, pieces: int, small_tensors: list[torch.Tensor]) -> None:
+    """Allocate and free ``megabytes`` three times, and keep a small tensor each time."""
     for _ in range(3):
-        held = [torch.ones(megabytes * 250_000 // pieces) for _ in range(pieces)]
-        kept.append(torch.ones(1000))
-        held.clear()
+        block = [torch.ones(megabytes * 250_000 // pieces) for _ in range(pieces)]
+        small_tensors.append(torch.ones(1000))
+        block.clear()
 
 
 @on_linux
 @pytest.mark.parametrize("megabytes", [64, 256])
-def test_peak_memory_is_what_the_run_needs_above_rest_and_its_own_weights(megabytes: int) -> None:
+def test_peak_memory_is_that_of_the_run_plus_the_weights(megabytes: int) -> None:
     model = nn.Linear(1000, 1000, bias=False)
-    # Once, and gone at the end: a second time might find what was freed too small by a few bytes, and take as much again.
+    # Allocate once: a second tensor might not fit into the freed memory by a few bytes, and double the peak.
     peak = peak_of(lambda: torch.ones(megabytes * 250_000).sum(), model, torch.device("cpu"))
     assert peak is not None
     assert peak.weights == 4_000_000
@@ -189,11 +189,12 @@ def test_peak_memory_is_what_the_run_needs_above_rest_and_its_own_weights(megaby
 
 
 @on_linux
-def test_memory_that_the_allocator_keeps_for_later_hides_nothing() -> None:
-    kept: list[torch.Tensor] = []
+def test_memory_that_the_allocator_reuses_is_counted() -> None:
+    small_tensors: list[torch.Tensor] = []
     for pieces in (1, 10, 200, 1000):
-        in_pieces(100, pieces, kept)  # what is freed here is used again below, and was resident all the time
-        peak = peak_of(partial(in_pieces, 100, pieces, kept), nn.Linear(1, 1), torch.device("cpu"))
+        # The allocator keeps this memory resident, and reuses it below.
+        allocate_in_pieces(100, pieces, small_tensors)
+        peak = peak_of(partial(allocate_in_pieces, 100, pieces, small_tensors), nn.Linear(1, 1), torch.device("cpu"))
         assert peak is not None
         assert peak.bytes / 1e6 > 95
 
@@ -205,35 +206,35 @@ def test_tied_weights_are_counted_once() -> None:
     assert weights_size(model) == sum(unique.values()) + sum(buffer.nbytes for buffer in model.buffers())
 
 
-def test_the_memory_of_other_devices_is_not_guessed() -> None:
+def test_the_memory_of_other_devices_is_unknown() -> None:
     assert peak_of(lambda: None, nn.Linear(1, 1), torch.device("meta")) is None
 
 
 @on_linux
-def test_the_cache_of_keys_and_values_counts_although_a_run_before_left_one() -> None:
-    # Many narrow layers keep several times as much as any one of them computes with.
+def test_the_key_value_cache_is_counted_even_after_an_earlier_run() -> None:
+    # With many narrow layers, the cache is several times larger than the activations of any one layer.
     config = GPT2Config(n_layer=32, n_embd=64, n_head=2, n_positions=512, **SIZES)
     batch = [Tokens((*[0] * 400, *range(1, 9)), 400)] * 4
     cache = 32 * 2 * 4 * 64 * 4 * 407  # layers, keys and values, prompts, width, bytes, tokens
-    with TorchEngine.opened(made(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
-        timed = work(engine, "candidate", batch, "decode", None)
-        assert timed.lead is not None
-        timed.lead()
-        timed.run()
-        peak = timed.peak()
+    with TorchEngine.opened(build(GPT2LMHeadModel, config), "candidate", CONFIG) as engine:
+        task = work(engine, "candidate", batch, "decode", None)
+        assert task.lead is not None
+        task.lead()
+        task.run()
+        peak = task.peak()
     assert peak is not None
     assert peak.bytes - peak.weights > 0.9 * cache
 
 
-def test_every_device_that_a_model_is_on_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    waited: list[torch.device] = []
-    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(synchronize=waited.append))
+def test_every_device_of_a_model_is_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[torch.device] = []
+    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(synchronize=devices.append))
     places = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("xpu:0"), torch.device("cpu"), torch.device("meta")]
     with TorchEngine.opened(gpt2(), "candidate", CONFIG) as engine:
         parameters = [SimpleNamespace(device=place) for place in [*places, *places]]
         monkeypatch.setattr(engine.model, "parameters", lambda: iter(parameters))
         synchroniser([engine])()
-    assert sorted(map(str, waited)) == ["cuda:0", "cuda:1", "xpu:0"]
+    assert sorted(map(str, devices)) == ["cuda:0", "cuda:1", "xpu:0"]
 
 
 def test_waiting_does_not_walk_over_the_model_each_time(monkeypatch: pytest.MonkeyPatch) -> None:

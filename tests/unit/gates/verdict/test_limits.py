@@ -8,7 +8,7 @@ from pytest_pot import PotError, Verdict
 from pytest_pot.gates.verdict.limits import TOLERANCES, IdentityLimits, default_prompt_limit, distinct_limit, identity_limits
 
 
-def test_no_limit_means_half_precision() -> None:
+def test_the_default_tolerance_is_half() -> None:
     assert identity_limits("tv") == IdentityLimits(0.01, 0.1)
     assert distinct_limit("tv").min_score == 0.01
 
@@ -21,7 +21,7 @@ def test_a_tolerance_names_a_pair_of_limits(name: str) -> None:
 
 
 @pytest.mark.parametrize("metric", ["tv", "jsd", "top1_flip"])
-def test_of_a_metric_that_ends_at_1_one_prompt_always_has_a_limit_below_that(metric: str) -> None:
+def test_the_prompt_limit_of_a_metric_up_to_1_is_below_1(metric: str) -> None:
     assert default_prompt_limit(metric, 0.001) == pytest.approx(0.01)
     assert default_prompt_limit(metric, 0.08) == pytest.approx(0.31)
     for limit in (0.1, 0.3, 0.45, 0.99):
@@ -30,12 +30,12 @@ def test_of_a_metric_that_ends_at_1_one_prompt_always_has_a_limit_below_that(met
 
 
 @pytest.mark.parametrize("metric", ["kl", "kl_reverse", "delta_ce"])
-def test_of_a_metric_without_an_end_one_prompt_has_ten_times_the_limit(metric: str) -> None:
+def test_the_prompt_limit_of_an_unbounded_metric_is_ten_times_the_limit(metric: str) -> None:
     assert default_prompt_limit(metric, 0.08) == pytest.approx(0.8)
     assert default_prompt_limit(metric, 3.0) == pytest.approx(30.0)
 
 
-def test_a_limit_for_one_prompt_alone_bounds_the_mean_too() -> None:
+def test_max_prompt_score_alone_also_limits_the_mean() -> None:
     assert identity_limits("kl", max_prompt_score=0.2) == IdentityLimits(0.2, 0.2)
     assert identity_limits("kl", max_score=0.1, max_prompt_score=0.2) == IdentityLimits(0.1, 0.2)
     assert identity_limits("tv", tolerance="int8", max_prompt_score=0.2) == IdentityLimits(0.08, 0.2)
@@ -51,7 +51,7 @@ def test_limits_are_inclusive_for_same_and_exclusive_for_different() -> None:
     assert distinct_limit("tv", min_score=0).verdict(0.0, 0.0) is Verdict.SAME
 
 
-def test_what_is_not_a_number_is_never_a_pass() -> None:
+def test_nan_never_passes() -> None:
     assert IdentityLimits(0.1, 0.3).verdict(float("nan"), 0.0) is Verdict.DIFFERENT
     assert IdentityLimits(0.1, 0.3).verdict(0.0, float("nan")) is Verdict.DIFFERENT
     assert distinct_limit("tv", min_score=0).verdict(float("nan"), 0.0) is not Verdict.DIFFERENT
@@ -68,11 +68,11 @@ def test_what_is_not_a_number_is_never_a_pass() -> None:
         ({"tolerance": "fp8"}, "tolerance='fp8' is not one of 'identical', 'numeric', 'half', 'int8', 'int4'"),
     ],
 )
-def test_limits_without_a_meaning(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=r".*") as caught:
+def test_wrong_limits_are_errors(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=r".*") as error:
         identity_limits("tv", **arguments)
-    assert message in str(caught.value)
-    assert isinstance(caught.value, PotError)
+    assert message in str(error.value)
+    assert isinstance(error.value, PotError)
 
 
 def test_a_tolerance_is_a_limit_on_tv_only() -> None:

@@ -1,4 +1,4 @@
-"""Challenges: what the key decides, and from how much."""
+"""Challenge prompts: what the key decides, and how many prompts it chooses from."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def digest(prompt: Prompt) -> str:
 
 
 def test_two_parties_with_the_same_key_get_the_same_prompts() -> None:
-    """Pinned: on any machine, with any Python, in any later version."""
-    found = {(key, index): digest(challenge_prompts(key, index + 1)[index]) for key, index in DIGESTS}
-    assert found == DIGESTS
+    """The same on any machine, with any Python, in any later version."""
+    digests = {(key, index): digest(challenge_prompts(key, index + 1)[index]) for key, index in DIGESTS}
+    assert digests == DIGESTS
     every_template = "".join(digest(prompt) for prompt in challenge_prompts("spring release", 240))
     assert hashlib.sha256(every_template.encode()).hexdigest()[:16] == "6d31b861480d9a97"
 
 
-def test_another_process_gets_them_too_and_imports_nothing_heavy() -> None:
+def test_another_process_draws_the_same_prompts_and_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pytest_pot.prompts.challenges import challenge_prompts; print(challenge_prompts('k', 40));"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
@@ -69,24 +69,24 @@ def test_every_draw_is_an_hmac_of_key_index_and_slot() -> None:
         assert prompt == template.fill(values)
 
 
-def test_kinds_take_turns() -> None:
+def test_challenge_prompts_cycle_through_the_kinds() -> None:
     assert [prompt.kind for prompt in challenge_prompts("k", 24)] == KINDS * 3
 
 
-def test_in_a_sample_the_kind_of_a_prompt_says_nothing_of_the_next_ones() -> None:
-    """A table of the 64 pairs, by the chi-squared test: with kinds in turns it would be at 7 * n."""
+def test_the_kinds_in_a_sample_are_independent_of_each_other() -> None:
+    """A chi-squared test on the 64 pairs of kinds; if kinds took turns, it would give 7 * n."""
     kinds = [KINDS.index(prompt.kind or "") for prompt in challenge_sample("k", 4001)]
     n = len(kinds) - 1
-    seen = np.zeros((8, 8))
-    np.add.at(seen, (kinds[:-1], kinds[1:]), 1)
-    chi_squared = float(((seen - n / 64) ** 2 / (n / 64)).sum())
+    pair_counts = np.zeros((8, 8))
+    np.add.at(pair_counts, (kinds[:-1], kinds[1:]), 1)
+    chi_squared = float(((pair_counts - n / 64) ** 2 / (n / 64)).sum())
     assert chi_squared < 63 + 5 * (2 * 63) ** 0.5
     assert challenge_sample("k", 5) == challenge_sample("k", 11)[:5]
     assert len({prompt.text for prompt in challenge_sample("k", 500)}) == 500
     assert challenge_sample("l", 5) != challenge_sample("k", 5)
 
 
-def test_more_prompts_begin_with_the_fewer_ones() -> None:
+def test_a_longer_list_begins_with_the_shorter_one() -> None:
     assert challenge_prompts("k", 50)[:11] == challenge_prompts("k", 11)
 
 
@@ -96,8 +96,8 @@ def test_another_key_or_index_gives_another_prompt() -> None:
     assert len({prompt.continuation for prompt in prompts}) == len(prompts)
 
 
-def test_there_are_too_many_to_tune_to() -> None:
-    """Counted from the slots: each value of each makes another prompt, as the tests below say."""
+def test_there_are_too_many_prompts_to_tune_a_model_to() -> None:
+    """Counted from the slots: the tests below show that each value of a slot gives another prompt."""
     sizes = [math.prod(len(slot) for slot in template.slots.values()) for template in TEMPLATES]
     assert min(sizes) > 10**12
     assert sum(sizes) > 10**25
@@ -105,8 +105,8 @@ def test_there_are_too_many_to_tune_to() -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: f"{template.kind}-{next(iter(template.slots))}")
-def test_every_slot_matters(template: Template) -> None:
-    """Its values differ, and each leaves its mark on the prompt whatever the others are."""
+def test_every_value_of_a_slot_gives_another_prompt(template: Template) -> None:
+    """The values of a slot differ, and each gives another prompt, whatever the values of other slots are."""
     for slot, choices in template.slots.items():
         assert len(set(choices)) == len(choices)
         for base in (0, 1, -1):
@@ -140,13 +140,13 @@ OPENINGS = {
 
 
 @pytest.mark.parametrize("key", ["", " ", "\n", None, b"bytes", 7])
-def test_a_key_that_is_none_is_refused(key: Any) -> None:
+def test_a_key_that_is_blank_or_not_a_string_is_an_error(key: Any) -> None:
     with pytest.raises(ValueError, match=r"key=.*: the key of a challenge must be a string that is not empty or blank"):
         challenge_prompts(key, 1)
 
 
 @pytest.mark.parametrize("n", [0, -1, True, 2.0, "3", None])
-def test_a_number_without_prompts_is_refused(n: Any) -> None:
+def test_a_wrong_number_of_prompts_is_an_error(n: Any) -> None:
     with pytest.raises(ValueError, match=r"n=.*: the number of challenge prompts must be an integer of at least 1"):
         challenge_prompts("k", n)
 

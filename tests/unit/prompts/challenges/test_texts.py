@@ -1,4 +1,4 @@
-"""Challenges read as sensible texts, and what they state is right: everything is worked out once more from the text itself."""
+"""Challenge prompts are sensible texts, and their statements are right: we recompute each from the text itself."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def search(pattern: str, text: str, flags: int = 0) -> re.Match[str]:
 
 
 def matching(prompts: list[Prompt], kind: str, opening: str) -> list[str]:
-    """Whole texts of one template; there must be a fair number."""
+    """The whole texts of one template, of which there must be at least 15."""
     texts = [prompt.text + (prompt.continuation or "") for prompt in prompts if prompt.kind == kind]
-    found = [text for text in texts if re.search(opening, text)]
-    assert len(found) >= 15
-    return found
+    matches = [text for text in texts if re.search(opening, text)]
+    assert len(matches) >= 15
+    return matches
 
 
 def test_every_slot_is_filled(prompts: list[Prompt]) -> None:
@@ -55,14 +55,14 @@ def test_continuations_are_long_enough_for_every_preset(prompts: list[Prompt]) -
         assert len(pieces) >= 64, prompt.continuation
 
 
-def test_equations_hold(prompts: list[Prompt]) -> None:
+def test_the_equations_in_the_prompts_are_right(prompts: list[Prompt]) -> None:
     for kind in ("arithmetic", "reasoning", "structured", "dialogue"):
-        found, wrong = wrong_equations("\n".join(p.text + (p.continuation or "") for p in prompts if p.kind == kind))
-        assert found > 30
+        n_equations, wrong = wrong_equations("\n".join(p.text + (p.continuation or "") for p in prompts if p.kind == kind))
+        assert n_equations > 30
         assert not wrong
 
 
-def test_the_result_of_a_sum(prompts: list[Prompt]) -> None:
+def test_sums_and_remainders_are_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "arithmetic", "on paper"):
         a, b, c = map(int, search(r"(\d+) × (\d+) \+ (\d+) on paper", text).groups())
         assert int(search(r"The answer is (\d+)\.$", text)[1]) == a * b + c
@@ -70,7 +70,7 @@ def test_the_result_of_a_sum(prompts: list[Prompt]) -> None:
         assert [int(n) for n in ninth.groups()] == [a, a % 9, b, b % 9, a * b % 9]
 
 
-def test_the_change_on_a_bill(prompts: list[Prompt]) -> None:
+def test_the_change_on_a_bill_is_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "arithmetic", "kilos of"):
         n, p, m, q = (Fraction(value) for value in re.findall(r"\d+(?:\.\d\d)?", text)[:4])
         paid, change = search(r"pays with ([\d.]+) and is given .* = ([\d.]+) in return", text).groups()
@@ -80,7 +80,7 @@ def test_the_change_on_a_bill(prompts: list[Prompt]) -> None:
         assert abs(discount - (n * p + m * q) / 10) <= Fraction(1, 200)
 
 
-def test_the_time_of_an_arrival(prompts: list[Prompt]) -> None:
+def test_arrival_times_are_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "arithmetic", "the train from"):
         start, hours, minutes, wait, ride = search(
             r"at (\d\d:\d\d)\. It needs (\d+) h (\d+) min .* leaves (\d+) minutes later and drives for another (\d+)", text
@@ -93,7 +93,7 @@ def test_the_time_of_an_arrival(prompts: list[Prompt]) -> None:
         assert timedelta(hours=int(h), minutes=int(m)) == whole
 
 
-def test_the_ages(prompts: list[Prompt]) -> None:
+def test_ages_are_right(prompts: list[Prompt]) -> None:
     times_of = {"twice": 2, "three times": 3, "four times": 4}
     for text in matching(prompts, "reasoning", "want to start"):
         more, times, total = search(r"is (\d+) years older than .* is ([\w ]+) as old as .* they are (\d+)\.", text).groups()
@@ -104,7 +104,7 @@ def test_the_ages(prompts: list[Prompt]) -> None:
         assert int(search(r"to (\d+)\.$", text)[1]) == sum(age + years for age in (young, middle, old))
 
 
-def test_the_hour_when_a_tank_is_full(prompts: list[Prompt]) -> None:
+def test_the_time_when_a_tank_is_full_is_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "reasoning", "^An empty"):
         numbers = search(r"holds (\d+) litres.* delivers (\d+) litres a minute, but (\d+) litres", text).groups()
         volume, pump, leak = map(int, numbers)
@@ -113,7 +113,7 @@ def test_the_hour_when_a_tank_is_full(prompts: list[Prompt]) -> None:
         assert took.total_seconds() / 60 * (pump - leak) == volume
 
 
-def test_the_owners_of_the_animals_are_the_only_ones_possible(prompts: list[Prompt]) -> None:
+def test_the_owners_of_the_animals_are_the_only_solution(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "reasoning", "^Notice"):
         people = search(r"neighbours, (\w+), (\w+) and (\w+), each", text).groups()
         x, y, z = animals = search(r"one animal: a ([\w-]+), a ([\w-]+) and a ([\w-]+)\.", text).groups()
@@ -129,7 +129,7 @@ def test_the_owners_of_the_animals_are_the_only_ones_possible(prompts: list[Prom
         assert f"{w} must have the {z}" in text
 
 
-def test_years_of_a_life_and_of_a_river(prompts: list[Prompt]) -> None:
+def test_the_figures_of_a_life_and_of_a_river_are_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "fact", r"\(born"):
         born, work, age_at, moved, child = map(
             int,
@@ -145,7 +145,7 @@ def test_years_of_a_life_and_of_a_river(prompts: list[Prompt]) -> None:
         assert first + gap == second
 
 
-def test_python_does_what_it_says(prompts: list[Prompt]) -> None:
+def test_python_code_passes_its_own_tests(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "code", r"\Adef "):
         space: dict[str, Any] = {}
         exec(text, space)
@@ -178,7 +178,7 @@ def test_javascript_states_the_right_totals(prompts: list[Prompt]) -> None:
             assert sum(prices[article] * int(count) for article, count in counts) - int(voucher or 0) == int(result)
 
 
-def test_json_is_json_and_its_summary_is_right(prompts: list[Prompt]) -> None:
+def test_json_can_be_parsed_and_its_summary_is_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "structured", r"\A\{"):
         record = json.loads(text)
         levels = [row["level"] for row in record["levels"]]
@@ -197,7 +197,7 @@ def test_tables_add_up(prompts: list[Prompt]) -> None:
         assert Fraction(total[3]) == sum(Fraction(row[3]) for row in articles)
 
 
-def test_logs_go_forward_and_count_right(prompts: list[Prompt]) -> None:
+def test_logs_are_in_order_and_their_counts_are_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "structured", r"\A\d\d:\d\d INFO"):
         times = [datetime.strptime(line[:5], "%H:%M") for line in text.splitlines()]
         assert times == sorted(times)
@@ -207,7 +207,7 @@ def test_logs_go_forward_and_count_right(prompts: list[Prompt]) -> None:
         assert timedelta(minutes=took) == times[-1] - times[0]
 
 
-def test_sums_in_dialogues(prompts: list[Prompt]) -> None:
+def test_sums_in_dialogues_are_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "dialogue", "^Guest"):
         day, nights = map(int, search(r"from (\d+) \w+, for (\d+) nights", text).groups())
         assert int(search(r"leaving on (\d+) ", text)[1]) == day + nights <= 28
@@ -219,7 +219,7 @@ def test_sums_in_dialogues(prompts: list[Prompt]) -> None:
         assert abs(cost - Fraction(int(watts) * int(hours) * 30, 1000) * Fraction(rate)) <= Fraction(1, 200)
 
 
-def test_sums_in_letters(prompts: list[Prompt]) -> None:
+def test_sums_in_letters_are_right(prompts: list[Prompt]) -> None:
     for text in matching(prompts, "multilingual", "^Liebe"):
         month, year = search(r"kostet (\d+) Euro im Monat, also (\d+) Euro im Jahr", text).groups()
         assert int(month) * 12 == int(year)
