@@ -17,10 +17,10 @@ import numpy as np
 
 from pytest_pot.baseline.atomic_write import write_bytes
 from pytest_pot.baseline.file_format import FORMAT, Arrays, pack, reading_errors, unpack
+from pytest_pot.baseline.file_validation import Malformed, check_count, check_recorded, check_text, tokens_of
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
 from pytest_pot.baseline.recorded import Recorded, position_starts
-from pytest_pot.baseline.validation import Malformed, check_count, check_recorded, check_text, tokens_of
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.names import RECORDED_SUFFIX

@@ -18,7 +18,7 @@ The log-probability of an id is ``value / temperature - log_normaliser``. With F
 bytes, or ``6 k + 21`` if ids fit into 16 bits, plus its tokens and texts.
 
 A file may come from an untrusted source, so all of it is checked. safetensors checks that header, shapes and size agree before
-it allocates memory. The checksum finds accidental damage, and :mod:`pytest_pot.baseline.validation` finds forged values.
+it allocates memory. The checksum finds accidental damage, and :mod:`pytest_pot.baseline.file_validation` finds forged values.
 
 This module handles arrays and JSON only; :class:`~pytest_pot.Baseline` is converted to them and built from them.
 """
@@ -33,7 +33,7 @@ from typing import Any, NoReturn, TypeAlias
 
 import numpy.typing as npt
 
-from pytest_pot.baseline.validation import Malformed
+from pytest_pot.baseline.file_validation import Malformed, check_header, check_prompts
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.hashing import digest
 
@@ -43,20 +43,6 @@ FORMAT = 1
 """The version of the format; files of any other version are refused."""
 
 _KEY = "pytest_pot"
-_DTYPES = {
-    "tokens": ("U16", "U32"),
-    "lengths": ("U32",),
-    "ids": ("U16", "U32"),
-    "values": ("F32", "F64"),
-    "target_values": ("F32", "F64"),
-    "log_normalisers": ("F64",),
-    "log_tail": ("F64",),
-    "clear": ("U8",),
-}
-_OPTIONAL = ("ids", "log_tail")
-_MOST_TOKENS = 1 << 17
-"""The most tokens per prompt, with its continuation, that a file may claim."""
-
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """The tensors of a file by name."""
 
@@ -91,7 +77,7 @@ def unpack(path: Path) -> tuple[Arrays, dict[str, Any]]:
 
     with safe_open(str(path), framework="numpy") as file:
         document = _metadata(file)
-        arrays = _read_arrays(file, _n_prompts(document))
+        arrays = _read_arrays(file, check_prompts(document))
     if document.pop("checksum", None) != checksum(arrays, document):
         raise Malformed("its checksum is wrong")
     return arrays, document
@@ -146,42 +132,14 @@ def _metadata(file: Any) -> dict[str, Any]:
     return document
 
 
-def _n_prompts(document: Mapping[str, Any]) -> int:
-    prompts = document.get("prompts")
-    if not isinstance(prompts, list) or not prompts:
-        raise Malformed("its metadata has no list of prompts")
-    return len(prompts)
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
 def _read_arrays(file: Any, n_prompts: int) -> Arrays:
-    names = set(file.keys())
-    missing, unknown = set(_DTYPES) - set(_OPTIONAL) - names, names - set(_DTYPES)
-    if missing or unknown:
-        raise Malformed(f"the tensor {min(missing or unknown)!r} is {'missing' if missing else 'not part of a recording'}")
-    for name in names:
-        dtype = file.get_slice(name).get_dtype()
-        if dtype not in _DTYPES[name]:
-            raise Malformed(f"the tensor {name!r} has the type {dtype}, not {' or '.join(_DTYPES[name])}")
-    _check_sizes({name: tuple(file.get_slice(name).get_shape()) for name in names}, n_prompts)
-    return {name: file.get_tensor(name) for name in names}
-
-
-def _check_sizes(shapes: Mapping[str, tuple[int, ...]], n_prompts: int) -> None:
-    """Refuse impossible shapes before memory is allocated: a sparse file can claim any size."""
-    n = shapes["log_normalisers"][0] if len(shapes["log_normalisers"]) == 1 else 0
-    ids = shapes["tokens"][0] if len(shapes["tokens"]) == 1 else 0
-    per_prompt = _MOST_TOKENS * n_prompts
-    if shapes["lengths"] != (n_prompts, 3) or not 0 < n < ids <= per_prompt:
-        raise Malformed(
-            f"it claims {ids} tokens and {n} positions of {shapes['lengths'][0]} prompts, but has {n_prompts} texts"
-        )
-    for name, shape in shapes.items():
-        if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
-            raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, but there are {n} positions")
+    slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+    check_header({name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}, n_prompts)
+    return {name: file.get_tensor(name) for name in slices}
 
 
 def _json(value: object) -> str:

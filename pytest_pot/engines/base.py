@@ -21,7 +21,18 @@ if TYPE_CHECKING:  # numpy takes long to import
     from pytest_pot.core.config import ScoringConfig
     from pytest_pot.engines.distributions import Ints, TopK
 
-__all__ = ["Backend", "CpuThreads", "Engine", "Generation", "LoadedModel", "OutOfMemory", "PeakMemory", "Room", "Timeable"]
+__all__ = [
+    "Backend",
+    "CpuThreads",
+    "Engine",
+    "Generation",
+    "LoadedModel",
+    "OutOfMemory",
+    "PeakMemory",
+    "Restartable",
+    "Room",
+    "Timeable",
+]
 
 
 @runtime_checkable
@@ -83,8 +94,8 @@ class Timeable(Engine, Protocol):
     def read_whole_prompts(self) -> None:
         """Read every token of every batch from now on, instead of keeping what prompts have in common."""
 
-    def synchronise(self) -> None:
-        """Wait until the device has done all that it was asked to."""
+    def synchroniser(self) -> Callable[[], None]:
+        """A function that waits until the device has finished its work. It is called between timings, so it has to be fast."""
 
     def prefill(self, batch: Sequence[Tokens]) -> Callable[[], object]:
         """A function that runs the bare forward pass over ``batch``, with all logits; ids are on the device already."""
@@ -98,6 +109,14 @@ class Timeable(Engine, Protocol):
 
     def peak_memory(self, run: Callable[[], object]) -> PeakMemory | None:
         """The most memory in use during ``run``, the model's weights included; None where it cannot be measured."""
+
+
+@runtime_checkable
+class Restartable(Engine, Protocol):
+    """An engine that learns about its model from the batches that it runs."""
+
+    def restart(self) -> None:
+        """Forget that, so that two engines of the same weights take the same path from here and round alike."""
 
 
 class Generation(Protocol):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.validation import device_name
 from pytest_pot.engines.base import Backend, Engine, LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, call_factory
 
@@ -144,7 +145,13 @@ def _backend_of(model: object) -> Backend | None:
 def device_of(model: object) -> str | None:
     """Where ``model`` is; None where devices mean nothing to its engine."""
     backend = _backend_of(model)
-    return None if backend is None else backend.device(model)
+    try:
+        device = None if backend is None else backend.device(model)
+        if device is not None:
+            device_name("device", device)
+    except Exception:  # a device that a configuration cannot name, or a model that fails here and will fail when it is opened
+        return None
+    return device
 
 
 def _is_pinned(model: object) -> bool:

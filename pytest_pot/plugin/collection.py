@@ -8,7 +8,7 @@ import pytest
 
 from pytest_pot.core.errors import InvalidArgument
 from pytest_pot.gates.base import Gate, ReferenceUse
-from pytest_pot.plugin.markers import MARKERS, gate_marks, has_gate_marks, marks_on, nearest
+from pytest_pot.plugin.markers import GATES, MARKERS, gate_marks, has_gate_marks, marks_on, nearest
 from pytest_pot.plugin.options import run_options
 from pytest_pot.plugin.paths import recorded_reference
 from pytest_pot.plugin.pytest_internals import fixture_names, is_overridden, use_fixture
@@ -16,7 +16,6 @@ from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 
 __all__ = ["attach_gates", "gates_on", "gates_to_run", "late_marker", "needed_fixtures"]
 
-_GATES = pytest.StashKey[list[Gate]]()
 _MARKS = pytest.StashKey[list[pytest.Mark]]()
 _INPUTS = "_pot_inputs"
 """The fixture that resolves what a gate compares."""
@@ -24,7 +23,7 @@ _INPUTS = "_pot_inputs"
 
 def gates_on(item: pytest.Item) -> list[Gate]:
     """The gates attached to ``item``; none where no marker is on it."""
-    return item.stash.get(_GATES, [])
+    return item.stash.get(GATES, [])
 
 
 def gates_to_run(item: pytest.Item) -> tuple[list[Gate], str | None]:
@@ -48,7 +47,7 @@ def attach_gates(item: pytest.Item) -> None:
     gates = gates_of(item, marks)
     if fixture_names(item) is None:
         raise InvalidArgument(f"{marks[0].name} works on test functions only, not on {type(item).__name__}")
-    item.stash[_GATES], item.stash[_MARKS] = gates, marks
+    item.stash[GATES], item.stash[_MARKS] = gates, marks
     for gate in gates:
         if gate.settings.baseline is not None:
             item.config.stash[UNUSED_BASELINES].note_use(gate.settings.baseline)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_pot.plugin import hookspecs
-from pytest_pot.plugin.markers import MARKERS, has_gate_marks
+from pytest_pot.plugin.markers import MARKERS, has_gate_marks, has_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
 from pytest_pot.plugin.pytest_internals import fixture_names
 from pytest_pot.plugin.session.start import note_start
@@ -74,7 +74,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """``--pot-calibrate`` runs no tests, as ``--markers`` and ``--fixtures`` do not."""
-    if not config.getoption("pot_calibrate"):
+    if not config.getoption("pot_calibrate") or hasattr(config, "workerinput"):
         return None
     from pytest_pot.plugin.calibrate_command import run
 
@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _attach_gates(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marked = [item for item in items if has_gate_marks(item)]
+    marked = [item for item in items if has_gates(item)]
     if not marked:
         return
     from pytest_pot.core.errors import InvalidArgument
@@ -159,7 +159,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
             refuse_other_tokenizer(item)
     except (Exception, pytest.fail.Exception) as error:
-        if has_gate_marks(item):
+        if has_gates(item):
             from pytest_pot.plugin.gates import record_failed_setup
 
             record_failed_setup(item, str(error))
@@ -169,7 +169,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     """Run the gates of ``item`` before its body: a miss is a failure of the test itself, and the body does not run."""
-    if has_gate_marks(item):
+    if has_gates(item):
         from pytest_pot.plugin.gates import refuse_late_markers, run_gates
 
         refuse_late_markers(item)

@@ -14,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from pytest_pot.gates.base import Gate
 
-__all__ = ["MARKERS", "Marker", "gate_marks", "has_gate_marks", "marks_on", "nearest", "register"]
+__all__ = ["GATES", "MARKERS", "Marker", "gate_marks", "has_gate_marks", "has_gates", "marks_on", "nearest", "register"]
 
 
 class Marker:
@@ -51,6 +51,15 @@ MARKERS: dict[str, Marker] = {
 def register(name: str, marker: Marker) -> None:
     """Add a marker for this process, from a conftest or a plugin, before tests are collected."""
     MARKERS[name] = marker
+
+
+GATES = pytest.StashKey[list[Any]]()
+"""The gates that were attached to a test while it was collected; :mod:`pytest_pot.plugin.collection` attaches them."""
+
+
+def has_gates(item: pytest.Item) -> bool:
+    """Whether gates are attached to ``item``, or a gate's marker is on it now: either may have changed since collection."""
+    return GATES in item.stash or has_gate_marks(item)
 
 
 def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None) -> bool:
@@ -109,7 +118,7 @@ def marks_on(function: object) -> list[pytest.Mark]:
     """The marks on a function."""
     try:
         return _marks(getattr(function, "pytestmark", None))
-    except Exception:  # a proxy, such as a web framework's, raises what it likes at any attribute
+    except (Exception, pytest.skip.Exception, pytest.fail.Exception):  # a proxy may raise anything at any attribute
         return []
 
 

@@ -93,20 +93,23 @@ def fixtures_without_tests(config: pytest.Config, folder: Path) -> Iterator[Call
     A command such as ``--pot-calibrate`` needs what a test in ``folder`` would get. pytest makes fixtures for tests only, so
     this makes an item that is never run. The terminal does not hear of the session."""
     config._do_configure()
-    session = pytest.Session.from_config(config)
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    others = config.pluginmanager.subset_hook_caller("pytest_sessionstart", [] if reporter is None else [reporter])
-    others(session=session)
-
-    def value_of(name: str) -> tuple[pytest.Item, Any]:
-        item = _item_in(session, folder, name)
-        session._setupstate.setup(item)
-        return item, item.funcargs[name]
-
     try:
-        yield value_of
+        session = pytest.Session.from_config(config)
+        # The terminal would print a header, and xdist would start workers.
+        plugins = [config.pluginmanager.getplugin(name) for name in ("terminalreporter", "dsession")]
+        silent = [plugin for plugin in plugins if plugin is not None]
+        config.pluginmanager.subset_hook_caller("pytest_sessionstart", silent)(session=session)
+
+        def value_of(name: str) -> tuple[pytest.Item, Any]:
+            item = _item_in(session, folder, name)
+            session._setupstate.setup(item)
+            return item, item.funcargs[name]
+
+        try:
+            yield value_of
+        finally:
+            session._setupstate.teardown_exact(None)
     finally:
-        session._setupstate.teardown_exact(None)
         config._ensure_unconfigure()
 
 

@@ -15,7 +15,7 @@ from pytest_pot.baseline.provenance import Provenance, digest_of_prompts, file_d
 from pytest_pot.baseline.replay import Replay, check_fits
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.names import METRICS
-from pytest_pot.engines.base import Engine
+from pytest_pot.engines.base import Engine, Restartable
 from pytest_pot.engines.registry import weights_digest
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -50,9 +50,11 @@ class ScoringRun:
         Measured on the beginning of two of the prompts, which takes about as long as one of them. None where that is not
         possible: fewer than two prompts, or of one token only. The time is not counted as the run's.
         """
-        started = time.perf_counter()
         texts = [context + (continuation or []) for context, continuation in self.encoded.ids[:PROBED]]
+        started = time.perf_counter()
         floor = noise_floor(self.config, engine, texts)
+        if isinstance(engine, Restartable):
+            engine.restart()  # the other model has no such batches behind it
         self._started += time.perf_counter() - started
         return floor
 

@@ -99,6 +99,14 @@ def test_prompts_from_the_option(project: Project) -> None:
     assert project.run("--pot-calibrate", "--pot-prompts=one.jsonl").outlines[0].endswith("tv on 1 prompts")
 
 
+def test_no_workers_are_started(project: Project) -> None:
+    """Each of them would load the reference and print the same."""
+    pytest.importorskip("xdist")
+    lines = project.run_subprocess("--pot-calibrate", "-pxdist", "-n2").outlines
+    assert sum(line.startswith("pot: ") for line in lines) == 1
+    assert not any("workers" in line or "[gw" in line for line in lines)
+
+
 def test_a_prompts_fixture_that_returns_no_list_is_a_usage_error(project: Project) -> None:
     project.write(conftest="import pytest\n\n@pytest.fixture\ndef pot_prompts():\n    return 3\n")
     result = project.run("--pot-calibrate")

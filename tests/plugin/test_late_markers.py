@@ -101,6 +101,38 @@ def test_a_marker_removed_from_collected_tests_is_not_gated(project: Project) ->
     result.assert_outcomes(passed=1)
 
 
+def test_nothing_is_loaded_for_a_marker_that_was_taken_off(project: Project) -> None:
+    project.write(conftest="def pytest_collection_modifyitems(items):\n    items[0].own_markers.clear()\n")
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.mark.pot_identity(candidate="nowhere:nothing")
+        def test_it():
+            pass
+        """
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_a_gate_runs_although_its_marker_was_taken_off_later(project: Project) -> None:
+    """Missing evidence never passes: what was attached while tests were collected is run."""
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def unmarked(request):
+            request.node.own_markers.clear()
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_it():
+            pass
+        """
+    )
+    result.assert_outcomes(failed=1)
+
+
 def test_a_wrong_marker_added_to_collected_tests_is_a_usage_error(project: Project) -> None:
     project.write(conftest=conftest_that_adds("pot_identity(preset='slow')"))
     result = project.run_tests(UNMARKED)

@@ -12,6 +12,7 @@ import time
 from unittest import mock
 
 import pytest
+from filelock import FileLock
 
 from pytest_pot import Baseline
 from pytest_pot.scoring.run import ScoringRun
@@ -83,6 +84,22 @@ def test_tests_that_share_a_file_record_it_once(project: Project) -> None:
     result.assert_outcomes(passed=2)
     assert record.call_count == 1
     assert len(file_lines(result)) == 1
+
+
+def test_nothing_is_written_for_a_gate_whose_candidate_cannot_be_run(project: Project) -> None:
+    project.run_tests(GATED, "--pot-update")
+    before = (project.path / FILE).read_bytes()
+    project.ini(pot_reference=project.tiny.perturbed, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    result = project.run_tests(GATED.replace("max_score=0", "max_score=1e-15"), "--pot-update")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*is below the noise floor*"])
+    assert (project.path / FILE).read_bytes() == before
+
+
+def test_where_nothing_can_be_locked_the_file_is_written_all_the_same(project: Project) -> None:
+    with mock.patch.object(FileLock, "acquire", side_effect=PermissionError):
+        project.run_tests(GATED, "--pot-update").assert_outcomes(passed=1)
+    assert (project.path / FILE).is_file()
 
 
 def test_two_gates_cannot_record_different_things_into_one_file(project: Project) -> None:

@@ -44,7 +44,8 @@ class PyTorchBackend:
         return str(device_of(model))
 
     def pinned(self, model: Any) -> bool:
-        return is_spread(model)
+        # A quantised model refuses to be converted, and its kernels are those of the device that it was loaded on.
+        return is_spread(model) or getattr(model, "hf_quantizer", None) is not None
 
     def weights_digest(self, model: Any) -> str | None:
         return weights_digest(model)

@@ -16,7 +16,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
-from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchronise
+from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
@@ -50,14 +50,18 @@ class TorchEngine:
         self._accepts = accepted(model)
         self._own_code = has_own_code(model)
         self._device = device_of(model)
-        self._room = RoomForTokens(self._device)
         self._reading: Tensor | None = None
         self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
         self._eps = torch.finfo(self._dtype).eps
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what earlier batches showed: whether the output layer can be split off, shared prefixes, room in memory."""
+        self._room = RoomForTokens(self._device)
         self._reader: Reader | None = None
-        if not config.every_position:
+        if not self._config.every_position:
             self._reader = Reader(
-                model, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
+                self._model, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
             )
 
     @classmethod
@@ -164,8 +168,8 @@ class TorchEngine:
         if self._reader is not None:
             self._reader.prefixes = None
 
-    def synchronise(self) -> None:
-        synchronise(self._model)
+    def synchroniser(self) -> Callable[[], None]:
+        return synchroniser(self._model)
 
     def prefill(self, batch: Sequence[Tokens]) -> Callable[[], object]:
         self._check_batch(batch)

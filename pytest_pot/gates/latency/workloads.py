@@ -72,11 +72,11 @@ def _work(
 
 def synchroniser(engines: Iterable[Engine]) -> Callable[[], None]:
     """A function that waits until the devices of all ``engines`` have finished their work."""
-    timeable = [engine for engine in engines if isinstance(engine, Timeable)]
+    waits = [engine.synchroniser() for engine in engines if isinstance(engine, Timeable)]
 
     def synchronise() -> None:
-        for engine in timeable:
-            engine.synchronise()
+        for wait in waits:
+            wait()
 
     return synchronise
 

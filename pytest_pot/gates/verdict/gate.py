@@ -89,9 +89,11 @@ class _ScoreGate(Gate):
             inputs.prompts.check_same(inputs.candidate_tokenizer)
 
         if inputs.reference is None:
-            recorded = _recorded(inputs, run, config, None)
             with opened(inputs.candidate, "candidate", config) as candidate:
                 floor = self._noise_floor(run, candidate, "candidate")
+                recorded = _recorded(
+                    inputs, run, config, None
+                )  # which may write a file: not before the candidate was seen to run
                 return self._against_recording(run, inputs, recorded, candidate, floor)
         if inputs.recording is not None:  # the reference is run as a whole, so that it need not be run the next time
             with opened(inputs.reference, "reference", config) as reference:

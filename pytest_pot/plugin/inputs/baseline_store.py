@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,13 +195,19 @@ class BaselineStore:
 def _locked(folder: Path) -> Iterator[None]:
     """Keep other processes of this user out of ``folder`` while a file there is compared and replaced.
 
-    The lock is a file in the folder for temporary files, so that nothing is left beside what is recorded.
-    """
+    The lock is a file in the folder for temporary files, so that nothing is left beside what is recorded. Where there can be
+    none, the last one to write wins."""
     from filelock import FileLock
 
-    name = hashlib.sha256(f"{getpass.getuser()}:{folder.resolve()}".encode()).hexdigest()[:16]
-    with FileLock(Path(tempfile.gettempdir()) / f"pytest-pot-{name}.lock", timeout=_LOCK_S):
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    name = hashlib.sha256(f"{user}:{folder.resolve()}".encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"pytest-pot-{name}.lock", timeout=_LOCK_S)
+    with suppress(OSError):  # also a timeout: whoever holds it has hung
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 _STORE = pytest.StashKey[BaselineStore]()

@@ -43,10 +43,16 @@ class CachedReference:
         cls, config: pytest.Config, scoring: ScoringConfig, prompts: EncodedPrompts, candidate: Any
     ) -> CachedReference | None:
         """The gate's cache; None where it is off, or where such records are not kept."""
-        cache = getattr(config, "cache", None)  # -p no:cacheprovider
-        if cache is None or not cache_limit(config) or not is_cacheable(scoring) or prompts.is_empty:
+        if not cls.is_on(config, scoring) or prompts.is_empty:
             return None
-        return cls(config, ReferenceCache(cache.mkdir("pot"), cache_limit(config)), scoring, prompts, candidate)
+        records = ReferenceCache(config.cache.mkdir("pot"), cache_limit(config))
+        return cls(config, records, scoring, prompts, candidate)
+
+    @staticmethod
+    def is_on(config: pytest.Config, scoring: ScoringConfig) -> bool:
+        """Whether records of such gates are kept in this run."""
+        has_cache = getattr(config, "cache", None) is not None  # -p no:cacheprovider
+        return has_cache and cache_limit(config) > 0 and is_cacheable(scoring)
 
     def identify_by_files(self, spec: str) -> bool:
         """Find the record of the model in the files of ``spec``, without loading them; False where they do not tell all of

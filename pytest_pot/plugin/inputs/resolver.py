@@ -129,7 +129,7 @@ class _Resolver:
         name = self._sources.name("reference", reference)
         source, candidate = self._sources.candidate()
         cache = None
-        if isinstance(reference, str | Path):
+        if isinstance(reference, str | Path) and CachedReference.is_on(self._config, self._settings.config):
             tokenizer = self._sources.tokenizer_beside(str(reference))
             cache = None if tokenizer is None else self._cache(self._encoded(tokenizer), candidate)
             if cache is not None and not cache.identify_by_files(str(reference)):

@@ -235,3 +235,11 @@ def test_every_device_of_a_model_is_synchronised(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(engine.model, "parameters", lambda: iter(parameters))
         synchroniser([engine])()
     assert sorted(map(str, devices)) == ["cuda:0", "cuda:1", "xpu:0"]
+
+
+def test_waiting_does_not_walk_over_the_model_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count as the model's time, and make a slower model look less slow."""
+    with TorchEngine.opened(gpt2(), "candidate", CONFIG) as engine:
+        wait = synchroniser([engine])
+        monkeypatch.setattr(engine.model, "parameters", lambda: pytest.fail("walked over the parameters"))
+        wait()

@@ -18,7 +18,21 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.distributions import Flags
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Malformed", "check_count", "check_recorded", "check_text", "tokens_of"]
+__all__ = ["Malformed", "check_count", "check_header", "check_prompts", "check_recorded", "check_text", "tokens_of"]
+
+_DTYPES = {
+    "tokens": ("U16", "U32"),
+    "lengths": ("U32",),
+    "ids": ("U16", "U32"),
+    "values": ("F32", "F64"),
+    "target_values": ("F32", "F64"),
+    "log_normalisers": ("F64",),
+    "log_tail": ("F64",),
+    "clear": ("U8",),
+}
+_OPTIONAL = ("ids", "log_tail")
+_MOST_TOKENS = 1 << 17
+"""The most tokens per prompt, with its continuation, that a file may claim."""
 
 _ROUNDING = 1e-5
 """How far above 1 the sum of the probabilities at a position may be: far above float32 rounding, far below any tolerance."""
@@ -34,6 +48,34 @@ _CELLS_AT_ONCE = 1 << 20
 
 class Malformed(Exception):
     """Says what is wrong with a file; the reader names the file and raises a :class:`~pytest_pot.PotError` instead."""
+
+
+def check_prompts(document: Mapping[str, Any]) -> int:
+    """Check that the metadata has a list of prompts; how many."""
+    prompts = document.get("prompts")
+    if not isinstance(prompts, list) or not prompts:
+        raise Malformed("its metadata has no list of prompts")
+    return len(prompts)
+
+
+def check_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], n_prompts: int) -> None:
+    """Check the type and shape of every tensor before memory is allocated: a sparse file can claim any size."""
+    names = set(tensors)
+    missing, unknown = set(_DTYPES) - set(_OPTIONAL) - names, names - set(_DTYPES)
+    if missing or unknown:
+        raise Malformed(f"the tensor {min(missing or unknown)!r} is {'missing' if missing else 'not part of a recording'}")
+    for name, (dtype, _) in tensors.items():
+        if dtype not in _DTYPES[name]:
+            raise Malformed(f"the tensor {name!r} has the type {dtype}, not {' or '.join(_DTYPES[name])}")
+    shapes = {name: shape for name, (_, shape) in tensors.items()}
+    n = shapes["log_normalisers"][0] if len(shapes["log_normalisers"]) == 1 else 0
+    ids = shapes["tokens"][0] if len(shapes["tokens"]) == 1 else 0
+    if shapes["lengths"] != (n_prompts, 3) or not 0 < n < ids <= _MOST_TOKENS * n_prompts:
+        claimed = shapes["lengths"][0] if shapes["lengths"] else 0
+        raise Malformed(f"it claims {ids} tokens and {n} positions of {claimed} prompts, but has {n_prompts} texts")
+    for name, shape in shapes.items():
+        if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
+            raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, but there are {n} positions")
 
 
 def check_text(name: str, value: object) -> None:

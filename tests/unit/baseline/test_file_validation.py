@@ -286,3 +286,11 @@ def test_an_invalid_configuration_is_rejected(baseline: Baseline, rejection: Rej
     config = copy.copy(baseline.config)
     object.__setattr__(config, "temperature", -1.0)
     assert rejection(forged(baseline, config=config)) == "temperature=-1.0 must be a finite number above 0"
+
+
+def test_lengths_without_dimensions(baseline: Baseline, rejection: Rejection) -> None:
+    arrays, document = _arrays(baseline), _document(baseline)
+    arrays = {**arrays, "lengths": np.array(3, dtype=np.uint32)}
+    document["checksum"] = checksum({**arrays, "lengths": np.array([3], dtype=np.uint32)}, document)
+    reason = rejection(save(dict(arrays), {"pytest_pot": json.dumps(document)}))
+    assert reason == "it claims 293 tokens and 100 positions of 0 prompts, but has 8 texts"
