@@ -320,7 +320,6 @@ def test_no_tensor_has_all_positions_and_the_whole_vocabulary(
     with Largest() as largest:  # type: ignore[no-untyped-call]  # torch gives the mode's own __init__ no types
         TeacherForcedScorer(ScoringConfig.preset(preset, batch_size=16)).score_batch(model, model, prompts, tokenizer)
     assert largest.elements <= max(64 * 5000, sum(p.numel() for p in model.parameters()))
-    assert 64 * 5000 < 16 * 16 * 5000
 
 
 def test_the_output_layer_reads_only_the_positions_that_are_needed(
