@@ -29,7 +29,8 @@ def call_factory(spec: str, role: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     with without_progress_bars():
         try:
-            factory: Any = importlib.import_module(module_name)
+            with gc_paused():  # it may import torch, of which nothing is garbage
+                factory: Any = importlib.import_module(module_name)
             for name in attribute.split("."):
                 factory = getattr(factory, name)
         except (ImportError, AttributeError) as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.core.validation import device_name
 from pytest_pot.engines.base import Backend, Engine, LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, call_factory
@@ -40,7 +41,8 @@ _registered: list[Backend] = []
 
 def _builtin() -> Iterator[Backend]:
     """pytest-pot's own backends. The import of each waits until those before it have declined, because it may be slow."""
-    from pytest_pot.engines.pytorch.backend import PyTorchBackend
+    with gc_paused():  # nothing of torch and transformers is garbage, and looking through them takes long
+        from pytest_pot.engines.pytorch.backend import PyTorchBackend
 
     yield PyTorchBackend()
 

@@ -106,8 +106,7 @@ def model_store(config: pytest.Config) -> ModelStore:
 
 def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
     """pytest-pot's own implementation of the hook ``pytest_pot_load_model``."""
-    with gc_paused():  # this imports torch, of which nothing is garbage
-        from pytest_pot.engines.registry import load_model
+    from pytest_pot.engines.registry import load_model
 
     return load_model(spec, role, option_config(config)[1])
 
