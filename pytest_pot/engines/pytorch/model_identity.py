@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import torch
@@ -134,9 +134,15 @@ def _description(value: object) -> str:
         return repr([_description(part) for part in (value.func, *value.args, *value.keywords.items())])
     if isinstance(value, transformers.PretrainedConfig):
         return str(value.to_json_string(use_diff=False))
-    if isinstance(value, FunctionType | type):
+    if isinstance(value, FunctionType | BuiltinFunctionType | type):
         return f"{value.__module__}.{value.__qualname__}"
-    return repr(value) if isinstance(value, (*_PLAIN_TYPES, list, tuple)) else type(value).__qualname__
+    if isinstance(value, dict):
+        return repr(sorted((repr(key), _description(item)) for key, item in value.items()))
+    if isinstance(value, set | frozenset):
+        return repr(sorted(map(_description, value)))
+    if isinstance(value, list | tuple):
+        return repr([_description(item) for item in value])
+    return repr(value) if isinstance(value, _PLAIN_TYPES) else type(value).__qualname__
 
 
 def _is_known_class(kind: type) -> bool:
