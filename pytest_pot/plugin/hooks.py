@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_pot.plugin import hookspecs
-from pytest_pot.plugin.markers import MARKERS, has_gate_marks, has_gates
+from pytest_pot.plugin.markers import MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
 from pytest_pot.plugin.pytest_internals import fixture_names
 from pytest_pot.plugin.session.start import note_start
@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _attach_gates(config: pytest.Config, items: list[pytest.Item]) -> None:
-    marked = [item for item in items if has_gates(item)]
+    marked = items_with_gates(items)
     if not marked:
         return
     from pytest_pot.core.errors import InvalidArgument

@@ -14,7 +14,18 @@ import pytest
 if TYPE_CHECKING:
     from pytest_pot.gates.base import Gate
 
-__all__ = ["GATES", "MARKERS", "Marker", "gate_marks", "has_gate_marks", "has_gates", "marks_on", "nearest", "register"]
+__all__ = [
+    "GATES",
+    "MARKERS",
+    "Marker",
+    "gate_marks",
+    "has_gate_marks",
+    "has_gates",
+    "items_with_gates",
+    "marks_on",
+    "nearest",
+    "register",
+]
 
 
 class Marker:
@@ -60,6 +71,20 @@ GATES = pytest.StashKey[list[Any]]()
 def has_gates(item: pytest.Item) -> bool:
     """Whether gates are attached to ``item``, or a gate's marker is on it now: either may have changed since collection."""
     return GATES in item.stash or has_gate_marks(item)
+
+
+def items_with_gates(items: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Those of ``items`` for which :func:`has_gates` is true; each class, module and folder is looked at once."""
+    above: dict[int, bool] = {}
+    result = []
+    for item in items:
+        parent = item.parent
+        marked = above.get(id(parent))
+        if marked is None:
+            marked = above[id(parent)] = parent is not None and has_gate_marks(parent)
+        if marked or GATES in item.stash or any(mark.name in MARKERS for mark in item.own_markers):
+            result.append(item)
+    return result
 
 
 def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None) -> bool:
