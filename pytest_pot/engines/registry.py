@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def content(model: Any) -> Mapping[str, Any] | None:
 
 def files_tell_all(spec: str) -> bool:
     """Whether the files that ``spec`` names identify the model that is loaded from them."""
-    backend = next((backend for backend in (*_registered, *_builtin()) if backend.loads(spec)), None)
+    backend = next((backend for backend in chain(_registered, _builtin()) if backend.loads(spec)), None)
     return backend is not None and backend.files_tell_all(spec)
 
 
@@ -141,7 +142,7 @@ def common_device(wanted: str, models: Sequence[LoadedModel]) -> str:
 def _backend_of(model: object) -> Backend | None:
     if isinstance(model, Engine):
         return None
-    return next((backend for backend in (*_registered, *_builtin()) if backend.runs(model)), None)
+    return next((backend for backend in chain(_registered, _builtin()) if backend.runs(model)), None)
 
 
 def device_of(model: object) -> str | None:

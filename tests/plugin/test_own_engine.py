@@ -258,3 +258,18 @@ def test_a_failure_names_two_devices_as_its_likely_cause(engine_project: Project
             "*likely cause: the reference ran in numpy on cpu and the candidate in numpy on cuda, which round differently*",
         ]
     )
+
+
+def test_a_registered_engine_does_not_wait_for_torch(engine_project: Project) -> None:
+    """The backends that come after the one that runs a model are not imported."""
+    engine_project.write(
+        test_it="""
+        import sys
+        import pytest
+
+        @pytest.mark.pot_identity(reference="bigram:1", candidate="bigram:1", max_score=0)
+        def test_it():
+            assert "pytest_pot.engines.pytorch.backend" not in sys.modules
+        """
+    )
+    engine_project.run_subprocess("--pot-prompts=letters.jsonl", "-pno:cacheprovider").assert_outcomes(passed=1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.core.validation import one_of
+from pytest_pot.core.validation import not_negative, one_of
 
 __all__ = [
     "DEFAULT_MAX_OUTLIERS",
@@ -142,7 +141,5 @@ def _limit(name: str, number: float | None, tolerance: str | None, metric: str) 
 
 def _check_limits(**limits: float | None) -> None:
     for name, value in limits.items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise InvalidArgument(f"{name}={value!r} must be a finite number of at least 0")
+        if value is not None:
+            not_negative(name, value)
