@@ -25,6 +25,7 @@ __all__ = [
     "marks_on",
     "nearest",
     "register",
+    "unknown_marks",
 ]
 
 
@@ -82,26 +83,48 @@ def items_with_gates(items: Iterable[pytest.Item]) -> list[pytest.Item]:
         marked = above.get(id(parent))
         if marked is None:
             marked = above[id(parent)] = parent is not None and has_gate_marks(parent)
-        if marked or GATES in item.stash or any(mark.name in MARKERS for mark in item.own_markers):
+        if marked or GATES in item.stash or any(_may_be_ours(mark.name) for mark in item.own_markers):
             result.append(item)
     return result
 
 
 def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None) -> bool:
-    """Whether a gate's marker is on ``function``, on ``node`` or on what contains it.
+    """Whether a gate's marker, or one whose name begins like ours, is on ``function``, on ``node`` or on what contains it.
 
     Every test of every suite is asked this, so it is written to be fast: ``iter_markers`` takes several times as long.
     """
     for mark in () if function is None else marks_on(function):
-        if mark.name in MARKERS:
+        if _may_be_ours(mark.name):
             return True
     above: Any = node
     while above is not None:
         for mark in above.own_markers:
-            if mark.name in MARKERS:
+            if _may_be_ours(mark.name):
                 return True
         above = above.parent
     return False
+
+
+def _may_be_ours(name: str) -> bool:
+    """Whether a mark of that name asks for a gate, or may be meant to: fast, and true for names that :func:`unknown_marks`
+    then finds to be others'."""
+    return name in MARKERS or name[:3].lower() == "pot"
+
+
+def unknown_marks(item: pytest.Item) -> list[str]:
+    """The names of marks on ``item`` that look like a gate's marker, and that neither pytest-pot nor the project has."""
+    names = {mark.name for mark in item.iter_markers() if _may_be_ours(mark.name)} - set(MARKERS)
+    meant = {_plain(name) for name in MARKERS}
+    unknown = {name for name in names if name.lower().startswith("pot_") or _plain(name) in meant}
+    if not unknown:
+        return []
+    lines: list[str] = item.config.getini("markers")
+    return sorted(unknown - {line.partition(":")[0].partition("(")[0].strip() for line in lines})
+
+
+def _plain(name: str) -> str:
+    """``potIdentity`` and ``pot_identity`` alike."""
+    return name.lower().replace("_", "")
 
 
 def gate_marks(item: pytest.Item) -> list[pytest.Mark]:
