@@ -63,6 +63,11 @@ MARKERS: dict[str, Marker] = {
 def register(name: str, marker: Marker) -> None:
     """Add a marker for this process, from a conftest or a plugin, before tests are collected."""
     MARKERS[name] = marker
+    _OTHERS.discard(name)
+
+
+_OTHERS: set[str] = set()
+"""Names of marks that were found not to be ours, so that a suite's own marks are looked at once, and not once per test."""
 
 
 GATES = pytest.StashKey[list[Any]]()
@@ -83,7 +88,7 @@ def items_with_gates(items: Iterable[pytest.Item]) -> list[pytest.Item]:
         marked = above.get(id(parent))
         if marked is None:
             marked = above[id(parent)] = parent is not None and has_gate_marks(parent)
-        if marked or GATES in item.stash or any(_may_be_ours(mark.name) for mark in item.own_markers):
+        if marked or GATES in item.stash or _any_may_be_ours(item.own_markers):
             result.append(item)
     return result
 
@@ -93,27 +98,29 @@ def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None
 
     Every test of every suite is asked this, so it is written to be fast: ``iter_markers`` takes several times as long.
     """
-    for mark in () if function is None else marks_on(function):
-        if _may_be_ours(mark.name):
-            return True
+    if function is not None and _any_may_be_ours(marks_on(function)):
+        return True
     above: Any = node
     while above is not None:
-        for mark in above.own_markers:
-            if _may_be_ours(mark.name):
-                return True
+        if _any_may_be_ours(above.own_markers):
+            return True
         above = above.parent
     return False
 
 
-def _may_be_ours(name: str) -> bool:
-    """Whether a mark of that name asks for a gate, or may be meant to: fast, and true for names that :func:`unknown_marks`
-    then finds to be others'."""
-    return name in MARKERS or name[:3].lower() == "pot"
+def _any_may_be_ours(marks: Iterable[pytest.Mark]) -> bool:
+    """Whether one of ``marks`` asks for a gate, or has a name that may be a misspelt one; see :func:`unknown_marks`."""
+    for mark in marks:
+        if mark.name not in _OTHERS:
+            if mark.name in MARKERS or mark.name[:3].lower() == "pot":
+                return True
+            _OTHERS.add(mark.name)
+    return False
 
 
 def unknown_marks(item: pytest.Item) -> list[str]:
     """The names of marks on ``item`` that look like a gate's marker, and that neither pytest-pot nor the project has."""
-    names = {mark.name for mark in item.iter_markers() if _may_be_ours(mark.name)} - set(MARKERS)
+    names = {mark.name for mark in item.iter_markers()} - set(MARKERS)
     meant = {_plain(name) for name in MARKERS}
     unknown = {name for name in names if name.lower().startswith("pot_") or _plain(name) in meant}
     if not unknown:
