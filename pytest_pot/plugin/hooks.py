@@ -14,6 +14,7 @@ from pytest_pot.plugin import hookspecs
 from pytest_pot.plugin.markers import MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
 from pytest_pot.plugin.pytest_internals import fixture_names
+from pytest_pot.plugin.session.notes import NOTES, SessionNotes
 from pytest_pot.plugin.session.start import note_start
 from pytest_pot.plugin.session.summary import SessionResults
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES, UnusedBaselines
@@ -58,6 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
         check_paths(config)
     config.stash[UNUSED_BASELINES] = UnusedBaselines(config)
     config.pluginmanager.register(config.stash[UNUSED_BASELINES], "pot-unused-baselines")
+    config.stash[NOTES] = SessionNotes(config)
+    config.pluginmanager.register(config.stash[NOTES], "pot-notes")
     if not hasattr(config, "workerinput"):  # under xdist, results are shown and written where all of them arrive
         config.pluginmanager.register(SessionResults(config), "pot-results")
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,13 +201,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     name = hashlib.sha256(f"{user}:{folder.resolve()}".encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"pytest-pot-{name}.lock", timeout=_LOCK_S)
-    with suppress(OSError):  # also a timeout: whoever holds it has hung
-        lock.acquire()
-    try:
+    with ExitStack() as stack:
+        with suppress(OSError):  # no folder for temporary files; also a timeout: whoever holds the lock has hung
+            file = Path(tempfile.gettempdir()) / f"pytest-pot-{name}.lock"
+            file.touch()  # where it cannot be made, FileLock may take it for a file that another process has just removed
+            stack.enter_context(FileLock(file, timeout=_LOCK_S))
         yield
-    finally:
-        lock.release()
 
 
 _STORE = pytest.StashKey[BaselineStore]()

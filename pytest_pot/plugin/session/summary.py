@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_pot.plugin.options import option
+from pytest_pot.plugin.session.notes import NOTES
 
 __all__ = ["SessionResults"]
 
@@ -54,6 +55,8 @@ class SessionResults:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = self._all_rows()
         notes = [*self._recorded, *(_not_gated(line, len(tests)) for line, tests in self._not_gated.items())]
+        if terminalreporter.verbosity > 0:
+            notes += self._config.stash[NOTES].lines
         if not rows and self._written is None and not notes:
             return
         if terminalreporter.verbosity < 0 and self._written is None and not notes:
