@@ -53,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}{signature}: {marker.summary}")
     check_options(config)
     note_start(config)
+    if option(config, "report") is not None and not hasattr(config, "workerinput"):
+        from pytest_pot.plugin.session.report_file import check_report_file
+
+        check_report_file(config)
     if option(config, "prompts") is not None:
         from pytest_pot.plugin.paths import check_paths
 

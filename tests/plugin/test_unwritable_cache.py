@@ -63,9 +63,8 @@ def test_a_file_in_the_place_of_the_folder(cached: Project) -> None:
 def limited(kilobytes: int) -> str:
     """A conftest under which no file may become larger; it stands for a disk that is full."""
     return f"""
-import resource, signal
+import resource
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({kilobytes} * 1000, resource.RLIM_INFINITY))
 """
 
