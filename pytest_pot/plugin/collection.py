@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
@@ -14,7 +15,7 @@ from pytest_pot.plugin.paths import recorded_reference
 from pytest_pot.plugin.pytest_internals import fixture_names, is_overridden, use_fixture
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 
-__all__ = ["attach_gates", "gates_on", "gates_to_run", "late_marker", "needed_fixtures"]
+__all__ = ["Selection", "attach_gates", "gates_on", "gates_to_run", "late_marker", "needed_fixtures"]
 
 _MARKS = pytest.StashKey[list[pytest.Mark]]()
 _INPUTS = "_pot_inputs"
@@ -26,11 +27,28 @@ def gates_on(item: pytest.Item) -> list[Gate]:
     return item.stash.get(GATES, [])
 
 
-def gates_to_run(item: pytest.Item) -> tuple[list[Gate], str | None]:
-    """The gates of ``item`` that are run, and why others are not; None where all are."""
+class Selection(NamedTuple):
+    """The gates of a test, by what this run of pytest does with them."""
+
+    run: list[Gate]
+    skipped: list[tuple[Gate, str]]
+    """Those that cannot be run, and why."""
+    off: list[str]
+    """By what others are turned off."""
+
+
+def gates_to_run(item: pytest.Item) -> Selection:
+    """The gates of ``item``."""
     options = run_options(item.config)
-    reasons = [(gate, gate.not_run(options)) for gate in gates_on(item)]
-    return [gate for gate, reason in reasons if reason is None], next((reason for _, reason in reasons if reason), None)
+    selection = Selection([], [], [])
+    for gate in gates_on(item):
+        if (off := gate.switched_off(options)) is not None:
+            selection.off.append(off)
+        elif (reason := gate.not_run(options)) is not None:
+            selection.skipped.append((gate, reason))
+        else:
+            selection.run.append(gate)
+    return selection
 
 
 def attach_gates(item: pytest.Item) -> None:
@@ -105,7 +123,8 @@ def needed_fixtures(collector: pytest.Module | pytest.Class, function: object) -
 
 
 def _fixtures_for(mark: pytest.Mark, collector: pytest.Module | pytest.Class, function: object) -> Iterator[str]:
-    not_run = MARKERS[mark.name].gate.not_run(run_options(collector.config)) is not None
+    gate, options = MARKERS[mark.name].gate, run_options(collector.config)
+    not_run = gate.switched_off(options) is not None or gate.not_run(options) is not None
     if mark.kwargs.get("reference") is None and _wants_reference(mark, collector, function):
         yield "pot_reference"
     for name in ("candidate", "prompts"):

@@ -165,12 +165,15 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             from pytest_pot.plugin.fixtures import refuse_other_tokenizer
 
             refuse_other_tokenizer(item)
-    except (Exception, pytest.fail.Exception) as error:
-        if has_gates(item):
-            from pytest_pot.plugin.gates import record_failed_setup
+    except (Exception, pytest.fail.Exception, SystemExit) as error:
+        if not has_gates(item):
+            raise
+        from pytest_pot.plugin.gates import failed_setup
 
-            record_failed_setup(item, str(error))
-        raise
+        short = failed_setup(item, error)
+        if short is error:
+            raise
+        raise short from None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,6 +22,7 @@ __all__ = [
     "nearest_fixture",
     "requesting_item",
     "selects_tests",
+    "skipped_test",
     "use_fixture",
 ]
 
@@ -79,6 +80,11 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
     """Let through what is written to the terminal while a test's output is captured; pytest has no public way."""
     manager = config.pluginmanager.getplugin("capturemanager")
     return nullcontext() if manager is None else manager.global_and_fixture_disabled()
+
+
+def skipped_test(reason: str) -> BaseException:
+    """What to raise to skip a test; shown at the test's own place, and not at the line here that raises it."""
+    return pytest.skip.Exception(reason, _use_item_location=True)
 
 
 def selects_tests(config: pytest.Config) -> bool:

@@ -55,7 +55,7 @@ def cells(row: Row) -> list[str]:
 
 def _verdict_cell(row: Row) -> str:
     confidence = f" {row['confidence']:.12g}" if "confidence" in row else ""
-    note = "" if row["passed"] else " (fail)"
+    note = " (fail)" if row["passed"] is False else ""
     if row["verdict"] == "fail":
         note = "" if row["gated"] else " (not gated)"
     return f"{row['verdict']}{confidence}{note}"

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.text import shorten
+from pytest_pot.core.user_code import raised_in
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.paths import option_path
 from pytest_pot.prompts.builtin import builtin_prompts
@@ -71,7 +72,8 @@ def choose_prompts(
             )
         return load_prompts(value)
     try:
-        return as_prompts_or_none(value)
+        with raised_in("the fixture pot_prompts"):  # its value may be made while it is read
+            return as_prompts_or_none(value)
     except InvalidArgument as error:
         raise PotError(f"the fixture pot_prompts: {error}") from error
 
@@ -85,9 +87,10 @@ def default_prompts(config: pytest.Config) -> list[Prompt]:
     path = option_path(config, "prompts")
     if path is not None:
         return load_prompts(path)
-    results = [prompts for prompts in config.hook.pytest_pot_prompts(config=config) if prompts is not None]
     try:
-        return [prompt for prompts in results for prompt in as_prompts_or_none(prompts)] if results else builtin_prompts()
+        with raised_in("the hook pytest_pot_prompts"):
+            results = [prompts for prompts in config.hook.pytest_pot_prompts(config=config) if prompts is not None]
+            return [prompt for prompts in results for prompt in as_prompts_or_none(prompts)] if results else builtin_prompts()
     except InvalidArgument as error:
         raise PotError(f"the hook pytest_pot_prompts: {error}") from error
 
