@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
-from pytest_pot.plugin.pytest_internals import skipped_test
+from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test
 from pytest_pot.plugin.session.item_properties import attach_properties, remove_properties
 from pytest_pot.plugin.session.progress import ProgressLine
 from pytest_pot.report.properties import NOT_GATED, result_properties, skipped_properties
@@ -33,6 +33,7 @@ __all__ = [
     "failure",
     "failures_reported",
     "refuse_late_markers",
+    "report_gates_not_reached",
     "resolved_inputs",
     "result_of",
     "run_gates",
@@ -91,8 +92,31 @@ INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
 RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
 
 
+_MISSED: pytest.StashKey[Callable[[], BaseException | None]] = pytest.StashKey()
+"""Of a method of a test case: gives the error because of which its gates were not reached."""
+_UNRESOLVED: pytest.StashKey[str | None] = pytest.StashKey()
+"""Of a method of a test case: why what its gates compare could not be resolved; None where it could."""
+
+
 def run_gates(item: pytest.Item) -> None:
-    """Run the gates of ``item``; the first miss fails the test."""
+    """Run the gates of ``item``, or let unittest do so; the first miss fails the test."""
+    if is_test_case(item):
+        from pytest_pot.plugin.unittest_cases import run_in_test_case
+
+        item.stash[_MISSED] = run_in_test_case(item, lambda: _run_gates(item))
+    else:
+        _run_gates(item)
+
+
+def report_gates_not_reached(item: pytest.Item) -> None:
+    """Report the gates of a test case whose ``setUp`` failed, as those of any other failed set-up are."""
+    missed = item.stash.get(_MISSED, None)
+    error = None if missed is None else missed()
+    if error is not None:
+        failed_setup(item, error)
+
+
+def _run_gates(item: pytest.Item) -> None:
     gates, skipped, off = gates_to_run(item)
     if not (gates or skipped or off):
         return
@@ -103,6 +127,9 @@ def run_gates(item: pytest.Item) -> None:
         attach_properties(item, [(NOT_GATED, reason), *skipped_properties(gate, reason)])
     if skipped and not gates:
         raise skipped_test(f"{skipped[0][0].settings.gate}: {skipped[0][1]}")
+    if (message := item.stash.get(_UNRESOLVED, None)) is not None:
+        failed_setup(item, failure(message))
+        raise failure(message)
     results = item.stash[RESULT].gates
     results.clear()
     inputs_of_gates: list[GateInputs] = item.stash[INPUTS]
@@ -199,8 +226,13 @@ def resolved_inputs(request: pytest.FixtureRequest) -> Iterator[None]:
 
     item: pytest.Item = request.node
     item.stash[RESULT] = PotResult()
-    with failures_reported():
+    item.stash[_UNRESOLVED], item.stash[INPUTS] = None, []
+    try:
         item.stash[INPUTS] = [resolve(request, gate) for gate in gates_to_run(item).run]
+    except PotError as error:
+        if not is_test_case(item):
+            raise failure(str(error)) from None
+        item.stash[_UNRESOLVED] = str(error)  # its setUp, which has yet to run, may skip the test for that very reason
     yield
     item.stash[INPUTS] = []  # models must not outlive the test with its item
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_pot.plugin import hookspecs
-from pytest_pot.plugin.markers import MARKERS, has_gate_marks, has_gates, items_with_gates
+from pytest_pot.plugin.markers import GATES, MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
 from pytest_pot.plugin.pytest_internals import fixture_names
 from pytest_pot.plugin.session.notes import NOTES, SessionNotes
@@ -159,6 +159,10 @@ def _attach_gates(config: pytest.Config, items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the gates of a test whose set-up fails on record too."""
+    if GATES in item.stash:
+        from pytest_pot.plugin.unittest_cases import refuse_skipped
+
+        refuse_skipped(item)
     try:
         yield
         if "pot_tokenizer" in (fixture_names(item) or ()):
@@ -169,7 +173,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         if not has_gates(item):
             raise
         from pytest_pot.plugin.gates import failed_setup
+        from pytest_pot.plugin.unittest_cases import is_skip
 
+        if is_skip(error):
+            raise
         short = failed_setup(item, error)
         if short is error:
             raise
@@ -190,8 +197,9 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def pytest_after_the_body(item: pytest.Item) -> None:
     """The body may have added a marker as well: last in line, this runs once the body has passed."""
     if has_gate_marks(item):
-        from pytest_pot.plugin.gates import refuse_late_markers
+        from pytest_pot.plugin.gates import refuse_late_markers, report_gates_not_reached
 
+        report_gates_not_reached(item)
         refuse_late_markers(item)
 
 

@@ -19,10 +19,12 @@ __all__ = [
     "fixtures_without_tests",
     "is_of_suite",
     "is_overridden",
+    "is_test_case",
     "nearest_fixture",
     "requesting_item",
     "selects_tests",
     "skipped_test",
+    "unittest_error",
     "use_fixture",
 ]
 
@@ -68,6 +70,21 @@ def use_fixture(item: pytest.Item, name: str, *, used: bool) -> None:
     others = [other for other in fixture_names(item) or () if other != name]
     # A new list: the one that is there is shared by all items made from the same function.
     item.fixturenames = [*others, name] if used else others  # type: ignore[attr-defined]
+
+
+def is_test_case(item: pytest.Item) -> bool:
+    """Whether ``item`` is a method of a ``unittest.TestCase``; pytest's own class for them is private."""
+    import sys
+
+    unittest = sys.modules.get("unittest")  # where nothing has imported it, there is no test case
+    test_class = getattr(item, "cls", None)
+    return unittest is not None and isinstance(test_class, type) and issubclass(test_class, unittest.TestCase)
+
+
+def unittest_error(item: pytest.Item) -> BaseException | None:
+    """What unittest reported of ``item``, a method of a test case, that has been run; pytest raises it later."""
+    errors = getattr(item, "_excinfo", None)
+    return errors[0].value if errors else None
 
 
 def requesting_item(request: pytest.FixtureRequest) -> pytest.Item:

@@ -28,12 +28,15 @@ def skipped_properties(gate: Gate, reason: str) -> list[tuple[str, Any]]:
     return _prefixed({**gate.identification(names), "verdict": "SKIPPED", "passed": None, "reason": reason})
 
 
-def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Read the gates of one test back from its properties; properties of other plugins are ignored."""
+def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]], worker: str | None = None) -> list[dict[str, Any]]:
+    """Read the gates of one test back from its properties; properties of other plugins are ignored.
+
+    ``worker``: which one ran the test, where each of several runs all tests.
+    """
     rows: list[dict[str, Any]] = []
     for name, value in user_properties:
         if name == PREFIX + "gate":
-            rows.append({"test": nodeid})
+            rows.append({"test": nodeid} if worker is None else {"test": nodeid, "worker": worker})
         if rows and name.startswith(PREFIX) and name not in (RECORDED, NOT_GATED):
             rows[-1].setdefault(name.removeprefix(PREFIX), value)
     return [row for row in rows if "verdict" in row]

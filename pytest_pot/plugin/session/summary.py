@@ -18,7 +18,8 @@ class SessionResults:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._rows: dict[tuple[str, str | None], list[dict[str, Any]]] = {}  # by test, and by worker where all run all tests
+        self._each = config.getoption("dist", None) == "each"
         self._written: Path | None = None
         self._error: str | None = None  # why the report could not be written
         self._recorded: dict[str, None] = {}  # lines, in their order
@@ -34,9 +35,10 @@ class SessionResults:
             if name == NOT_GATED:
                 self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
-            rows = rows_of(report.nodeid, report.user_properties)
+            worker = getattr(report, "worker_id", None) if self._each else None
+            rows = rows_of(report.nodeid, report.user_properties, worker)
             if rows:
-                self._rows[report.nodeid] = rows  # the last run of a test that was run again
+                self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
