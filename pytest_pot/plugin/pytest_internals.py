@@ -25,6 +25,7 @@ __all__ = [
     "selects_tests",
     "skipped_test",
     "unittest_error",
+    "unknown_ini_keys",
     "use_fixture",
 ]
 
@@ -97,6 +98,11 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
     """Let through what is written to the terminal while a test's output is captured; pytest has no public way."""
     manager = config.pluginmanager.getplugin("capturemanager")
     return nullcontext() if manager is None else manager.global_and_fixture_disabled()
+
+
+def unknown_ini_keys(config: pytest.Config) -> set[str]:
+    """The keys in the ini file, and of ``-o``, that nothing has declared; ``getini`` knows only those that are declared."""
+    return set(config._get_unknown_ini_keys())
 
 
 def skipped_test(reason: str) -> BaseException:

@@ -44,12 +44,12 @@ def test_an_update_reports_recorded_unchanged_and_updated_files(project: Project
     assert file_lines(project.run("--pot-update")) == [f"unchanged {FILE}: 3 prompts, {positions} positions, {size}"]
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
-    project.ini(pot_reference=project.tiny.perturbed, pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
-    result = project.run("--pot-update")
+    project.ini(pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
+    result = project.run("--pot-update", f"--pot-reference={project.tiny.perturbed}")
     result.assert_outcomes(passed=1)
     [line] = file_lines(result)
     assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv between the old and the new file 0.")
-    assert line.endswith(f", {positions} positions")
+    assert line.endswith(f", {positions} positions; reference: reference recorded, perturbed now")
     assert Baseline.load(path).provenance.reference == "perturbed"  # no path of this machine
     project.run().assert_outcomes(passed=1)
 
