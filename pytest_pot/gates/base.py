@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -67,8 +67,8 @@ class GateSettings:
     candidate: str | None = None
     prompts: Path | Sequence[Prompt] | None = None
     """A file or prompts from the marker; None leaves it to the key or the fixture ``pot_prompts``."""
-    key: str | None = None
-    """Draws the prompts, where the marker names none."""
+    key: str | None = field(default=None, repr=False)
+    """Draws the prompts, where the marker names none; a secret, which a traceback must not show."""
     candidate_dtype: str | None = None
     """The candidate's precision, where it is not that of the reference."""
 
@@ -81,7 +81,7 @@ class GateSettings:
 class RunOptions:
     """What this run of pytest says to all gates."""
 
-    values: Mapping[str, str]
+    values: Mapping[str, str] = field(repr=False)
     """Options and ini keys that have a value, by their names without the prefix ``pot_``."""
     is_worker: bool = False
     """Whether this is one of several processes that run tests side by side (``-n``)."""

@@ -73,7 +73,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     values = {name: option(config, name) for name in OPTIONS if name not in ("report", "key")}
     parts = [f"{name} {value}" for name, value in values.items() if value is not None]
     if option(config, "key") is not None:
-        parts.append("key given")  # it is a secret, and logs are read by many
+        on_line = config.getoption("pot_key") is not None
+        # It is a secret, and logs are read by many.
+        parts.append("key given on the command line, where others can read it (better: POT_KEY)" if on_line else "key given")
     parts += [name for name in FLAGS if flag(config, name)]
     return f"pot: {', '.join(parts)}" if parts else None
 

@@ -5,6 +5,7 @@ Every pytest run in the environment imports this module, so it imports only name
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATE",
+    "ENVIRONMENT",
     "FLAGS",
     "INI_KEYS",
     "OPTIONS",
@@ -53,7 +55,8 @@ OPTIONS: Mapping[str, str] = {
     "candidate": "the model under test, named in the same way",
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite)",
-    "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them",
+    "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them. Better give it as "
+    "the environment variable POT_KEY: other users of a machine can read its command lines",
     "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
     "tolerance": "limit on tv of gates whose marker gives none: identical, numeric, half, int8 or int4 (default: half)",
@@ -73,6 +76,9 @@ OPTIONS: Mapping[str, str] = {
 }
 """Every option with its help, by its name in Python: ``max_length`` is ``--pot-max-length`` and the ini key
 ``pot_max_length``."""
+
+ENVIRONMENT: Mapping[str, str] = {"key": "POT_KEY"}
+"""The options that are read from the environment as well, where the command line has none."""
 
 FLAGS: Mapping[str, str] = {
     "update": "record references again, into the files that gates name; without this option no such file is written",
@@ -110,8 +116,10 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def option(config: pytest.Config, name: str) -> str | None:
-    """The value of the option with this name, else of its ini key, else None."""
+    """The value of the option with this name, else of its environment variable or its ini key, else None."""
     value: str | None = config.getoption(f"pot_{name}")
+    if value is None and name in ENVIRONMENT:
+        value = os.environ.get(ENVIRONMENT[name])
     return value if value is not None else (config.getini(f"pot_{name}") or None)
 
 
@@ -163,6 +171,9 @@ def check_options(config: pytest.Config) -> None:
             raise pytest.UsageError(
                 f"{option_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}"
             )
+    for variable in ENVIRONMENT.values():
+        if os.environ.get(variable) == "":  # as where a secret of a CI is not there for a fork's pull request
+            raise pytest.UsageError(f"the environment variable {variable} is empty: give it a value, or unset it")
     try:
         config.getini("pot_cache")
     except ValueError as error:

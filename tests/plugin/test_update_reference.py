@@ -120,8 +120,8 @@ def test_a_reference_that_is_not_there_by_that_name(recorded: Project, gone: boo
     else:
         assert error(result) == [
             "--pot-update has no model to record ref.pot.safetensors from. Name the live reference with --pot-reference or the "
-            "ini key pot_reference, or let the fixture pot_reference return it. It was recorded from reference, which is no model "
-            "that is there by that name"
+            "ini key pot_reference, or let the fixture pot_reference return it. It was recorded from reference, which is no "
+            "model that is there by that name"
         ]
 
 

@@ -202,11 +202,17 @@ class BaselineStore:
         file, colons, name = item.nodeid.partition("::")
         here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
         words = ["pytest", Path(here).as_posix() + colons + name, "--pot-update"]
+        if self._config.getoption("pot_key") is not None:
+            words.insert(0, "POT_KEY=KEY")  # the key is a secret, and no word of a command line is
         # Models, prompts and so on that the command line names are part of what is recorded.
         for name in OPTIONS:
             value = self._config.getoption(f"pot_{name}")
-            if value is not None and name not in ("report", "latency") and not (name == "reference" and is_baseline(value)):
-                words.append(f"{option_flag(name)}={'KEY' if name == 'key' else value}")  # the key is a secret
+            if (
+                value is not None
+                and name not in ("key", "report", "latency")
+                and not (name == "reference" and is_baseline(value))
+            ):
+                words.append(f"{option_flag(name)}={value}")
         words += self._reference_words(item, recorded_from)
         return shlex.join(words)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class PromptRequest:
 
     prompts: Path | Sequence[Prompt] | None = None
     """Named in the marker: a file, or the prompts."""
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     """Draws them, where the marker names none."""
     sequential: bool = False
     """Whether they are drawn from only until the verdict is safe, so that more of them do not cost more."""
