@@ -50,8 +50,8 @@ def proposal_lines(calibration: Calibration) -> list[str]:
         )
     for kind, highest in calibration.without_limit():
         lines.append(
-            f"no limit for {kind}: {highest.name} is at {number(highest.mean)}, and nothing that was tried is clearly above it, "
-            "so that a limit there would let everything pass that was tried"
+            f"no limit for {kind}: {highest.name} is at {number(highest.mean)}, and nothing that was tried is clearly above "
+            "it, so that a limit there would let everything pass that was tried"
         )
     return lines
 
