@@ -124,7 +124,7 @@ def changes(old: Baseline, new: Baseline) -> Changes:
     differences = config_differences(old.config, new.config)
     differences += tokenizer_differences(old.provenance.tokenizer, new.provenance.tokenizer)
     if old.provenance.prompts != new.provenance.prompts:
-        differences += prompt_differences(old, new.prompts, None) or ["prompts: the continuations are different now"]
+        differences += prompt_differences(old, new.prompts) or ["prompts: the continuations are different now"]
     try:
         return Changes(differences, compare(new, old))
     except PotError:
