@@ -65,9 +65,8 @@ class Provenance:
 
 def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
     """SHA-256 over texts or chats and continuations. Kinds are left out, because they change no score."""
-    return digest(
-        _json([prompt.text if prompt.messages is None else list(prompt.messages), prompt.continuation]) for prompt in prompts
-    )
+    contexts = (prompt.text if prompt.messages is None else list(prompt.messages) for prompt in prompts)
+    return digest(_json([context, prompt.continuation]) for context, prompt in zip(contexts, prompts, strict=True))
 
 
 def file_digests(spec: str) -> dict[str, str]:
@@ -92,13 +91,8 @@ def file_digests(spec: str) -> dict[str, str]:
 
 def libraries(*others: str) -> dict[str, str]:
     """Versions of the libraries that compute the numbers, and of ``others``, as far as they are installed."""
-    versions = {}
-    for name in (*_LIBRARIES, *others):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    versions = {name: _version(name) for name in (*_LIBRARIES, *others)}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def machine() -> str:
@@ -147,11 +141,18 @@ def unrecorded_differences(provenance: Provenance, now: Mapping[str, str]) -> li
 
     Where another version of the tokenizers library wrote the recorded ones, most of them cannot be compared.
     """
-    same_version = provenance.libraries.get("tokenizers") == libraries().get("tokenizers")
+    same_version = provenance.libraries.get("tokenizers") == _version("tokenizers")
     names = ("chat_template", "encoding", *(VERSIONED_PARTS if same_version else ()))
     sides = ({name: parts[name] for name in names if name in parts} for parts in (provenance.tokenizer, now))
     old, new = sides
     return [name for name in different_parts(old, new) if name in old and name in new]
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _short(sha256: str | None) -> str:

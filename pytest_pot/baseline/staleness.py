@@ -76,7 +76,7 @@ def _source_difference(old: Prompt, new: Prompt) -> str | None:
     sources = [p.text if p.messages is None else json.dumps(p.messages, ensure_ascii=False) for p in (old, new)]
     if sources[0] == sources[1]:
         return None
-    before, now = contrasted(*sources, _WIDTH)
+    before, now = contrasted(sources[0], sources[1], _WIDTH)
     return f": {before} recorded, {now} now"
 
 

@@ -6,6 +6,7 @@ import json
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ PART_NAMES: Mapping[str, str] = MappingProxyType(
 )
 """The parts that are compared, as people call them; see :func:`tokenizer_digests`."""
 
-VERSIONED_PARTS = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+_COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+VERSIONED_PARTS = ("model", *_COMPONENTS)
 """Parts as the tokenizers library writes them: compared only where the same version of it wrote both."""
 
 _WHOLE = "whole"
@@ -70,7 +72,7 @@ def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxy
     - ``merges``: the merge rules of a byte-pair encoding, in order.
     - ``scores``: the token scores of a unigram model.
     - ``sentencepiece``: the model file of a tokenizer that runs SentencePiece.
-    - ``chat_template``: the template that renders chats; also where there is none.
+    - ``chat_template``: the template that renders chats, which may be None.
     - ``encoding``: the ids of a fixed text, which depend on all other parts.
     - ``model``, ``normalizer``, ``pre_tokenizer``, ``post_processor``, ``decoder``: the other parts of a fast tokenizer, as
       it serialises them; see :data:`VERSIONED_PARTS`.
@@ -85,7 +87,7 @@ def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxy
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Callable[[], Any]] = {
         "added_tokens": lambda: [[index, *_with_flags(token)] for index, token in _added(tokenizer)],
-        "chat_template": lambda: getattr(tokenizer, "chat_template", None),
+        "chat_template": lambda: tokenizer.chat_template,
         "encoding": lambda: [
             list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
             for special in (True, False)
@@ -93,8 +95,7 @@ def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxy
         "sentencepiece": lambda: tokenizer.sp_model.serialized_model_proto().hex(),
     }
     if backend is not None:
-        for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-            parts[name] = lambda name=name: _state(getattr(backend, name))
+        parts |= {name: partial(_component, backend, name) for name in _COMPONENTS}
     with unchanged(tokenizer):
         small = _digests(parts)
         return {**_large_parts(tokenizer, small, recorded), **small}
@@ -139,7 +140,7 @@ def _large_parts(tokenizer: Any, small: Mapping[str, str], recorded: Mapping[str
     # A class from elsewhere may compute its vocabulary from anything, so that nothing would prove that it stayed the same.
     if not type(tokenizer).__module__.startswith("transformers."):
         return _digests(_vocabulary(tokenizer))
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     state = digest([_json([id(backend), len(tokenizer), sorted(small.items())])])
     known, whole = _BY_OBJECT.get(tokenizer, ("", ""))
     text = ""
@@ -188,8 +189,9 @@ def _digests(parts: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
     return digests
 
 
-def _state(component: Any) -> Any:
-    """A component of a fast tokenizer as it serialises itself."""
+def _component(backend: Any, name: str) -> str | None:
+    """A component of a fast tokenizer as it serialises itself; None where it has none."""
+    component = getattr(backend, name)
     return None if component is None else component.__getstate__().decode()
 
 
@@ -213,13 +215,11 @@ def _described(name: str, reference: Any, candidate: Any) -> str:
     """An example of how two tokenizers differ in the part ``name``; empty where there is none to give."""
     with suppress(Exception):  # a tokenizer may be any object
         if name == "added_tokens":
-            one, other = ({index: _with_flags(token) for index, token in _added(side)} for side in (reference, candidate))
-            return _first_entry({i: token[0] for i, token in one.items()}, {i: token[0] for i, token in other.items()}) or (
-                _first_flag(one, other)
-            )
+            flags = [{index: _with_flags(token) for index, token in _added(side)} for side in (reference, candidate)]
+            tokens = [{index: token[0] for index, token in side.items()} for side in flags]
+            return _first_entry(*tokens) or _first_flag(*flags)
         if name == "vocabulary":
-            one, other = (_without_added(side) for side in (reference, candidate))
-            return _first_entry(one, other)
+            return _first_entry(_without_added(reference), _without_added(candidate))
     return ""
 
 
@@ -229,12 +229,12 @@ def _without_added(tokenizer: Any) -> dict[int, str]:
 
 
 def _first_entry(one: Mapping[int, str], other: Mapping[int, str]) -> str:
-    """The first id that is another token in the other mapping, and how many there are."""
+    """The first id that is another token in the other mapping, and how many such ids there are."""
     ids = [index for index in sorted({*one, *other}) if one.get(index) != other.get(index)]
     if not ids:
         return ""
     sides = [f"{tokens[ids[0]]!r}" if ids[0] in tokens else "nothing" for tokens in (one, other)]
-    more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+    more = f"; {len(ids)} ids differ" if len(ids) > 1 else ""
     return f"id {ids[0]} is {sides[0]} in the reference's and {sides[1]} in the candidate's{more}"
 
 

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline import provenance
-from pytest_pot.baseline.provenance import tokenizer_differences, tokenizer_digests
+from pytest_pot.baseline.provenance import tokenizer_differences
+from pytest_pot.prompts import tokenizer_parts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
 from ..models import tiny
 
@@ -93,7 +94,7 @@ def test_another_normalizer_is_a_difference(
         parts["normalizer"] = {"type": "Lowercase"}
 
     [line] = differences(baseline, edit_tokenizer(tokenizer, lower), prompts)
-    assert line.startswith("tokenizer.encoding: sha256 ")
+    assert line.startswith("tokenizer.normalizer: sha256 ")
 
 
 def test_a_rule_that_no_digest_covers_is_a_difference_in_a_prompts_tokens(
@@ -105,7 +106,7 @@ def test_a_rule_that_no_digest_covers_is_a_difference_in_a_prompts_tokens(
         parts["normalizer"] = {"type": "Replace", "pattern": {"String": "capital"}, "content": "hidden"}
 
     [line] = differences(baseline, edit_tokenizer(tokenizer, capital), prompts)
-    assert line == "prompt 0: 'The capital of France' has other tokens now"
+    assert line == ("prompt 0: 'The capital of France' has other tokens now: at token 4, 70 'c' recorded, 75 'h' now")
 
 
 def test_a_changed_unigram_score_is_a_difference() -> None:
@@ -147,21 +148,20 @@ def test_a_tokenizer_with_the_same_whole_digest_is_not_analysed(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But every difference is found, even if the recorded parts belong to another tokenizer."""
-    monkeypatch.setattr(provenance, "_LATEST", {})
     recorded = tokenizer_digests(tokenizer)
-    provenance._LATEST.clear()
+    monkeypatch.setattr(tokenizer_parts, "_BY_CONTENT", {})
     analyses: list[int] = []
 
     def rules(_: object) -> dict[str, str]:
         analyses.append(1)
         return {}
 
-    monkeypatch.setattr(provenance, "_rules", rules)
+    monkeypatch.setattr(tokenizer_parts, "_rules", rules)
     assert tokenizer_digests(tokenizer, recorded) == recorded
     assert not analyses
     other = tokenizer_digests(edit_tokenizer(tokenizer, swap_two_tokens), recorded)
     assert analyses
-    assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary"}
+    assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary", "model"}
 
 
 def test_another_serialisation_of_the_tokenizer_is_no_difference(tokenizer: PreTrainedTokenizerFast) -> None:
