@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenizer_parts import unchanged
 
-__all__ = ["ADDED_TOKENS", "ADDED_TOKENS_NAME", "added_token_prompts", "expanded", "unread_added_tokens"]
+__all__ = ["ADDED_TOKENS", "ADDED_TOKENS_NAME", "added_token_prompts", "expanded", "named_prompts", "unread_added_tokens"]
 
 ADDED_TOKENS_NAME = "added-tokens"
-"""Names these prompts, beside the built-in suite, where a file of prompts can be named."""
+"""Names the built-in suite and these prompts, where a file of prompts can be named."""
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _PER_PROMPT = 4
@@ -39,6 +40,11 @@ def added_token_prompts(tokenizer: Any) -> list[Prompt]:
     tokens = [text for index, text in _added(tokenizer) if index in _ids(tokenizer, f"a {text} a {text}")[1:]]
     groups = (tokens[start : start + _PER_PROMPT] for start in range(0, len(tokens), _PER_PROMPT))
     return [_prompt(group) for group in groups]
+
+
+def named_prompts(name: str) -> list[Prompt] | None:
+    """The prompts of a name that stands in the place of a file: :data:`ADDED_TOKENS_NAME`; None for any other name."""
+    return [*builtin_prompts(), ADDED_TOKENS] if name == ADDED_TOKENS_NAME else None
 
 
 def unread_added_tokens(tokenizer: Any, read: Iterable[Sequence[int]]) -> list[str]:

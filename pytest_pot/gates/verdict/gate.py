@@ -18,7 +18,7 @@ from pytest_pot.gates.base import (
     RecordedReference,
     RunOptions,
 )
-from pytest_pot.gates.verdict.limits import distinct_limit, identity_limits
+from pytest_pot.gates.verdict.limits import DistinctLimit, Verdict, distinct_limit, identity_limits
 from pytest_pot.gates.verdict.result import ScoreOutcome
 from pytest_pot.gates.verdict.settings import Limits, ScoreSettings, score_settings
 from pytest_pot.gates.verdict.tokenizers import (
@@ -97,7 +97,7 @@ class _ScoreGate(Gate):
         inputs = replace(
             inputs,
             notes=(*inputs.notes, *live_tokenizer_notes(self.settings, inputs)),
-            warnings=(*inputs.warnings, *doubled_bos_warnings(inputs.prompts)),
+            warnings=(*inputs.warnings, *doubled_bos_warnings(self.settings.gate, inputs.prompts)),
         )
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
@@ -172,12 +172,22 @@ class _ScoreGate(Gate):
         decision: Decision | None = None,
         pool: int | None = None,
     ) -> ScoreResult:
+        from pytest_pot.gates.cut_prompts import cut_warnings
+        from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden
         from pytest_pot.gates.verdict.explain import notes_on
 
+        settings = self.settings
         read = (tokens.ids for tokens in report.tokens)
-        verdict = self.settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
+        verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
+        if isinstance(settings.limits, DistinctLimit) or verdict is not Verdict.DIFFERENT:
+            refuse_hidden(report, settings)
+        warnings = list(inputs.warnings)
+        if not inputs.endless:
+            warnings += cut_warnings(settings.gate, settings.config, inputs.prompts, report.indices, report.tokens)
+        if verdict is Verdict.SAME:
+            warnings += contradictions(report, settings)
         return ScoreResult(
-            self.settings,
+            settings,
             inputs.names,
             report,
             verdict,
@@ -185,7 +195,7 @@ class _ScoreGate(Gate):
             floor,
             pool,
             notes=(*inputs.notes, *unread_token_notes(inputs.prompts, read), *notes_on(report)),
-            warnings=inputs.warnings,
+            warnings=tuple(warnings),
         )
 
 

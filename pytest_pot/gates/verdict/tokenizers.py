@@ -27,13 +27,12 @@ def live_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs) -> tuple[s
     Raises:
         PotError: they differ, and the limit is one that only the same model meets.
     """
-    from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests
+    from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, tokenizer_identity
 
     ours, theirs = inputs.prompts.tokenizer, inputs.candidate_tokenizer
-    if theirs is None or theirs is ours:
+    if theirs is None or theirs is ours or tokenizer_identity(theirs) == tokenizer_identity(ours):
         return ()
-    digests = tokenizer_digests(ours)
-    names = different_parts(digests, tokenizer_digests(theirs, digests))
+    names = different_parts(tokenizer_digests(ours), tokenizer_digests(theirs))
     if not names:
         return ()
     parts = listed_parts(names, ours, theirs)
@@ -71,14 +70,14 @@ def unread_token_notes(prompts: EncodedPrompts, read: Iterable[Sequence[int]]) -
     return (f'{count} in no prompt, so {rows} not compared: {named}; prompts="added-tokens" adds prompts that hold them',)
 
 
-def doubled_bos_warnings(prompts: EncodedPrompts) -> tuple[str, ...]:
-    """Of texts that begin with a BOS token already, and get a second one."""
+def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
+    """A warning, in a tuple, if texts begin with a BOS token already and get a second one; ``gate``: the marker's name."""
     indices = prompts.doubled_bos
     if not indices:
         return ()
     begin = "prompt begins" if len(indices) == 1 else "prompts begin"
     return (
-        f"{len(indices)} of {len(prompts)} {begin} with two BOS tokens ({prompts.tokenizer.bos_token!s}; the first is prompt "
+        f"{gate}: {len(indices)} of {len(prompts)} {begin} with two BOS tokens ({prompts.tokenizer.bos_token!s}; the first is prompt "
         f"{indices[0]}): the text has one, and the tokenizer adds another, which neither model is used with. Remove it from "
         'the text; a chat is better given by its messages, {"messages": [...], "continuation": ...} or '
         "Prompt.chat(messages, continuation), which are rendered by the chat template and get no second BOS",
