@@ -8,6 +8,7 @@ recomputing the log-probabilities from these gives the same bits. A model is at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -147,13 +148,14 @@ def _document(baseline: Baseline) -> dict[str, Any]:
     }
 
 
-def _entry(prompt: Prompt) -> list[Any]:
+def _entry(prompt: Prompt) -> list[str | None]:
+    """A prompt in the file. A chat's messages are one text, because a template may see the order of keys, which is not kept."""
     entry = [prompt.text, prompt.continuation, prompt.kind]
-    return entry if prompt.messages is None else [*entry, list(prompt.messages)]
+    return entry if prompt.messages is None else [*entry, json.dumps(prompt.messages, ensure_ascii=False)]
 
 
-def _prompt(text: str, continuation: str | None, kind: str | None, messages: Any = None) -> Prompt:
-    return Prompt(text, continuation, kind, messages=messages)
+def _prompt(text: str, continuation: str | None, kind: str | None, messages: str | None = None) -> Prompt:
+    return Prompt(text, continuation, kind, messages=None if messages is None else json.loads(messages))
 
 
 def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Baseline:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pot.baseline.naming import is_baseline
+from pytest_pot.core.errors import PotError
 from pytest_pot.plugin.options import flag, option
 
 __all__ = ["check_paths", "existing", "fixture_path", "option_path", "placed", "recorded_reference", "shown"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.core.text import shorten
 
 __all__ = ["Prompt", "as_prompts", "as_prompts_or_none"]
 
@@ -51,7 +53,7 @@ class Prompt:
         for name in ("text", "continuation", "kind"):
             value = getattr(self, name)
             if not isinstance(value, str) and not (value is None and name != "text"):
-                raise InvalidArgument(f"Prompt({name}={value!r}): {name} must be a string")
+                raise InvalidArgument(f"Prompt({name}={_shown(value)}): {name} must be a string")
             if value is not None:
                 _check_characters(f"Prompt: {name}", value)
         if self.messages is not None:
@@ -99,6 +101,14 @@ def as_prompts_or_none(prompts: Iterable[str | Prompt]) -> list[Prompt]:
             raise InvalidArgument(f"prompt {index} is {type(prompt).__name__}, not a string or a pytest_pot.Prompt")
         converted.append(prompt)
     return converted
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value that is no text."""
+    try:
+        return shorten(reprlib.repr(value), 80)
+    except ValueError:  # a number of thousands of digits
+        return type(value).__name__
 
 
 def _check_characters(name: str, text: str) -> None:

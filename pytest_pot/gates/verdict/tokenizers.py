@@ -76,11 +76,12 @@ def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
     if not indices:
         return ()
     begin = "prompt begins" if len(indices) == 1 else "prompts begin"
+    bos = prompts.tokenizer.bos_token
     return (
-        f"{gate}: {len(indices)} of {len(prompts)} {begin} with two BOS tokens ({prompts.tokenizer.bos_token!s}; the first is prompt "
-        f"{indices[0]}): the text has one, and the tokenizer adds another, which neither model is used with. Remove it from "
-        'the text; a chat is better given by its messages, {"messages": [...], "continuation": ...} or '
-        "Prompt.chat(messages, continuation), which are rendered by the chat template and get no second BOS",
+        f"{gate}: {len(indices)} of {len(prompts)} {begin} with two BOS tokens ({bos}; the first is prompt {indices[0]}): the "
+        "text has one, and the tokenizer adds another. Remove it from the text; or give a chat by its messages, "
+        '{"messages": [...], "continuation": ...} or Prompt.chat(messages, continuation), which are encoded as the template '
+        "renders them",
     )
 
 
