@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from pytest_pot import Baseline, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts.jsonl import load_prompts
@@ -133,3 +134,27 @@ def test_where_exact_metrics_contradict_a_small_score_a_pass_says_so(project: Pr
     [warning] = [line.split("PytestWarning: ")[1] for line in result.outlines if "PytestWarning: " in line]
     assert warning.startswith("pot_identity: the likeliest token differs at ")
     assert "(top1_flip), which contradicts so small a tv as " in warning
+
+
+def test_two_unrelated_random_models_do_not_pass_by_being_undecided(project: Project) -> None:
+    """As a new user would try it: random weights over a vocabulary of usual size, scored 0.0013 at the default tolerance."""
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(project.path / name)
+        project.tiny.tokenizer.save_pretrained(project.path / name)
+    project.ini(pot_reference=project.path / "one", pot_candidate=project.path / "two", pot_prompts="prompts.jsonl")
+    gates = {tail: project.run_gates(GATE.format(marker=f"pot_identity(max_tail={tail})"))[0] for tail in (0.25, 1.0)}
+    assert gates[0.25]["verdict"] == "ERROR"
+    assert re.search(r"the reference has 99\.\d% of its probability outside its 100 likeliest tokens", gates[0.25]["error"])
+    assert gates[1.0]["verdict"] == "SAME"
+    assert gates[1.0]["top1_flip"] > 0.9
+    [warning] = gates[1.0]["warnings"]
+    assert "the likeliest token differs at " in warning
