@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import contrasted, first_difference, shorten
+from pytest_pot.core.text import contrasted, first_difference, quoted, shorten
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.added_tokens import expanded
 from pytest_pot.prompts.chats import rendered
@@ -118,7 +118,7 @@ class EncodedPrompts:
         ours, theirs = token_at(self.tokenizer, ids, first), token_at(tokenizer, other, first)
         return [
             f"the tokenizers of reference and candidate disagree on the {what} of prompt {index} "
-            f"({shorten(getattr(prompt, part), 60)!r}):",
+            f"({quoted(getattr(prompt, part), 60)}):",
             f"  reference: {_listed(ids, first)}",
             f"  candidate: {_listed(other, first)}",
             f"  first difference, at token {first}: reference {ours}, candidate {theirs}",

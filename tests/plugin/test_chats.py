@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import GPT2LMHeadModel
 
 from .conftest import Project
 from .test_tokenizers import failure
@@ -80,17 +83,20 @@ def test_a_chat_in_a_file_is_rendered_by_the_template(chats: Project) -> None:
 
 
 def test_a_chat_in_a_marker_is_rendered_by_the_template(chats: Project) -> None:
+    network: Any = GPT2LMHeadModel.from_pretrained(chats.path / "copy")
+    with torch.no_grad():
+        network.transformer.h[0].mlp.c_fc.weight.neg_()
+    network.save_pretrained(chats.path / "copy")
     result = chats.run_tests(
         f"""
         import pytest
         from pytest_pot import Prompt
 
-        @pytest.mark.pot_identity(candidate={str(chats.tiny.perturbed)!r}, prompts=[Prompt.chat({CHAT["messages"]!r}, "x")])
+        @pytest.mark.pot_identity(prompts=[Prompt.chat({CHAT["messages"]!r}, "x")])
         def test_it(): pass
-        """,
-        "--pot-tokenizer=base",
+        """
     )
-    assert "prompt 0: '<s>user: Who is there?\\nassistant:'" in failure(result)
+    assert r"prompt 0: '<s>user: Who is there?\nassistant:'" in failure(result)
 
 
 @pytest.mark.parametrize("recorded", [False, True], ids=["live", "recorded"])
@@ -132,9 +138,10 @@ def test_a_template_that_renders_another_chat_fails(chats: Project, recorded: bo
     if recorded:
         assert "prompt 0: '<s>user: Who is there?\\nassistant:' has other tokens now: at token " in message
     else:
-        assert message.startswith(
-            f"pot_identity: the tokenizers of reference and candidate disagree on the chat of prompt 0 ({RENDERED!r}"
-        ) or message.startswith("pot_identity: the tokenizers of reference and candidate disagree on the chat of prompt 0 (")
+        assert message.splitlines()[0] == (
+            "pot_identity: the tokenizers of reference and candidate disagree on the chat of prompt 0 "
+            r"('<s>user: Who is there?\nassistant:'):"
+        )
         assert message.splitlines()[4:6] == [
             r"  rendered by their chat templates: reference '<s>user: Who is there?\nassistant:', candidate "
             r"'<s>user: Who is there?\nmodel:'",

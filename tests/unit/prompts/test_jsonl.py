@@ -172,16 +172,17 @@ def test_what_is_no_text_is_not_quoted_at_length(value: Any) -> None:
 
 
 def test_messages_are_copied_and_hold_what_json_can() -> None:
-    message = {"role": "user", "content": "a"}
+    message: dict[str, Any] = {"role": "user", "content": "a"}
     prompt = Prompt.chat([message])
     message["content"] = "b"
     assert prompt.messages == ({"role": "user", "content": "a"},)
     assert hash(prompt) == hash(Prompt.chat([message]))
     nested: list[Any] = []
     nested.append(nested)
-    for value in (object(), float("nan"), {1, 2}, nested):
+    values: list[Any] = [object(), float("nan"), {1, 2}, nested]
+    for value in values:
         with pytest.raises(PotError, match=r"Prompt\.chat: messages hold something else than JSON types"):
-            Prompt.chat([{"role": "user", "content": "a", "extra": value}])
+            Prompt.chat([{**message, "extra": value}])
 
 
 def test_a_single_string_is_not_read_as_a_list_of_letters() -> None:
