@@ -150,7 +150,8 @@ def test_two_prompts_with_the_same_id_are_an_error(tmp_path: Path, one: str, oth
 
 def test_a_chat_is_read_message_by_message(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
-    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}]
+    answer: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": [{"id": 1}]}
+    messages = [{"role": "user", "content": "Hi"}, answer]
     path.write_text(json.dumps({"messages": messages, "continuation": " there", "kind": "chat"}))
     [prompt] = load_prompts(path)
     assert prompt == Prompt.chat(messages, " there", "chat")
