@@ -128,7 +128,7 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
     if isinstance(value, list | tuple):
         return tuple(as_prompts(value, or_builtin=True))
     if not isinstance(value, str | Path):
-        raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file or a list of prompts")
+        raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file, a list of prompts or 'added-tokens'")
     path = Path(existing(str(value), bases))
     if not os.path.exists(path):
         named = named_prompts(str(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline.provenance import tokenizer_differences
+from pytest_pot.baseline.provenance import tokenizer_differences, unrecorded_differences
 from pytest_pot.prompts import tokenizer_parts
 from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
@@ -162,6 +163,28 @@ def test_a_tokenizer_with_the_same_whole_digest_is_not_analysed(
     other = tokenizer_digests(edit_tokenizer(tokenizer, swap_two_tokens), recorded)
     assert analyses
     assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary", "model"}
+
+
+OLD_PARTS = ("vocabulary", "added_tokens", "merges", "scores", "encoding", "whole")
+
+
+def test_a_recording_without_the_newer_parts_is_still_valid(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    parts = {name: value for name, value in baseline.provenance.tokenizer.items() if name in OLD_PARTS}
+    old = replace(baseline, provenance=replace(baseline.provenance, tokenizer=parts))
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    assert scorer.score_baseline(old, tiny(), tokenizer, prompts=prompts).max == 0
+    assert unrecorded_differences(old.provenance, tokenizer_digests(tokenizer)) == []
+
+
+def test_parts_that_another_version_of_the_library_wrote_are_not_compared(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    now = {**tokenizer_digests(tokenizer), "normalizer": "0" * 64, "chat_template": "0" * 64}
+    assert unrecorded_differences(baseline.provenance, now) == ["normalizer", "chat_template"]
+    libraries = {**baseline.provenance.libraries, "tokenizers": "0.0"}
+    assert unrecorded_differences(replace(baseline.provenance, libraries=libraries), now) == ["chat_template"]
 
 
 def test_another_serialisation_of_the_tokenizer_is_no_difference(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +103,28 @@ def test_flags_of_an_added_token_are_a_difference() -> None:
     parts = different_parts(tokenizer_digests(one), tokenizer_digests(other))
     assert parts == ["added_tokens"]
     assert listed_parts(parts, one, other) == "added tokens ('<x>' is cut out of a text by other rules)"
+
+
+def test_a_sentencepiece_tokenizer_is_compared_by_its_model_file(tmp_path: Path) -> None:
+    """Its scores and its normalizer are in no vocabulary."""
+    library: Any = pytest.importorskip("sentencepiece")
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    (tmp_path / "corpus.txt").write_text("the quick brown fox jumps\nover the lazy dog\nhello world\n" * 200, encoding="utf-8")
+
+    class Slow(SentencePieceBackend):
+        vocab_files_names = {"vocab_file": "spiece.model"}  # noqa: RUF012 - as the library declares it
+
+    def tokenizer(name: str, rule: str) -> Any:
+        library.SentencePieceTrainer.train(
+            input=str(tmp_path / "corpus.txt"),
+            model_prefix=str(tmp_path / name),
+            vocab_size=60,
+            hard_vocab_limit=False,
+            normalization_rule_name=rule,
+        )
+        return Slow(vocab_file=str(tmp_path / f"{name}.model"), unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+    digests = [tokenizer_digests(tokenizer(*pair)) for pair in (("a", "nmt_nfkc"), ("a", "nmt_nfkc"), ("b", "identity"))]
+    assert different_parts(digests[0], digests[1]) == []
+    assert different_parts(digests[0], digests[2]) == ["sentencepiece"]
