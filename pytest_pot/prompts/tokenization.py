@@ -14,7 +14,7 @@ from pytest_pot.prompts.chats import rendered
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, unchanged
 
-__all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "tokenise"]
+__all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokenise"]
 
 Encoded: TypeAlias = tuple[list[int], list[int] | None]
 """The ids of a prompt's text and of its continuation; None instead of the latter if there is no continuation."""
@@ -70,17 +70,16 @@ class EncodedPrompts:
         return any(prompt.messages is None for prompt in self.prompts)
 
     @property
-    def doubled_bos(self) -> list[int]:
-        """The indices of the texts that begin with a BOS token, to which the tokenizer adds another."""
-        bos, text = getattr(self.tokenizer, "bos_token_id", None), getattr(self.tokenizer, "bos_token", None)
-        if bos is None or not text:
-            return []
-        pairs = enumerate(zip(self.prompts, self.ids, strict=True))
-        return [
-            index
-            for index, (prompt, (context, _)) in pairs
-            if prompt.messages is None and prompt.text.startswith(str(text)) and context[:2] == [bos, bos]
-        ]
+    def doubled_bos(self) -> dict[int, str]:
+        """Texts that begin with the tokenizer's BOS already, to which it adds another: by index, the doubled tokens as text.
+
+        A BOS may be several tokens, and need not be the one that the tokenizer calls so.
+        """
+        doubled = {}
+        for index, (prompt, (context, _)) in enumerate(zip(self.prompts, self.ids, strict=True)):
+            if prompt.messages is None and (n := _doubled_tokens(self.tokenizer, prompt.text, context)):
+                doubled[index] = "".join(token_text(self.tokenizer, token) for token in context[: 2 * n])
+        return doubled
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -142,11 +141,26 @@ def token_at(tokenizer: Any, ids: Sequence[int], index: int) -> str:
     """The token at ``index`` as its id and its text, with invisible characters as escapes; ``"the end"`` behind the last."""
     if index >= len(ids):
         return "the end"
+    text = token_text(tokenizer, ids[index])
+    return f"{ids[index]} {text!r}" if text else str(ids[index])
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """The text of one id; empty where the tokenizer cannot decode it."""
     try:
-        text = f" {tokenizer.decode([ids[index]])!r}"
+        return str(tokenizer.decode([token]))
     except Exception:  # a tokenizer may be any object, and an id may be outside its vocabulary
-        text = ""
-    return f"{ids[index]}{text}"
+        return ""
+
+
+def _doubled_tokens(tokenizer: Any, text: str, context: Sequence[int], most: int = 3) -> int:
+    """How many tokens the tokenizer puts in front of ``text`` although it begins with them; ``context``: its ids with them."""
+    for n in range(1, most + 1):
+        if context[:n] == context[n : 2 * n]:
+            bare = _encode(tokenizer, text, special=False)
+            if len(bare) >= n and context[n : n + len(bare)] == bare:
+                return n
+    return 0
 
 
 def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:

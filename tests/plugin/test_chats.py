@@ -184,7 +184,7 @@ def test_a_text_that_gets_a_second_bos_is_warned_of_once(chats: Project) -> None
     result = chats.run("-W", "error")
     result.assert_outcomes(passed=1, warnings=1)
     warning = (
-        "pot_identity: 2 of 3 prompts begin with two BOS tokens (<s>; the first is prompt 1): the text has one, and the "
+        "pot_identity: 2 of 3 prompts begin with two BOS ('<s><s>'; the first is prompt 1): the text has one, and the "
         "tokenizer adds another. Remove it from the text; or give a chat by its messages, "
         '{"messages": [...], "continuation": ...} or Prompt.chat(messages, continuation), which are encoded as the template '
         "renders them"

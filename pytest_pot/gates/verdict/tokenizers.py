@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import number, shorten
+from pytest_pot.core.text import number, quoted, shorten
 from pytest_pot.gates.base import GateInputs
 from pytest_pot.gates.verdict.limits import TOLERANCES, IdentityLimits
 from pytest_pot.gates.verdict.settings import ScoreSettings
@@ -72,14 +72,14 @@ def unread_token_notes(prompts: EncodedPrompts, read: Iterable[Sequence[int]]) -
 
 def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
     """A warning, in a tuple, if texts begin with a BOS token already and get a second one; ``gate``: the marker's name."""
-    indices = prompts.doubled_bos
-    if not indices:
+    doubled = prompts.doubled_bos
+    if not doubled:
         return ()
-    begin = "prompt begins" if len(indices) == 1 else "prompts begin"
-    bos = prompts.tokenizer.bos_token
+    begin = "prompt begins" if len(doubled) == 1 else "prompts begin"
+    first, tokens = next(iter(doubled.items()))
     return (
-        f"{gate}: {len(indices)} of {len(prompts)} {begin} with two BOS tokens ({bos}; the first is prompt {indices[0]}): the "
-        "text has one, and the tokenizer adds another. Remove it from the text; or give a chat by its messages, "
+        f"{gate}: {len(doubled)} of {len(prompts)} {begin} with two BOS ({quoted(tokens, 60)}; the first is prompt {first}): "
+        "the text has one, and the tokenizer adds another. Remove it from the text; or give a chat by its messages, "
         '{"messages": [...], "continuation": ...} or Prompt.chat(messages, continuation), which are encoded as the template '
         "renders them",
     )

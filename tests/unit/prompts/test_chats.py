@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
@@ -125,9 +126,19 @@ def test_tokenizers_that_render_a_chat_differently_disagree() -> None:
 
 
 def test_texts_that_have_a_bos_already_are_found() -> None:
-    prompts = [Prompt("<s>a"), Prompt("a"), CHAT, Prompt("<s>b", "c")]
-    assert EncodedPrompts(prompts, chat_tokenizer()).doubled_bos == [0, 3]
-    assert EncodedPrompts(prompts, chat_tokenizer(bos=False)).doubled_bos == []
+    prompts = [Prompt("<s>a"), Prompt("a"), CHAT, Prompt("<s>b", "c"), Prompt("aab")]
+    assert EncodedPrompts(prompts, chat_tokenizer()).doubled_bos == {0: "<s><s>", 3: "<s><s>"}
+    assert EncodedPrompts(prompts, chat_tokenizer(bos=False)).doubled_bos == {}
+
+
+def test_a_bos_of_two_tokens_with_another_name_is_found_too() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = None  # some tokenizers have none, but add tokens all the same
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> </s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    prompts = [Prompt("a"), Prompt("<s></s>a"), Prompt("<s>a"), Prompt("<s>")]
+    assert EncodedPrompts(prompts, tokenizer).doubled_bos == {1: "<s></s><s></s>"}
 
 
 # -- recordings --------------------------------------------------------------------------------------------------------
