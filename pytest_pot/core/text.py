@@ -44,17 +44,19 @@ def contrasted(one: str, other: str, width: int) -> tuple[str, str]:
     that may look alike are written as escapes.
     """
     first = first_difference(one, other)
-    characters = one[first : first + 1], other[first : first + 1]
-    alike = _may_look_alike(*characters)
-    if first < width - 2 and not alike:
-        return quoted(one, width), quoted(other, width)
+    alike = _may_look_alike(one[first : first + 1], other[first : first + 1])
+    excerpts = quoted(one, width), quoted(other, width)
+    if excerpts[0] != excerpts[1] and not alike:
+        return excerpts
     start = max(0, first - width // 2)
-    excerpts = []
-    for text in (one, other):
-        window = shorten(text[start : start + width], 6 * width)
-        window = _escaped(window) if alike else window
-        excerpts.append(f"'{'…' if start else ''}{window}{'…' if start + width < len(text) else ''}'")
-    return excerpts[0], excerpts[1]
+
+    def excerpt(text: str) -> str:
+        window = text[start : start + width]
+        # The escapes of shorten are for reading; these are different for different texts.
+        window = window.encode("unicode_escape").decode("ascii") if alike else shorten(window, 6 * width)
+        return f"'{'…' if start else ''}{window}{'…' if start + width < len(text) else ''}'"
+
+    return excerpt(one), excerpt(other)
 
 
 def _may_look_alike(one: str, other: str) -> bool:
@@ -63,7 +65,3 @@ def _may_look_alike(one: str, other: str) -> bool:
         return not all(character.isprintable() for character in (one, other))
     normal = [unicodedata.normalize("NFKC", character).casefold() for character in (one, other)]
     return not (all(c.isalpha() and not c.isascii() for c in (one, other)) and normal[0] != normal[1])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("…", "...").encode("ascii", "backslashreplace").decode("ascii")

@@ -16,7 +16,8 @@ from .test_tokenizers import failure
 TOKENS = [f"<|tool_{n}|>" for n in range(6)]
 NOTE = (
     "6 added tokens of the tokenizer are in no prompt, so their rows are not compared: '<|tool_0|>', '<|tool_1|>', "
-    "'<|tool_2|>', '<|tool_3|>', …; prompts=\"added-tokens\" adds prompts that hold them"
+    "'<|tool_2|>', '<|tool_3|>' and 2 more. pytest_pot.added_token_prompts(tokenizer) makes prompts that hold them, and "
+    'prompts="added-tokens" adds these to the built-in suite'
 )
 GATED = """
 import pytest

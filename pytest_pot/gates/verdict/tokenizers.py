@@ -66,8 +66,12 @@ def unread_token_notes(prompts: EncodedPrompts, read: Iterable[Sequence[int]]) -
         return ()
     count = "1 added token of the tokenizer is" if len(tokens) == 1 else f"{len(tokens)} added tokens of the tokenizer are"
     rows = "its rows of the embeddings and the output layer are" if len(tokens) == 1 else "their rows are"
-    named = ", ".join(shorten(ascii(token), 40) for token in tokens[:_SHOWN]) + (", …" if len(tokens) > _SHOWN else "")
-    return (f'{count} in no prompt, so {rows} not compared: {named}; prompts="added-tokens" adds prompts that hold them',)
+    named = ", ".join(shorten(ascii(token), 40) for token in tokens[:_SHOWN])
+    named += f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
+    return (
+        f"{count} in no prompt, so {rows} not compared: {named}. pytest_pot.added_token_prompts(tokenizer) makes prompts that "
+        'hold them, and prompts="added-tokens" adds these to the built-in suite',
+    )
 
 
 def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
