@@ -1,0 +1,278 @@
+"""Read continuations token by token through a model's own key-value cache, as it reads them while it generates.
+
+We call the model's own ``generate`` and choose every token ourselves. So the cache, the positions and the masks are those of
+generation: static, quantised and sliding caches, recurrent states, and whatever the model prepares for each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import shorten
+from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.pytorch.batch_reader import Forward, each_alone, padded
+from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.model_traits import accepted, generating_module, has_own_code, max_positions, reads_alone
+from pytest_pot.engines.pytorch.output_layer import Logits, Rows
+from pytest_pot.engines.pytorch.rounding import same_cells
+from pytest_pot.engines.tokens import Tokens
+
+__all__ = ["Decoder"]
+
+_CACHE_SETTINGS = ("cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
+"""What a model's generation config says about its cache. Its other settings choose tokens, and we choose them here."""
+
+_LOGITS_PER_REDUCTION = {"cpu": 1 << 20}
+_LOGITS_PER_REDUCTION_ELSEWHERE = 1 << 26
+"""Logits of several steps that are kept to be reduced together, by device type."""
+
+Reduce = Callable[[Rows, Tensor, "Ints | int"], TopK]
+"""The distributions at n positions from their logits, the continuation's tokens [n], and the ids of the cells."""
+
+Cells = list["Ints | int"]
+"""For each prompt of a batch, the ids that get a cell: [n_positions, m], or the first m of the vocabulary."""
+
+
+class Decoder:
+    """Reads batches token by token.
+
+    Prompts are padded on the left, as generation needs it. Padding must not change a model's results, so we check that: the
+    prompt with the most padding also runs alone. If that makes a difference, only prompts of the same length share a batch.
+    """
+
+    def __init__(self, model: nn.Module, role: str, config: ScoringConfig, forward: Forward, reduce: Reduce) -> None:
+        """``forward``: runs the model on whole sequences, for the check of the padding.
+
+        Raises:
+            PotError: the model has no ``generate`` of transformers.
+        """
+        generator = generating_module(model)
+        if generator is None:
+            raise PotError(
+                f"path='decode' cannot read the {role} token by token: {type(model).__name__} has no generate() of transformers, "
+                "which prepares a key-value cache. Use path='prefill', which reads each continuation in one forward pass"
+            )
+        self._model = model
+        self._generator = generator
+        self._role = role
+        self._forward = forward
+        self._reduce = reduce
+        self._own_code = has_own_code(model)
+        self._takes_mask = "attention_mask" in accepted(model)
+        self._limit = max_positions(model)
+        self._one_by_one = config.every_position
+        self._pads = self._takes_mask
+        self._harmless_padding = 0
+        """The most padding, in tokens, that was seen to change nothing."""
+
+    def at(self, batch: Sequence[Tokens], ids: Ints | int, device: torch.device, eps: float) -> TopK:
+        """The distributions at ``ids``, as :meth:`~pytest_pot.engines.base.Engine.at` returns them.
+
+        ``eps``: machine epsilon of the model's dtype.
+        """
+        ends = np.cumsum([tokens.n_positions for tokens in batch])[:-1]
+        cells: Cells = [ids] * len(batch) if isinstance(ids, int) else list(np.split(ids, ends))
+        results: dict[int, TopK] = {}
+        waiting = self._groups(batch, range(len(batch)))
+        while waiting:
+            group = waiting.pop(0)
+            tokens, group_cells = [batch[i] for i in group], [cells[i] for i in group]
+            tops = self._read(tokens, group_cells, device)
+            if self._is_harmless(tokens, group_cells, tops, device, eps):
+                results.update(zip(group, tops, strict=True))
+            else:
+                self._pads = False
+                waiting = self._groups(batch, group) + waiting
+        return TopK.concatenate([results[i] for i in range(len(batch))])
+
+    def _groups(self, batch: Sequence[Tokens], indices: Sequence[int]) -> list[list[int]]:
+        """Split ``indices`` into groups of prompts that can be read together."""
+        groups: list[list[int]] = []
+        for index in indices:
+            group = next((group for group in groups if self._can_share([batch[i] for i in (*group, index)])), None)
+            if group is None:
+                groups.append([index])
+            else:
+                group.append(index)
+        return groups
+
+    def _can_share(self, batch: Sequence[Tokens]) -> bool:
+        """Whether ``batch`` can be read together. All rows run for as many steps as the row with most positions."""
+        prompts = [tokens.prompt_len for tokens in batch]
+        length = max(prompts) + max(tokens.n_positions for tokens in batch)
+        if self._one_by_one or reads_alone(self._model, length) or (self._limit is not None and length > self._limit):
+            return False
+        return self._pads or min(prompts) == max(prompts)
+
+    def _is_harmless(
+        self, batch: Sequence[Tokens], cells: Cells, tops: Sequence[TopK], device: torch.device, eps: float
+    ) -> bool:
+        """Whether the padding of ``batch`` left its results ``tops`` alone, but for rounding."""
+        longest = max(tokens.prompt_len for tokens in batch)
+        shortest = min(range(len(batch)), key=lambda i: batch[i].prompt_len)
+        padding = longest - batch[shortest].prompt_len
+        if padding <= self._harmless_padding:
+            return True
+        alone, ids = [batch[shortest]], cells[shortest]
+        targets = torch.tensor(alone[0].targets, device=device)
+        # One forward pass is cheap, and shows that the padding did nothing if the cache did nothing either.
+        whole = self._reduce(each_alone(alone, self._forward, device), targets, ids)
+        harmless = same_cells(whole, tops[shortest], eps) or same_cells(
+            self._read(alone, [ids], device)[0], tops[shortest], eps
+        )
+        self._harmless_padding = padding if harmless else self._harmless_padding
+        return harmless
+
+    def _read(self, batch: Sequence[Tokens], cells: Cells, device: torch.device) -> list[TopK]:
+        """Read ``batch`` token by token; the distributions of each prompt."""
+        steps = _Steps(self._reduce, batch, cells, device)
+        with self._own_code_mode(), self._as_before(), _count_tokens(self._generator, steps):
+            ids, mask = padded([tokens.ids[: tokens.prompt_len] for tokens in batch], device, left=True)
+            try:
+                self._generate(ids, mask, steps)
+            except PotError:
+                raise
+            except Exception as error:  # a cache that is not installed or does not suit the model may raise anything
+                if is_out_of_memory(error):
+                    raise
+                reason = shorten(next(iter(str(error).splitlines()), ""), 200)
+                raise PotError(
+                    f"the {self._role} cannot be read token by token (path='decode'): its generate() failed at token "
+                    f"{steps.done} of the continuation with {type(error).__name__}: {reason}"
+                ) from error
+        if steps.has_no_cache:
+            raise PotError(
+                f"the {self._role} generates without a key-value cache: {type(self._generator).__name__} read the whole text "
+                "again for each token, so path='decode' would show nothing that path='prefill' does not. Use path='prefill'"
+            )
+        return steps.results()
+
+    def _generate(self, ids: Tensor, mask: Tensor, steps: _Steps) -> None:
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        generator: Any = self._generator
+        own = generator.generation_config
+        kept = {name: getattr(own, name) for name in _CACHE_SETTINGS if getattr(own, name, None) is not None}
+        # Compiling each shape of a batch would take minutes.
+        plain: Any = GenerationConfig(  # type: ignore[no-untyped-call, unused-ignore]
+            max_new_tokens=steps.count, do_sample=False, pad_token_id=0, use_cache=True, disable_compile=True, **kept
+        )
+        # generate() takes from the model's own config what ours leaves open, such as an EOS token to stop at.
+        generator.generation_config = plain
+        model: Any = self._model
+        model.generate(
+            ids,
+            generation_config=plain,
+            logits_processor=LogitsProcessorList([steps]),
+            **({"attention_mask": mask} if self._takes_mask else {}),
+        )
+
+    @contextmanager
+    def _own_code_mode(self) -> Iterator[None]:
+        """The user's module may create and keep tensors, which must work outside inference mode too."""
+        if not self._own_code:
+            yield
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+
+    @contextmanager
+    def _as_before(self) -> Iterator[None]:
+        """Restore what ``generate`` leaves behind in the model: a static cache, its length, the config that we replaced."""
+        attributes = vars(self._generator)
+        before = dict(attributes)
+        try:
+            yield
+        finally:
+            for name in attributes.keys() - before.keys():
+                del attributes[name]
+            attributes.update(before)
+
+
+class _Steps:
+    """A logits processor that keeps the distributions of every step, and leaves only the given token possible."""
+
+    def __init__(self, reduce: Reduce, batch: Sequence[Tokens], cells: Cells, device: torch.device) -> None:
+        self.count = max(tokens.n_positions for tokens in batch)
+        self.done = 0
+        self._reduce = reduce
+        self._cells = cells
+        self._lengths = [tokens.n_positions for tokens in batch]
+        # A prompt whose continuation is shorter goes on with its last token; those steps are not looked at.
+        targets = [[*tokens.targets, *[tokens.targets[-1]] * (self.count - tokens.n_positions)] for tokens in batch]
+        self._targets = torch.tensor(targets, device=device)
+        self._logits: list[Tensor] = []
+        self._positions: list[list[tuple[int, int]]] = []
+        self._tops: list[TopK] = []
+        self._order: list[tuple[int, int]] = []
+        self._tokens_read = 0
+        self._read_per_step: list[int] = []
+
+    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores [batch, vocab] with 0 for the given token of each prompt, and minus infinity for all others."""
+        self._read_per_step.append(self._tokens_read)
+        self._tokens_read = 0
+        if self.done == self.count:  # transformers may look one step ahead
+            return scores
+        rows = [row for row, length in enumerate(self._lengths) if self.done < length]
+        self._logits.append(scores if len(rows) == len(scores) else scores[rows])
+        self._positions.append([(row, self.done) for row in rows])
+        chosen = self._targets[:, self.done : self.done + 1].to(scores.device)
+        self.done += 1
+        most = _LOGITS_PER_REDUCTION.get(scores.device.type, _LOGITS_PER_REDUCTION_ELSEWHERE)
+        if sum(map(Tensor.numel, self._logits)) >= most or self.done == self.count:
+            self._flush()
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+    def count_tokens(self, n: int) -> None:
+        """Note that a forward pass read ``n`` tokens of each sequence."""
+        self._tokens_read += n
+
+    @property
+    def has_no_cache(self) -> bool:
+        """Whether every step read more than its own token."""
+        later = self._read_per_step[1 : self.count]
+        return bool(later) and min(later) != 1
+
+    def results(self) -> list[TopK]:
+        """The distributions of each prompt."""
+        top = TopK.concatenate(self._tops)
+        place = {position: i for i, position in enumerate(self._order)}
+        return [
+            top.take(np.array([place[row, step] for step in range(length)])) for row, length in enumerate(self._lengths)
+        ]
+
+    def _flush(self) -> None:
+        """Reduce the logits kept so far."""
+        logits = torch.cat(self._logits)
+        positions = [position for step in self._positions for position in step]
+        rows, steps = (torch.tensor(part, device=self._targets.device) for part in zip(*positions, strict=True))
+        first = self._cells[0]
+        ids = first if isinstance(first, int) else np.stack([self._cells[row][step] for row, step in positions])  # type: ignore[index]
+        self._tops.append(self._reduce(Logits(logits), self._targets[rows, steps].to(logits.device), ids))
+        self._order += positions
+        self._logits, self._positions = [], []
+
+
+@contextmanager
+def _count_tokens(generator: nn.Module, steps: _Steps) -> Iterator[None]:
+    """Tell ``steps`` how many tokens each forward pass of ``generator`` reads."""
+
+    def count(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        ids = named.get("input_ids", arguments[0] if arguments else None)
+        if isinstance(ids, Tensor):
+            steps.count_tokens(ids.shape[1])
+
+    handle = generator.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
