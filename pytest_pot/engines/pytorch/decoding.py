@@ -6,6 +6,7 @@ generation: static, quantised and sliding caches, recurrent states, and whatever
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ from pytest_pot.core.text import shorten
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.batch_reader import Forward, each_alone, padded
 from pytest_pot.engines.pytorch.device import is_out_of_memory
-from pytest_pot.engines.pytorch.model_traits import accepted, generating_module, has_own_code, max_positions, reads_alone
+from pytest_pot.engines.pytorch.model_traits import generating_module, has_own_code, max_positions, reads_alone
 from pytest_pot.engines.pytorch.output_layer import Logits, Rows
 from pytest_pot.engines.pytorch.rounding import same_cells
 from pytest_pot.engines.tokens import Tokens
@@ -29,6 +30,9 @@ __all__ = ["Decoder"]
 
 _CACHE_SETTINGS = ("cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
 """What a model's generation config says about its cache. Its other settings choose tokens, and we choose them here."""
+
+_LEFT_BEHIND = ("generation_config", "_cache", "_previous_max_cache_length")
+"""Attributes of a model that change while it generates: our config, a static cache and its length."""
 
 _LOGITS_PER_REDUCTION = {"cpu": 1 << 20}
 _LOGITS_PER_REDUCTION_ELSEWHERE = 1 << 26
@@ -66,12 +70,19 @@ class Decoder:
         self._forward = forward
         self._reduce = reduce
         self._own_code = has_own_code(model)
-        self._takes_mask = "attention_mask" in accepted(model)
+        self._takes_mask = _takes_mask(generator)
         self._limit = max_positions(model)
         self._one_by_one = config.every_position
         self._pads = self._takes_mask
         self._harmless_padding = 0
         """The most padding, in tokens, that was seen to change nothing."""
+
+    @property
+    def note(self) -> str | None:
+        """What a reader of the results should know."""
+        if self._pads or self._one_by_one:
+            return None
+        return "prompts of different length apart, because padding changes its results"
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int, device: torch.device, eps: float) -> TopK:
         """The distributions at ``ids``, as :meth:`~pytest_pot.engines.base.Engine.at` returns them.
@@ -145,8 +156,8 @@ class Decoder:
                     raise
                 reason = shorten(next(iter(str(error).splitlines()), ""), 200)
                 raise PotError(
-                    f"the {self._role} cannot be read token by token (path='decode'): its generate() failed at token "
-                    f"{steps.done} of the continuation with {type(error).__name__}: {reason}"
+                    f"the {self._role} cannot be read token by token (path='decode'): its generate() failed after "
+                    f"{steps.done} of {steps.count} tokens with {type(error).__name__}: {reason}"
                 ) from error
         if steps.has_no_cache:
             raise PotError(
@@ -186,14 +197,14 @@ class Decoder:
 
     @contextmanager
     def _as_before(self) -> Iterator[None]:
-        """Restore what ``generate`` leaves behind in the model: a static cache, its length, the config that we replaced."""
+        """Restore what ``generate`` leaves behind in the model, and the config that we replace."""
         attributes = vars(self._generator)
-        before = dict(attributes)
+        before = {name: attributes[name] for name in _LEFT_BEHIND if name in attributes}
         try:
             yield
         finally:
-            for name in attributes.keys() - before.keys():
-                del attributes[name]
+            for name in _LEFT_BEHIND:
+                attributes.pop(name, None)
             attributes.update(before)
 
 
@@ -260,6 +271,12 @@ class _Steps:
         self._tops.append(self._reduce(Logits(logits), self._targets[rows, steps].to(logits.device), ids))
         self._order += positions
         self._logits, self._positions = [], []
+
+
+def _takes_mask(generator: nn.Module) -> bool:
+    """Whether the forward of ``generator`` can be given an attention mask; the check of the padding shows what it does with it."""
+    parameters = inspect.signature(generator.forward).parameters
+    return "attention_mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 @contextmanager

@@ -138,6 +138,10 @@ class TorchEngine:
         with self.memory_errors():
             return self._at(*self._rows(batch), ids)
 
+    @property
+    def decoding_note(self) -> str | None:
+        return None if self._decoder is None else self._decoder.note
+
     def decode(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         self._check_batch(batch)
         if self._decoder is None:
