@@ -107,7 +107,9 @@ def with_rolled_cache(model: PreTrainedModel) -> PreTrainedModel:
     """
 
     def roll(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        cache = next((named[name] for name in ("cache", "past_key_values", "cache_params") if named.get(name) is not None), None)
+        cache = next(
+            (named[name] for name in ("cache", "past_key_values", "cache_params") if named.get(name) is not None), None
+        )
         if cache is None or named["input_ids"].shape[1] > 1:
             return
         for layer in getattr(cache, "layers", [cache]):

@@ -257,9 +257,7 @@ class _Steps:
         """The distributions of each prompt."""
         top = TopK.concatenate(self._tops)
         place = {position: i for i, position in enumerate(self._order)}
-        return [
-            top.take(np.array([place[row, step] for step in range(length)])) for row, length in enumerate(self._lengths)
-        ]
+        return [top.take(np.array([place[row, step] for step in range(length)])) for row, length in enumerate(self._lengths)]
 
     def _flush(self) -> None:
         """Reduce the logits kept so far."""
