@@ -141,8 +141,9 @@ def test_a_limit_of_0_is_a_usage_error(project: Project, marker: str) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     kind = marker.partition("(")[0]
     assert [line for line in result.errlines if line] == [
-        f"ERROR: test_it.py::test_it: {kind}: path='decode' cannot be held to a limit of 0: read token by token, the same weights "
-        "round otherwise than in the one forward pass of the reference. tolerance='numeric' is meant for the same weights"
+        f"ERROR: test_it.py::test_it: {kind}: path='decode' cannot be held to a limit of 0: read token by token, the same "
+        "weights round otherwise than in the one forward pass of the reference. "
+        "tolerance='numeric' is meant for the same weights"
     ]
 
 
@@ -169,7 +170,7 @@ def test_a_model_without_generate_fails_its_gate(project: Project) -> None:
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [
-            "*pot_identity: path='decode' cannot read the candidate token by token: Plain has no generate() of transformers, which "
-            "prepares a key-value cache. Use path='prefill', which reads each continuation in one forward pass"
+            "*pot_identity: path='decode' cannot read the candidate token by token: Plain has no generate() of transformers, "
+            "which prepares a key-value cache. Use path='prefill', which reads each continuation in one forward pass"
         ]
     )

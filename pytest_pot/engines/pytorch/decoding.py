@@ -7,7 +7,7 @@ generation: static, quantised and sliding caches, recurrent states, and whatever
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,8 @@ from pytest_pot.core.text import shorten
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.batch_reader import Forward, each_alone, padded
 from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.forced_steps import Cells, Reduce, Steps, tokens_counted
 from pytest_pot.engines.pytorch.model_traits import generating_module, has_own_code, max_positions, reads_alone
-from pytest_pot.engines.pytorch.output_layer import Logits, Rows
 from pytest_pot.engines.pytorch.rounding import same_cells
 from pytest_pot.engines.tokens import Tokens
 
@@ -33,16 +33,6 @@ _CACHE_SETTINGS = ("cache_implementation", "cache_config", "max_cache_len", "pre
 
 _LEFT_BEHIND = ("generation_config", "_cache", "_previous_max_cache_length")
 """Attributes of a model that change while it generates: our config, a static cache and its length."""
-
-_LOGITS_PER_REDUCTION = {"cpu": 1 << 20}
-_LOGITS_PER_REDUCTION_ELSEWHERE = 1 << 26
-"""Logits of several steps that are kept to be reduced together, by device type."""
-
-Reduce = Callable[[Rows, Tensor, "Ints | int"], TopK]
-"""The distributions at n positions from their logits, the continuation's tokens [n], and the ids of the cells."""
-
-Cells = list["Ints | int"]
-"""For each prompt of a batch, the ids that get a cell: [n_positions, m], or the first m of the vocabulary."""
 
 
 class Decoder:
@@ -61,8 +51,9 @@ class Decoder:
         generator = generating_module(model)
         if generator is None:
             raise PotError(
-                f"path='decode' cannot read the {role} token by token: {type(model).__name__} has no generate() of transformers, "
-                "which prepares a key-value cache. Use path='prefill', which reads each continuation in one forward pass"
+                f"path='decode' cannot read the {role} token by token: {type(model).__name__} has no generate() of "
+                "transformers, which prepares a key-value cache. Use path='prefill', which reads each continuation in one "
+                "forward pass"
             )
         self._model = model
         self._generator = generator
@@ -144,8 +135,8 @@ class Decoder:
 
     def _read(self, batch: Sequence[Tokens], cells: Cells, device: torch.device) -> list[TopK]:
         """Read ``batch`` token by token; the distributions of each prompt."""
-        steps = _Steps(self._reduce, batch, cells, device)
-        with self._own_code_mode(), self._as_before(), _count_tokens(self._generator, steps):
+        steps = Steps(self._reduce, batch, cells, device)
+        with self._own_code_mode(), self._as_before(), tokens_counted(self._generator, steps):
             ids, mask = padded([tokens.ids[: tokens.prompt_len] for tokens in batch], device, left=True)
             try:
                 self._generate(ids, mask, steps)
@@ -166,7 +157,7 @@ class Decoder:
             )
         return steps.results()
 
-    def _generate(self, ids: Tensor, mask: Tensor, steps: _Steps) -> None:
+    def _generate(self, ids: Tensor, mask: Tensor, steps: Steps) -> None:
         from transformers import GenerationConfig, LogitsProcessorList
 
         generator: Any = self._generator
@@ -208,86 +199,7 @@ class Decoder:
             attributes.update(before)
 
 
-class _Steps:
-    """A logits processor that keeps the distributions of every step, and leaves only the given token possible."""
-
-    def __init__(self, reduce: Reduce, batch: Sequence[Tokens], cells: Cells, device: torch.device) -> None:
-        self.count = max(tokens.n_positions for tokens in batch)
-        self.done = 0
-        self._reduce = reduce
-        self._cells = cells
-        self._lengths = [tokens.n_positions for tokens in batch]
-        # A prompt whose continuation is shorter goes on with its last token; those steps are not looked at.
-        targets = [[*tokens.targets, *[tokens.targets[-1]] * (self.count - tokens.n_positions)] for tokens in batch]
-        self._targets = torch.tensor(targets, device=device)
-        self._logits: list[Tensor] = []
-        self._positions: list[list[tuple[int, int]]] = []
-        self._tops: list[TopK] = []
-        self._order: list[tuple[int, int]] = []
-        self._tokens_read = 0
-        self._read_per_step: list[int] = []
-
-    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores [batch, vocab] with 0 for the given token of each prompt, and minus infinity for all others."""
-        self._read_per_step.append(self._tokens_read)
-        self._tokens_read = 0
-        if self.done == self.count:  # transformers may look one step ahead
-            return scores
-        rows = [row for row, length in enumerate(self._lengths) if self.done < length]
-        self._logits.append(scores if len(rows) == len(scores) else scores[rows])
-        self._positions.append([(row, self.done) for row in rows])
-        chosen = self._targets[:, self.done : self.done + 1].to(scores.device)
-        self.done += 1
-        most = _LOGITS_PER_REDUCTION.get(scores.device.type, _LOGITS_PER_REDUCTION_ELSEWHERE)
-        if sum(map(Tensor.numel, self._logits)) >= most or self.done == self.count:
-            self._flush()
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
-
-    def count_tokens(self, n: int) -> None:
-        """Note that a forward pass read ``n`` tokens of each sequence."""
-        self._tokens_read += n
-
-    @property
-    def has_no_cache(self) -> bool:
-        """Whether every step read more than its own token."""
-        later = self._read_per_step[1 : self.count]
-        return bool(later) and min(later) != 1
-
-    def results(self) -> list[TopK]:
-        """The distributions of each prompt."""
-        top = TopK.concatenate(self._tops)
-        place = {position: i for i, position in enumerate(self._order)}
-        return [top.take(np.array([place[row, step] for step in range(length)])) for row, length in enumerate(self._lengths)]
-
-    def _flush(self) -> None:
-        """Reduce the logits kept so far."""
-        logits = torch.cat(self._logits)
-        positions = [position for step in self._positions for position in step]
-        rows, steps = (torch.tensor(part, device=self._targets.device) for part in zip(*positions, strict=True))
-        first = self._cells[0]
-        ids = first if isinstance(first, int) else np.stack([self._cells[row][step] for row, step in positions])  # type: ignore[index]
-        self._tops.append(self._reduce(Logits(logits), self._targets[rows, steps].to(logits.device), ids))
-        self._order += positions
-        self._logits, self._positions = [], []
-
-
 def _takes_mask(generator: nn.Module) -> bool:
-    """Whether the forward of ``generator`` can be given an attention mask; the check of the padding shows what it does with it."""
+    """Whether the forward of ``generator`` can be given an attention mask. What it does with it, the check of padding shows."""
     parameters = inspect.signature(generator.forward).parameters
     return "attention_mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-@contextmanager
-def _count_tokens(generator: nn.Module, steps: _Steps) -> Iterator[None]:
-    """Tell ``steps`` how many tokens each forward pass of ``generator`` reads."""
-
-    def count(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        ids = named.get("input_ids", arguments[0] if arguments else None)
-        if isinstance(ids, Tensor):
-            steps.count_tokens(ids.shape[1])
-
-    handle = generator.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def decoded(model: torch.nn.Module, batch: list[Tokens] = RAGGED, config: Scorin
         return engine.decode(batch, VOCAB)
 
 
-def expected(model: torch.nn.Module, batch: list[Tokens] = RAGGED) -> Floats:
+def expected(model: Any, batch: list[Tokens] = RAGGED) -> Floats:
     """One prompt at a time, in one forward pass without a cache, in float64."""
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the others have no float64
@@ -194,24 +193,25 @@ def test_the_plain_path_reads_one_prompt_at_a_time() -> None:
 class SeesPadding(GPT2LMHeadModel):
     """A model that attends to padding, as recurrent models without masks do."""
 
-    def forward(self, input_ids: Any = None, attention_mask: Any = None, **named: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **named: Any) -> Any:
         mask = None if attention_mask is None else torch.ones_like(attention_mask)
         return super().forward(input_ids, attention_mask=mask, **named)
 
 
-def like_gpt2(cls: Callable[[Any], PreTrainedModel]) -> PreTrainedModel:
+def like_gpt2(cls: type[GPT2LMHeadModel]) -> PreTrainedModel:
     gpt2 = tiny()
-    model = cls(gpt2.config).eval()
+    model: Any = cls(gpt2.config)  # type: ignore[arg-type]
     model.load_state_dict(gpt2.state_dict())
-    return model
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def test_prompts_of_different_length_are_read_apart_where_padding_changes_results() -> None:
     with TorchEngine.opened(like_gpt2(SeesPadding), "candidate", WHOLE) as engine:
-        assert engine.decoding_note is None
+        notes = [engine.decoding_note]
         top = engine.decode(RAGGED, VOCAB)
-        assert engine.decoding_note == "prompts of different length apart, because padding changes its results"
+        notes.append(engine.decoding_note)
         again = engine.decode(RAGGED, VOCAB)
+    assert notes == [None, "prompts of different length apart, because padding changes its results"]
     assert distance(top.log_probs, expected(tiny())) < 1e-5
     assert np.array_equal(top.log_probs, again.log_probs)
 
@@ -219,23 +219,24 @@ def test_prompts_of_different_length_are_read_apart_where_padding_changes_result
 class KeepsTensors(GPT2LMHeadModel):
     """A user's model that keeps tensors, which must not be inference tensors."""
 
-    def forward(self, input_ids: Any = None, **named: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Any = None, **named: Any) -> Any:
         self.kept = input_ids
         return super().forward(input_ids, **named)
 
 
 def test_a_users_own_module_is_called_outside_inference_mode() -> None:
     model = like_gpt2(KeepsTensors)
-    seen = []
+    seen: list[bool] = []
     model.register_forward_pre_hook(lambda *_: seen.append(torch.is_inference_mode_enabled()))
     decoded(model)
     assert not any(seen)
-    assert not model.kept.is_inference()
+    kept: Any = model.kept
+    assert not kept.is_inference()
 
 
 def test_a_wrapped_model_generates_through_its_wrapper() -> None:
     batch = [tokens(6, 4), tokens(6, 2)]
-    compiled = torch.compile(tiny(), backend="eager")
+    compiled: Any = torch.compile(tiny(), backend="eager")
     assert distance(decoded(compiled, batch).log_probs, expected(tiny(), batch)) < 1e-5
 
 
@@ -263,7 +264,7 @@ class FailsLater(GPT2LMHeadModel):
 
     error: Exception = ValueError("no such cache\nand more")
 
-    def forward(self, input_ids: Any = None, **named: Any) -> Any:  # type: ignore[override]
+    def forward(self, input_ids: Any = None, **named: Any) -> Any:
         if named.get("use_cache") and named["attention_mask"].shape[1] > 35:
             raise self.error
         return super().forward(input_ids, **named)
@@ -280,7 +281,7 @@ def test_a_generation_that_fails_says_where_and_why() -> None:
 
 def test_running_out_of_memory_while_generating_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FailsLater, "error", torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(OutOfMemory, match="^the candidate ran out of memory on cpu: CUDA out of memory$"):
+    with pytest.raises(OutOfMemory, match=r"^the candidate ran out of memory on cpu: CUDA out of memory$"):
         decoded(like_gpt2(FailsLater))
 
 
