@@ -73,7 +73,7 @@ def _run_differently(report: ScoreReport, divergence: list[Floats]) -> str | Non
 
 def _by_cache(report: ScoreReport, divergence: list[Floats]) -> str | None:
     """Read token by token, the first position of each continuation is the only one that does not depend on the cache."""
-    if report.config.path != "decode" or report.n_positions == report.n_prompts:
+    if report.config.path != "decode" or all(len(values) == 1 for values in divergence):
         return None
     first = float(np.mean([values[0] for values in divergence]))
     later = float(np.mean(np.concatenate([values[1:] for values in divergence])))
