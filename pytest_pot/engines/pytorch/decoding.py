@@ -150,6 +150,11 @@ class Decoder:
                     f"the {self._role} cannot be read token by token (path='decode'): its generate() failed after "
                     f"{steps.done} of {steps.count} tokens with {type(error).__name__}: {reason}"
                 ) from error
+        if steps.done < steps.count:
+            raise PotError(
+                f"the {self._role} cannot be read token by token (path='decode'): its generate() stopped after {steps.done} of "
+                f"{steps.count} tokens, or chooses tokens without the logits processors that it is given. Use path='prefill'"
+            )
         if steps.has_no_cache:
             raise PotError(
                 f"the {self._role} generates without a key-value cache: {type(self._generator).__name__} read the whole text "

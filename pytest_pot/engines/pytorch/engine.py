@@ -32,7 +32,8 @@ __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable`.
+    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable` and
+    :class:`~pytest_pot.engines.base.Decoding`.
 
     Sequences are padded on the right. That is safe for absolute, rotary and ALiBi positions and for recurrent models, and
     position j of a prompt has the same index whatever the length of the other prompts. Models whose positions depend on the

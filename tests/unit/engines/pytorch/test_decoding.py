@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel, OpenAIGPTConfig, OpenAIGPTLMHeadModel,
 from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.base import OutOfMemory
 from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.pytorch import forced_steps
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.tokens import Tokens
 
@@ -292,3 +293,35 @@ def test_ids_outside_the_vocabulary_are_refused() -> None:
     ids = np.full((7, 3), VOCAB + 4)
     with TorchEngine.opened(tiny(), "candidate", WHOLE) as engine, pytest.raises(PotError, match=f"include id {VOCAB + 4}"):
         engine.decode(RAGGED[:1], ids)
+
+
+class StopsEarly(GPT2LMHeadModel):
+    """Generates fewer tokens than it is asked for."""
+
+    def generate(self, *arguments: Any, **named: Any) -> Any:
+        named["generation_config"].max_new_tokens = 2
+        return super().generate(*arguments, **named)
+
+
+class OwnLoop(GPT2LMHeadModel):
+    """Has a generate() of its own."""
+
+    def generate(self, ids: Any, **named: Any) -> Any:
+        return ids
+
+
+@pytest.mark.parametrize(("cls", "n_tokens"), [(StopsEarly, 2), (OwnLoop, 0)])
+def test_a_generation_that_ends_early_is_refused(cls: type[GPT2LMHeadModel], n_tokens: int) -> None:
+    message = (
+        f"the candidate cannot be read token by token (path='decode'): its generate() stopped after {n_tokens} of 12 tokens, "
+        "or chooses tokens without the logits processors that it is given. Use path='prefill'"
+    )
+    with pytest.raises(PotError, match=f"^{re.escape(message)}$"):
+        decoded(like_gpt2(cls))
+
+
+@pytest.mark.parametrize("most", [1, 5 * VOCAB * 3])
+def test_how_many_steps_are_reduced_together_changes_nothing(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    together = decoded(tiny())
+    monkeypatch.setitem(forced_steps._LOGITS_PER_REDUCTION, "cpu", most)
+    assert np.array_equal(decoded(tiny()).log_probs, together.log_probs)
