@@ -41,6 +41,9 @@ _UNRELATED_TV = 0.6
 _ROUNDING_TV = 1e-4
 """Total variation up to which another device or kernel explains a difference: the tolerance ``numeric``."""
 
+_HALF_ROUNDING_TV = 1e-3
+"""The same in half precision."""
+
 _CACHE_FACTOR = 10
 """How much further from the reference later positions must be than first ones, so that we name the cache as the cause."""
 
@@ -77,7 +80,8 @@ def _by_cache(report: ScoreReport, divergence: list[Floats]) -> str | None:
         return None
     first = float(np.mean([values[0] for values in divergence]))
     later = float(np.mean(np.concatenate([values[1:] for values in divergence])))
-    if later <= _CACHE_FACTOR * max(first, _ROUNDING_TV):
+    rounding = _HALF_ROUNDING_TV if report.labels[1].startswith(("float16", "bfloat16")) else _ROUNDING_TV
+    if later <= _CACHE_FACTOR * max(first, rounding):
         return None
     return (
         f"the cache: the first token after each prompt, which needs none, has a mean tv of {number(first)}, and all later "

@@ -147,6 +147,35 @@ def test_a_limit_of_0_is_a_usage_error(project: Project, marker: str) -> None:
     ]
 
 
+def test_the_other_verdicts_decode_too(project: Project) -> None:
+    project.write(zoo=ZOO)
+    arguments = "reference='zoo:right_llama', path='decode'"
+    project.write(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.pot_distinct(candidate="zoo:rolled_llama", tolerance="numeric", {arguments})
+        def test_distinct(): pass
+
+        @pytest.mark.pot_distinct(candidate="zoo:right_llama", tolerance="numeric", {arguments})
+        def test_not_distinct(): pass
+
+        @pytest.mark.pot_identity(candidate="zoo:right_llama", tolerance="numeric", confidence=0.95, key="k", {arguments})
+        def test_confident(): pass
+
+        @pytest.mark.pot_identity(candidate="zoo:rolled_llama", tolerance="numeric", confidence=0.95, key="k", {arguments})
+        def test_confidently_different(): pass
+        """
+    )
+    verdicts = {gate["test"].partition("::test_")[2]: (gate["verdict"], gate["passed"]) for gate in project.gates()}
+    assert verdicts == {
+        "distinct": ("DIFFERENT", True),
+        "not_distinct": ("SAME", False),
+        "confident": ("SAME", True),
+        "confidently_different": ("DIFFERENT", False),
+    }
+
+
 def test_a_model_without_generate_fails_its_gate(project: Project) -> None:
     project.write(
         conftest="""

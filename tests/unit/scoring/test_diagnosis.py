@@ -137,6 +137,13 @@ def test_a_cache_is_named_where_only_the_tokens_read_through_it_differ(
     assert ("cache" in (cause_of(report) or "")) == named
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounding_in_half_precision_is_not_taken_for_a_wrong_cache(dtype: str) -> None:
+    report = FakeReport([np.array([1e-4, *[5e-3] * 15]) for _ in range(8)])
+    report.config, report.labels = ScoringConfig(path="decode"), (f"{dtype} on cuda:0", f"{dtype} on cuda:0")
+    assert "cache" not in (cause_of(report) or "")
+
+
 def test_continuations_of_one_token_say_nothing_of_the_cache() -> None:
     report = FakeReport([np.array([0.5]) for _ in range(8)])
     report.config = ScoringConfig(path="decode")
