@@ -25,8 +25,9 @@ __all__ = [
     "libraries",
     "machine",
     "mapping_differences",
+    "tokenizer_changes",
     "tokenizer_differences",
-    "unrecorded_differences",
+    "tolerated_tokenizer_differences",
 ]
 
 COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "temperature", "dtype", "use_amp")
@@ -116,8 +117,8 @@ def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[s
 def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str], *, bare_texts: bool = True) -> list[str]:
     """One line for each part that differs and makes a recording stale.
 
-    Not among them are the parts of :func:`unrecorded_differences`. The encoding of a fixed text depends on the others, so it is
-    listed only if they are equal, and with the parts that may explain it.
+    Not among them are the parts of :func:`tolerated_tokenizer_differences`. The encoding of a fixed text depends on the others,
+    so it is listed only if they are equal, and with the parts that may explain it.
 
     Args:
         bare_texts: whether any prompt is a text. Chats are encoded without special tokens, which the encoding has.
@@ -136,16 +137,29 @@ def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str], *
     return causes or lines
 
 
-def unrecorded_differences(provenance: Provenance, now: Mapping[str, str]) -> list[str]:
-    """The parts of a tokenizer that differ from the recorded ones though :func:`tokenizer_differences` may not say so.
+def tolerated_tokenizer_differences(
+    recorded: Provenance, now: Mapping[str, str], version: str | None = None
+) -> dict[str, tuple[str, str]]:
+    """The digests, recorded and now, of parts of a tokenizer that differ without making a recording stale.
 
-    Where another version of the tokenizers library wrote the recorded ones, most of them cannot be compared.
+    Most of them cannot be compared where another version of the tokenizers library wrote the recorded ones.
+
+    Args:
+        version: of the library that wrote ``now``; by default the installed one.
     """
-    same_version = provenance.libraries.get("tokenizers") == _version("tokenizers")
+    same_version = recorded.libraries.get("tokenizers") == (version or _version("tokenizers"))
     names = ("chat_template", "encoding", *(VERSIONED_PARTS if same_version else ()))
-    sides = ({name: parts[name] for name in names if name in parts} for parts in (provenance.tokenizer, now))
-    old, new = sides
-    return [name for name in different_parts(old, new) if name in old and name in new]
+    old, new = ({name: parts[name] for name in names if name in parts} for parts in (recorded.tokenizer, now))
+    return {name: (old[name], new[name]) for name in different_parts(old, new) if name in old and name in new}
+
+
+def tokenizer_changes(old: Provenance, new: Provenance) -> list[str]:
+    """One line for each part that differs between the tokenizers of two recordings."""
+    lines = tokenizer_differences(old.tokenizer, new.tokenizer)
+    tolerated = tolerated_tokenizer_differences(old, new.tokenizer, new.libraries.get("tokenizers"))
+    for name, (before, after) in tolerated.items():
+        lines += mapping_differences("tokenizer.", {name: before}, {name: after})
+    return list(dict.fromkeys(lines))
 
 
 def _version(library: str) -> str | None:

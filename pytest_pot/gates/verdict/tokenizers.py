@@ -46,10 +46,11 @@ def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, proven
     Raises:
         PotError: as :func:`live_tokenizer_notes`.
     """
-    from pytest_pot.baseline.provenance import unrecorded_differences
+    from pytest_pot.baseline.provenance import tolerated_tokenizer_differences
     from pytest_pot.prompts.tokenizer_parts import PART_NAMES, tokenizer_digests
 
-    names = unrecorded_differences(provenance, tokenizer_digests(inputs.prompts.tokenizer, provenance.tokenizer))
+    digests = tokenizer_digests(inputs.prompts.tokenizer, provenance.tokenizer)
+    names = list(tolerated_tokenizer_differences(provenance, digests))
     if not names:
         return ()
     parts = ", ".join(PART_NAMES[name] for name in names)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline.provenance import tokenizer_differences, unrecorded_differences
+from pytest_pot.baseline.provenance import tokenizer_changes, tokenizer_differences, tolerated_tokenizer_differences
 from pytest_pot.prompts import tokenizer_parts
 from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
@@ -175,16 +175,23 @@ def test_a_recording_without_the_newer_parts_is_still_valid(
     old = replace(baseline, provenance=replace(baseline.provenance, tokenizer=parts))
     scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
     assert scorer.score_baseline(old, tiny(), tokenizer, prompts=prompts).max == 0
-    assert unrecorded_differences(old.provenance, tokenizer_digests(tokenizer)) == []
+    assert tolerated_tokenizer_differences(old.provenance, tokenizer_digests(tokenizer)) == {}
+    assert tokenizer_changes(old.provenance, baseline.provenance) == []
 
 
 def test_parts_that_another_version_of_the_library_wrote_are_not_compared(
     baseline: Baseline, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     now = {**tokenizer_digests(tokenizer), "normalizer": "0" * 64, "chat_template": "0" * 64}
-    assert unrecorded_differences(baseline.provenance, now) == ["normalizer", "chat_template"]
-    libraries = {**baseline.provenance.libraries, "tokenizers": "0.0"}
-    assert unrecorded_differences(replace(baseline.provenance, libraries=libraries), now) == ["chat_template"]
+    assert list(tolerated_tokenizer_differences(baseline.provenance, now)) == ["normalizer", "chat_template"]
+    old = replace(baseline.provenance, libraries={**baseline.provenance.libraries, "tokenizers": "0.0"})
+    assert list(tolerated_tokenizer_differences(old, now)) == ["chat_template"]
+    new = replace(baseline.provenance, tokenizer=now)
+    assert [line.split(":")[0] for line in tokenizer_changes(baseline.provenance, new)] == [
+        "tokenizer.normalizer",
+        "tokenizer.chat_template",
+    ]
+    assert [line.split(":")[0] for line in tokenizer_changes(old, new)] == ["tokenizer.chat_template"]
 
 
 def test_another_serialisation_of_the_tokenizer_is_no_difference(tokenizer: PreTrainedTokenizerFast) -> None:
