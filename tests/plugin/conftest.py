@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 import pytest_pot
 
 VOCAB = 280
-PROMPTS = [
+PROMPTS: list[dict[str, Any]] = [
     {"text": "The old mill by the river", "continuation": " stood empty all winter.", "kind": "prose"},
     {"text": "x = 1", "continuation": "; y = x + 1", "kind": "code"},
     {"text": "Who is there?", "continuation": " Nobody, said the wind."},
@@ -191,9 +191,15 @@ class Project:
 
     def gates(self, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
         """Run the project's tests and return the gates that ``--pot-report`` writes."""
+        (Path.cwd() / "gates.json").unlink(missing_ok=True)
         self.run(*arguments, "--pot-report=gates.json")
         gates: list[dict[str, Any]] = json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
         return gates
+
+    def run_gates(self, text: str, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """:meth:`gates` of these tests."""
+        self.write(test_it=text)
+        return self.gates(*arguments)
 
 
 @pytest.fixture
