@@ -102,7 +102,9 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
 
 def unknown_ini_keys(config: pytest.Config) -> set[str]:
     """The keys in the ini file, and of ``-o``, that nothing has declared; ``getini`` knows only those that are declared."""
-    return set(config._get_unknown_ini_keys())
+    overrides: list[str] = config.getoption("override_ini", None) or []
+    given = {override.partition("=")[0] for override in overrides}  # older versions of pytest do not look at them
+    return {*config._get_unknown_ini_keys(), *given.difference(config._parser._inidict)}
 
 
 def skipped_test(reason: str) -> BaseException:
