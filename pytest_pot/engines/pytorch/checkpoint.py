@@ -17,6 +17,7 @@ from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
+from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, quantisation_errors, refuse_dtype, settings_in
 
 __all__ = ["load_checkpoint"]
 
@@ -40,22 +41,27 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
 
     device = choose_device(config.device)
     folder, options = gguf_source(spec)
+    settings = None if options else settings_in(folder)
+    what = f"the {role} {spec!r}"
     if options:
         # A GGUF file holds quantised weights; transformers dequantises them to float32.
         _require_gguf(spec)
         options["dtype"] = choose_dtype(config.dtype, torch.float32, device)
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
-        options["use_safetensors"] = True
-    with loading_errors(f"the {role} {spec!r}", MODEL_FORMS):
+        options |= {"use_safetensors": True, **loading_options(settings, device, config.dtype)}
+    with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS):
         model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
         model.eval()
+        quantised = is_quantised(model)
         loaded_dtype = own_dtype(model)
         dtype = choose_dtype(config.dtype, loaded_dtype, device)
-        if loaded_dtype != dtype:
+        if loaded_dtype != dtype and not quantised:
             model.to(dtype)
         if model.device.type != device.type:
             model.to(device)
+    if quantised:
+        refuse_dtype(model, config, what)
     return model
 
 

@@ -1,0 +1,138 @@
+"""Folders with tiny quantised models, one for each format that a CPU can make; each needs the package of its format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerFast, TorchAoConfig
+
+from .models import tiny
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+_BLOCK = 32
+
+
+def unquantised(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The model of which all folders hold a quantised copy: wide enough for blocks of 32 weights."""
+    model: Any = tiny("llama", **_SIZES)
+    quantisable: PreTrainedModel = model.to(dtype)
+    return quantisable
+
+
+def save(model: Any, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make(name: str, home: Path, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype = torch.float32) -> Path:
+    """A folder ``home/name`` with :func:`unquantised` in the format ``name``, made from weights in ``dtype``."""
+    source = home / f"unquantised-{str(dtype).removeprefix('torch.')}"
+    if not source.exists():
+        save(unquantised(dtype), source, tokenizer)
+    folder = home / name
+    FORMATS[name](source, folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _by_transformers(make_config: Callable[[], Any], package: str) -> Callable[[Path, Path], None]:
+    def quantise(source: Path, folder: Path) -> None:
+        pytest.importorskip(package)
+        model = AutoModelForCausalLM.from_pretrained(source, quantization_config=make_config(), dtype="auto")
+        model.save_pretrained(folder)
+
+    return quantise
+
+
+def _torchao(name: str, **arguments: Any) -> Callable[[], Any]:
+    def config() -> Any:
+        from torchao import quantization
+
+        return TorchAoConfig(getattr(quantization, name)(**arguments))
+
+    return config
+
+
+def _compressed_tensors(preset: str, **weights: Any) -> Callable[[Path, Path], None]:
+    def quantise(source: Path, folder: Path) -> None:
+        pytest.importorskip("compressed_tensors")
+        from compressed_tensors import quantization
+        from compressed_tensors.compressors import ModelCompressor
+        from compressed_tensors.quantization import utils
+
+        scheme = quantization.preset_name_to_scheme(preset, ["Linear"])
+        for name, value in weights.items():
+            setattr(scheme.weights, name, value)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        config = quantization.QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
+        quantization.apply_quantization_config(model, config)
+        for module in model.modules():
+            if not hasattr(module, "weight_scale"):
+                continue
+            matrix = module.weight.data
+            grouped = matrix.reshape(len(matrix), -1, scheme.weights.group_size or matrix.shape[1])
+            scale, _ = utils.calculate_qparams(grouped.amin(-1), grouped.amax(-1), scheme.weights)
+            module.weight_scale.data.copy_(scale.reshape(module.weight_scale.shape))
+            module.quantization_status = quantization.QuantizationStatus.FROZEN
+        compressor = ModelCompressor.from_pretrained_model(model)
+        compressor.compress_model(model)
+        model.save_pretrained(folder)
+        compressor.update_config(str(folder))
+
+    return quantise
+
+
+def _fp8(source: Path, folder: Path) -> None:
+    """As DeepSeek's checkpoints: blocks of fp8 weights, and a scale for each block."""
+    pytest.importorskip("accelerate")
+    tensors = {}
+    for name, weight in load_file(source / "model.safetensors").items():
+        tensors[name] = weight
+        if name.endswith("proj.weight"):
+            rows, columns = weight.shape
+            blocks = weight.float().reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK)
+            scale = blocks.abs().amax((1, 3), keepdim=True) / torch.finfo(torch.float8_e4m3fn).max
+            tensors[name] = (blocks / scale).reshape(rows, columns).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale_inv"] = scale.reshape(rows // _BLOCK, columns // _BLOCK).contiguous()
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    settings = {
+        "quant_method": "fp8",
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "weight_block_size": [_BLOCK, _BLOCK],
+        "modules_to_not_convert": ["lm_head"],
+    }
+    write_config(folder, source, quantization_config=settings)
+
+
+def write_config(folder: Path, source: Path, **changes: object) -> None:
+    """Copy ``config.json`` from ``source``, with some values changed."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+
+
+FORMATS: Mapping[str, Callable[[Path, Path], None]] = {
+    "bitsandbytes int8": _by_transformers(lambda: BitsAndBytesConfig(load_in_8bit=True), "bitsandbytes"),
+    "bitsandbytes nf4": _by_transformers(
+        lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"), "bitsandbytes"
+    ),
+    "torchao int8": _by_transformers(_torchao("Int8WeightOnlyConfig"), "torchao"),
+    "torchao int4": _by_transformers(_torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4), "torchao"),
+    "compressed-tensors w8a8": _compressed_tensors("W8A8"),
+    "compressed-tensors w4a16": _compressed_tensors("W4A16", group_size=_BLOCK),
+    "fp8": _fp8,
+}
