@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,9 +25,9 @@ _SIZES: dict[str, Any] = {
 _BLOCK = 32
 
 
-def unquantised(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def unquantised(dtype: torch.dtype = torch.float32, **sizes: int) -> PreTrainedModel:
     """The model of which all folders hold a quantised copy: wide enough for blocks of 32 weights."""
-    model: Any = tiny("llama", **_SIZES)
+    model: Any = tiny("llama", **_SIZES, **sizes)
     quantisable: PreTrainedModel = model.to(dtype)
     return quantisable
 
@@ -41,7 +42,7 @@ def make(name: str, home: Path, tokenizer: PreTrainedTokenizerFast, dtype: torch
     """A folder ``home/name`` with :func:`unquantised` in the format ``name``, made from weights in ``dtype``."""
     source = home / f"unquantised-{str(dtype).removeprefix('torch.')}"
     if not source.exists():
-        save(unquantised(dtype), source, tokenizer)
+        save(unquantised(dtype, vocab_size=len(tokenizer)), source, tokenizer)
     folder = home / name
     FORMATS[name](source, folder)
     tokenizer.save_pretrained(folder)
@@ -117,6 +118,43 @@ def _fp8(source: Path, folder: Path) -> None:
         "modules_to_not_convert": ["lm_head"],
     }
     write_config(folder, source, quantization_config=settings)
+
+
+def write_gguf(file: Path, tokenizer: PreTrainedTokenizerFast, kind: str) -> Path:
+    """A Llama of one layer, with its matrices in the GGUF type ``kind``, and ``tokenizer``, a byte-level BPE."""
+    gguf = pytest.importorskip("gguf")
+    quantised = gguf.GGMLQuantizationType[kind]
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(128)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(16)
+    writer.add_vocab_size(len(tokenizer))
+    vocabulary = tokenizer.get_vocab()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(sorted(vocabulary, key=lambda token: vocabulary[token]))
+    writer.add_token_types([1] * len(vocabulary))
+    writer.add_token_merges([" ".join(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]])
+    generator = np.random.default_rng(0)
+    shapes = {"token_embd": (len(vocabulary), 32), "output": (len(vocabulary), 32)}
+    shapes |= {f"blk.0.attn_{name}": (32, 32) for name in ("q", "k", "v", "output")}
+    shapes |= {"blk.0.ffn_gate": (64, 32), "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64)}
+    for name, shape in shapes.items():
+        weights = (0.3 * generator.normal(size=shape)).astype(np.float32)
+        packed = weights if kind == "F32" else gguf.quants.quantize(weights, quantised)
+        writer.add_tensor(f"{name}.weight", packed, raw_dtype=quantised)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(32, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
 
 
 def write_config(folder: Path, source: Path, **changes: object) -> None:

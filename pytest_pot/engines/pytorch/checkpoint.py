@@ -16,6 +16,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
+from pytest_pot.engines.pytorch.description import origin_of_file, origin_of_folder, remember
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
 from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, quantisation_errors, refuse_dtype, settings_in
 
@@ -62,6 +63,8 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
             model.to(device)
     if quantised:
         refuse_dtype(model, config, what)
+    asked_for = loaded_dtype if config.dtype == "auto" else None
+    remember(model, origin_of_file(spec) if "gguf_file" in options else origin_of_folder(folder, settings, asked_for))
     return model
 
 

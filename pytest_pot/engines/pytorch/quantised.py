@@ -19,10 +19,19 @@ from torch import nn
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 
-__all__ = ["float_dtypes", "is_quantised", "loading_options", "method_of", "quantisation_errors", "refuse_dtype", "settings_in"]
+__all__ = [
+    "float_dtypes",
+    "is_quantised",
+    "loading_options",
+    "method_of",
+    "package_of",
+    "quantisation_errors",
+    "refuse_dtype",
+    "settings_in",
+]
 
 _NEEDED: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "aqlm": (("aqlm", "aqlm[gpu,cpu]"), ("accelerate", "accelerate")),
+    "aqlm": (("aqlm", "'aqlm[gpu,cpu]'"), ("accelerate", "accelerate")),
     "auto-round": (("auto_round", "auto-round"),),
     "awq": (("gptqmodel", "gptqmodel"), ("accelerate", "accelerate")),
     "bitnet": (("accelerate", "accelerate"),),
@@ -45,7 +54,7 @@ _NEEDED: Mapping[str, tuple[tuple[str, str], ...]] = {
     "quanto": (("optimum.quanto", "optimum-quanto"), ("accelerate", "accelerate")),
     "quark": (("quark", "amd-quark"),),
     "sinq": (("sinq", "sinq"),),
-    "spqr": (("spqr_quant", "spqr_quant[gpu]"), ("accelerate", "accelerate")),
+    "spqr": (("spqr_quant", "'spqr_quant[gpu]'"), ("accelerate", "accelerate")),
     "torchao": (("torchao", "torchao"),),
     "vptq": (("vptq", "vptq"), ("accelerate", "accelerate")),
 }
@@ -98,6 +107,16 @@ def method_of(module: nn.Module) -> str | None:
     name = str(getattr(method, "value", method))
     # Weights of a GGUF file are plain numbers after loading, except in layers of a kernel library.
     return None if name == "gguf" and not any("Gguf" in type(layer).__name__ for layer in module.modules()) else name
+
+
+def package_of(model: nn.Module) -> str:
+    """The library that holds the quantised weights of ``model``, and its class for them: ``"torchao Int8Tensor"``."""
+    for module in model.modules():
+        for part in (module, *module.parameters(recurse=False)):
+            library, *_ = type(part).__module__.split(".")
+            if library in _LIBRARIES or (part is module and _is_quantised_layer(module)):
+                return f"{library} {type(part).__name__}"
+    return "float8"
 
 
 def _is_quantised_layer(module: nn.Module) -> bool:
