@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from pytest_pot import ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.registry import load_model
 
-from ..unit.quantised_models import make, save, unquantised, write_config, write_gguf
+from ..unit.published_formats import make, save, unquantised, write_adapter, write_config, write_gguf
 from .conftest import Models, Project
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries of the formats warn while they are imported
@@ -61,6 +62,9 @@ def folders(home: Path, tiny: Models) -> Mapping[str, Path]:
             found[name] = make(name, home, tiny.tokenizer, torch.bfloat16)
             model = load_model(str(found[name]), "candidate", config).model
             TeacherForcedScorer(config).score_batch(model, model, ["The river ran"], tiny.tokenizer)
+    if importlib.util.find_spec("peft") is not None:
+        base = save(unquantised(vocab_size=len(tiny.tokenizer)), home / "base", tiny.tokenizer)
+        load_model(str(write_adapter(home / "adapter", base)), "candidate", config)
     return found
 
 
@@ -177,3 +181,57 @@ def test_a_quantised_candidate_whose_package_is_missing_fails_with_one_line(proj
     result.assert_outcomes(errors=1)
     told = "is quantised by aqlm, and that needs *: pip install 'aqlm[[]gpu,cpu]'*"
     result.stdout.fnmatch_lines([f"the candidate {str(candidate)!r} {told}"])
+
+
+# -- adapters ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_needs_peft(project: Project) -> None:
+    folder = write_adapter(project.path / "adapter", reference(project))
+    result = project.run_tests(GATE.format(arguments=f"candidate={str(folder)!r}, tolerance='int4'"))
+    if importlib.util.find_spec("peft") is not None:
+        result.assert_outcomes(passed=1)
+        (gate,) = project.gates()
+        assert gate["notes"] == ["the candidate is safetensors with a LoRA adapter, scored in float32"]
+        assert gate["score"] > 0.05
+        return
+    result.assert_outcomes(errors=1)
+    told = "is an adapter, and that needs a package that is not installed: pip install peft"
+    result.stdout.fnmatch_lines([f"the candidate {str(folder)!r} {told}"])
+
+
+def test_an_adapter_whose_base_model_is_missing_fails_with_one_line(project: Project) -> None:
+    pytest.importorskip("peft")
+    folder = write_adapter(project.path / "adapter", reference(project))
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(project.path / "reference"), "/nowhere/base"))
+    result = project.run_tests(GATE.format(arguments=f"candidate={str(folder)!r}, tolerance='int4'"))
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            f"the candidate {str(folder)!r} is an adapter of '/nowhere/base', which does not exist. That is the "
+            f"base_model_name_or_path in its adapter_config.json, as seen from {project.path}: correct it, or put the base "
+            "model there"
+        ]
+    )
+
+
+def test_an_adapter_left_in_a_merged_folder_is_told_and_changes_nothing(project: Project) -> None:
+    """With and without peft, live and against a recording."""
+    folder = reference(project)
+    left = project.path / "left"
+    shutil.copytree(folder, left)
+    for file in write_adapter(project.path / "adapter", folder).iterdir():
+        shutil.copy(file, left)
+    note = (
+        "the candidate: adapter_config.json beside full weights: the adapter is not applied; transformers applies it on top "
+        "where peft is installed, so remove it if it is merged already"
+    )
+    arguments = f"candidate={str(left)!r}, tolerance='identical'"
+    result = project.run_tests(GATE.format(arguments=arguments), "-v")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"*{note}"])
+    project.write(test_it=GATE.format(arguments=f"{arguments}, reference='base.pot.safetensors'"))
+    project.run("--pot-update", f"--pot-reference={folder}").assert_outcomes(passed=1)
+    (recorded,) = project.gates()
+    assert (recorded["verdict"], recorded["score"], recorded["notes"]) == ("SAME", 0, [note])

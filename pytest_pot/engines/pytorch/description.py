@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,9 +21,20 @@ from pytest_pot.engines.pytorch.device import own_dtype
 from pytest_pot.engines.pytorch.quantised import is_quantised, method_of, package_of, settings_in
 from pytest_pot.engines.pytorch.stored_weights import gguf_types, safetensors_dtype
 
-__all__ = ["Origin", "describe", "format_name", "origin_of_file", "origin_of_folder", "remember"]
+__all__ = [
+    "Origin",
+    "adapter_name",
+    "describe",
+    "format_name",
+    "origin_of_file",
+    "origin_of_folder",
+    "remember",
+    "with_adapter",
+]
 
 _IN_MEMORY = "in memory"
+_ADAPTERS = {"LORA": "LoRA", "": "peft"}
+"""What people call an adapter, by peft's name for it, where that is another word."""
 _SAMPLED = 1 << 16
 """Numbers of each tensor that are looked at, to see whether they were once rounded to half precision."""
 _HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -70,9 +81,9 @@ def _folder_of(spec: str) -> Path:
     """The folder ``spec``, or that in which the files of a hub id were put when they were loaded."""
     if Path(spec).exists():
         return Path(spec)
-    from transformers.utils import cached_file
+    from transformers.utils import hub
 
-    return Path(str(cached_file(spec, "config.json", local_files_only=True))).parent
+    return Path(str(hub.cached_file(spec, "config.json", local_files_only=True))).parent
 
 
 def origin_of_file(file: str) -> Origin:
@@ -86,7 +97,7 @@ def origin_of_file(file: str) -> Origin:
 
 def describe(model: nn.Module, running: nn.Module, precision: str, device: torch.device) -> ModelDescription:
     """What ran when ``running`` was scored in ``precision``: ``model`` itself, or a converted copy of it."""
-    origin = _ORIGINS.get(model) or _origin_of_object(model)
+    origin = _ORIGINS.get(model) or _with_adapters(model, _origin_of_object(model))
     stored = origin.stored_dtype
     return ModelDescription(
         format=origin.format,
@@ -121,6 +132,31 @@ def _origin_of_object(model: nn.Module) -> Origin:
         return Origin(format_name(settings), quantised=True)
     own = own_dtype(model)
     return Origin(_IN_MEMORY, _rounded_to(model) if own == torch.float32 else _name(own))
+
+
+def _with_adapters(model: nn.Module, origin: Origin) -> Origin:
+    """``origin`` with the adapters that peft holds in ``model``, apart from its weights."""
+    names = [adapter_name(settings) for module in model.modules() for settings in _peft_settings(module)]
+    for name in dict.fromkeys(names):
+        origin = with_adapter(origin, name)
+    return origin
+
+
+def _peft_settings(module: nn.Module) -> list[Any]:
+    settings = getattr(module, "peft_config", None)
+    return list(settings.values()) if isinstance(settings, Mapping) else []
+
+
+def adapter_name(settings: Any) -> str:
+    """The kind of adapter that peft's ``settings`` describe, an object or a mapping: ``"LoRA"``."""
+    kind = settings.get("peft_type") if isinstance(settings, Mapping) else getattr(settings, "peft_type", None)
+    name = str(getattr(kind, "value", kind) or "")
+    return _ADAPTERS.get(name, name)
+
+
+def with_adapter(origin: Origin, name: str) -> Origin:
+    """``origin``, which is that of the base model, with an adapter of this kind."""
+    return replace(origin, format=f"{origin.format} with a {name} adapter")
 
 
 def _rounded_to(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from pytest_pot.engines.pytorch.description import format_name
 from pytest_pot.engines.registry import load_model, opened
 
 from ...models import tiny
-from ...quantised_models import make, save, unquantised, write_config, write_gguf
+from ...published_formats import make, save, unquantised, write_config, write_gguf
 
 AUTO = ScoringConfig(device="cpu")
 

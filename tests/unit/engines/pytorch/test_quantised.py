@@ -21,7 +21,7 @@ from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, 
 from pytest_pot.engines.registry import load_model
 
 from ...models import tiny
-from ...quantised_models import FORMATS, make, save, unquantised, write_config
+from ...published_formats import FORMATS, make, save, unquantised, write_config
 
 AUTO = ScoringConfig(device="cpu")
 

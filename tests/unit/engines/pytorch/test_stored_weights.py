@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pytest_pot.engines.pytorch.stored_weights import gguf_types, safetensors_dtype
 
-from ...quantised_models import write_gguf
+from ...published_formats import write_gguf
 
 
 def test_most_numbers_decide_the_dtype_of_safetensors(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders with tiny quantised models, one for each format that a CPU can make; each needs the package of its format."""
+"""Folders with tiny models in the formats that people publish; most formats need a package of their own."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _SIZES: dict[str, Any] = {
     "head_dim": 16,
 }
 _BLOCK = 32
+_TORCH: Any = torch  # torch does not declare int4
 
 
 def unquantised(dtype: torch.dtype = torch.float32, **sizes: int) -> PreTrainedModel:
@@ -60,8 +61,7 @@ def _by_transformers(make_config: Callable[[], Any], package: str) -> Callable[[
 
 def _torchao(name: str, **arguments: Any) -> Callable[[], Any]:
     def config() -> Any:
-        from torchao import quantization
-
+        quantization: Any = pytest.importorskip("torchao.quantization")
         return TorchAoConfig(getattr(quantization, name)(**arguments))
 
     return config
@@ -69,15 +69,13 @@ def _torchao(name: str, **arguments: Any) -> Callable[[], Any]:
 
 def _compressed_tensors(preset: str, **weights: Any) -> Callable[[Path, Path], None]:
     def quantise(source: Path, folder: Path) -> None:
-        pytest.importorskip("compressed_tensors")
-        from compressed_tensors import quantization
-        from compressed_tensors.compressors import ModelCompressor
-        from compressed_tensors.quantization import utils
+        quantization: Any = pytest.importorskip("compressed_tensors.quantization")
+        compressors: Any = pytest.importorskip("compressed_tensors.compressors")
 
         scheme = quantization.preset_name_to_scheme(preset, ["Linear"])
         for name, value in weights.items():
             setattr(scheme.weights, name, value)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
         config = quantization.QuantizationConfig(config_groups={"group_0": scheme}, ignore=["lm_head"])
         quantization.apply_quantization_config(model, config)
         for module in model.modules():
@@ -85,10 +83,10 @@ def _compressed_tensors(preset: str, **weights: Any) -> Callable[[Path, Path], N
                 continue
             matrix = module.weight.data
             grouped = matrix.reshape(len(matrix), -1, scheme.weights.group_size or matrix.shape[1])
-            scale, _ = utils.calculate_qparams(grouped.amin(-1), grouped.amax(-1), scheme.weights)
+            scale, _ = quantization.utils.calculate_qparams(grouped.amin(-1), grouped.amax(-1), scheme.weights)
             module.weight_scale.data.copy_(scale.reshape(module.weight_scale.shape))
             module.quantization_status = quantization.QuantizationStatus.FROZEN
-        compressor = ModelCompressor.from_pretrained_model(model)
+        compressor = compressors.ModelCompressor.from_pretrained_model(model)
         compressor.compress_model(model)
         model.save_pretrained(folder)
         compressor.update_config(str(folder))
@@ -157,6 +155,34 @@ def write_gguf(file: Path, tokenizer: PreTrainedTokenizerFast, kind: str) -> Pat
     return file
 
 
+def write_adapter(folder: Path, base: Path, rank: int = 4) -> Path:
+    """A LoRA adapter on the attention of the Llama in ``base``, as peft would save it; peft is not needed to write it."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    generator = torch.Generator().manual_seed(0)
+    width, head = config["hidden_size"], config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    outputs = {"q_proj": head * config["num_attention_heads"], "v_proj": head * config["num_key_value_heads"]}
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name, size in outputs.items():
+            prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            tensors[f"{prefix}.lora_A.weight"] = 0.3 * torch.randn(rank, width, generator=generator)
+            tensors[f"{prefix}.lora_B.weight"] = 0.3 * torch.randn(size, rank, generator=generator)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    settings = {
+        "base_model_name_or_path": str(base),
+        "bias": "none",
+        "lora_alpha": 2 * rank,
+        "lora_dropout": 0.0,
+        "peft_type": "LORA",
+        "r": rank,
+        "target_modules": list(outputs),
+        "task_type": "CAUSAL_LM",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
 def write_config(folder: Path, source: Path, **changes: object) -> None:
     """Copy ``config.json`` from ``source``, with some values changed."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -169,7 +195,7 @@ FORMATS: Mapping[str, Callable[[Path, Path], None]] = {
         lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"), "bitsandbytes"
     ),
     "torchao int8": _by_transformers(_torchao("Int8WeightOnlyConfig"), "torchao"),
-    "torchao int4": _by_transformers(_torchao("IntxWeightOnlyConfig", weight_dtype=torch.int4), "torchao"),
+    "torchao int4": _by_transformers(_torchao("IntxWeightOnlyConfig", weight_dtype=_TORCH.int4), "torchao"),
     "compressed-tensors w8a8": _compressed_tensors("W8A8"),
     "compressed-tensors w4a16": _compressed_tensors("W4A16", group_size=_BLOCK),
     "fp8": _fp8,
