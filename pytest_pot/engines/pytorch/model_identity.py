@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pytest_pot.core.hashing import digest
 from pytest_pot.engines.pytorch.model_traits import PACKAGES
+from pytest_pot.engines.pytorch.quantised import settings_in
 
 __all__ = ["content_of", "loads_as_known", "weights_digest"]
 
@@ -79,10 +80,13 @@ def content_of(model: object) -> dict[str, Any] | None:
 def loads_as_known(spec: str) -> bool:
     """Whether the files in the folder ``spec`` determine the loaded model: weights and config of a known class.
 
-    False for an adapter, which also needs its base model, and if someone registered another class for the config.
+    False for an adapter, which also needs its base model, for quantised weights, whose library is none that we know, and if
+    someone registered another class for the config.
     """
     folder = Path(spec)
     if not (folder / "config.json").is_file() or (folder / "adapter_config.json").exists() or _global_hooks():
+        return False
+    if settings_in(spec) is not None:
         return False
     try:
         config = transformers.AutoConfig.from_pretrained(spec, trust_remote_code=False)
