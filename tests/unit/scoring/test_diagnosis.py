@@ -198,7 +198,8 @@ def test_a_wrong_position_encoding_is_named(seed: int) -> None:
         config.rope_parameters = {**config.rope_parameters, "rope_theta": 1e6}
         changed: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         changed.load_state_dict(model.state_dict())
-        return changed.eval()
+        changed.eval()
+        return changed
 
     cause = cause_of_change(seed, other_base)
     assert cause.startswith("the divergence grows with the position: look at the position encoding")
