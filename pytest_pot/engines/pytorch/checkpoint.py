@@ -6,7 +6,6 @@ Only safetensors and GGUF files are loaded, and no code from a model's repositor
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from pytest_pot.engines.pytorch.adapters import (
     apply_adapter,
     check_not_applied,
 )
-from pytest_pot.engines.pytorch.description import origin_of_file, origin_of_folder, remember, with_adapter
+from pytest_pot.engines.pytorch.description import note, note_adapter, origin_of_file, origin_of_folder, remember
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
 from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, quantisation_errors, refuse_dtype, settings_in
 
@@ -46,23 +45,28 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
         adapter = adapter_in(spec)
         if adapter is not None and not adapter.beside_full_weights:
             return _load_adapter(adapter, role, config)
-        model = _load_weights(spec, f"the {role} {spec!r}", config, notes=() if adapter is None else (IGNORED,))
+        model = _load_weights(spec, role, config)
+        if adapter is not None:
+            note(model, IGNORED)
         return LoadedModel(model, _tokenizer_beside(spec, role), movable=True)
 
 
 def _load_adapter(adapter: Adapter, role: str, config: ScoringConfig) -> LoadedModel:
     """The base model with ``adapter`` applied. Its tokenizer is the adapter's own, or else that of the base model."""
     spec, what = adapter.folder, f"the {role} {adapter.folder!r}"
-    model = apply_adapter(adapter, what, partial(_load_weights, config=config, adapter=adapter))
+    model = apply_adapter(adapter, what, partial(_loaded, config=config))
     _convert(model, config)
+    note_adapter(model, adapter.kind)
     tokenizer = _tokenizer_beside(spec, role)
     return LoadedModel(model, tokenizer or _tokenizer_beside(str(adapter.base), role), movable=True)
 
 
-def _load_weights(
-    spec: str, what: str, config: ScoringConfig, *, adapter: Adapter | None = None, notes: tuple[str, ...] = ()
-) -> Any:
-    """The model of the folder, hub id or ``.gguf`` file ``spec``, which is the base model of ``adapter`` if that is given."""
+def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
+    return _loaded(spec, f"the {role} {spec!r}", config)
+
+
+def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
+    """The model of the folder, hub id or ``.gguf`` file ``spec``, which messages call ``what``."""
     from transformers import AutoModelForCausalLM
 
     device = choose_device(config.device)
@@ -86,8 +90,7 @@ def _load_weights(
     if is_quantised(model):
         refuse_dtype(model, config, what)
     asked_for = loaded_dtype if config.dtype == "auto" else None
-    origin = origin_of_file(spec) if "gguf_file" in options else origin_of_folder(folder, settings, asked_for)
-    remember(model, replace(origin, notes=(*origin.notes, *notes)) if adapter is None else with_adapter(origin, adapter.kind))
+    remember(model, origin_of_file(spec) if "gguf_file" in options else origin_of_folder(folder, settings, asked_for))
     return model
 
 

@@ -26,10 +26,11 @@ __all__ = [
     "adapter_name",
     "describe",
     "format_name",
+    "note",
+    "note_adapter",
     "origin_of_file",
     "origin_of_folder",
     "remember",
-    "with_adapter",
 ]
 
 _IN_MEMORY = "in memory"
@@ -58,6 +59,18 @@ _ORIGINS: WeakKeyDictionary[nn.Module, Origin] = WeakKeyDictionary()
 def remember(model: nn.Module, origin: Origin) -> None:
     """Keep ``origin`` for :func:`describe`, as long as ``model`` lives."""
     _ORIGINS[model] = origin
+
+
+def note(model: nn.Module, line: str) -> None:
+    """Add a line to what is remembered of ``model``."""
+    if model in _ORIGINS:
+        _ORIGINS[model] = replace(_ORIGINS[model], notes=(*_ORIGINS[model].notes, line))
+
+
+def note_adapter(model: nn.Module, kind: str) -> None:
+    """Remember that an adapter of this kind was applied to ``model``."""
+    if model in _ORIGINS:
+        _ORIGINS[model] = _with_adapter(_ORIGINS[model], kind)
 
 
 def origin_of_folder(spec: str, settings: Mapping[str, Any] | None, loaded_dtype: torch.dtype | None) -> Origin:
@@ -138,7 +151,7 @@ def _with_adapters(model: nn.Module, origin: Origin) -> Origin:
     """``origin`` with the adapters that peft holds in ``model``, apart from its weights."""
     names = [adapter_name(settings) for module in model.modules() for settings in _peft_settings(module)]
     for name in dict.fromkeys(names):
-        origin = with_adapter(origin, name)
+        origin = _with_adapter(origin, name)
     return origin
 
 
@@ -154,7 +167,7 @@ def adapter_name(settings: Any) -> str:
     return _ADAPTERS.get(name, name)
 
 
-def with_adapter(origin: Origin, name: str) -> Origin:
+def _with_adapter(origin: Origin, name: str) -> Origin:
     """``origin``, which is that of the base model, with an adapter of this kind."""
     return replace(origin, format=f"{origin.format} with a {name} adapter")
 
