@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-__all__ = ["number", "quoted", "shorten", "times_over"]
+from collections.abc import Sequence
+
+__all__ = ["count", "number", "quoted", "shorten", "some_of", "times_over"]
+
+
+def count(n: int, noun: str) -> str:
+    """``n`` things: ``"1 tensor"``, ``"2 tensors"``."""
+    return f"1 {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def some_of(names: Sequence[str], most: int = 6) -> str:
+    """``names`` with commas between them: ``most`` of them at most, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def number(value: float) -> str:

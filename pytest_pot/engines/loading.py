@@ -76,6 +76,8 @@ def loading_errors(what: str, forms: str) -> Iterator[None]:
     """
     try:
         yield
+    except PotError:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PotError(f"cannot load {what}: {reason[:400].rstrip('.')}. {forms}") from error

@@ -60,7 +60,12 @@ CALIBRATE = (
 )
 """The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
-INI_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
+INI_KEYS: Mapping[str, tuple[Literal["args", "bool", "string"], bool | str | list[str], str]] = {
+    "pot_allow_tensors": (
+        "args",
+        [],
+        "tensors that a checkpoint may lack, hold in another shape or hold for nothing, by name or pattern (default: none)",
+    ),
     "pot_cache": ("bool", True, "keep the outputs of live references in pytest's cache for later runs"),
     "pot_cache_mb": ("string", "256", "size limit of this cache in megabytes"),
     "pot_latency_inconclusive": (
@@ -115,7 +120,10 @@ def cache_limit(config: pytest.Config) -> int:
 def overrides(config: pytest.Config) -> dict[str, Any]:
     """The fields of a preset that options override."""
     values = {name: option(config, name) for name in ("metric", "device", "dtype")}
-    return {name: value for name, value in values.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if patterns := config.getini("pot_allow_tensors"):
+        changes["allow_tensors"] = tuple(patterns)
+    return changes
 
 
 def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
@@ -137,6 +145,10 @@ def check_options(config: pytest.Config) -> None:
     for name in OPTIONS:
         if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
             raise pytest.UsageError(f"--pot-{name} is empty: give it a value, or leave it out to use the ini key pot_{name}")
+    try:
+        config.getini("pot_allow_tensors")
+    except ValueError as error:
+        raise pytest.UsageError(f"pot_allow_tensors: {error}") from None
     for key in ("pot_cache", *(f"pot_{name}" for name in FLAGS)):
         try:
             config.getini(key)

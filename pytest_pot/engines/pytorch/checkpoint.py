@@ -16,7 +16,9 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
+from pytest_pot.engines.pytorch.causality import refuse_bidirectional
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
+from pytest_pot.engines.pytorch.loading_info import complete_model
 
 __all__ = ["load_checkpoint"]
 
@@ -36,8 +38,6 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
 
 
 def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
-    from transformers import AutoModelForCausalLM
-
     device = choose_device(config.device)
     folder, options = gguf_source(spec)
     if options:
@@ -47,8 +47,9 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
         options["use_safetensors"] = True
-    with loading_errors(f"the {role} {spec!r}", MODEL_FORMS):
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    what = f"the {role} {spec!r}"
+    with loading_errors(what, MODEL_FORMS):
+        model = complete_model(folder, options, what, config.allow_tensors)
         model.eval()
         loaded_dtype = own_dtype(model)
         dtype = choose_dtype(config.dtype, loaded_dtype, device)
@@ -56,6 +57,7 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
             model.to(dtype)
         if model.device.type != device.type:
             model.to(device)
+    refuse_bidirectional(model, what)
     return model
 
 
