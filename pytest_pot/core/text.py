@@ -15,7 +15,7 @@ def count(n: int, noun: str) -> str:
 def some_of(names: Sequence[str], most: int = 6) -> str:
     """``names`` with commas between them: ``most`` of them at most, and how many more there are."""
     more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(shorten(name, 120) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def number(value: float) -> str:

@@ -25,7 +25,8 @@ def refuse_absent_weights(model: nn.Module, role: str) -> None:
     if absent:
         raise PotError(
             f"the {role} ({type(model).__name__}) has {count(len(absent), 'tensor')} without numbers, on torch's meta device: "
-            f"{some_of(absent)}. They were never loaded: let the fixture or factory that makes the model load all of its weights"
+            f"{some_of(absent)}. They were never loaded: let the fixture or factory that makes the model load all of its "
+            "weights"
         )
 
 

@@ -1,7 +1,7 @@
 """Refuse a checkpoint that does not hold the model that is made of it, as transformers tells after loading.
 
-transformers fills tensors that are missing, or have another shape, as before training: mostly with random numbers. It drops tensors
-that the model has no place for. Two such checkpoints may score 0 only because they were filled alike.
+transformers fills tensors that are missing, or have another shape, as before training: mostly with random numbers. It drops
+tensors that the model has no place for. Two such checkpoints may score 0 only because they were filled alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import find_adapter_config_file, is_peft_available
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import count, some_of
+from pytest_pot.core.text import count, shorten, some_of
 
 __all__ = ["complete_model", "refuse_incomplete"]
 
@@ -106,7 +106,11 @@ def refuse_incomplete(model: Any, info: Mapping[str, Any], what: str, allowed: S
 
 def _loaded_as(model: Any) -> str:
     architectures = getattr(model.config, "architectures", None)
-    config = f"the config says {', '.join(map(str, architectures))}" if architectures else "the config names no class"
+    config = (
+        f"the config says {', '.join(shorten(str(name), 80) for name in architectures)}"
+        if architectures
+        else "the config names no class"
+    )
     return f"  it was loaded as {type(model).__name__}; {config}"
 
 
