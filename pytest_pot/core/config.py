@@ -51,7 +51,6 @@ class ScoringConfig:
     every_position: bool = False
     """Use the unoptimised path: one prompt per forward pass whatever the batch size, no padding, logits at every position. The
     preset ``original`` does, and the optimised path is tested against it."""
-
     allow_tensors: tuple[str, ...] = ()
     """Tensors, by name or by a pattern with ``*``, that need not match between a checkpoint and the model that is made of it.
     All others that are missing, have another shape or no place in the model are refused."""

@@ -83,9 +83,9 @@ CALIBRATE = (
 )
 """The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
-INI_KEYS: Mapping[str, tuple[Literal["args", "bool", "string"], bool | str | list[str], str]] = {
+INI_KEYS: Mapping[str, tuple[Literal["linelist", "bool", "string"], bool | str | list[str], str]] = {
     "pot_allow_tensors": (
-        "args",
+        "linelist",
         [],
         "tensors that a checkpoint may lack, hold in another shape or hold for nothing, by name or pattern (default: none)",
     ),
@@ -143,9 +143,9 @@ def cache_limit(config: pytest.Config) -> int:
 def overrides(config: pytest.Config) -> dict[str, Any]:
     """The fields of a preset that options override."""
     values = {field: option(config, name) for name, field in _FIELDS.items()}
-    changes = {field: _parsed(field, value) for field, value in values.items() if value is not None}
-    if patterns := config.getini("pot_allow_tensors"):
-        changes["allow_tensors"] = tuple(patterns)
+    changes: dict[str, Any] = {field: _parsed(field, value) for field, value in values.items() if value is not None}
+    if lines := config.getini("pot_allow_tensors"):
+        changes["allow_tensors"] = tuple(" ".join(lines).split())
     return changes
 
 
@@ -168,10 +168,6 @@ def check_options(config: pytest.Config) -> None:
     for name in OPTIONS:
         if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
             raise pytest.UsageError(f"{_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}")
-    try:
-        config.getini("pot_allow_tensors")
-    except ValueError as error:
-        raise pytest.UsageError(f"pot_allow_tensors: {error}") from None
     for key in ("pot_cache", *(f"pot_{name}" for name in FLAGS)):
         try:
             config.getini(key)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM
-from transformers.utils import find_adapter_config_file, is_peft_available
+from transformers.utils.import_utils import is_peft_available
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
@@ -49,7 +50,8 @@ def complete_model(folder: str, options: Mapping[str, Any], what: str, allowed: 
     # Other shapes are ignored here only because transformers would refuse them without their names.
     wanted = {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True, **options}
     base = _base_of_adapter(folder)
-    model, info = AutoModelForCausalLM.from_pretrained(base or folder, **wanted)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(base or folder, **wanted)
+    model, info = loaded
     refuse_incomplete(model, info, what if base is None else f"{base!r}, the base model of {what},", allowed)
     if base is not None:
         # from_pretrained would do this too, but tell only what the adapter lacks.
@@ -105,13 +107,9 @@ def refuse_incomplete(model: Any, info: Mapping[str, Any], what: str, allowed: S
 
 
 def _loaded_as(model: Any) -> str:
-    architectures = getattr(model.config, "architectures", None)
-    config = (
-        f"the config says {', '.join(shorten(str(name), 80) for name in architectures)}"
-        if architectures
-        else "the config names no class"
-    )
-    return f"  it was loaded as {type(model).__name__}; {config}"
+    architectures = getattr(model.config, "architectures", None) or []
+    says = ", ".join(shorten(str(name), 80) for name in architectures)
+    return f"  it was loaded as {type(model).__name__}; " + (f"the config says {says}" if says else "the config names no class")
 
 
 def _advice(example: str) -> str:

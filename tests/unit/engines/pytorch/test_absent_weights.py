@@ -1,0 +1,62 @@
+"""A model in memory with tensors that hold no numbers is refused by name, unless accelerate fills them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
+from pytest_pot.engines.pytorch.engine import TorchEngine
+
+from ...models import tiny
+
+
+def test_parameters_and_buffers_on_meta_are_named(prompts: list[Prompt], tokenizer: Any) -> None:
+    model: Any = tiny("llama")
+    model.model.layers[1].mlp.to("meta")
+    model.model.rotary_emb.to("meta")
+    with pytest.raises(PotError) as error:
+        TeacherForcedScorer().score_batch(tiny("llama"), model, prompts, tokenizer)
+    assert str(error.value) == (
+        "the candidate (LlamaForCausalLM) has 5 tensors without numbers, on torch's meta device: "
+        "model.layers.1.mlp.down_proj.weight, model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight, "
+        "model.rotary_emb.inv_freq, model.rotary_emb.original_inv_freq. They were never loaded: let the fixture or factory "
+        "that makes the model load all of its weights"
+    )
+
+
+def test_a_model_that_was_never_loaded_is_refused() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7))
+    with (
+        pytest.raises(PotError, match=r"^the reference \(Sequential\) has 3 tensors without numbers, .*: 0\.weight, 1\.bias"),
+        TorchEngine.opened(model, "reference", ScoringConfig()),
+    ):
+        pass
+
+
+def test_what_accelerate_offloads_is_not_refused_and_the_rest_is() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model: Any = accelerate.cpu_offload(tiny("llama"), execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    refuse_absent_weights(model, "candidate")
+    accelerate.hooks.remove_hook_from_module(model.lm_head)
+    model.lm_head.to("meta")
+    with pytest.raises(PotError, match=r"has 1 tensor without numbers, on torch's meta device: lm_head\.weight\. They"):
+        refuse_absent_weights(model, "candidate")
+
+
+def test_a_module_that_is_offloaded_with_its_submodules_is_not_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model: Any = tiny("llama")
+    layer = model.model.layers[0]
+    hook = accelerate.hooks.AlignDevicesHook(
+        execution_device="cpu", offload=True, weights_map=dict(layer.state_dict()), place_submodules=True
+    )
+    accelerate.hooks.add_hook_to_module(layer, hook)
+    assert layer.mlp.up_proj.weight.is_meta
+    refuse_absent_weights(model, "candidate")
