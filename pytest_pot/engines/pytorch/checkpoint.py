@@ -48,7 +48,7 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
         options["use_safetensors"] = True
     what = f"the {role} {spec!r}"
-    with loading_errors(what, MODEL_FORMS):
+    with loading_errors(what, MODEL_FORMS, spec):
         model = complete_model(folder, options, what, config.allow_tensors)
         model.eval()
         loaded_dtype = own_dtype(model)
