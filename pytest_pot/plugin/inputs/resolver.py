@@ -144,13 +144,15 @@ class _Resolver:
             inputs = replace(inputs, prompts=cache.prompts)
         else:
             cache = self._cache(inputs.prompts, candidate)
-            if cache is None or not cache.identify_by_content(loaded.model):
-                return inputs
+            if cache is None:
+                return _noted(inputs, CachedReference.why_off(self._config, self._settings.config))
+            if not cache.identify_by_content(loaded.model):
+                return _noted(inputs, cache.why_run(loaded.model))
             if (known := cache.known()) is not None:
                 return replace(inputs, reference=None, recording=known)
-        if self._gate.sequential:  # the reference is run no further than needed, so there is no whole record
-            return inputs
-        return replace(inputs, recording=cache.recording_of(loaded.model))
+        if self._gate.sequential:
+            return _noted(inputs, "the reference is run each time: with confidence it is run no further than needed")
+        return _noted(replace(inputs, recording=cache.recording_of(loaded.model)), cache.why_run(loaded.model))
 
     def _both_live(self, reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> GateInputs:
         tokenizer = self._sources.tokenizer_of(loaded, "reference")
@@ -190,3 +192,7 @@ class _Resolver:
         wanted = self._settings.config.device
         device = common_device(wanted, models)
         return "auto" if device == wanted else device
+
+
+def _noted(inputs: GateInputs, note: str | None) -> GateInputs:
+    return inputs if note is None else replace(inputs, notes=(*inputs.notes, note))
