@@ -29,6 +29,7 @@ __all__ = [
     "files_tell_all",
     "load_model",
     "max_positions",
+    "not_loaded",
     "opened",
     "register",
     "unregister",
@@ -113,6 +114,12 @@ def content(model: Any) -> Mapping[str, Any] | None:
     """What identifies ``model``: equal content means equal results. None where content does not tell all of it."""
     backend = _backend_of(model)
     return None if backend is None else backend.content(model)
+
+
+def not_loaded(model: object) -> Sequence[str]:
+    """The weights of ``model`` that its checkpoint lacked, by name, as far as its engine knows."""
+    names: Callable[[object], Sequence[str]] | None = getattr(_backend_of(model), "not_loaded", None)
+    return () if names is None else names(model)
 
 
 def why_no_content(model: object) -> str:

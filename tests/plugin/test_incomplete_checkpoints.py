@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from ..unit.checkpoints import CHANGES, tensors_in, without_its_tensor
@@ -128,7 +129,7 @@ def test_a_masked_language_model_is_refused(project: Project) -> None:
     BertForMaskedLM(config).save_pretrained(project.path / "bert")
     project.tiny.tokenizer.save_pretrained(project.path / "bert")
     project.ini(pot_reference="bert", pot_candidate="bert", pot_prompts="prompts.jsonl")
-    test = "import pytest\n\n@pytest.mark.pot_identity\ndef test_it():\n    pass\n"
+    test = "import pytest\n\n@pytest.mark.pot_identity(max_tail=1)\ndef test_it():\n    pass\n"
     result = project.run_tests(test)
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
@@ -165,3 +166,29 @@ def test_a_model_in_memory_that_was_not_loaded_is_refused(how: str, project: Pro
     result = project.run_tests(f"import pytest\n\n@pytest.mark.pot_identity({argument})\ndef test_it():\n    pass\n")
     result.assert_outcomes(failed=1)
     assert message in result.outlines
+
+
+@pytest.mark.skipif(transformers.__version__.startswith("4."), reason="transformers 5 marks what it loads")
+@pytest.mark.parametrize("kind", ["live", "recorded"])
+def test_a_pass_of_fixtures_with_weights_that_were_not_found_warns(kind: str, project: Project) -> None:
+    """They may have been set later, so they are no error."""
+    names = [f"transformer.h.{layer}.mlp.c_proj.bias" for layer in (0, 1)]
+    broken = without_its_tensor(project.tiny.reference, project.path / "half", "dropped", names[0])
+    broken = without_its_tensor(broken, project.path / "broken", "dropped", names[1])
+    recorded(project, project.tiny.reference)
+    project.ini(pot_prompts="prompts.jsonl", pot_tokenizer=project.tiny.reference)
+    load = f"AutoModelForCausalLM.from_pretrained({str(broken)!r})"
+    fixtures = [f"@pytest.fixture\ndef pot_{role}():\n    return {load}\n" for role in ("reference", "candidate")]
+    project.write(conftest="import pytest\nfrom transformers import AutoModelForCausalLM\n\n" + "\n".join(fixtures))
+    argument = 'reference="ref.pot.safetensors", ' if kind == "recorded" else ""
+    result = project.run_tests(
+        f"import pytest\n\n@pytest.mark.pot_identity({argument}max_score=1)\ndef test_it():\n    pass\n", "-v"
+    )
+    result.assert_outcomes(passed=1, warnings=2 if kind == "live" else 1)
+    for role in ("reference", "candidate") if kind == "live" else ("candidate",):
+        result.stdout.fnmatch_lines(
+            [
+                f"*PytestWarning: pot_identity: the {role} (GPT2LMHeadModel) has 2 tensors that from_pretrained did not find "
+                f"in its checkpoint: {', '.join(names)}. What was not set later holds random numbers"
+            ]
+        )

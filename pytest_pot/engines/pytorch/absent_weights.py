@@ -1,4 +1,8 @@
-"""Refuse a model in memory with tensors that hold no numbers: those on torch's ``meta`` device that nothing will fill."""
+"""What a model in memory tells of weights that were never loaded: tensors without numbers, and those that a checkpoint lacked.
+
+The first are on torch's ``meta`` device, and such a model is refused. The second hold the numbers of before training, unless
+they were set later, so we can only tell of them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,9 @@ from torch import nn
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, some_of
+from pytest_pot.engines.pytorch.model_traits import has_own_code
 
-__all__ = ["refuse_absent_weights"]
+__all__ = ["not_loaded", "refuse_absent_weights"]
 
 
 def refuse_absent_weights(model: nn.Module, role: str) -> None:
@@ -28,6 +33,18 @@ def refuse_absent_weights(model: nn.Module, role: str) -> None:
             f"{some_of(absent)}. They were never loaded: let the fixture or factory that makes the model load all of its "
             "weights"
         )
+
+
+def not_loaded(model: nn.Module) -> list[str]:
+    """The parameters of ``model`` that ``from_pretrained`` did not find in its checkpoint, nor made of others there.
+
+    transformers 5 marks those that it found. Nothing is known of a model that was not loaded by it, or with modules of other
+    libraries, such as adapters.
+    """
+    if has_own_code(model):
+        return []
+    found = {name: hasattr(tensor, "_is_hf_initialized") for name, tensor in model.named_parameters()}
+    return sorted(name for name, is_found in found.items() if not is_found) if any(found.values()) else []
 
 
 def _absent(model: nn.Module) -> Iterator[str]:

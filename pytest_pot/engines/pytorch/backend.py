@@ -11,6 +11,7 @@ from torch import nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine, LoadedModel
+from pytest_pot.engines.pytorch.absent_weights import not_loaded
 from pytest_pot.engines.pytorch.checkpoint import load_checkpoint
 from pytest_pot.engines.pytorch.device import device_of, is_spread
 from pytest_pot.engines.pytorch.engine import TorchEngine
@@ -52,6 +53,9 @@ class PyTorchBackend:
 
     def content(self, model: Any) -> Mapping[str, Any] | None:
         return content_of(model)
+
+    def not_loaded(self, model: Any) -> list[str]:
+        return not_loaded(model)
 
     def why_no_content(self, model: Any) -> str:
         return why_no_content(model)

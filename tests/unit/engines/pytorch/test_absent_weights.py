@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
+from transformers import LlamaForCausalLM
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
+from pytest_pot.engines.pytorch.absent_weights import not_loaded, refuse_absent_weights
 from pytest_pot.engines.pytorch.engine import TorchEngine
 
-from ...models import tiny
+from ...checkpoints import without_its_tensor
+from ...models import CONFIGS, tiny
 
 
 def test_parameters_and_buffers_on_meta_are_named(prompts: list[Prompt], tokenizer: Any) -> None:
@@ -60,3 +64,22 @@ def test_a_module_that_is_offloaded_with_its_submodules_is_not_refused() -> None
     accelerate.hooks.add_hook_to_module(layer, hook)
     assert layer.mlp.up_proj.weight.is_meta
     refuse_absent_weights(model, "candidate")
+
+
+@pytest.mark.skipif(transformers.__version__.startswith("4."), reason="transformers 5 marks what it loads")
+def test_what_from_pretrained_did_not_find_is_known(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path / "whole")
+    assert not_loaded(LlamaForCausalLM.from_pretrained(tmp_path / "whole")) == []
+    assert not_loaded(tiny("llama")) == []  # never loaded: nothing is known
+    name = "model.layers.0.self_attn.q_proj.weight"
+    broken = without_its_tensor(tmp_path / "whole", tmp_path / "broken", "dropped", name)
+    model = LlamaForCausalLM.from_pretrained(broken)
+    assert not_loaded(model) == [name]
+    assert not_loaded(model.double()) == [name]
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "llama, tied"])
+def test_all_weights_of_a_whole_checkpoint_count_as_found(name: str, tmp_path: Path) -> None:
+    model = tiny("llama", tie_word_embeddings=True) if name == "llama, tied" else tiny(name)
+    model.save_pretrained(tmp_path)
+    assert not_loaded(type(model).from_pretrained(tmp_path)) == []
