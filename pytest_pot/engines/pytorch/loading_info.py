@@ -20,6 +20,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
+from pytest_pot.engines.pytorch.gguf_tensors import left_out
 
 __all__ = ["complete_model", "refuse_incomplete"]
 
@@ -52,6 +53,8 @@ def complete_model(folder: str, options: Mapping[str, Any], what: str, allowed: 
     base = _base_of_adapter(folder)
     loaded: Any = AutoModelForCausalLM.from_pretrained(base or folder, **wanted)
     model, info = loaded
+    if "gguf_file" in options:
+        info["unexpected_keys"] = {*info["unexpected_keys"], *left_out(Path(folder) / options["gguf_file"], model)}
     refuse_incomplete(model, info, what if base is None else f"{base!r}, the base model of {what},", allowed)
     if base is not None:
         # from_pretrained would do this too, but tell only what the adapter lacks.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -296,7 +297,35 @@ def test_a_gguf_file_must_hold_every_tensor(tmp_path: Path) -> None:
     ]
 
 
-def write_gguf(gguf: Any, path: Path, model: PreTrainedModel, without: str = "") -> None:
+def test_a_gguf_file_must_hold_nothing_that_the_model_has_no_place_for(tmp_path: Path) -> None:
+    """transformers leaves it out without a word."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    model = tiny("llama", tie_word_embeddings=True)
+    extra = {name: torch.ones(32) for name in ("blk.0.attn_q.bias", "blk.2.attn_norm.weight", "rope_freqs.weight")}
+    write_gguf(gguf, tmp_path / "more.gguf", model, extra=extra)
+    with pytest.raises(PotError) as error:
+        complete_model(str(tmp_path), {"gguf_file": "more.gguf"}, "the candidate")
+    assert str(error.value).splitlines()[1:-2] == [
+        "  2 tensors without a place in the model, left out: blk.0.attn_q.bias, blk.2.attn_norm.weight"
+    ]
+    extra = {
+        "rope_freqs.weight": torch.ones(4),
+        "blk.2.attn_norm.weight": torch.ones(32),
+        "blk.2.nextn.eh_proj.weight": torch.ones(4),
+    }
+    write_gguf(gguf, tmp_path / "harmless.gguf", model, extra=extra)
+    complete_model(str(tmp_path), {"gguf_file": "harmless.gguf"}, "the candidate")
+
+
+def write_gguf(
+    gguf: Any,
+    path: Path,
+    model: PreTrainedModel,
+    *,
+    without: str = "",
+    extra: Mapping[str, torch.Tensor] = MappingProxyType({}),
+) -> None:
     """A Llama in a GGUF file, with the names that llama.cpp gives its tensors."""
     config: Any = model.config
     writer = gguf.GGUFWriter(path, "llama")
@@ -314,6 +343,8 @@ def write_gguf(gguf: Any, path: Path, model: PreTrainedModel, without: str = "")
         theirs = names.get_name(name, try_suffixes=(".weight",))
         if name != "lm_head.weight" and theirs != without:
             writer.add_tensor(theirs, tensor.numpy())
+    for name, tensor in extra.items():
+        writer.add_tensor(name, tensor.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
