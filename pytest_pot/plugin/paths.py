@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pot.baseline.naming import is_baseline
+from pytest_pot.core.errors import PotError
 from pytest_pot.engines.loading import NoSuchPath, none_exists
 from pytest_pot.plugin.options import flag, option
 
@@ -84,8 +85,17 @@ def recorded_reference(config: pytest.Config) -> bool:
 
 
 def check_paths(config: pytest.Config) -> None:
-    """Raise ``pytest.UsageError`` where the prompts file that an option names does not exist."""
+    """Raise ``pytest.UsageError`` where the prompts file that an option names does not exist or is no regular file."""
     prompts = option_path(config, "prompts")
-    if prompts is not None and not os.path.isfile(prompts):
-        reason = "it is no file" if os.path.exists(prompts) else none_exists(prompts, option_bases(config, "prompts"))
-        raise pytest.UsageError(f"the prompts file {prompts!r}: {reason}")
+    if prompts is None:
+        return
+    from pytest_pot.prompts.added_tokens import named_prompts
+    from pytest_pot.prompts.jsonl import check_regular
+
+    if os.path.exists(prompts):
+        try:
+            check_regular(prompts)
+        except PotError as error:
+            raise pytest.UsageError(str(error)) from None
+    elif named_prompts(prompts) is None:
+        raise pytest.UsageError(f"the prompts file {prompts!r}: {none_exists(prompts, option_bases(config, 'prompts'))}")
