@@ -181,8 +181,6 @@ def test_a_missing_prompts_file_in_an_option_is_a_usage_error(project: Project) 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     missing = f"{project.path / 'missing.jsonl'} does not exist"
     assert [line for line in result.errlines if line] == [f"ERROR: the prompts file 'missing.jsonl': {missing}"]
-    result = project.run_tests("def test_it(): pass", f"--pot-prompts={project.path}")
-    assert [line for line in result.errlines if line] == [f"ERROR: the prompts file {str(project.path)!r}: it is no file"]
 
 
 def test_an_option_that_conflicts_with_a_marker_is_a_usage_error(project: Project) -> None:
