@@ -93,7 +93,7 @@ def apply_adapter(adapter: Adapter, what: str, load_base: Callable[[str, str], A
     if _file(adapter.folder, _WEIGHTS) is None:
         raise PotError(f"{what} is an adapter without {_WEIGHTS}; no other file of weights is read")
     model = load_base(adapter.base, f"the base model {adapter.base!r} of {what}")
-    with loading_errors(what, _FORMS):
+    with loading_errors(what, _FORMS, adapter.folder):
         model.load_adapter(adapter.folder)
         model.eval()
     _refuse_partial(model, adapter, what)
@@ -115,7 +115,7 @@ def _refuse_partial(model: Any, adapter: Adapter, what: str) -> None:
     peft leaves a tensor that is missing at its initial value, and drops one that it has no place for.
     """
     file = _file(adapter.folder, _WEIGHTS)
-    with loading_errors(what, _FORMS), safe_open(str(file), framework="pt") as tensors:
+    with loading_errors(what, _FORMS, adapter.folder), safe_open(str(file), framework="pt") as tensors:
         peft: Any = importlib.import_module("peft")
         stored = {name.removeprefix(_PREFIX) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
         expected = {name.removeprefix(_PREFIX) for name in peft.get_peft_model_state_dict(model)}

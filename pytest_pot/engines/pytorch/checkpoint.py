@@ -25,8 +25,10 @@ from pytest_pot.engines.pytorch.adapters import (
     apply_adapter,
     check_not_applied,
 )
+from pytest_pot.engines.pytorch.causality import refuse_bidirectional
 from pytest_pot.engines.pytorch.description import note, note_adapter, origin_of_file, origin_of_folder, remember
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
+from pytest_pot.engines.pytorch.loading_info import complete_model
 from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, quantisation_errors, refuse_dtype, settings_in
 
 __all__ = ["load_checkpoint"]
@@ -67,8 +69,6 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
 
 def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     """The model of the folder, hub id or ``.gguf`` file ``spec``, which messages call ``what``."""
-    from transformers import AutoModelForCausalLM
-
     device = choose_device(config.device)
     folder, options = gguf_source(spec)
     settings = None if options else settings_in(folder)
@@ -79,14 +79,15 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
         options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
-    with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS):
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+    with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS, spec):
+        model = complete_model(folder, options, what, config.allow_tensors)
         model.eval()
         loaded_dtype = own_dtype(model)
         _convert(model, config)
         if model.device.type != device.type:
             model.to(device)
     check_not_applied(model, what)
+    refuse_bidirectional(model, what)
     if is_quantised(model):
         refuse_dtype(model, config, what)
     asked_for = loaded_dtype if config.dtype == "auto" else None

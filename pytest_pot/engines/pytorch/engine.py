@@ -15,6 +15,7 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import ModelDescription, OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
 from pytest_pot.engines.pytorch.decoding import Decoder
 from pytest_pot.engines.pytorch.description import describe
@@ -71,7 +72,12 @@ class TorchEngine:
     @classmethod
     @contextmanager
     def opened(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[TorchEngine]:
-        """Yield an engine for ``model``; on exit, restore the model, the random state and the gradient mode."""
+        """Yield an engine for ``model``; on exit, restore the model, the random state and the gradient mode.
+
+        Raises:
+            PotError: ``model`` has weights that were never loaded, or cannot run as ``config`` asks.
+        """
+        refuse_absent_weights(model, role)
         with prepared(model, config) as running:
             engine = cls(running, role, config)
             engine._source = model
