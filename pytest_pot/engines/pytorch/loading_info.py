@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
+from pytest_pot.engines.pytorch.gguf_tensors import left_out
 
 __all__ = ["complete_model", "refuse_incomplete"]
 
@@ -46,6 +48,8 @@ def complete_model(folder: str, options: Mapping[str, Any], what: str, allowed: 
     wanted = {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True, **options}
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
     model, info = loaded
+    if "gguf_file" in options:
+        info["unexpected_keys"] = {*info["unexpected_keys"], *left_out(Path(folder) / options["gguf_file"], model)}
     refuse_incomplete(model, info, what, allowed)
     return model
 
