@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -46,10 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_exists(*paths: Path) -> None:
+    for path in paths:
+        if not os.path.exists(path):
+            raise PotError(f"there is no baseline {path.absolute()}")
+
+
 def _inspect(options: argparse.Namespace) -> list[str]:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.report import inspection
 
+    _check_exists(options.file)
     facts = inspection.facts(Baseline.load(options.file), options.file.stat().st_size)
     return [json.dumps(facts, indent=2, ensure_ascii=False)] if options.json else inspection.lines(facts)
 
@@ -59,6 +67,7 @@ def _compare(options: argparse.Namespace) -> list[str]:
     from pytest_pot.report import inspection
     from pytest_pot.scoring.baseline_comparison import compare
 
+    _check_exists(options.reference, options.candidate)
     reference, candidate = Baseline.load(options.reference), Baseline.load(options.candidate)
     overlap = compare(reference, candidate)
     if options.json:

@@ -91,7 +91,12 @@ CALIBRATE = (
 )
 """The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
-INI_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
+INI_KEYS: Mapping[str, tuple[Literal["linelist", "bool", "string"], bool | str | list[str], str]] = {
+    "pot_allow_tensors": (
+        "linelist",
+        [],
+        "tensors that a checkpoint may lack, hold in another shape or hold for nothing, by name or pattern (default: none)",
+    ),
     "pot_cache": ("bool", True, "keep the outputs of live references in pytest's cache for later runs"),
     "pot_cache_mb": ("string", "256", "size limit of this cache in megabytes"),
     "pot_latency_inconclusive": (
@@ -147,7 +152,10 @@ def cache_limit(config: pytest.Config) -> int:
 def overrides(config: pytest.Config) -> dict[str, Any]:
     """The fields of a preset that options override."""
     values = {field: option(config, name) for name, field in _FIELDS.items()}
-    return {field: _parsed(field, value) for field, value in values.items() if value is not None}
+    changes: dict[str, Any] = {field: _parsed(field, value) for field, value in values.items() if value is not None}
+    if lines := config.getini("pot_allow_tensors"):
+        changes["allow_tensors"] = tuple(" ".join(lines).split())
+    return changes
 
 
 def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:

@@ -12,7 +12,7 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.cache import ReferenceCache, cache_key, is_cacheable
 from pytest_pot.baseline.provenance import file_digests
 from pytest_pot.core.config import ScoringConfig
-from pytest_pot.engines.registry import content, files_tell_all, max_positions
+from pytest_pot.engines.registry import content, files_tell_all, max_positions, why_no_content
 from pytest_pot.gates.base import RecordedReference, RecordReference
 from pytest_pot.plugin.options import cache_limit
 from pytest_pot.plugin.session.notes import NOTES
@@ -60,6 +60,15 @@ class CachedReference:
         has_cache = getattr(config, "cache", None) is not None  # -p no:cacheprovider
         return has_cache and cache_limit(config) > 0 and is_cacheable(scoring)
 
+    @staticmethod
+    def why_off(config: pytest.Config, scoring: ScoringConfig) -> str | None:
+        """Why no records of such gates are kept, for people; None where there are some, or where the user turned the cache
+        off."""
+        has_cache = getattr(config, "cache", None) is not None
+        if not has_cache or cache_limit(config) == 0 or is_cacheable(scoring):
+            return None
+        return "the reference is run each time: what it says about a whole vocabulary is too large to keep"
+
     def identify_by_files(self, spec: str) -> bool:
         """Find the record of the model in the files of ``spec``, without loading them; False where they do not tell all of
         it."""
@@ -74,6 +83,15 @@ class CachedReference:
         identity = content(model)
         self._key = None if identity is None else self._key_of(identity)
         return self._key is not None
+
+    def why_run(self, model: Any) -> str:
+        """Why the reference is run, for people, where :meth:`known` gives no record of it."""
+        if self._key is None:
+            return f"the reference is run each time: {why_no_content(model)}"
+        return (
+            "the reference is run: no earlier run kept its outputs for these weights, prompts, settings and library versions "
+            "on this machine"
+        )
 
     def known(self) -> Recording | None:
         """The record, where there is one."""

@@ -12,7 +12,7 @@ import pytest
 from pytest_pot.plugin.paths import fixture_path
 from pytest_pot.plugin.pytest_internals import is_of_suite, nearest_fixture
 
-__all__ = ["fixture_error", "fixture_value", "named_by_fixture"]
+__all__ = ["fixture_bases", "fixture_error", "fixture_value", "named_by_fixture"]
 
 _GIVES = {
     "pot_reference": "the reference",
@@ -50,7 +50,12 @@ def named_by_fixture(item: pytest.Item, name: str, value: Any) -> Any:
     """``value``, which the fixture ``name`` returned to ``item``, with a path made absolute."""
     if not isinstance(value, str | Path) or not str(value):
         return value
+    return fixture_path(value, fixture_bases(item, name))
+
+
+def fixture_bases(item: pytest.Item, name: str) -> list[Path]:
+    """The folders in which a path that the fixture ``name`` returned to ``item`` is looked for, in this order."""
     fixture = nearest_fixture(item, name)
     # The value of a parametrisation stands in the test's own file.
     code = _code(fixture.func) if fixture is not None and is_of_suite(fixture) else None
-    return fixture_path(value, Path(code.co_filename).parent if code else item.path.parent, item.config)
+    return [Path(code.co_filename).parent if code else item.path.parent, item.config.rootpath]

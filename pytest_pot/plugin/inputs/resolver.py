@@ -15,9 +15,9 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.staleness import refuse_stale
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import shorten
+from pytest_pot.core.text import count, shorten, some_of
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.registry import common_device, device_of, max_positions
+from pytest_pot.engines.registry import common_device, device_of, max_positions, not_loaded
 from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
 from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
 from pytest_pot.plugin.inputs.cached_reference import CachedReference
@@ -167,19 +167,23 @@ class _Resolver:
             inputs = replace(inputs, prompts=cache.prompts)
         else:
             cache = self._cache(inputs.prompts, candidate)
-            if cache is None or not cache.identify_by_content(loaded.model):
-                return inputs
+            if cache is None:
+                return _noted(inputs, CachedReference.why_off(self._config, self._settings.config))
+            if not cache.identify_by_content(loaded.model):
+                return _noted(inputs, cache.why_run(loaded.model))
             if (known := cache.known()) is not None:
                 return replace(inputs, reference=None, recording=known)
-        if self._gate.sequential:  # the reference is run no further than needed, so there is no whole record
-            return inputs
-        return replace(inputs, recording=cache.recording_of(loaded.model))
+        if self._gate.sequential:
+            return _noted(inputs, "the reference is run each time: with confidence it is run no further than needed")
+        return _noted(replace(inputs, recording=cache.recording_of(loaded.model)), cache.why_run(loaded.model))
 
     def _both_live(self, reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> GateInputs:
         tokenizer = self._sources.tokenizer_of(loaded, "reference")
+        inputs = self._inputs(source, candidate, self._encoded(tokenizer), self._sources.name("reference", reference))
         return replace(
-            self._inputs(source, candidate, self._encoded(tokenizer), self._sources.name("reference", reference)),
+            inputs,
             reference=loaded.model,
+            warnings=(*self._not_loaded(loaded, "reference"), *inputs.warnings),
             candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
             device=self._device(loaded, candidate),
         )
@@ -191,6 +195,17 @@ class _Resolver:
             prompts=prompts,
             names=(name, self._sources.name("candidate", source)),
             endless=self._settings.key is not None and self._settings.prompts is None,
+            warnings=self._not_loaded(candidate, "candidate"),
+        )
+
+    def _not_loaded(self, loaded: LoadedModel, role: str) -> tuple[str, ...]:
+        """What to warn of if a model that a fixture or factory made has weights that its checkpoint lacked."""
+        names = [] if loaded.movable else not_loaded(loaded.model)  # what pytest-pot loads is refused there
+        if not names:
+            return ()
+        return (
+            f"{self._settings.gate}: the {role} ({type(loaded.model).__name__}) has {count(len(names), 'tensor')} that "
+            f"from_pretrained did not find in its checkpoint: {some_of(names)}. What was not set later holds random numbers",
         )
 
     def _encoded(self, tokenizer: Any) -> EncodedPrompts:
@@ -230,3 +245,7 @@ def _own_reference(file: str, name: str, *, by_name: bool) -> PotError:
         f"--pot-update would record the candidate, {name}, as its own reference into {file}, and later runs would compare it "
         f"with itself. Name the reference, --pot-reference=MODEL{meant if by_name else ''}"
     )
+
+
+def _noted(inputs: GateInputs, note: str | None) -> GateInputs:
+    return inputs if note is None else replace(inputs, notes=(*inputs.notes, note))
