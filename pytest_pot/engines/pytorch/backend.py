@@ -17,6 +17,7 @@ from pytest_pot.engines.pytorch.device import device_of, is_spread
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, weights_digest, why_no_content
 from pytest_pot.engines.pytorch.model_traits import max_positions
+from pytest_pot.engines.pytorch.quantised import is_quantised
 
 __all__ = ["PyTorchBackend"]
 
@@ -46,7 +47,7 @@ class PyTorchBackend:
 
     def pinned(self, model: Any) -> bool:
         # A quantised model refuses to be converted, and its kernels are those of the device that it was loaded on.
-        return is_spread(model) or getattr(model, "hf_quantizer", None) is not None
+        return is_spread(model) or is_quantised(model)
 
     def weights_digest(self, model: Any) -> str | None:
         return weights_digest(model)

@@ -6,6 +6,8 @@ Only safetensors and GGUF files are loaded, and no code from a model's repositor
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,19 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
+from pytest_pot.engines.pytorch.adapters import (
+    IGNORE_ADAPTER,
+    IGNORED,
+    Adapter,
+    adapter_in,
+    apply_adapter,
+    check_not_applied,
+)
 from pytest_pot.engines.pytorch.causality import refuse_bidirectional
+from pytest_pot.engines.pytorch.description import origin_of_file, origin_of_folder, remember, with_adapter
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
 from pytest_pot.engines.pytorch.loading_info import complete_model
+from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, quantisation_errors, refuse_dtype, settings_in
 
 __all__ = ["load_checkpoint"]
 
@@ -33,32 +45,59 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     """
     # Imported modules and loaded weights stay in use; searching them for garbage repeatedly took a sixth of the time.
     with gc_paused(), without_progress_bars(), rng_untouched():
-        model = _load_weights(spec, role, config)
+        adapter = adapter_in(spec)
+        if adapter is not None and not adapter.beside_full_weights:
+            return _load_adapter(adapter, role, config)
+        model = _load_weights(spec, f"the {role} {spec!r}", config, notes=() if adapter is None else (IGNORED,))
         return LoadedModel(model, _tokenizer_beside(spec, role), movable=True)
 
 
-def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
+def _load_adapter(adapter: Adapter, role: str, config: ScoringConfig) -> LoadedModel:
+    """The base model with ``adapter`` applied. Its tokenizer is the adapter's own, or else that of the base model."""
+    spec, what = adapter.folder, f"the {role} {adapter.folder!r}"
+    model = apply_adapter(adapter, what, partial(_load_weights, config=config, adapter=adapter))
+    _convert(model, config)
+    tokenizer = _tokenizer_beside(spec, role)
+    return LoadedModel(model, tokenizer or _tokenizer_beside(str(adapter.base), role), movable=True)
+
+
+def _load_weights(
+    spec: str, what: str, config: ScoringConfig, *, adapter: Adapter | None = None, notes: tuple[str, ...] = ()
+) -> Any:
+    """The model of the folder, hub id or ``.gguf`` file ``spec``, which is the base model of ``adapter`` if that is given."""
     device = choose_device(config.device)
     folder, options = gguf_source(spec)
+    settings = None if options else settings_in(folder)
     if options:
         # A GGUF file holds quantised weights; transformers dequantises them to float32.
         _require_gguf(spec)
         options["dtype"] = choose_dtype(config.dtype, torch.float32, device)
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
-        options["use_safetensors"] = True
-    what = f"the {role} {spec!r}"
-    with loading_errors(what, MODEL_FORMS, spec):
+        options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
+    with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS, spec):
         model = complete_model(folder, options, what, config.allow_tensors)
         model.eval()
         loaded_dtype = own_dtype(model)
-        dtype = choose_dtype(config.dtype, loaded_dtype, device)
-        if loaded_dtype != dtype:
-            model.to(dtype)
+        _convert(model, config)
         if model.device.type != device.type:
             model.to(device)
+    check_not_applied(model, what)
+    if is_quantised(model):
+        refuse_dtype(model, config, what)
     refuse_bidirectional(model, what)
+    asked_for = loaded_dtype if config.dtype == "auto" else None
+    origin = origin_of_file(spec) if "gguf_file" in options else origin_of_folder(folder, settings, asked_for)
+    remember(model, replace(origin, notes=(*origin.notes, *notes)) if adapter is None else with_adapter(origin, adapter.kind))
     return model
+
+
+def _convert(model: Any, config: ScoringConfig) -> None:
+    """Convert ``model`` to the dtype of ``config``, unless it is quantised."""
+    own = own_dtype(model)
+    dtype = choose_dtype(config.dtype, own, choose_device(config.device))
+    if own != dtype and not is_quantised(model):
+        model.to(dtype)
 
 
 def _tokenizer_beside(spec: str, role: str) -> Any:

@@ -6,17 +6,13 @@ tensors that the model has no place for. Two such checkpoints may score 0 only b
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM
-from transformers.utils.import_utils import is_peft_available
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
@@ -50,27 +46,12 @@ def complete_model(folder: str, options: Mapping[str, Any], what: str, allowed: 
     """
     # Other shapes are ignored here only because transformers would refuse them without their names.
     wanted = {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True, **options}
-    base = _base_of_adapter(folder)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(base or folder, **wanted)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
     model, info = loaded
     if "gguf_file" in options:
         info["unexpected_keys"] = {*info["unexpected_keys"], *left_out(Path(folder) / options["gguf_file"], model)}
-    refuse_incomplete(model, info, what if base is None else f"{base!r}, the base model of {what},", allowed)
-    if base is not None:
-        # from_pretrained would do this too, but tell only what the adapter lacks.
-        is_told = "load_config" in signature(model.load_adapter).parameters  # not in transformers 4
-        info = model.load_adapter(folder, **({"use_safetensors": True} if is_told else {}))
-        if is_told:
-            refuse_incomplete(model, info.to_dict(), what, allowed)
+    refuse_incomplete(model, info, what, allowed)
     return model
-
-
-def _base_of_adapter(folder: str) -> str | None:
-    """The base model of the adapter in ``folder``; None for a model of its own, or if peft is not installed."""
-    if not is_peft_available() or (Path(folder) / "config.json").exists():
-        return None
-    config = find_adapter_config_file(folder)
-    return None if config is None else str(json.loads(Path(config).read_text(encoding="utf-8"))["base_model_name_or_path"])
 
 
 def refuse_incomplete(model: Any, info: Mapping[str, Any], what: str, allowed: Sequence[str] = ()) -> None:
