@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
@@ -34,7 +35,12 @@ def llama(folder: Path, project: Project, *, tied: bool) -> Path:
         max_position_embeddings=128,
         tie_word_embeddings=tied,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(40)  # distributions that are not flat
+    model.save_pretrained(folder)
     project.tiny.tokenizer.save_pretrained(folder)
     return folder
 
