@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pytest_pot.core.hashing import digest
 from pytest_pot.engines.pytorch.library_code import is_known_code, owner_of
 from pytest_pot.engines.pytorch.model_traits import PACKAGES
+from pytest_pot.engines.pytorch.quantised import settings_in
 
 __all__ = ["content_of", "loads_as_known", "weights_digest", "why_no_content"]
 
@@ -80,11 +81,13 @@ def _content(model: object) -> dict[str, Any]:
 def loads_as_known(spec: str) -> bool:
     """Whether the files in the folder ``spec`` determine the loaded model: weights and config of a known class.
 
-    False for an adapter, which also needs its base model; if someone registered another class for the config; and if the class
-    may call libraries whose versions no key of a cached reference has.
+    False for an adapter, which also needs its base model; for quantised weights, whose library is none that we know; if someone
+    registered another class for the config; and if the class may call libraries whose versions no key of a cached reference has.
     """
     folder = Path(spec)
     if not (folder / "config.json").is_file() or (folder / "adapter_config.json").exists():
+        return False
+    if settings_in(spec) is not None:
         return False
     try:
         _check_no_global_hooks()

@@ -17,6 +17,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch import quantised
 from pytest_pot.engines.pytorch.backend import PyTorchBackend
+from pytest_pot.engines.pytorch.model_identity import loads_as_known
 from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, settings_in
 from pytest_pot.engines.registry import load_model
 
@@ -224,6 +225,14 @@ def test_a_method_that_transformers_does_not_know_is_refused(
         f"the candidate {str(tmp_path)!r} is quantised by {settings.get('quant_method', '')!r}, which transformers "
         f"{transformers.__version__} cannot read: install a version that can, or name an unquantised or dequantised copy"
     )
+
+
+def test_files_of_a_quantised_model_do_not_tell_all(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A reference is cached by its files only where no other library computes with them."""
+    save(tiny("llama"), tmp_path, tokenizer)
+    assert loads_as_known(str(tmp_path))
+    write_config(tmp_path, tmp_path, quantization_config={"quant_method": "torchao"})
+    assert not loads_as_known(str(tmp_path))
 
 
 def test_settings_are_read_from_the_config(tmp_path: Path) -> None:
