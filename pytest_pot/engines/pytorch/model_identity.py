@@ -81,8 +81,8 @@ def _content(model: object) -> dict[str, Any]:
 def loads_as_known(spec: str) -> bool:
     """Whether the files in the folder ``spec`` determine the loaded model: weights and config of a known class.
 
-    False for an adapter, which also needs its base model; for quantised weights, whose library is none that we know; if someone
-    registered another class for the config; and if the class may call libraries whose versions no key of a cached reference has.
+    False for an adapter, which also needs its base model; for quantised weights, whose library is none that we know; if
+    someone registered another class for the config; and if the class may call other libraries, whose versions no key has.
     """
     folder = Path(spec)
     if not (folder / "config.json").is_file() or (folder / "adapter_config.json").exists():
