@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pytest_pot.core.errors import PotError
 
-__all__ = ["write_bytes"]
+__all__ = ["replace_file", "write_bytes"]
 
 _UNFINISHED = ".tmp"
 _ABANDONED_S = 600.0
@@ -26,15 +26,19 @@ def write_bytes(content: bytes, path: Path) -> Path:
     """
     path = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content)
+        replace_file(path, content)
     except OSError as error:
         raise PotError(f"cannot write the baseline {path}: {error}") from error
     return path
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside ``path`` and move that into its place; a writer that is killed leaves the old file as it was."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside ``path`` and move that into its place; a writer that is killed leaves the old file as it was.
+
+    Raises:
+        OSError: it cannot be written; nothing is left beside ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
     try:

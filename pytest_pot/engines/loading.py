@@ -12,6 +12,7 @@ from typing import Any
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
+from pytest_pot.core.user_code import in_short, is_of_the_project
 
 __all__ = [
     "MODEL_FORMS",
@@ -68,23 +69,47 @@ def call_factory(spec: str, role: str) -> Any:
     """What the callable that ``spec`` names, ``package.module:factory``, returns.
 
     Raises:
-        PotError: it cannot be imported, or is not callable.
+        PotError: it cannot be imported, is not callable, or raises an error; the message says where in the project.
     """
-    module_name, _, attribute = spec.partition(":")
     with without_progress_bars():
-        try:
-            with gc_paused():  # it may import torch, of which nothing is garbage
-                factory: Any = importlib.import_module(module_name)
-            for name in attribute.split("."):
-                factory = getattr(factory, name)
-        except (ImportError, AttributeError) as error:
-            raise PotError(
-                f"cannot find the {role} factory {spec!r}: {error}. It is imported as Python would from the tests; "
-                "pythonpath = . in pytest's ini file makes modules in the root folder importable"
-            ) from error
+        factory = _imported(spec, role)
         if not callable(factory):
             raise PotError(f"the {role} {spec!r} is {type(factory).__name__}, not a callable that returns a model")
-        return factory()
+        try:
+            return factory()
+        except PotError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise PotError(f"the {role} factory {spec!r} raised {in_short(error, _package(spec))}") from error
+
+
+def _imported(spec: str, role: str) -> Any:
+    """What ``package.module:name`` names."""
+    module_name, _, attribute = spec.partition(":")
+    try:
+        with gc_paused():  # it may import torch, of which nothing is garbage
+            factory: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ImportError) and not is_of_the_project(error):
+            raise _not_found(spec, role, error) from error
+        raise PotError(f"importing the {role} factory {spec!r} raised {in_short(error, _package(spec))}") from error
+    try:
+        for name in attribute.split("."):
+            factory = getattr(factory, name)
+    except AttributeError as error:
+        raise _not_found(spec, role, error) from error
+    return factory
+
+
+def _not_found(spec: str, role: str, error: Exception) -> PotError:
+    return PotError(
+        f"cannot find the {role} factory {spec!r}: {error}. It is imported as Python would from the tests; "
+        "pythonpath = . in pytest's ini file makes modules in the root folder importable"
+    )
+
+
+def _package(spec: str) -> str:
+    return spec.partition(":")[0].partition(".")[0]
 
 
 def load_tokenizer(spec: str) -> Any:

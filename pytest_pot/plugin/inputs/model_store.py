@@ -10,6 +10,7 @@ import pytest
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
+from pytest_pot.core.user_code import raised_in
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.plugin.options import option_config
 from pytest_pot.plugin.paths import option_bases, option_path, places_named
@@ -93,7 +94,8 @@ class ModelStore:
         return self.tokenizer_beside(home)
 
     def _load(self, spec: str, role: str) -> LoadedModel:
-        return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
+        with raised_in(f"the hook pytest_pot_load_model, asked for the {role} {spec!r},"):
+            return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
 
 
 _STORE = pytest.StashKey[ModelStore]()

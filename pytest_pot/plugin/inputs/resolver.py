@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.staleness import refuse_stale
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import count, some_of
+from pytest_pot.core.text import count, shorten, some_of
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.registry import common_device, device_of, max_positions, not_loaded
 from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
@@ -98,16 +99,15 @@ class _Resolver:
 
     def _recorded_now(self, path: Path) -> GateInputs:
         """``--pot-update``: the file ``path`` is written first."""
-        reference = self._sources.live("reference")
-        if reference is None or isinstance(reference, Baseline) or is_baseline(reference):
-            raise PotError(
-                f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
-                "ini key pot_reference, or let the fixture pot_reference return it"
-            )
+        store, config, item = baseline_store(self._config), self._settings.config, self._item
+        reference = self._to_record(path)
         loaded = self._sources.load(reference, "reference")
         source, candidate = self._sources.candidate()
+        if self._config.getoption("pot_reference") is None and _are_same(reference, loaded, source, candidate):
+            raise _own_reference(
+                store.shown(path), self._sources.name("candidate", source), by_name=isinstance(source, str | Path)
+            )
         prompts = self._encoded(self._sources.tokenizer_of(loaded, "reference"))
-        store, config, item = baseline_store(self._config), self._settings.config, self._item
         spec = str(reference) if isinstance(reference, str | Path) else None
         name = self._sources.name("reference", reference) if spec is None else store.name_of(spec)
         live = LiveReference(loaded.model, name, spec, max_positions(candidate.model))
@@ -123,6 +123,28 @@ class _Resolver:
             recording=write,
             candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
             device=self._device(loaded, candidate),
+        )
+
+    def _to_record(self, path: Path) -> Any:
+        """The live reference that ``path`` is recorded from: a fixture's, the options', or the one that the file itself names.
+
+        Raises:
+            PotError: there is none.
+        """
+        reference = self._sources.live("reference")
+        if not (reference is None or isinstance(reference, Baseline) or is_baseline(reference)):
+            return reference
+        store = baseline_store(self._config)
+        name = store.recorded_from(path)
+        spec = None if name is None else store.spec_of(name)
+        if spec is not None:
+            return spec
+        recorded = (
+            "" if name is None else f". It was recorded from {shorten(name, 200)}, which is no model that is there by that name"
+        )
+        raise PotError(
+            f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
+            f"ini key pot_reference, or let the fixture pot_reference return it{recorded}"
         )
 
     def _live(self, reference: Any) -> GateInputs:
@@ -210,3 +232,20 @@ class _Resolver:
 
 def _noted(inputs: GateInputs, note: str | None) -> GateInputs:
     return inputs if note is None else replace(inputs, notes=(*inputs.notes, note))
+
+
+def _are_same(reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> bool:
+    """Whether both sources name the same place, or give the same object."""
+    if isinstance(reference, str | Path) and isinstance(source, str | Path):
+        places = [os.path.realpath(spec) if os.path.exists(spec) else str(spec) for spec in (reference, source)]
+        return places[0] == places[1]
+    return loaded.model is candidate.model
+
+
+def _own_reference(file: str, name: str, *, by_name: bool) -> PotError:
+    """The error of an update that would record the candidate as its own reference into ``file``."""
+    meant = f"; where today's candidate is meant to be the reference from now on, say so: --pot-reference={name}"
+    return PotError(
+        f"--pot-update would record the candidate, {name}, as its own reference into {file}, and later runs would compare it "
+        f"with itself. Name the reference, --pot-reference=MODEL{meant if by_name else ''}"
+    )
