@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def llama(folder: Path, project: Project, *, tied: bool) -> Path:
 
 
 def recorded(project: Project, reference: Path) -> None:
-    project.ini(pot_reference=reference, pot_candidate=reference, pot_prompts="prompts.jsonl")
+    twin = shutil.copytree(reference, project.path / "twin")
+    project.ini(pot_reference=reference, pot_candidate=twin, pot_prompts="prompts.jsonl")
     test = 'import pytest\n\n@pytest.mark.pot_identity(reference="ref.pot.safetensors")\ndef test_it():\n    pass\n'
     project.run_tests(test, "--pot-update").assert_outcomes(passed=1)
 
