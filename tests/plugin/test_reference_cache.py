@@ -35,9 +35,9 @@ def count_forward(self, *arguments, **keywords):
     forwards.append(self._role)
     return forward(self, *arguments, **keywords)
 
-def count_load(spec, what, config, **options):
-    loads.append(what.split()[1])  # "the reference 'model'"
-    return load(spec, what, config, **options)
+def count_load(spec, role, config):
+    loads.append(role)
+    return load(spec, role, config)
 
 @pytest.fixture(autouse=True)
 def count(monkeypatch):
