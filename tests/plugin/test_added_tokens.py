@@ -96,7 +96,7 @@ def test_lost_rows_fail_against_a_recorded_reference_too(tools: Project) -> None
     arguments = 'tolerance="half", reference="{name}.pot.safetensors"{prompts}'
     for name, prompts in (("plain", ""), ("held", ', prompts="added-tokens"')):
         tools.write(test_it=GATED.replace("{arguments}", arguments.replace("{name}", name).replace("{prompts}", prompts)))
-        tools.run("--pot-update", "--pot-candidate=base").assert_outcomes(passed=1)
+        tools.run("--pot-update", "--pot-reference=base", "--pot-candidate=base").assert_outcomes(passed=1)
         [gate] = tools.gates()
         assert gate["passed"] == (name == "plain")
         assert (NOTE in gate["notes"]) == (name == "plain")

@@ -300,7 +300,8 @@ import transformers
 class Mine(GPT2LMHeadModel):
     pass
 
-transformers.AutoModelForCausalLM.register(transformers.GPT2Config, Mine, exist_ok=True)
+# As register() does it; some versions of transformers do nothing there for a config of their own.
+transformers.AutoModelForCausalLM._model_mapping._extra_content[transformers.GPT2Config] = Mine
 """
     mapping = "transformers.AutoModelForCausalLM._model_mapping._extra_content.clear()"
     cached.write(conftest=COUNTING.replace('    print("loaded"', f'    {mapping}\n    print("loaded"') + registration)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import safe_open
@@ -22,7 +23,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.loading import loading_errors
 from pytest_pot.engines.pytorch.description import adapter_name
 
-__all__ = ["IGNORED", "IGNORE_ADAPTER", "Adapter", "adapter_in", "apply_adapter", "check_not_applied"]
+__all__ = ["IGNORED", "IGNORE_ADAPTER", "Adapter", "adapter_in", "apply_adapter", "check_not_applied", "without_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -98,6 +99,26 @@ def apply_adapter(adapter: Adapter, what: str, load_base: Callable[[str, str], A
         model.eval()
     _refuse_partial(model, adapter, what)
     return model
+
+
+@contextmanager
+def without_adapter(folder: str) -> Iterator[str]:
+    """The model in ``folder`` without the adapter beside it: a folder of links to the other files.
+
+    Some versions of transformers apply an adapter in a folder whatever they are told.
+    """
+    if not (Path(folder) / _CONFIG).is_file():
+        yield folder
+        return
+    with TemporaryDirectory() as view:
+        try:
+            for file in Path(folder).resolve().iterdir():
+                if file.name not in (_CONFIG, _WEIGHTS):
+                    (Path(view) / file.name).symlink_to(file)
+        except OSError:  # links need a right that Windows gives to few
+            yield folder
+            return
+        yield view
 
 
 def check_not_applied(model: Any, what: str) -> None:

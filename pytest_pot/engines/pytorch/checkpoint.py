@@ -24,6 +24,7 @@ from pytest_pot.engines.pytorch.adapters import (
     adapter_in,
     apply_adapter,
     check_not_applied,
+    without_adapter,
 )
 from pytest_pot.engines.pytorch.causality import refuse_bidirectional
 from pytest_pot.engines.pytorch.description import note, note_adapter, origin_of_file, origin_of_folder, remember
@@ -74,13 +75,17 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     settings = None if options else settings_in(folder)
     if options:
         # A GGUF file holds quantised weights; transformers dequantises them to float32.
-        _require_gguf(spec)
+        if Path(spec).exists():
+            _require_gguf(spec)
         options["dtype"] = choose_dtype(config.dtype, torch.float32, device)
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
         options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
     with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS, spec):
-        model = complete_model(folder, options, what, config.allow_tensors)
+        with without_adapter(folder) as files:
+            model = complete_model(files, options, what, config.allow_tensors)
+        if files != folder:
+            model.name_or_path = model.config._name_or_path = folder
         model.eval()
         loaded_dtype = own_dtype(model)
         _convert(model, config)

@@ -130,7 +130,10 @@ class TorchEngine:
         arguments = {name: value for name, value in optional.items() if name in self._accepts}
         with self._autocast():
             if not self._own_code:
-                return self._model(ids, **arguments)
+                try:
+                    return self._model(ids, **arguments)
+                except ImportError as error:  # kernels of a quantised format are looked for when they are needed
+                    raise PotError(f"the {self._role} needs a package that is missing here: {error}") from error
             # The user's module may create and keep tensors (a table, a buffer), which must work outside inference mode too.
             with torch.inference_mode(False), torch.no_grad():
                 tensors = {name: value.clone() if isinstance(value, Tensor) else value for name, value in arguments.items()}

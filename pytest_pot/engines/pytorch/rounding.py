@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pytest_pot.engines.distributions import TopK
 
-__all__ = ["relative_rounding", "same_cells", "same_distributions", "same_logits"]
+__all__ = ["largest_difference", "relative_rounding", "same_cells", "same_distributions", "same_logits"]
 
 _SUMMING_ULPS = 16
 """Rounding error of a logit from summing, in units in the last place (ULP) of the precision of the sum. Matrix products of
@@ -44,15 +44,22 @@ def same_distributions(first: Tensor, second: Tensor, eps: float) -> bool:
     return distance <= _largest_distance(eps)
 
 
-def same_cells(first: TopK, second: TopK, eps: float) -> bool:
+def same_cells(first: TopK, second: TopK, eps: float, *, or_within: float = 0.0) -> bool:
     """Whether the distributions of two results with the same cells differ only by rounding; False if one is not finite.
 
-    ``eps``: machine epsilon of the model's dtype.
+    Args:
+        eps: machine epsilon of the model's dtype.
+        or_within: a total variation that rounding is known to reach.
     """
+    return largest_difference(first, second) <= max(_largest_distance(eps), or_within)
+
+
+def largest_difference(first: TopK, second: TopK) -> float:
+    """The largest total variation, over positions, between two results with the same cells; NaN if one is not finite."""
     with np.errstate(all="ignore"):  # of numbers that are not finite
         distances = np.abs(np.exp(first.log_probs) - np.exp(second.log_probs)).sum(axis=1)
         distances += np.abs(first.tail_mass - second.tail_mass)
-    return bool((0.5 * distances).max() <= _largest_distance(eps))
+    return float((0.5 * distances).max())
 
 
 def _largest_distance(eps: float) -> float:
