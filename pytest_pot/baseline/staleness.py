@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_differences, tokenizer_digests
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import quoted
+from pytest_pot.core.text import first_lines, quoted
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenization import Encoded, EncodedPrompts
+from pytest_pot.prompts.tokenization import Encoded, EncodedPrompts, tokenise
 
 __all__ = ["prompt_differences", "refuse_other_prompts", "refuse_stale", "stale_parts"]
 
@@ -26,8 +27,17 @@ def refuse_stale(baseline: Baseline, config: ScoringConfig, prompts: EncodedProm
 
 
 def refuse_other_prompts(baseline: Baseline, config: ScoringConfig, tokenizer: Any) -> None:
-    """As :func:`refuse_stale`, where the prompts are those of ``baseline``: check configuration and tokenizer only."""
-    _refuse(baseline, config_differences(baseline.config, config) + _tokenizer_parts(baseline, tokenizer))
+    """As :func:`refuse_stale`, where the prompts are those of ``baseline``: check that its tokens are those of its texts."""
+    differences = config_differences(baseline.config, config) + _tokenizer_parts(baseline, tokenizer)
+    if not differences:
+        # A continuation may have been cut anywhere, and then its text may give other tokens.
+        contexts = tokenise(tokenizer, [replace(prompt, continuation=None) for prompt in baseline.prompts])
+        differences = [
+            f"prompt {index}: {quoted(prompt.text, _WIDTH)} {difference}"
+            for index, prompt in enumerate(baseline.prompts)
+            if (difference := _context_difference(baseline.tokens[index], contexts[index][0])) is not None
+        ]
+    _refuse(baseline, differences)
 
 
 def stale_parts(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts) -> list[str]:
@@ -49,8 +59,8 @@ def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: S
     for index, (old, new) in enumerate(zip(recorded, prompts, strict=True)):
         if old.text != new.text:
             lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} recorded, {quoted(new.text, _WIDTH)} now")
-        elif encoded is not None and not _is_end(_context(baseline.tokens[index]), encoded[index][0]):
-            lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} has other tokens now")
+        elif encoded is not None and (difference := _context_difference(baseline.tokens[index], encoded[index][0])) is not None:
+            lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} {difference}")
         elif (old.continuation is None) != (new.continuation is None):
             lines.append(f"prompt {index}: continuation {_continuation(old)} recorded, {_continuation(new)} now")
         elif encoded is not None and new.continuation is not None:
@@ -63,7 +73,7 @@ def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: S
 
 def _refuse(baseline: Baseline, differences: Sequence[str]) -> None:
     if differences:
-        lines = [f"{baseline.source} was recorded with something else:", *(f"  {line}" for line in differences)]
+        lines = [f"{baseline.source} was recorded with something else:", *(f"  {line}" for line in first_lines(differences))]
         raise PotError("\n".join(lines))
 
 
@@ -72,13 +82,19 @@ def _tokenizer_parts(baseline: Baseline, tokenizer: Any) -> list[str]:
     return tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded))
 
 
-def _context(tokens: Tokens) -> tuple[int, ...]:
-    return tokens.ids[: tokens.prompt_len]
+def _context_difference(tokens: Tokens, now: Sequence[int]) -> str | None:
+    """How the recorded prompt in ``tokens`` differs from ``now``, the ids of its text; None if it does not.
 
-
-def _is_end(part: tuple[int, ...], whole: Sequence[int]) -> bool:
-    """Whether ``whole`` ends with ``part``, as it does if ``part`` was cut on the left."""
-    return tuple(whole[-len(part) :]) == part
+    What was cut on the left is no difference if the recording says so.
+    """
+    missing = len(now) - tokens.prompt_len
+    if missing < 0 or tuple(now[missing:]) != tokens.ids[: tokens.prompt_len]:
+        return "has other tokens now"
+    if missing and not tokens.truncated:
+        return f"was recorded without the first {missing} of its {len(now)} tokens, and is not marked as cut"
+    if tokens.truncated and not missing:
+        return "is marked as cut on the left, but all of it was recorded"
+    return None
 
 
 def _first_difference(recorded: Sequence[Prompt], prompts: Sequence[Prompt]) -> str:

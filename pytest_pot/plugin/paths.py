@@ -43,7 +43,7 @@ def existing(value: str, bases: Sequence[Path]) -> str:
 def placed(value: str, bases: Sequence[Path]) -> str:
     """:func:`existing` for a file that need not exist yet: then it is below the first of ``bases``."""
     path = Path(existing(value, bases))
-    return str(path if path.is_absolute() or path.exists() else bases[0] / value)
+    return str(path if path.is_absolute() or os.path.exists(path) else bases[0] / value)
 
 
 def shown(config: pytest.Config, path: Path) -> str:
@@ -61,5 +61,5 @@ def recorded_reference(config: pytest.Config) -> bool:
 def check_paths(config: pytest.Config) -> None:
     """Raise ``pytest.UsageError`` where the prompts file that an option names does not exist."""
     prompts = option_path(config, "prompts")
-    if prompts is not None and not Path(prompts).is_file():
+    if prompts is not None and not os.path.isfile(prompts):
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")

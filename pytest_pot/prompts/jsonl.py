@@ -23,7 +23,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with NUL
         raise PotError(f"cannot read the prompts file {path}: {error}") from error
     prompts = parse_prompts(text, str(path))
     if not prompts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pytest_pot.core.text import number
+from pytest_pot.core.text import number, printable
 
 __all__ = ["COLUMNS", "Row", "cells", "summary_table"]
 
@@ -30,7 +30,7 @@ def cells(row: Row) -> list[str]:
     """A gate's cells, in the order of :data:`COLUMNS`."""
     sign = _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
     has_score = row.get("score") is not None
-    return [
+    texts = [
         row["test"],
         row["gate"].removeprefix("pot_"),
         row["preset"],
@@ -41,6 +41,7 @@ def cells(row: Row) -> list[str]:
         _prompts_cell(row) if has_score else "-",
         f"{row['ms_per_prompt']:.0f}" if has_score and row.get("ms_per_prompt") is not None else "-",
     ]
+    return list(map(printable, texts))
 
 
 def _verdict_cell(row: Row) -> str:

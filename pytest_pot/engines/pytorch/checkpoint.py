@@ -6,6 +6,7 @@ Only safetensors and GGUF files are loaded, and no code from a model's repositor
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,12 @@ def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
 
 def _tokenizer_beside(spec: str, role: str) -> Any:
     path = Path(spec)
-    if path.is_dir() and not any((path / name).exists() for name in _TOKENIZER_FILES):
+    if os.path.isdir(path) and not any((path / name).exists() for name in _TOKENIZER_FILES):
         return None
     try:
         return load_tokenizer(spec)
     except PotError as error:
-        if path.exists():
+        if os.path.exists(path):
             raise PotError(f"the {role}'s weights were loaded, but not its tokenizer: {error}") from error
         return None  # a hub repository may hold weights only
 

@@ -82,7 +82,7 @@ def loads_as_known(spec: str) -> bool:
     False for an adapter, which also needs its base model, and if someone registered another class for the config.
     """
     folder = Path(spec)
-    if not (folder / "config.json").is_file() or (folder / "adapter_config.json").exists() or _global_hooks():
+    if not os.path.isfile(folder / "config.json") or os.path.exists(folder / "adapter_config.json") or _global_hooks():
         return False
     try:
         config = transformers.AutoConfig.from_pretrained(spec, trust_remote_code=False)

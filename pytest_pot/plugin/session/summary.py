@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_pot.core.text import printable_lines
 from pytest_pot.plugin.options import option
 
 __all__ = ["SessionResults"]
@@ -64,7 +65,7 @@ class SessionResults:
         for line in summary_table(rows) if rows else ["no gate ran"]:
             terminalreporter.write_line(line)
         for line in notes:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable_lines(line))
         if self._written is not None:
             terminalreporter.write_line(f"written to {self._written}")
 
