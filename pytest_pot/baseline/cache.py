@@ -84,8 +84,8 @@ def cache_key(reference: Mapping[str, Any], prompts: EncodedPrompts, config: Sco
     """
     from pytest_pot.engines.pytorch.device import hardware
 
-    # Only the metric is left out: one record serves all metrics.
-    settings = {name: value for name, value in asdict(config).items() if name != "metric"}
+    # One record serves all metrics, and all ways of reading the candidate.
+    settings = {name: value for name, value in asdict(config).items() if name not in ("metric", "path")}
     parts = {
         "reference": dict(reference),
         "tokenizer": tokenizer_digests(prompts.tokenizer),

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, TAILS
+from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PATHS, TAILS
 from pytest_pot.core.validation import device_name, one_of, positive, whole_number
 
 __all__ = ["PRESETS", "ScoringConfig"]
@@ -45,6 +45,9 @@ class ScoringConfig:
     CPU, where it is slow or depends on the processor."""
     use_amp: bool = False
     """Run the forward pass under ``torch.autocast``."""
+    path: Literal["prefill", "decode"] = "prefill"
+    """How the candidate reads. ``"prefill"``: prompt and continuation in one forward pass. ``"decode"``: the continuation token
+    by token, through the candidate's own key-value cache, as while generating. The reference always reads in one pass."""
     every_position: bool = False
     """Use the unoptimised path: one prompt per forward pass whatever the batch size, no padding, logits at every position. The
     preset ``original`` does, and the optimised path is tested against it."""
@@ -61,6 +64,7 @@ class ScoringConfig:
         one_of("metric", self.metric, METRICS)
         device_name("device", self.device)
         one_of("dtype", self.dtype, DTYPES)
+        one_of("path", self.path, PATHS)
         for name in ("use_amp", "every_position"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidArgument(f"{name}={getattr(self, name)!r} must be True or False")

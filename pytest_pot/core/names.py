@@ -5,7 +5,7 @@ This module imports nothing: the options and their help texts are made from it i
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT_PRESET", "DTYPES", "METRICS", "PRESET_NAMES", "RECORDED_SUFFIX", "TAILS"]
+__all__ = ["DEFAULT_PRESET", "DTYPES", "METRICS", "PATHS", "PRESET_NAMES", "RECORDED_SUFFIX", "TAILS"]
 
 METRICS = ("tv", "jsd", "kl", "kl_reverse", "delta_ce", "top1_flip")
 """The metrics by name; :mod:`pytest_pot.scoring.metrics` defines each one."""
@@ -14,6 +14,7 @@ PRESET_NAMES = ("balanced", "accurate", "fastest", "single", "original")
 DEFAULT_PRESET = "balanced"
 
 TAILS = ("bucket", "renormalise")
+PATHS = ("prefill", "decode")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "float64")
 
 RECORDED_SUFFIX = ".pot.safetensors"

@@ -24,14 +24,17 @@ if TYPE_CHECKING:  # numpy takes long to import
 __all__ = [
     "Backend",
     "CpuThreads",
+    "Described",
     "Engine",
     "Generation",
     "LoadedModel",
+    "ModelDescription",
     "OutOfMemory",
     "PeakMemory",
     "Restartable",
     "Room",
     "Timeable",
+    "description_of",
 ]
 
 
@@ -109,6 +112,36 @@ class Timeable(Engine, Protocol):
 
     def peak_memory(self, run: Callable[[], object]) -> PeakMemory | None:
         """The most memory in use during ``run``, the model's weights included; None where it cannot be measured."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What ran: a verdict is about this, and not about the same weights elsewhere."""
+
+    format: str
+    """How the weights are kept: ``"safetensors"``, ``"GGUF Q4_1"``, ``"bitsandbytes int8"``; ``"in memory"`` for an object."""
+    dtype: str
+    """The precision of the forward pass: ``"float32"``."""
+    device: str
+    stored_dtype: str | None = None
+    """The precision that the weights are kept in, where that is another one than ``dtype``."""
+    dequantised: bool = False
+    """Whether quantised weights were turned into ``dtype`` first, so that other kernels ran than those of the format."""
+    notes: tuple[str, ...] = ()
+    """Anything else that a reader of the verdict should know, one line each."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An engine that says what it runs."""
+
+    @property
+    def description(self) -> ModelDescription: ...
+
+
+def description_of(engine: object) -> ModelDescription | None:
+    """What ``engine`` runs; None where it does not say."""
+    return engine.description if isinstance(engine, Described) else None
 
 
 @runtime_checkable

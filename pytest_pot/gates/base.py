@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # these need numpy, and settings are made while tests are col
 
 __all__ = [
     "COMMON_ARGUMENTS",
+    "CONFIG_ARGUMENTS",
     "Gate",
     "GateInputs",
     "GateResult",
@@ -33,7 +34,17 @@ __all__ = [
     "only",
 ]
 
-COMMON_ARGUMENTS = ("reference", "candidate", "prompts", "key")
+CONFIG_ARGUMENTS: Mapping[str, str] = {
+    "metric": "metric",
+    "max_length": "max_length",
+    "positions": "positions_per_prompt",
+    "batch_size": "batch_size",
+    "path": "path",
+}
+"""Marker arguments, and the fields of :class:`~pytest_pot.ScoringConfig` that they set. A kind of gate takes those that it
+names."""
+
+COMMON_ARGUMENTS = ("reference", "candidate", "prompts", "key", "max_length", "positions", "batch_size", "candidate_dtype")
 """The marker arguments that, with ``preset``, become :class:`GateSettings`, whatever the kind of gate."""
 
 Progress = Callable[[int, int], None]
@@ -57,6 +68,12 @@ class GateSettings:
     """A file or prompts from the marker; None leaves it to the key or the fixture ``pot_prompts``."""
     key: str | None = None
     """Draws the prompts, where the marker names none."""
+    candidate_dtype: str | None = None
+    """The candidate's precision, where it is not that of the reference."""
+
+    def candidate_config(self, config: ScoringConfig) -> ScoringConfig:
+        """``config``, which the reference is opened with, as the candidate is opened with it."""
+        return config if self.candidate_dtype is None else replace(config, dtype=self.candidate_dtype)
 
 
 @dataclass(frozen=True)
@@ -111,6 +128,12 @@ class GateInputs:
     """Whether the prompts are drawn at random from more than could ever be scored, in an order that is random already."""
     device: str = "auto"
     """Where both models run; ``"auto"``: each where it is."""
+    own_prompts: bool = False
+    """Whether the prompts are the user's own: neither built in nor drawn by a key."""
+    notes: tuple[str, ...] = ()
+    """What a reader of a green run should know, one line each; shown at ``-v`` and in reports."""
+    warnings: tuple[str, ...] = ()
+    """What to warn of if the gate passes, one line each."""
 
 
 class GateResult(ABC):
@@ -130,9 +153,14 @@ class GateResult(ABC):
         """Whether the test may go on."""
 
     @property
-    def warning(self) -> str | None:
-        """What to warn of although the gate passed."""
-        return None
+    def warnings(self) -> tuple[str, ...]:
+        """What to warn of although the gate passed, one line each."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a green run should know, one line each; shown at ``-v`` and in reports."""
+        return ()
 
     @property
     @abstractmethod

@@ -113,8 +113,8 @@ def run_gates(item: pytest.Item) -> None:
         item.ihook.pytest_pot_gate(item=item, result=result)
         if not result.passed:
             raise failure(result.explain(item.config.get_verbosity()))
-        if result.warning is not None:
-            _warn(item, result.warning)
+        for warning in result.warnings:
+            _warn(item, warning)
 
 
 def record_failed_setup(item: pytest.Item, message: str) -> None:

@@ -14,9 +14,9 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.names import DEFAULT_PRESET
 from pytest_pot.core.text import shorten
-from pytest_pot.gates.base import Gate, GateSettings, ReferenceUse
+from pytest_pot.gates.base import CONFIG_ARGUMENTS, Gate, GateSettings, ReferenceUse
 from pytest_pot.plugin.markers import MARKERS
-from pytest_pot.plugin.options import option, overrides, run_options
+from pytest_pot.plugin.options import check_field, option, overrides, run_options
 from pytest_pot.plugin.paths import existing, option_path, placed
 from pytest_pot.plugin.pytest_internals import is_overridden
 from pytest_pot.prompts.prompt import Prompt, as_prompts
@@ -59,9 +59,14 @@ def _settings(item: pytest.Item, marker: str, arguments: Mapping[str, Any]) -> G
     """
     preset = arguments.get("preset", option(item.config, "preset") or DEFAULT_PRESET)
     changes = overrides(item.config)
-    if "metric" in arguments:
-        changes["metric"] = arguments["metric"]
+    for name, field in CONFIG_ARGUMENTS.items():
+        if name in arguments:
+            check_field(name, arguments[name])
+            changes[field] = arguments[name]
     config = ScoringConfig.preset(preset, **changes)
+    candidate_dtype = arguments.get("candidate_dtype", option(item.config, "candidate_dtype"))
+    if candidate_dtype is not None:
+        check_field("candidate_dtype", candidate_dtype)
     if "prompts" in arguments and "key" in arguments:
         raise InvalidArgument("prompts and key both name the prompts; give one")
     reference = arguments.get("reference")
@@ -73,6 +78,7 @@ def _settings(item: pytest.Item, marker: str, arguments: Mapping[str, Any]) -> G
         reference=None if is_baseline(reference) else _spec("reference", reference, bases),
         baseline=Path(placed(str(reference), bases)) if is_baseline(reference) else None,
         candidate=_candidate(arguments.get("candidate"), bases),
+        candidate_dtype=candidate_dtype,
         prompts=_prompts(arguments.get("prompts"), bases),
         key=_key(arguments.get("key")) if "key" in arguments or "prompts" in arguments else option(item.config, "key"),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PRESET_NAMES, RECORDED_SUFFIX
+from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PATHS, PRESET_NAMES, RECORDED_SUFFIX
 
 if TYPE_CHECKING:
     from pytest_pot.core.config import ScoringConfig
@@ -24,6 +24,7 @@ __all__ = [
     "OPTIONS",
     "add_options",
     "cache_limit",
+    "check_field",
     "check_options",
     "flag",
     "option",
@@ -34,6 +35,18 @@ __all__ = [
 
 LATENCY_MODES = ("gate", "report", "off")
 
+_FIELDS: Mapping[str, str] = {
+    "metric": "metric",
+    "device": "device",
+    "dtype": "dtype",
+    "max_length": "max_length",
+    "positions": "positions_per_prompt",
+    "batch_size": "batch_size",
+    "path": "path",
+}
+"""The options that override a field of a preset, and the field."""
+_WHOLE_NUMBERS = ("max_length", "positions_per_prompt", "batch_size")
+
 OPTIONS: Mapping[str, str] = {
     "reference": "the trusted model: a directory, a hub id, a .gguf file, or package.module:factory",
     "candidate": "the model under test, named in the same way",
@@ -42,13 +55,23 @@ OPTIONS: Mapping[str, str] = {
     "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them",
     "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
+    "tolerance": "limit on tv of gates whose marker gives none: identical, numeric, half, int8 or int4 (default: half)",
+    "max_length": "the most tokens of prompt and continuation; longer prompts are cut on the left (default: the preset's)",
+    "positions": "the most tokens of a continuation that are compared (default: the preset's)",
+    "batch_size": "prompts per forward pass, or auto (default: the preset's)",
+    "path": "how the candidate reads the continuation: prefill (in one forward pass) or decode (token by token, through its "
+    "key-value cache) (default: prefill)",
+    "max_tail": "the largest mean probability outside the compared tokens, by the reference, at which a gate may pass "
+    "(default: 0.25)",
     "device": "device that models run on: auto, cpu, cuda, cuda:N, mps (default: auto)",
     "dtype": f"precision of the models: {', '.join(DTYPES)} (default: auto)",
+    "candidate_dtype": "precision of the candidate, where it is to be another one than the reference's",
     "baseline": f"recorded reference (*{RECORDED_SUFFIX}) to use instead of running the reference; --pot-update writes it",
     "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
     "report": "write the results of all gates to this file, as JSON (.json) or Markdown (.md)",
 }
-"""Every option ``--pot-NAME`` with its help; each is also the ini key ``pot_NAME``."""
+"""Every option with its help, by its name in Python: ``max_length`` is ``--pot-max-length`` and the ini key
+``pot_max_length``."""
 
 FLAGS: Mapping[str, str] = {
     "update": "record references again, into the files that gates name; without this option no such file is written",
@@ -76,7 +99,7 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all options and ini keys."""
     group = parser.getgroup("pot", "pytest-pot: is a language model still the same model?")
     for name, text in OPTIONS.items():
-        group.addoption(f"--pot-{name}", dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
+        group.addoption(_flag(name), dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
         parser.addini(f"pot_{name}", text, default="")
     for name, text in FLAGS.items():
         group.addoption(f"--pot-{name}", dest=f"pot_{name}", action="store_true", default=None, help=text)
@@ -87,7 +110,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def option(config: pytest.Config, name: str) -> str | None:
-    """The value of ``--pot-NAME``, else of the ini key ``pot_NAME``, else None."""
+    """The value of the option with this name, else of its ini key, else None."""
     value: str | None = config.getoption(f"pot_{name}")
     return value if value is not None else (config.getini(f"pot_{name}") or None)
 
@@ -114,8 +137,8 @@ def cache_limit(config: pytest.Config) -> int:
 
 def overrides(config: pytest.Config) -> dict[str, Any]:
     """The fields of a preset that options override."""
-    values = {name: option(config, name) for name in ("metric", "device", "dtype")}
-    return {name: value for name, value in values.items() if value is not None}
+    values = {field: option(config, name) for name, field in _FIELDS.items()}
+    return {field: _parsed(field, value) for field, value in values.items() if value is not None}
 
 
 def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
@@ -132,11 +155,11 @@ def check_options(config: pytest.Config) -> None:
         for name, check in _CHECKS.items():
             value = option(config, name)
             if value is not None:
-                source = f"--pot-{name}" if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
+                source = _flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
                 _check(check, source, value)
     for name in OPTIONS:
         if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
-            raise pytest.UsageError(f"--pot-{name} is empty: give it a value, or leave it out to use the ini key pot_{name}")
+            raise pytest.UsageError(f"{_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}")
     for key in ("pot_cache", *(f"pot_{name}" for name in FLAGS)):
         try:
             config.getini(key)
@@ -148,6 +171,35 @@ def check_options(config: pytest.Config) -> None:
         raise pytest.UsageError(f"pot_cache_mb={limit!r} is not a number of megabytes")
     if (inconclusive := config.getini("pot_latency_inconclusive")) not in ("pass", "fail"):
         _check(_one_of(("pass", "fail")), "pot_latency_inconclusive", inconclusive)
+
+
+def check_field(name: str, value: object) -> None:
+    """Check the marker argument ``name``, which is an option too.
+
+    Raises:
+        InvalidArgument: it does not take ``value``; the message names the argument, and what is allowed.
+    """
+    from pytest_pot.core.validation import one_of, whole_number
+
+    match name:
+        case "max_length" | "positions":
+            whole_number(name, value)
+        case "batch_size":
+            if value != "auto":
+                whole_number(name, value, also="'auto'")
+        case "candidate_dtype":
+            one_of(name, value, DTYPES)
+        case "path":
+            one_of(name, value, PATHS)
+
+
+def _flag(name: str) -> str:
+    return f"--pot-{name.replace('_', '-')}"
+
+
+def _parsed(field: str, value: str) -> int | str:
+    """An option's value, whose text was checked, as the field of a configuration takes it."""
+    return int(value) if field in _WHOLE_NUMBERS and value != "auto" else value
 
 
 def _check(check: Callable[[str, str], None], source: str, value: str) -> None:
@@ -172,6 +224,30 @@ def _check_device(source: str, value: str) -> None:
     device_name(source, value)
 
 
+def _check_whole(also: str | None = None) -> Callable[[str, str], None]:
+    def check(source: str, value: str) -> None:
+        from pytest_pot.core.validation import whole_number
+
+        if value != also:
+            digits = value.isascii() and value.isdecimal() and len(value) < 10
+            whole_number(source, int(value) if digits else value, also=also and repr(also))
+
+    return check
+
+
+def _check_tolerance(source: str, value: str) -> None:
+    from pytest_pot.core.validation import one_of
+    from pytest_pot.gates.verdict.limits import TOLERANCES
+
+    one_of(source, value, tuple(TOLERANCES))
+
+
+def _check_share(source: str, value: str) -> None:
+    from pytest_pot.gates.verdict.limits import max_tail_of
+
+    max_tail_of(source, value)
+
+
 def _check_ending(*endings: str) -> Callable[[str, str], None]:
     def check(source: str, value: str) -> None:
         if not value.endswith(endings):
@@ -183,8 +259,15 @@ def _check_ending(*endings: str) -> Callable[[str, str], None]:
 _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "preset": _one_of(PRESET_NAMES),
     "metric": _one_of(METRICS),
+    "tolerance": _check_tolerance,
+    "max_length": _check_whole(),
+    "positions": _check_whole(),
+    "batch_size": _check_whole(also="auto"),
+    "path": _one_of(PATHS),
+    "max_tail": _check_share,
     "device": _check_device,
     "dtype": _one_of(DTYPES),
+    "candidate_dtype": _one_of(DTYPES),
     "baseline": _check_ending(RECORDED_SUFFIX),
     "latency": _one_of(LATENCY_MODES),
     "report": _check_ending(".json", ".md"),

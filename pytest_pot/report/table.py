@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from pytest_pot.core.text import number, printable
 
-__all__ = ["COLUMNS", "Row", "cells", "summary_table"]
+__all__ = ["COLUMNS", "Row", "cells", "summary_table", "what_ran"]
 
 Row: TypeAlias = Mapping[str, Any]
 """One gate, as :func:`pytest_pot.report.properties.rows_of` gives it."""
@@ -24,6 +24,16 @@ def summary_table(rows: Sequence[Row]) -> list[str]:
     table = [list(COLUMNS), *(cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
     return ["  ".join(map(_aligned, line, widths, COLUMNS)).rstrip() for line in table]
+
+
+def what_ran(rows: Sequence[Row]) -> list[str]:
+    """For each gate that came to a verdict, what ran and how, and what else a reader of a green run should know."""
+    lines = []
+    for row in rows:
+        if row.get("conditions"):
+            lines.append(f"{row['test']} ({row['gate'].removeprefix('pot_')}): {row['conditions']}")
+            lines += [f"  {note}" for note in (*row.get("notes", ()), *row.get("warnings", ()))]
+    return lines
 
 
 def cells(row: Row) -> list[str]:

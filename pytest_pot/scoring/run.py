@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest_pot.baseline.baseline import Baseline
@@ -15,7 +16,7 @@ from pytest_pot.baseline.provenance import Provenance, digest_of_prompts, file_d
 from pytest_pot.baseline.replay import Replay, check_fits
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.names import METRICS
-from pytest_pot.engines.base import Engine, Restartable
+from pytest_pot.engines.base import Engine, Restartable, description_of
 from pytest_pot.engines.registry import weights_digest
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -71,7 +72,7 @@ class ScoringRun:
         tokens = fit_all(self.config, self.encoded.ids, reference, max_length)
         recorded = record(self.config, reference, prompts, tokens, self._progress)
         return Baseline(
-            config=self.config,
+            config=replace(self.config, path="prefill"),  # how a candidate reads is nothing of a reference's
             prompts=[as_compared(prompt, t, tokenizer) for prompt, t in zip(prompts, tokens, strict=True)],
             tokens=tuple(tokens),
             recorded=recorded.positions,
@@ -182,4 +183,5 @@ class ScoringRun:
             elapsed_s=time.perf_counter() - self._started,
             batch_size=batch_size,
             labels=(reference.label, candidate.label),
+            ran=(description_of(reference), description_of(candidate)),
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_pot.core.config import ScoringConfig
+from pytest_pot.engines.base import ModelDescription
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -73,6 +74,8 @@ class ScoreReport:
     """The most prompts that ran in one forward pass; below the configured size if there were fewer, or memory ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
+    ran: tuple[ModelDescription | None, ModelDescription | None] = (None, None)
+    """What ran as reference and candidate; None where it was recorded, or where an engine does not say."""
 
     @property
     def metric(self) -> str:
@@ -199,6 +202,7 @@ class ScoreReport:
             "batch_size": self.batch_size,
             "reference": self.labels[0],
             "candidate": self.labels[1],
+            "ran": dict(zip(("reference", "candidate"), (ran and asdict(ran) for ran in self.ran), strict=True)),
             "config": asdict(self.config),
             "scores": self.scores.tolist(),
             "positions": [values.tolist() for values in self.positions],

@@ -23,7 +23,7 @@ class AlwaysResult(GateResult):
     verdict: str = "FINE"
 
     passed = True
-    warning = "always passes"
+    warnings = ("always passes",)
 
     @property
     def headline(self):

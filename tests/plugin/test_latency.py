@@ -15,7 +15,8 @@ from .conftest import VOCAB, WITH_CACHE, Models, Project
 
 LATENCY_OFF = "--pot-latency=off"
 LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
-ARGUMENTS = f"{LIMITS}, per, stat, what, new_tokens, max_seconds, preset, reference, candidate, prompts, key"
+ARGUMENTS = f"{LIMITS}, per, stat, what, new_tokens, max_seconds, preset, reference, candidate, prompts, key, "
+ARGUMENTS += "max_length, positions, batch_size, candidate_dtype"
 
 
 @pytest.fixture(scope="module")

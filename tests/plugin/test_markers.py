@@ -327,7 +327,10 @@ def test_skipped_tests_need_no_models(project: Project) -> None:
 
 def test_pytest_markers_lists_the_markers_with_their_arguments(project: Project) -> None:
     result = project.run("--markers")
-    arguments = "tolerance=None, confidence=None, max_outliers=None, reference=None, candidate=None, prompts=None, key=None"
+    shared = "tolerance, confidence, max_outliers, reference, candidate, prompts, key, "
+    arguments = ", ".join(
+        f"{name}=None" for name in f"{shared}max_length, positions, batch_size, candidate_dtype, path, max_tail".split(", ")
+    )
     assert (
         f"@pytest.mark.pot_identity(preset=None, metric=None, max_score=None, max_prompt_score=None, {arguments}): "
         "fail unless the candidate is the SAME model as its reference"

@@ -11,10 +11,12 @@ METRICS = "'tv', 'jsd', 'kl', 'kl_reverse', 'delta_ce', 'top1_flip'"
 TOLERANCES = "'identical', 'numeric', 'half', 'int8', 'int4'"
 DTYPES = "'auto', 'float32', 'float16', 'bfloat16', 'float64'"
 DEVICES = "'auto', 'cpu', 'cuda', 'cuda:N', 'mps' or another torch device"
-IDENTITY = (
-    "preset, metric, max_score, max_prompt_score, tolerance, confidence, max_outliers, reference, candidate, prompts, key"
+SHARED = (
+    "tolerance, confidence, max_outliers, reference, candidate, prompts, key, "
+    "max_length, positions, batch_size, candidate_dtype, path, max_tail"
 )
-DISTINCT = "preset, metric, min_score, tolerance, confidence, max_outliers, reference, candidate, prompts, key"
+IDENTITY = f"preset, metric, max_score, max_prompt_score, {SHARED}"
+DISTINCT = f"preset, metric, min_score, {SHARED}"
 MODEL = (
     "must name a model: a directory or hub id, a .gguf file, or package.module:factory; a model that is already in memory "
     "comes from the fixture"
@@ -143,23 +145,35 @@ OPTIONS = [
     ("metric", "mse", f"is not one of {METRICS}"),
     ("device", "gpu", f"is not {DEVICES}"),
     ("dtype", "int8", f"is not one of {DTYPES}"),
+    ("candidate-dtype", "int8", f"is not one of {DTYPES}"),
+    ("path", "cached", "is not one of 'prefill', 'decode'"),
+    ("tolerance", "int3", f"is not one of {TOLERANCES}"),
+    ("max-length", "1k", "must be a whole number of at least 1"),
+    ("positions", "0", "must be a whole number of at least 1"),
+    ("batch-size", "0", "must be a whole number of at least 1 or 'auto'"),
+    ("max-tail", "25%", "must be a number from 0 to 1"),
     ("report", "out.html", "must end in .json or .md"),
 ]
+
+
+def _number(value: str) -> str | int:
+    return int(value) if value.isdecimal() else value
 
 
 @pytest.mark.parametrize(("name", "value", "message"), OPTIONS)
 def test_a_wrong_option_is_a_usage_error(project: Project, name: str, value: str, message: str) -> None:
     result = project.run_tests("def test_it(): pass", f"--pot-{name}={value}")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert [line for line in result.errlines if line] == [f"ERROR: --pot-{name}={value!r} {message}"]
+    assert [line for line in result.errlines if line] == [f"ERROR: --pot-{name}={_number(value)!r} {message}"]
 
 
 @pytest.mark.parametrize(("name", "value", "message"), OPTIONS)
 def test_a_wrong_ini_key_is_a_usage_error(project: Project, name: str, value: str, message: str) -> None:
-    project.ini(**{f"pot_{name}": value})
+    key = f"pot_{name.replace('-', '_')}"
+    project.ini(**{key: value})
     result = project.run_tests("def test_it(): pass")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert [line for line in result.errlines if line] == [f"ERROR: pot_{name}={value!r} {message}"]
+    assert [line for line in result.errlines if line] == [f"ERROR: {key}={_number(value)!r} {message}"]
 
 
 def test_a_missing_prompts_file_in_an_option_is_a_usage_error(project: Project) -> None:

@@ -218,6 +218,7 @@ def properties(outcome: LatencyOutcome) -> dict[str, Any]:
         "slowdown": report.slowdown,
         **{name: 1000 * statistics.median(times) for name, times in medians.items() if times},
         **{name: peak.bytes / 1e6 for name, peak in memories.items() if peak is not None},
+        "conditions": _conditions(outcome),
         "threads": report.threads,
         "elapsed_s": report.elapsed_s,
         "ms_per_prompt": report.ms_per_prompt,

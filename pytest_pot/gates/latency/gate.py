@@ -42,8 +42,8 @@ class LatencyResult(LatencyOutcome, GateResult):
     kind = "latency"
 
     @property
-    def warning(self) -> str | None:
-        return self.headline if self.doubtful else None
+    def warnings(self) -> tuple[str, ...]:
+        return (self.headline,) if self.doubtful else ()
 
     @property
     def headline(self) -> str:
@@ -122,7 +122,9 @@ class LatencyGate(Gate):
         if inputs.candidate_tokenizer is not None:
             prompts.check_same(inputs.candidate_tokenizer)
         with _memory_advice(), ExitStack() as stack:
-            engines = {"candidate": stack.enter_context(opened(inputs.candidate, "candidate", config))}
+            engines = {
+                "candidate": stack.enter_context(opened(inputs.candidate, "candidate", settings.candidate_config(config)))
+            }
             if inputs.reference is not None:
                 engines["reference"] = stack.enter_context(opened(inputs.reference, "reference", config))
             batch = _batch(settings, prompts.ids, engines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.text import first_lines, number, printable, quoted, shorten, times_over
@@ -11,9 +12,9 @@ from pytest_pot.gates.verdict.result import ScoreOutcome
 
 if TYPE_CHECKING:  # these need numpy
     from pytest_pot.gates.verdict.sequential import Decision
-    from pytest_pot.scoring.score_report import WorstPosition
+    from pytest_pot.scoring.score_report import ScoreReport, WorstPosition
 
-__all__ = ["explain", "headline", "properties"]
+__all__ = ["explain", "headline", "notes_on", "properties"]
 
 _KIND, _LABEL = 40, 100
 """The most characters of a prompt's kind, and of what a model or a recording says of its precision and device."""
@@ -54,6 +55,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
     if verbosity > 0:
+        lines += [f"  {note}" for note in outcome.notes]
         if report.kinds:
             kinds = [f"{shorten(kind, _KIND)} {number(value)}" for kind, value in report.kinds.items()]
             lines.append("  by kind: " + ", ".join(first_lines(kinds, 10 * n_prompts)))
@@ -70,9 +72,25 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     return "\n".join(lines)
 
 
+def notes_on(report: ScoreReport) -> tuple[str, ...]:
+    """What is worth knowing of the models that ran, one line each: a verdict is about what ran."""
+    notes = []
+    for role, model in zip(("reference", "candidate"), report.ran, strict=True):
+        if model is not None:
+            if model.dequantised:
+                notes.append(
+                    f"the {role} is {model.format}, dequantised to {model.dtype}: other kernels run where it is served"
+                )
+            elif model.stored_dtype is not None and model.stored_dtype != model.dtype:
+                notes.append(f"the {role} is {model.stored_dtype}, scored in {model.dtype}")
+            notes += [f"the {role}: {note}" for note in model.notes]
+    return tuple(notes)
+
+
 def properties(outcome: ScoreOutcome) -> dict[str, Any]:
     """The outcome as JSON types."""
     report, limits = outcome.report, outcome.settings.limits
+    reference, candidate = (None if model is None else asdict(model) for model in report.ran)
     return {
         "score": report.mean,
         "max_prompt_score": report.max,
@@ -88,6 +106,11 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         **({} if outcome.decision is None else _sequential_properties(outcome, outcome.decision)),
         "ms_per_prompt": report.ms_per_prompt,
         **report.metrics,
+        "reference_ran": reference or report.labels[0],
+        "candidate_ran": candidate or report.labels[1],
+        "conditions": _conditions(outcome),
+        "notes": list(outcome.notes),
+        "warnings": list(outcome.warnings),
     }
 
 

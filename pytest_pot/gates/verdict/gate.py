@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collec
 __all__ = ["DistinctGate", "IdentityGate", "ScoreResult"]
 
 _SCORING = ("tolerance", "confidence", "max_outliers")
+_READING = ("path", "max_tail")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class _ScoreGate(Gate):
     make_limits: ClassVar[Callable[..., Limits]]
 
     @classmethod
-    def from_arguments(cls, settings: GateSettings, arguments: Mapping[str, Any], options: RunOptions) -> Self:  # noqa: ARG003
-        return cls(score_settings(settings, arguments, cls.limit_names, cls.make_limits))
+    def from_arguments(cls, settings: GateSettings, arguments: Mapping[str, Any], options: RunOptions) -> Self:
+        return cls(score_settings(settings, arguments, options.values, cls.limit_names, cls.make_limits))
 
     @property
     def limit(self) -> tuple[str, float]:
@@ -89,7 +90,7 @@ class _ScoreGate(Gate):
             inputs.prompts.check_same(inputs.candidate_tokenizer)
 
         if inputs.reference is None:
-            with opened(inputs.candidate, "candidate", config) as candidate:
+            with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
                 floor = self._noise_floor(run, candidate, "candidate")
                 recorded = _recorded(
                     inputs, run, config, None
@@ -99,11 +100,11 @@ class _ScoreGate(Gate):
             with opened(inputs.reference, "reference", config) as reference:
                 floor = self._noise_floor(run, reference, "reference")
                 recorded = _recorded(inputs, run, config, reference)
-            with opened(inputs.candidate, "candidate", config) as candidate:
+            with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
                 return self._against_recording(run, inputs, recorded, candidate, floor)
         with (
             opened(inputs.reference, "reference", config) as reference,
-            opened(inputs.candidate, "candidate", config) as candidate,
+            opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate,
         ):
             floor = self._noise_floor(run, reference, "reference")
             return self._against_model(run, inputs, reference, candidate, floor)
@@ -159,8 +160,20 @@ class _ScoreGate(Gate):
         decision: Decision | None = None,
         pool: int | None = None,
     ) -> ScoreResult:
+        from pytest_pot.gates.verdict.explain import notes_on
+
         verdict = self.settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
-        return ScoreResult(self.settings, inputs.names, report, verdict, decision, floor, pool)
+        return ScoreResult(
+            self.settings,
+            inputs.names,
+            report,
+            verdict,
+            decision,
+            floor,
+            pool,
+            notes=(*inputs.notes, *notes_on(report)),
+            warnings=inputs.warnings,
+        )
 
 
 class IdentityGate(_ScoreGate):
@@ -168,7 +181,7 @@ class IdentityGate(_ScoreGate):
 
     limit_names = ("max_score", "max_prompt_score")
     make_limits = staticmethod(identity_limits)
-    arguments = ("preset", "metric", *limit_names, *_SCORING, *COMMON_ARGUMENTS)
+    arguments = ("preset", "metric", *limit_names, *_SCORING, *COMMON_ARGUMENTS, *_READING)
 
 
 class DistinctGate(_ScoreGate):
@@ -176,7 +189,7 @@ class DistinctGate(_ScoreGate):
 
     limit_names = ("min_score",)
     make_limits = staticmethod(distinct_limit)
-    arguments = ("preset", "metric", *limit_names, *_SCORING, *COMMON_ARGUMENTS)
+    arguments = ("preset", "metric", *limit_names, *_SCORING, *COMMON_ARGUMENTS, *_READING)
 
 
 def _drawing(inputs: GateInputs) -> tuple[int | None, int | None]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.core.validation import not_negative, one_of
+from pytest_pot.core.validation import finite_number, not_negative, one_of
 
 __all__ = [
     "DEFAULT_MAX_OUTLIERS",
+    "DEFAULT_MAX_TAIL",
     "DEFAULT_TOLERANCE",
     "TOLERANCES",
     "TOLERANCE_METRIC",
@@ -20,6 +22,7 @@ __all__ = [
     "default_prompt_limit",
     "distinct_limit",
     "identity_limits",
+    "max_tail_of",
 ]
 
 
@@ -41,6 +44,9 @@ another batch shape, kernel or library version; weights rounded to bf16 or fp16;
 DEFAULT_TOLERANCE = "half"
 DEFAULT_MAX_OUTLIERS = 0.05
 """With ``confidence``, SAME claims that fewer than this share of the prompts score above the clip."""
+DEFAULT_MAX_TAIL = 0.25
+"""A gate passes only where the reference's mean probability outside the compared tokens is at most this: what is merged into
+one cell is not compared."""
 PROMPT_FACTOR = 10.0
 PROMPT_SHARE = 0.25
 _BOUNDED_METRICS = ("tv", "jsd", "top1_flip")
@@ -86,8 +92,9 @@ def identity_limits(
     max_score: float | None = None,
     max_prompt_score: float | None = None,
     tolerance: str | None = None,
+    default: str = DEFAULT_TOLERANCE,
 ) -> IdentityLimits:
-    """The limits for these arguments of ``pot_identity``; without any limit, those of the tolerance ``half``.
+    """The limits for these arguments of ``pot_identity``; without any limit, those of the tolerance ``default``.
 
     Raises:
         InvalidArgument: a limit is not a finite number of at least 0, ``max_score`` and a tolerance are both given, or the
@@ -97,7 +104,7 @@ def identity_limits(
     if max_score is None and max_prompt_score is not None and tolerance is None:
         # If no prompt is above the limit, their mean is not above it either.
         return IdentityLimits(max_prompt_score, max_prompt_score)
-    limit = _limit("max_score", max_score, tolerance, metric)
+    limit = _limit("max_score", max_score, tolerance, metric, default)
     return IdentityLimits(limit, default_prompt_limit(metric, limit) if max_prompt_score is None else max_prompt_score)
 
 
@@ -114,17 +121,33 @@ def default_prompt_limit(metric: str, limit: float) -> float:
     return PROMPT_FACTOR * limit
 
 
-def distinct_limit(metric: str, min_score: float | None = None, tolerance: str | None = None) -> DistinctLimit:
-    """The limit for these arguments of ``pot_distinct``; without any, that of the tolerance ``half``.
+def distinct_limit(
+    metric: str, min_score: float | None = None, tolerance: str | None = None, default: str = DEFAULT_TOLERANCE
+) -> DistinctLimit:
+    """The limit for these arguments of ``pot_distinct``; without any, that of the tolerance ``default``.
 
     Raises:
         InvalidArgument: as :func:`identity_limits`.
     """
     _check_limits(min_score=min_score)
-    return DistinctLimit(_limit("min_score", min_score, tolerance, metric))
+    return DistinctLimit(_limit("min_score", min_score, tolerance, metric, default))
 
 
-def _limit(name: str, number: float | None, tolerance: str | None, metric: str) -> float:
+def max_tail_of(name: str, value: object) -> float:
+    """The value of ``max_tail``, from a marker or, as text, from an option; ``name``: what a message calls it.
+
+    Raises:
+        InvalidArgument: it is no number from 0 to 1.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    finite_number(name, value, "a number from 0 to 1", lambda number: 0 <= number <= 1)
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _limit(name: str, number: float | None, tolerance: str | None, metric: str, default: str) -> float:
     if number is not None:
         if tolerance is not None:
             raise InvalidArgument(f"{name}={number!r} and tolerance={tolerance!r} are two limits; give one")
@@ -132,11 +155,11 @@ def _limit(name: str, number: float | None, tolerance: str | None, metric: str) 
     if tolerance is not None:
         one_of("tolerance", tolerance, tuple(TOLERANCES))
     if metric != TOLERANCE_METRIC:
-        subject = f"tolerance={tolerance!r}" if tolerance is not None else f"the default tolerance {DEFAULT_TOLERANCE!r}"
+        subject = f"tolerance={tolerance!r}" if tolerance is not None else f"the default tolerance {default!r}"
         raise InvalidArgument(
             f"{subject} is a limit on {TOLERANCE_METRIC!r}; with metric={metric!r} give the limit as a number: {name}=..."
         )
-    return TOLERANCES[DEFAULT_TOLERANCE if tolerance is None else tolerance]
+    return TOLERANCES[default if tolerance is None else tolerance]
 
 
 def _check_limits(**limits: float | None) -> None:

@@ -31,6 +31,11 @@ class ScoreOutcome:
     pool: int | None = None
     """With a confidence: how many prompts there were to draw from; None where there is no end of them."""
 
+    notes: tuple[str, ...] = ()
+    """What a reader of a green run should know, one line each."""
+    warnings: tuple[str, ...] = ()
+    """What to warn of if the gate passes, one line each."""
+
     @property
     def passed(self) -> bool:
         return self.verdict is (Verdict.DIFFERENT if isinstance(self.settings.limits, DistinctLimit) else Verdict.SAME)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_pot.core.errors import InvalidArgument
 from pytest_pot.gates.base import GateSettings, only
-from pytest_pot.gates.verdict.limits import DEFAULT_MAX_OUTLIERS, DistinctLimit, IdentityLimits, default_prompt_limit
+from pytest_pot.gates.verdict.limits import (
+    DEFAULT_MAX_OUTLIERS,
+    DEFAULT_MAX_TAIL,
+    DEFAULT_TOLERANCE,
+    DistinctLimit,
+    IdentityLimits,
+    default_prompt_limit,
+    max_tail_of,
+)
 
 if TYPE_CHECKING:
     from pytest_pot.gates.verdict.sequential import SequentialTest
@@ -25,6 +33,8 @@ class ScoreSettings(GateSettings):
     limits: Limits
     confidence: float | None = None
     """Decide as soon as it is safe to, at this confidence; None scores the suite whole."""
+    max_tail: float = DEFAULT_MAX_TAIL
+    """The largest mean probability of the reference outside the compared tokens at which the gate may pass."""
     max_outliers: float = DEFAULT_MAX_OUTLIERS
     """With ``confidence``: the share of prompts above the limit for one prompt that SAME claims not to be reached."""
 
@@ -52,9 +62,15 @@ class ScoreSettings(GateSettings):
 
 
 def score_settings(
-    settings: GateSettings, arguments: Mapping[str, Any], limit_names: Sequence[str], make_limits: Callable[..., Limits]
+    settings: GateSettings,
+    arguments: Mapping[str, Any],
+    options: Mapping[str, str],
+    limit_names: Sequence[str],
+    make_limits: Callable[..., Limits],
 ) -> ScoreSettings:
-    """The settings from a marker's arguments; ``make_limits(metric, **limits)`` is given those named in ``limit_names``.
+    """The settings from a marker's arguments and from ``options``.
+
+    ``make_limits(metric, **limits)`` is given the limits named in ``limit_names``.
 
     Raises:
         InvalidArgument: an argument has no meaning.
@@ -62,8 +78,14 @@ def score_settings(
     if "max_outliers" in arguments and "confidence" not in arguments:
         raise InvalidArgument("max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95")
     asked = only(arguments, (*limit_names, "tolerance"))
-    limits = make_limits(settings.config.metric, **asked)
-    made = ScoreSettings(**vars(settings), limits=limits, **only(arguments, ("confidence", "max_outliers")))
+    limits = make_limits(settings.config.metric, **asked, default=options.get("tolerance", DEFAULT_TOLERANCE))
+    tail = arguments.get("max_tail", options.get("max_tail", DEFAULT_MAX_TAIL))
+    made = ScoreSettings(
+        **vars(settings),
+        limits=limits,
+        max_tail=max_tail_of("max_tail", tail),
+        **only(arguments, ("confidence", "max_outliers")),
+    )
     if made.confidence is not None:
         if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
             alone = "" if {"max_score", "tolerance"} & asked.keys() else "; give max_score or tolerance beside it"

@@ -59,10 +59,12 @@ class SessionResults:
             return
         if terminalreporter.verbosity < 0 and self._written is None and not notes:
             return
-        from pytest_pot.report.table import summary_table
+        from pytest_pot.report.table import summary_table, what_ran
 
         terminalreporter.write_sep("=", "pot")
         for line in summary_table(rows) if rows else ["no gate ran"]:
+            terminalreporter.write_line(line)
+        for line in what_ran(rows) if terminalreporter.verbosity > 0 else ():
             terminalreporter.write_line(line)
         for line in notes:
             terminalreporter.write_line(printable_lines(line))
