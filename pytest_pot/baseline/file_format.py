@@ -102,8 +102,8 @@ def reading_errors(path: Path) -> Iterator[None]:
 
 def _refuse(path: Path, reason: str, error: Exception) -> NoReturn:
     raise PotError(
-        f"the baseline {path} is damaged, or not a recording of pytest-pot: {shorten(reason, _REASON)}. Restore it from version control, or "
-        "record it again with --pot-update"
+        f"the baseline {path} is damaged, or not a recording of pytest-pot: {shorten(reason, _REASON)}. Restore it from "
+        "version control, or record it again with --pot-update"
     ) from error
 
 

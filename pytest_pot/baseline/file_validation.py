@@ -185,7 +185,7 @@ def _check_tokens(tokens: Sequence[Tokens], vocab_size: int) -> None:
 
 
 def _check_cuts(tokens: Sequence[Tokens], max_length: int) -> None:
-    """Prompts are cut to one length, the largest that fits; so a cut one is as long as all other cut ones, and none is longer."""
+    """Prompts are cut to one length, the largest that fits: all cut ones have the same length, and none is longer."""
     longest = max(range(len(tokens)), key=lambda index: len(tokens[index].ids))
     length = len(tokens[longest].ids)
     if length > max_length:
@@ -193,8 +193,8 @@ def _check_cuts(tokens: Sequence[Tokens], max_length: int) -> None:
     for index, prompt in enumerate(tokens):
         if prompt.truncated and len(prompt.ids) < length:
             raise Malformed(
-                f"prompt {index} was cut on the left to {len(prompt.ids)} tokens with its continuation, but prompt {longest} has "
-                f"{length}: a prompt is cut only where it has to be"
+                f"prompt {index} was cut on the left to {len(prompt.ids)} tokens with its continuation, but prompt {longest} "
+                f"has {length}: a prompt is cut only where it has to be"
             )
 
 
@@ -221,8 +221,8 @@ def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) 
     refuse_where(total < 1.0 - _SHORTFALL, "the probabilities sum to less than 1")
     refuse_where(
         ~top.clear & _certainly_clear(top),
-        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip would "
-        "not count it",
+        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
+        "would not count it",
     )
     if top.ids is None:
         listed = top.log_probs[np.arange(len(top)), targets]

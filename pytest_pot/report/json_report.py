@@ -18,7 +18,7 @@ def json_report(rows: Sequence[Row]) -> str:
 
 
 def printable_json(value: object) -> str:
-    """``value`` as indented JSON, with the characters that :func:`~pytest_pot.core.text.printable` escapes in JSON's own form, ``\\u009b``."""
+    """``value`` as indented JSON; what :func:`~pytest_pot.core.text.printable` escapes is escaped as JSON does, ``\\u009b``."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     # Line feeds are those of the indentation: json.dumps has escaped all others.
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

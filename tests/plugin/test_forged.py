@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pot import Baseline, Prompt
+from pytest_pot import Baseline
 
 from .conftest import Project
 from .test_recorded import COMMAND, GATED, failure, recorded, stale_parts
@@ -62,9 +62,7 @@ def test_weights_that_were_not_recorded_make_the_file_stale(recorded: Project) -
 
 def test_a_recording_from_a_fixtures_model_needs_no_digests(recorded: Project) -> None:
     """Nothing on this machine can be compared with it."""
-    recorded.ini(
-        pot_reference="model", pot_baseline=FILE, pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl"
-    )
+    recorded.ini(pot_reference="model", pot_baseline=FILE, pot_candidate=recorded.tiny.copy, pot_prompts="prompts.jsonl")
     forge(recorded.path / FILE, files={}, reference="GPT2LMHeadModel from the fixture pot_reference")
     recorded.run().assert_outcomes(passed=1)
 
@@ -88,8 +86,8 @@ def test_flags_that_turn_top1_flip_off_are_refused(recorded: Project) -> None:
     path.write_bytes(replace(baseline, recorded=replace(baseline.recorded, clear=clear)).to_bytes())
     recorded.write(test_it=GATED.replace("max_score=0", 'max_score=0, metric="top1_flip"'))
     assert failure(recorded) == [
-        f"pot_identity: the baseline {path} is damaged, or not a recording of pytest-pot: prompt 0, position 0: the first choice "
-        "leads the second by more than rounding error, but is marked as if it did not, so that top1_flip would not count it. "
+        f"pot_identity: the baseline {path} is damaged, or not a recording of pytest-pot: prompt 0, position 1: the first "
+        "choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip would not count it. "
         "Restore it from version control, or record it again with --pot-update"
     ]
 
@@ -216,7 +214,3 @@ def test_the_command_for_a_stale_file_still_follows(recorded: Project) -> None:
     assert failure(recorded)[-2:] == COMMAND
     recorded.run("--pot-update").assert_outcomes(passed=1)
     recorded.run().assert_outcomes(passed=1)
-
-
-def test_prompts_with_harmful_texts_can_be_scored(evil: Project) -> None:
-    assert Baseline.load(evil.path / FILE).prompts[0] == Prompt(f"Text {EVIL}", f" more {EVIL}", f"kind {EVIL}\nPASSED")

@@ -51,7 +51,10 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
-    lines = [headline(outcome), printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}")]
+    lines = [
+        headline(outcome),
+        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
+    ]
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
     if verbosity > 0:

@@ -150,7 +150,7 @@ class BaselineStore:
             self._file_digests[place] = file_digests(place)
         now, recorded = self._file_digests[place], baseline.provenance.files
         if recorded or self.name_of(place) == baseline.provenance.reference:
-            # A file that is not on this machine proves nothing; one that was not recorded is another model's, or a forger's work.
+            # A recorded file that is not on this machine proves nothing; a file here that was not recorded is a difference.
             return mapping_differences("reference file ", {name: recorded[name] for name in now if name in recorded}, now)
         return []  # recorded from a model that a fixture returned, say
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,8 @@ class Forger:
 
     def forge(self, arrays: Mapping[str, Array], document: Document) -> None:
         """Write a file of ``arrays`` and ``document`` with the right checksum."""
-        try:
+        with suppress(TypeError, BufferError, ValueError):  # a scalar or an empty array is refused before its checksum
             document = {**document, "checksum": checksum(arrays, document)}
-        except (TypeError, BufferError, ValueError):
-            pass  # no scalars and no empty arrays: nobody asks for the checksum of such a file
         contiguous = {name: np.ascontiguousarray(a) if a.ndim else a for name, a in arrays.items()}
         self.path.write_bytes(save(contiguous, {"pytest_pot": json.dumps(document)}))
 
@@ -72,9 +72,7 @@ class Forger:
 
 
 @pytest.fixture(params=CONFIGS)
-def forger(
-    request: pytest.FixtureRequest, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> Forger:
+def forger(request: pytest.FixtureRequest, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Forger:
     return Forger(CONFIGS[request.param], prompts[:3], tokenizer, tmp_path)
 
 
@@ -194,6 +192,10 @@ def with_entry(document: Document, path: tuple[Any, ...], change: Callable[[Any,
     return copy
 
 
+def put(entry: Any, target: Any, key: Any) -> None:
+    target[key] = entry
+
+
 def test_no_change_of_the_metadata_improves_a_score(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -203,7 +205,7 @@ def test_no_change_of_the_metadata_improves_a_score(
     refused = 0
     for path in found:
         for what, entry in ENTRIES.items():
-            forger.forge(forger.arrays, with_entry(forger.document, path, lambda target, key, e=entry: target.__setitem__(key, e)))
+            forger.forge(forger.arrays, with_entry(forger.document, path, partial(put, entry)))
             refused += forger.check(f"{path}: {what}")
         forger.forge(forger.arrays, with_entry(forger.document, path, lambda target, key: target.__delitem__(key)))
         refused += forger.check(f"without {path}")
@@ -215,9 +217,7 @@ def test_no_change_of_the_metadata_improves_a_score(
 
 def reason(forger: Forger) -> str:
     with pytest.raises(PotError) as error:
-        forger.scorer.score_baseline(
-            Baseline.load(forger.path), forger.candidate, forger.tokenizer, prompts=forger.prompts
-        )
+        forger.scorer.score_baseline(Baseline.load(forger.path), forger.candidate, forger.tokenizer, prompts=forger.prompts)
     return str(error.value).split("not a recording of pytest-pot: ")[-1].split(". Restore it from")[0]
 
 
@@ -229,8 +229,8 @@ def test_positions_cannot_be_taken_out_of_top1_flip(forger: Forger) -> None:
     message = reason(forger)
     assert message.startswith("prompt 0, position ")
     assert message.split(": ", 1)[1] == (
-        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip would "
-        "not count it"
+        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
+        "would not count it"
     )
 
 
@@ -257,12 +257,14 @@ def cut(forger: Forger, prompt: int, n: int, flag: int) -> None:
     forger.forge({**forger.arrays, "lengths": lengths, "tokens": tokens}, forger.document)
 
 
-def test_a_prompt_that_was_cut_without_saying_so_is_refused(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_prompt_that_was_cut_without_saying_so_is_refused(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     forger = Forger(ScoringConfig(top_k=10), prompts, tokenizer, tmp_path)
     cut(forger, 0, 5, 0)
     message = (
-        f"{forger.path} was recorded with something else:\n  prompt 0: 'The capital of France' was recorded without the first 5 "
-        "of its 21 tokens, and is not marked as cut"
+        f"{forger.path} was recorded with something else:\n  prompt 0: 'The capital of France' was recorded without the first "
+        "5 of its 21 tokens, and is not marked as cut"
     )
     assert reason(forger) == message
     with pytest.raises(PotError) as error:  # also where the prompts are those of the file
@@ -270,7 +272,9 @@ def test_a_prompt_that_was_cut_without_saying_so_is_refused(prompts: list[Prompt
     assert str(error.value) == message
 
 
-def test_a_prompt_that_was_cut_more_than_others_is_refused(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_a_prompt_that_was_cut_more_than_others_is_refused(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     forger = Forger(ScoringConfig(top_k=10), prompts, tokenizer, tmp_path)
     cut(forger, 0, 5, 1)
     longest = max(range(8), key=lambda index: len(forger.baseline.tokens[index].ids))
@@ -284,8 +288,8 @@ def test_a_whole_prompt_that_is_marked_as_cut_is_refused(tokenizer: PreTrainedTo
     forger = Forger(ScoringConfig(top_k=10), [Prompt("The capital of France", " is Paris.")], tokenizer, tmp_path)
     cut(forger, 0, 0, 1)
     assert reason(forger) == (
-        f"{forger.path} was recorded with something else:\n  prompt 0: 'The capital of France' is marked as cut on the left, but "
-        "all of it was recorded"
+        f"{forger.path} was recorded with something else:\n  prompt 0: 'The capital of France' is marked as cut on the left, "
+        "but all of it was recorded"
     )
 
 
@@ -293,7 +297,7 @@ def test_a_sequence_longer_than_the_recordings_own_limit_is_refused(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     forger = Forger(ScoringConfig(top_k=10, max_length=60), prompts, tokenizer, tmp_path)
-    document = with_entry(forger.document, ("config", "max_length"), lambda target, key: target.__setitem__(key, 20))
+    document = with_entry(forger.document, ("config", "max_length"), partial(put, 20))
     forger.forge(forger.arrays, document)
     assert reason(forger) == "prompt 4 has 58 tokens with its continuation, but max_length is 20"
 
@@ -312,11 +316,11 @@ def test_lengths_without_dimensions_are_refused(forger: Forger) -> None:
 
 def test_a_message_does_not_grow_with_the_file(forger: Forger) -> None:
     for path in (("provenance", "label"), ("format",), ("vocab_size",)):
-        document = with_entry(forger.document, path, lambda target, key: target.__setitem__(key, {"x" * 1_000_000: "y"}))
+        document = with_entry(forger.document, path, partial(put, {"x" * 1_000_000: "y"}))
         forger.forge(forger.arrays, document)
         assert len(reason(forger)) < 1000
     many = {f"part {index}": "x" for index in range(100_000)}
-    document = with_entry(forger.document, ("provenance", "tokenizer"), lambda target, key: target.__setitem__(key, many))
+    document = with_entry(forger.document, ("provenance", "tokenizer"), partial(put, many))
     forger.forge(forger.arrays, document)
     assert reason(forger).splitlines()[-1].startswith("  … and ")
     assert len(reason(forger)) < 5000

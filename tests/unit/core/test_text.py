@@ -35,7 +35,7 @@ def test_escapes_are_those_of_repr() -> None:
 
 
 def test_json_with_escapes_is_valid_and_says_the_same() -> None:
-    value = {"text": "\x1b\x9b\u202e\U000e0001 \u2028 é \\ \" \n"}
+    value = {"text": '\x1b\x9b\u202e\U000e0001 \u2028 é \\ " \n'}
     assert json.loads(printable_json(value)) == value
 
 
