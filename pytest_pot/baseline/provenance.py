@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
 from pytest_pot.prompts.prompt import Prompt
@@ -178,8 +179,12 @@ def file_digests(spec: str) -> dict[str, str]:
     digests = {}
     for file in sorted(files):
         if os.path.isfile(file):
+            name = file.name if file == path else file.relative_to(path).as_posix()
+            pointer = pointer_at(file)
+            if pointer is not None and pointer.sha256 is not None:
+                digests[name] = pointer.sha256  # a Git LFS pointer has the digest of the file that it stands for
+                continue
             with file.open("rb") as stream:
-                name = file.name if file == path else file.relative_to(path).as_posix()
                 digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
+from pytest_pot.engines.model_files import refuse_git_leftovers_of_tokenizer
 
 __all__ = ["MODEL_FORMS", "call_factory", "gguf_source", "load_tokenizer", "loading_errors", "without_progress_bars"]
 
@@ -49,6 +50,7 @@ def load_tokenizer(spec: str) -> Any:
     Raises:
         PotError: there is none by that name.
     """
+    refuse_git_leftovers_of_tokenizer(spec)
     folder, options = gguf_source(spec)
     with (
         gc_paused(),

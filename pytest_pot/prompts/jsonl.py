@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.prompts.prompt import Prompt
 
 __all__ = ["load_prompts", "parse_prompts"]
@@ -25,6 +26,7 @@ def load_prompts(path: str | Path) -> list[Prompt]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with NUL
         raise PotError(f"cannot read the prompts file {path}: {error}") from error
+    refuse_git_leftovers("cannot read the prompts", [Path(path)])
     prompts = parse_prompts(text, str(path))
     if not prompts:
         raise PotError(f"the prompts file {path} holds no prompt")

@@ -17,6 +17,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
+from pytest_pot.engines.model_files import refuse_git_leftovers_of_model
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
 
 __all__ = ["load_checkpoint"]
@@ -30,6 +31,7 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     Raises:
         PotError: the model or its tokenizer cannot be loaded; the message gives the reason.
     """
+    refuse_git_leftovers_of_model(spec, role)
     # Imported modules and loaded weights stay in use; searching them for garbage repeatedly took a sixth of the time.
     with gc_paused(), without_progress_bars(), rng_untouched():
         model = _load_weights(spec, role, config)
