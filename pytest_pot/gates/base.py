@@ -128,8 +128,6 @@ class GateInputs:
     """Whether the prompts are drawn at random from more than could ever be scored, in an order that is random already."""
     device: str = "auto"
     """Where both models run; ``"auto"``: each where it is."""
-    own_prompts: bool = False
-    """Whether the prompts are the user's own: neither built in nor drawn by a key."""
     notes: tuple[str, ...] = ()
     """What a reader of a green run should know, one line each; shown at ``-v`` and in reports."""
     warnings: tuple[str, ...] = ()

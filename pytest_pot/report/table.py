@@ -12,8 +12,8 @@ __all__ = ["COLUMNS", "Row", "cells", "summary_table", "what_ran"]
 Row: TypeAlias = Mapping[str, Any]
 """One gate, as :func:`pytest_pot.report.properties.rows_of` gives it."""
 
-COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt")
-_NUMBERS = ("score", "prompts", "ms/prompt")
+COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "tail", "ms/prompt", "candidate ran in")
+_NUMBERS = ("score", "prompts", "tail", "ms/prompt")
 
 _SIGNS = {"pot_distinct": ">", "tokens per second": ">=", "min_tokens_per_s": ">="}
 """The relation of score and limit that a gate requires, by gate or by metric; ``<=`` for all others."""
@@ -49,7 +49,9 @@ def cells(row: Row) -> list[str]:
         f"{sign} {number(row['limit'])}",
         _verdict_cell(row),
         _prompts_cell(row) if has_score else "-",
+        f"{row['tail_mass']:.1%}" if row.get("tail_mass") else "-",
         f"{row['ms_per_prompt']:.0f}" if has_score and row.get("ms_per_prompt") is not None else "-",
+        _ran_cell(row.get("candidate_ran")),
     ]
     return list(map(printable, texts))
 
@@ -64,7 +66,18 @@ def _verdict_cell(row: Row) -> str:
 
 def _prompts_cell(row: Row) -> str:
     prompts = str(row.get("prompts", "-"))
-    return f"{prompts} of {row['pool']}" if row.get("pool") else prompts
+    if row.get("pool"):
+        prompts += f" of {row['pool']}"
+    return f"{prompts}, {row['truncated']} cut" if row.get("truncated") else prompts
+
+
+def _ran_cell(ran: Mapping[str, Any] | str | None) -> str:
+    """The precision and the device that the candidate ran in and, where it is another one, how its weights are kept."""
+    if ran is None or isinstance(ran, str):
+        return ran or "-"
+    kept = ran["format"] if ran["dequantised"] else ran["stored_dtype"]
+    place = f"{ran['dtype']} on {ran['device']}"
+    return place if kept in (None, ran["dtype"]) else f"{place}, from {kept}"
 
 
 def _aligned(cell: str, width: int, column: str) -> str:

@@ -190,9 +190,15 @@ class Project:
 
     def gates(self, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
         """Run the project's tests and return the gates that ``--pot-report`` writes."""
+        (Path.cwd() / "gates.json").unlink(missing_ok=True)
         self.run(*arguments, "--pot-report=gates.json")
         gates: list[dict[str, Any]] = json.loads((Path.cwd() / "gates.json").read_text(encoding="utf-8"))["gates"]
         return gates
+
+    def run_gates(self, text: str, *arguments: str | os.PathLike[str]) -> list[dict[str, Any]]:
+        """:meth:`gates` of these tests."""
+        self.write(test_it=text)
+        return self.gates(*arguments)
 
 
 @pytest.fixture

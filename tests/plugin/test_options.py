@@ -192,8 +192,8 @@ def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
     assert f"written to {project.path / 'gates.md'}" in result.outlines
     lines = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
     assert lines[:2] == [
-        "| test | gate | preset | metric | score | limit | verdict | prompts | ms/prompt |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| test | gate | preset | metric | score | limit | verdict | prompts | tail | ms/prompt | candidate ran in |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     cells = r"| test_it.py::test_it[a\|b] | identity | balanced | tv | 0.649 | <= 0.01 | DIFFERENT (fail) | 3 | "
     assert lines[2].startswith(cells)
@@ -258,3 +258,91 @@ def test_an_empty_option_is_a_usage_error(project: Project) -> None:
         "ERROR: --pot-candidate is empty: give it a value, or leave it out to use the ini key pot_candidate",
         "",
     ]
+
+
+def _settings_row(project: Project, marker: str, *options: str, **ini: str) -> dict[str, object]:
+    tiny = project.tiny
+    project.ini(pot_reference=tiny.reference, pot_candidate=tiny.copy, pot_prompts="prompts.jsonl", **ini)
+    project.write(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.pot_identity{marker}
+        def test_it(pot_result):
+            config, report = pot_result.report.config, pot_result.report
+            print("FOUND", config.max_length, config.positions_per_prompt, config.batch_size, report.n_positions)
+        """
+    )
+    result = project.run("-s", *options)
+    result.assert_outcomes(passed=1)
+    [found] = [line.partition("FOUND ")[2].split() for line in result.outlines if "FOUND" in line]
+    return dict(zip(("max_length", "positions", "batch_size", "compared"), found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "values"),
+    [("max_length", "256", ("60", "70", "80")), ("positions", "32", ("3", "4", "5")), ("batch_size", "4", ("2", "auto", "1"))],
+)
+def test_sizes_come_from_the_marker_then_the_command_line_then_the_ini_file(
+    project: Project, name: str, preset: str, values: tuple[str, str, str]
+) -> None:
+    marker, on_command_line, in_ini = values
+    option = f"--pot-{name.replace('_', '-')}={on_command_line}"
+    ini = {f"pot_{name}": in_ini}
+    assert _settings_row(project, f"({name}={marker})", option, **ini)[name] == marker
+    assert _settings_row(project, "", option, **ini)[name] == on_command_line
+    assert _settings_row(project, "", **ini)[name] == in_ini
+    assert _settings_row(project, "")[name] == preset
+
+
+def test_positions_are_what_is_compared(project: Project) -> None:
+    assert _settings_row(project, "(positions=3)")["compared"] == "9"
+
+
+@pytest.mark.parametrize("marker", ["pot_identity", "pot_distinct"])
+def test_the_default_tolerance_is_a_setting(project: Project, marker: str) -> None:
+    project.write(
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.{marker}
+        def test_default():
+            pass
+
+        @pytest.mark.{marker}(tolerance="half")
+        def test_its_own():
+            pass
+        """
+    )
+
+    def limits(*options: str) -> list[float]:
+        return [gate["limit"] for gate in project.gates(*options)]
+
+    assert limits() == [0.01, 0.01]
+    assert limits("--pot-tolerance=int8") == [0.08, 0.01]
+    assert limits("-o", "pot_tolerance=numeric") == [1e-4, 0.01]
+    assert limits("-o", "pot_tolerance=numeric", "--pot-tolerance=int4") == [0.45, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("max_length=0", "max_length=0 must be a whole number of at least 1"),
+        ("positions='8'", "positions='8' must be a whole number of at least 1"),
+        ("batch_size='many'", "batch_size='many' must be a whole number of at least 1 or 'auto'"),
+        ("path='cache'", "path='cache' is not one of 'prefill', 'decode'"),
+        ("max_tail=2", "max_tail=2 must be a number from 0 to 1"),
+    ],
+)
+def test_a_wrong_size_in_a_marker_is_a_usage_error_by_its_own_name(project: Project, arguments: str, message: str) -> None:
+    result = project.run_tests(
+        f"""
+        import pytest
+
+        @pytest.mark.pot_identity({arguments})
+        def test_it():
+            pass
+        """
+    )
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.errlines if line] == [f"ERROR: test_it.py::test_it: pot_identity: {message}"]

@@ -58,8 +58,12 @@ def test_the_table_has_a_row_per_gate(project: Project) -> None:
     )
     start = result.outlines.index(next(line for line in result.outlines if line.strip("=") == " pot "))
     heading, *rows = result.outlines[start + 1 : start + 5]
-    assert heading.split() == ["test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "ms/prompt"]
-    cells = [re.split(r" {2,}", row)[:8] for row in rows]
+    columns = ["test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "tail", "ms/prompt"]
+    assert re.split(r" {2,}", heading) == [*columns, "candidate ran in"]
+    whole = [re.split(r" {2,}", row) for row in rows]
+    assert [row[8] for row in whole] == ["3.4%", "-", "3.4%"]
+    assert {row[10] for row in whole} == {"float32 on cpu"}
+    cells = [row[:8] for row in whole]
     assert cells[0] == ["test_it.py::test_same", "identity", "balanced", "tv", "0", "<= 0", "SAME", "3"]
     assert cells[1][:4] + cells[1][5:] == [
         "test_it.py::test_distinct",

@@ -43,7 +43,7 @@ class LatencyResult(LatencyOutcome, GateResult):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return (self.headline,) if self.doubtful else ()
+        return (*self.inherited, self.headline) if self.doubtful else self.inherited
 
     @property
     def headline(self) -> str:
@@ -115,6 +115,7 @@ class LatencyGate(Gate):
 
     def run(self, inputs: GateInputs, progress: Progress) -> LatencyResult:
         from pytest_pot.engines.registry import opened
+        from pytest_pot.gates.cut_prompts import cut_warnings
 
         settings = self.settings
         config = settings.config if inputs.device == "auto" else replace(settings.config, device=inputs.device)
@@ -130,7 +131,8 @@ class LatencyGate(Gate):
             batch = _batch(settings, prompts.ids, engines)
             report = _timed(settings, engines, batch, progress)
         _check_memory(report, settings)
-        return LatencyResult(settings, inputs.names, report)
+        cut = () if inputs.endless else cut_warnings(settings.gate, config, prompts, range(len(batch)), batch)
+        return LatencyResult(settings, inputs.names, report, notes=inputs.notes, inherited=(*inputs.warnings, *cut))
 
 
 def _timed(

@@ -18,6 +18,10 @@ class LatencyOutcome:
     names: tuple[str | None, str]
     """Reference (None if none was run) and candidate."""
     report: LatencyReport
+    notes: tuple[str, ...] = ()
+    """What a reader of a green run should know, one line each."""
+    inherited: tuple[str, ...] = ()
+    """What to warn of if the gate passes, apart from the figures themselves."""
 
     @property
     def verdict(self) -> Outcome:

@@ -18,7 +18,7 @@ from pytest_pot.gates.base import (
     RecordedReference,
     RunOptions,
 )
-from pytest_pot.gates.verdict.limits import distinct_limit, identity_limits
+from pytest_pot.gates.verdict.limits import DistinctLimit, Verdict, distinct_limit, identity_limits
 from pytest_pot.gates.verdict.result import ScoreOutcome
 from pytest_pot.gates.verdict.settings import Limits, ScoreSettings, score_settings
 
@@ -160,11 +160,21 @@ class _ScoreGate(Gate):
         decision: Decision | None = None,
         pool: int | None = None,
     ) -> ScoreResult:
+        from pytest_pot.gates.cut_prompts import cut_warnings
+        from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden
         from pytest_pot.gates.verdict.explain import notes_on
 
-        verdict = self.settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
+        settings = self.settings
+        verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
+        if isinstance(settings.limits, DistinctLimit) or verdict is not Verdict.DIFFERENT:
+            refuse_hidden(report, settings)
+        warnings = list(inputs.warnings)
+        if not inputs.endless:
+            warnings += cut_warnings(settings.gate, settings.config, inputs.prompts, report.indices, report.tokens)
+        if verdict is Verdict.SAME:
+            warnings += contradictions(report, settings)
         return ScoreResult(
-            self.settings,
+            settings,
             inputs.names,
             report,
             verdict,
@@ -172,7 +182,7 @@ class _ScoreGate(Gate):
             floor,
             pool,
             notes=(*inputs.notes, *notes_on(report)),
-            warnings=inputs.warnings,
+            warnings=tuple(warnings),
         )
 
 

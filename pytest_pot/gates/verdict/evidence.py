@@ -1,0 +1,61 @@
+"""Whether a score is evidence: what merged cells hide, and figures of one run that contradict each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import number
+
+if TYPE_CHECKING:  # these need numpy
+    from pytest_pot.gates.verdict.settings import ScoreSettings
+    from pytest_pot.scoring.score_report import ScoreReport
+
+__all__ = ["contradictions", "refuse_hidden"]
+
+_LOWER_BOUNDS = ("tv", "jsd", "kl", "kl_reverse")
+"""The metrics that merged cells can only lower. The two others are exact whatever the tail holds."""
+
+_FLIPS, _FLIPS_PER_TV = 0.1, 5.0
+_DELTA_CE, _DELTA_CE_PER_TV = 0.25, 10.0
+"""From where on the exact metrics contradict a small ``tv``: an amount that is no accident, and at least twice the largest
+ratio to ``tv`` that known changes of trained models have (``tests/benchmarks/results/ladder.md``)."""
+
+
+def refuse_hidden(report: ScoreReport, settings: ScoreSettings) -> None:
+    """Refuse a verdict on a reference that has most of its probability outside the compared tokens.
+
+    Merging cells gives a lower bound of a divergence, and a lower bound over next to nothing says nothing.
+
+    Raises:
+        PotError: the reference's mean tail mass is above ``settings.max_tail``.
+    """
+    tail, config = report.tail_mass, settings.config
+    if tail <= settings.max_tail or config.top_k is None:
+        return
+    raise PotError(
+        f"the score is no evidence: the reference has {tail:.1%} of its probability outside its {config.top_k} likeliest "
+        f"tokens, which are all that is compared one by one; at most {settings.max_tail:.1%} may be outside. Use "
+        "preset='accurate', which compares the whole vocabulary, or check the reference: trained models are seldom so "
+        "undecided. If it is meant to be, raise max_tail (marker, --pot-max-tail or the ini key pot_max_tail)"
+    )
+
+
+def contradictions(report: ScoreReport, settings: ScoreSettings) -> tuple[str, ...]:
+    """A warning, in a tuple, where the exact metrics say that a score within its limit is too small."""
+    if settings.config.metric not in _LOWER_BOUNDS:
+        return ()
+    metrics = report.metrics
+    tv, flips, delta_ce = metrics["tv"], metrics["top1_flip"], metrics["delta_ce"]
+    found = []
+    if flips > max(_FLIPS, _FLIPS_PER_TV * tv):
+        found.append(f"the likeliest token differs at {flips:.0%} of the positions (top1_flip)")
+    if delta_ce > max(_DELTA_CE, _DELTA_CE_PER_TV * tv):
+        found.append(f"the logarithm of the next token's probability changed by {number(delta_ce)} on average (delta_ce)")
+    if not found:
+        return ()
+    where = f"; {report.tail_mass:.1%} of the reference's probability is not compared token by token" * (report.tail_mass > 0)
+    return (
+        f"{settings.gate}: {' and '.join(found)}, which contradicts so small a tv as {number(tv)}{where}. Compare the whole "
+        "vocabulary with preset='accurate' before you trust this pass",
+    )
