@@ -33,7 +33,7 @@ def what_ran(rows: Sequence[Row]) -> list[str]:
         if row.get("conditions"):
             lines.append(f"{row['test']} ({row['gate'].removeprefix('pot_')}): {row['conditions']}")
             lines += [f"  {note}" for note in (*row.get("notes", ()), *row.get("warnings", ()))]
-    return lines
+    return list(map(printable, lines))
 
 
 def cells(row: Row) -> list[str]:

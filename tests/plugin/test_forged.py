@@ -111,10 +111,10 @@ def evil(project: Project) -> Project:
     return project
 
 
-def output(project: Project, *arguments: str) -> str:
+def output(project: Project, *arguments: str, passes: bool = False) -> str:
     """The raw output of a run of pytest or of ``python -m pytest_pot``, in a process of its own."""
     result = project.pytester.run(sys.executable, "-m", *arguments)
-    assert result.ret == (1 if arguments[0] == "pytest" else 0)
+    assert result.ret == (0 if passes or arguments[0] == "pytest_pot" else 1)
     return "".join((project.path / name).read_bytes().decode("utf-8") for name in ("stdout", "stderr"))
 
 
@@ -124,6 +124,16 @@ def test_a_failure_escapes_what_a_terminal_would_obey(evil: Project) -> None:
     for shown in (f"Text {ESCAPED[:20]}", f"label {ESCAPED}", f"({f'kind {ESCAPED}'[:39]}…)", "candidate\\x1b[31m\\u202e;"):
         assert shown in text, shown
     assert not harmful((evil.path / "report.md").read_text(encoding="utf-8"))
+
+
+def test_a_pass_escapes_what_a_terminal_would_obey(evil: Project) -> None:
+    evil.prompts("prompts.jsonl", {"text": f"{EVIL} long " * 40, "continuation": EVIL, "kind": EVIL})  # which is cut
+    evil.write(test_it=GATED)
+    evil.run("--pot-update").assert_outcomes(passed=1)
+    forge(evil.path / FILE, label=f"label {EVIL}")
+    text = output(evil, "pytest", "-vv", "--color=no", passes=True)
+    assert not harmful(text)
+    assert f"label {ESCAPED}, recorded" in text
 
 
 def test_a_stale_recording_and_the_json_report_escape_too(evil: Project) -> None:
