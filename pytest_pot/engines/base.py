@@ -4,7 +4,8 @@ The scorer knows nothing else of a model, so a server, another runtime or a reco
 of :class:`Engine`. Batches are lists of :class:`~pytest_pot.engines.tokens.Tokens`; how they are padded, split or sent is up to
 the engine. The rows of a result are the batch's positions, one prompt after the other.
 
-What only some engines can do is a protocol of its own, so that others need not pretend: :class:`Timeable` for gates on latency.
+What only some engines can do is a protocol of its own, so that others need not pretend: :class:`Decoding` for
+``path="decode"``, :class:`Timeable` for gates on latency.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # numpy takes long to import
 __all__ = [
     "Backend",
     "CpuThreads",
+    "Decoding",
     "Described",
     "Engine",
     "Generation",
@@ -72,6 +74,25 @@ class Engine(Protocol):
 
         Raises:
             OutOfMemory: one context alone does not fit.
+        """
+
+
+@runtime_checkable
+class Decoding(Engine, Protocol):
+    """What ``path="decode"`` asks of the candidate's engine beyond scoring.
+
+    An engine may say as its attribute ``decoding_note`` what else a reader of the results should know.
+    """
+
+    def decode(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        """As :meth:`at`, but the model reads each prompt in one pass, and its continuation token by token, as it generates.
+
+        The distribution at position j comes from a step that read token j - 1 of the continuation, and all tokens before it
+        from the model's key-value cache or recurrent state. That at position 0 comes from reading the prompt.
+
+        Raises:
+            OutOfMemory: the batch does not fit; the caller may try a smaller one.
+            PotError: the model generates without a cache, or its generation fails; or as :meth:`at`.
         """
 
 

@@ -59,7 +59,13 @@ class TopK:
 
     def rows(self, start: int, stop: int) -> TopK:
         """The positions from ``start`` up to ``stop``, as views of the same arrays."""
-        part = slice(start, stop)
+        return self._part(slice(start, stop))
+
+    def take(self, positions: Ints) -> TopK:
+        """Copies of these positions, in this order."""
+        return self._part(positions)
+
+    def _part(self, part: slice | Ints) -> TopK:
         return TopK(
             ids=None if self.ids is None else self.ids[part],
             log_probs=self.log_probs[part],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy as np
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import shorten
-from pytest_pot.engines.base import Engine
-from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.base import Decoding, Engine
+from pytest_pot.engines.distributions import Floats, Ints, TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.metrics import position_divergences, renormalised
@@ -40,9 +40,15 @@ class Comparison:
         prompts: Sequence[Prompt],
         tokens: Sequence[Tokens] | Mapping[int, Tokens],
     ) -> None:
+        """``config.path`` says how ``candidate`` reads; ``reference`` reads each prompt and its continuation in one pass.
+
+        Raises:
+            PotError: ``candidate`` cannot read token by token, as the path ``"decode"`` needs.
+        """
         self._config = config
         self._reference = reference
         self._candidate = candidate
+        self._candidate_at = _reading(candidate, config)
         self.prompts = prompts
         self.tokens = tokens
 
@@ -87,7 +93,7 @@ class Comparison:
         self._check_finite(reference, "reference", batch)
         if reference.log_tail is None:
             reference = reference.in_order()
-        candidate = self._candidate.at(tokens, reference.vocab_size if reference.ids is None else reference.ids)
+        candidate = self._candidate_at(tokens, reference.vocab_size if reference.ids is None else reference.ids)
         self._check_finite(candidate, "candidate", batch)
         if reference.log_tail is None:
             reference = reference.first(candidate.vocab_size)
@@ -99,6 +105,18 @@ class Comparison:
 
     def _check_finite(self, top: TopK, role: str, batch: Sequence[int]) -> None:
         check_finite(top, role, self.prompts, self.tokens, batch)
+
+
+def _reading(candidate: Engine, config: ScoringConfig) -> Callable[[Sequence[Tokens], Ints | int], TopK]:
+    """The method of ``candidate`` that reads on the path of ``config``."""
+    if config.path == "prefill":
+        return candidate.at
+    if not isinstance(candidate, Decoding):
+        raise PotError(
+            f"path='decode' cannot read the candidate token by token: its engine, {type(candidate).__name__}, has no method "
+            "decode (see pytest_pot.engines.base.Decoding). Use path='prefill', which reads each continuation in one pass"
+        )
+    return candidate.decode
 
 
 def check_finite(

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pytest_pot.core.text import number
 from pytest_pot.engines.distributions import Floats, Ints
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ _UNRELATED_TV = 0.6
 _ROUNDING_TV = 1e-4
 """Total variation up to which another device or kernel explains a difference: the tolerance ``numeric``."""
 
+_HALF_ROUNDING_TV = 1e-3
+"""The same in half precision."""
+
+_CACHE_FACTOR = 10
+"""How much further from the reference later positions must be than first ones, so that we name the cache as the cause."""
+
 
 def likely_cause(report: ScoreReport) -> str | None:
     """The likely cause, from the pattern of the total variation over prompts and positions; None if there is no pattern."""
@@ -47,6 +54,9 @@ def likely_cause(report: ScoreReport) -> str | None:
     by_rounding = _run_differently(report, divergence)
     if by_rounding is not None:
         return by_rounding
+    by_cache = _by_cache(report, divergence)
+    if by_cache is not None:
+        return by_cache
     if report.n_positions < _MIN_POSITIONS or not any(values.any() for values in report.divergences["tv"]):
         return None
     return _shifted(report) or _few_prompts(report, divergence) or _trend(report, divergence) or _everywhere(divergence)
@@ -61,6 +71,21 @@ def _run_differently(report: ScoreReport, divergence: list[Floats]) -> str | Non
     return (
         f"the reference ran in {reference} and the candidate in {candidate}, which round differently: a difference of this "
         "size says nothing about the weights. Run both alike (--pot-device, --pot-dtype), or use the tolerance 'numeric'"
+    )
+
+
+def _by_cache(report: ScoreReport, divergence: list[Floats]) -> str | None:
+    """Read token by token, the first position of each continuation is the only one that does not depend on the cache."""
+    if report.config.path != "decode" or all(len(values) == 1 for values in divergence):
+        return None
+    first = float(np.mean([values[0] for values in divergence]))
+    later = float(np.mean(np.concatenate([values[1:] for values in divergence])))
+    rounding = _HALF_ROUNDING_TV if report.labels[1].startswith(("float16", "bfloat16")) else _ROUNDING_TV
+    if later <= _CACHE_FACTOR * max(first, rounding):
+        return None
+    return (
+        f"the cache: the first token after each prompt, which needs none, has a mean tv of {number(first)}, and all later "
+        f"tokens, read through the candidate's cache, {number(later)}. With path='prefill' the same weights may pass"
     )
 
 

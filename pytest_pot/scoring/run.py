@@ -15,6 +15,7 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
 from pytest_pot.baseline.replay import Replay, check_fits
 from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
 from pytest_pot.engines.base import Engine, Restartable, description_of
 from pytest_pot.engines.registry import weights_digest
@@ -168,6 +169,12 @@ class ScoringRun:
         """``results``: by the index of the prompt."""
         prompts: Sequence[Prompt] = comparison.prompts
         reference, candidate = comparison.engines
+        decodes = self.config.path == "decode"
+        if decodes and all(comparison.tokens[index].n_positions < 2 for index in results):
+            raise PotError(
+                "path='decode' shows nothing here: a model reads its cache from the second token of a continuation on, and "
+                "each continuation has one token only. Give longer continuations, and compare at least 2 positions"
+            )
         return ScoreReport(
             config=self.config,
             prompts=tuple(prompts[index] for index in results),
@@ -182,6 +189,11 @@ class ScoringRun:
             decode=self.encoded.tokenizer.decode,
             elapsed_s=time.perf_counter() - self._started,
             batch_size=batch_size,
-            labels=(reference.label, candidate.label),
+            labels=(reference.label, _decoding_label(candidate) if decodes else candidate.label),
             ran=(description_of(reference), description_of(candidate)),
         )
+
+
+def _decoding_label(candidate: Engine) -> str:
+    parts = candidate.label, "read token by token through its cache", getattr(candidate, "decoding_note", None)
+    return ", ".join(filter(None, parts))

@@ -26,7 +26,9 @@ __all__ = ["TeacherForcedScorer"]
 class TeacherForcedScorer:
     """Compares two causal language models by teacher forcing: both read the same tokens, and the candidate generates none.
 
-    The reference draws the continuations of prompts that come without one, and nothing else.
+    The reference draws the continuations of prompts that come without one, and nothing else. It reads each prompt with its
+    continuation in one forward pass, also while it is recorded. With ``path="decode"`` in the configuration, the candidate
+    reads the continuation token by token, through its own key-value cache.
 
     Args:
         config: what is compared; the preset ``balanced`` by default.
@@ -60,7 +62,8 @@ class TeacherForcedScorer:
 
         Raises:
             PotError: there is nothing to score; the tokenizers disagree; an id is outside a vocabulary; a log-probability
-                is NaN or infinite; one prompt alone does not fit into memory.
+                is NaN or infinite; one prompt alone does not fit into memory; with ``path="decode"``, the candidate has no
+                cache to generate with, or no continuation has more than one token.
         """
         run = self._run(prompts, tokenizer)
         if candidate_tokenizer is not None:

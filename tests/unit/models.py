@@ -9,11 +9,13 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
     MambaConfig,
+    MistralConfig,
     MixtralConfig,
     OPTConfig,
     PhiConfig,
@@ -58,13 +60,21 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "mixtral": lambda: MixtralConfig(**ATTENTION, num_local_experts=4, num_experts_per_tok=2),
 }
 
+MORE_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "mistral-window": lambda: MistralConfig(**ATTENTION, sliding_window=8),
+    "falcon-alibi": lambda: FalconConfig(
+        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
+    ),
+}
+"""Architectures that only some tests are about."""
+
 Pair = tuple[PreTrainedModel, PreTrainedModel]
 """Reference and candidate."""
 
 
 def tiny(name: str = "gpt2", seed: int = 0, scale: float = 4.0, **overrides: object) -> PreTrainedModel:
     """A random model of the architecture ``name``, with its initial matrices multiplied by ``scale``."""
-    config = CONFIGS[name]()
+    config = (CONFIGS | MORE_CONFIGS)[name]()
     for field, value in overrides.items():
         setattr(config, field, value)
     with torch.random.fork_rng():
@@ -87,3 +97,44 @@ def changed(model: PreTrainedModel, amount: float = 0.1, seed: int = 1) -> PreTr
             if parameter.ndim >= 2:
                 parameter.add_(amount * parameter.std() * torch.randn(parameter.shape, generator=generator))
     return copy
+
+
+def with_rolled_cache(model: PreTrainedModel) -> PreTrainedModel:
+    """``model``, changed in place: before each step of decoding, the keys in its cache move on by one position.
+
+    The values stay, or attention would see the same pairs in another order. In a recurrent model, the inputs move that its
+    convolutions keep. A forward pass without a cache is unchanged.
+    """
+
+    def roll(_: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        cache = next(
+            (named[name] for name in ("cache", "past_key_values", "cache_params") if named.get(name) is not None), None
+        )
+        if cache is None or named["input_ids"].shape[1] > 1:
+            return
+        for layer in getattr(cache, "layers", [cache]):
+            keys, inputs = getattr(layer, "keys", None), getattr(layer, "conv_states", {})
+            if keys is not None:
+                layer.keys = keys.roll(1, dims=-2)
+            for states in inputs.values() if isinstance(inputs, dict) else inputs:
+                if states is not None:
+                    states.copy_(states.roll(1, dims=-1))
+
+    model.register_forward_pre_hook(roll, with_kwargs=True)
+    return model
+
+
+DECODED = (
+    "gpt2",
+    "llama",
+    "qwen3",
+    "gemma3",
+    "mistral-window",
+    "phi",
+    "falcon-alibi",
+    "mamba",
+    "mixtral",
+    "bloom",
+)
+"""Architectures that are read token by token: with positions that are learned, rotary or a bias (ALiBi), windows, experts, and
+a recurrent state."""

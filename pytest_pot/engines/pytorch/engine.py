@@ -16,6 +16,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
+from pytest_pot.engines.pytorch.decoding import Decoder
 from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
@@ -31,7 +32,8 @@ __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable`.
+    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable` and
+    :class:`~pytest_pot.engines.base.Decoding`.
 
     Sequences are padded on the right. That is safe for absolute, rotary and ALiBi positions and for recurrent models, and
     position j of a prompt has the same index whatever the length of the other prompts. Models whose positions depend on the
@@ -59,6 +61,7 @@ class TorchEngine:
         """Forget what earlier batches showed: whether the output layer can be split off, shared prefixes, room in memory."""
         self._room = RoomForTokens(self._device)
         self._reader: Reader | None = None
+        self._decoder: Decoder | None = None
         if not self._config.every_position:
             self._reader = Reader(
                 self._model, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
@@ -134,19 +137,18 @@ class TorchEngine:
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         with self.memory_errors():
-            rows, targets = self._rows(batch)
-            if isinstance(ids, int):
-                return self._reduce(rows, targets, select=None, first=min(ids, rows.vocab_size))
-            highest = int(ids.max(initial=0))
-            if highest >= rows.vocab_size:
-                raise PotError(
-                    f"the {self._role}'s vocabulary has {rows.vocab_size} tokens, but the other model's likeliest tokens "
-                    f"include id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
-                )
-            select = torch.from_numpy(ids).to(targets.device)
-            if self._config.tail == "renormalise":
-                return self._over_choice(rows, targets, select)
-            return self._reduce(rows, targets, select=select, first=None)
+            return self._at(*self._rows(batch), ids)
+
+    @property
+    def decoding_note(self) -> str | None:
+        return None if self._decoder is None else self._decoder.note
+
+    def decode(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        self._check_batch(batch)
+        if self._decoder is None:
+            self._decoder = Decoder(self._model, self._role, self._config, self._forward, self._at)
+        with self.memory_errors(), self._autocast(), self._room.measured(sum(len(tokens.ids) for tokens in batch)):
+            return self._decoder.at(batch, ids, self._device, self._eps)
 
     @property
     def on_cpu(self) -> bool:
@@ -196,6 +198,22 @@ class TorchEngine:
                 sample_continuation(self._model, self._next_token_logits, list(context), n_tokens, seed, self._device)
                 for context in contexts
             ]
+
+    def _at(self, rows: Rows, targets: Tensor, ids: Ints | int) -> TopK:
+        """The distributions at ``ids`` from the logits in ``rows``; ``targets`` [n]: the ids to predict."""
+        self.check_ids([int(targets.max())], rows.vocab_size)
+        if isinstance(ids, int):
+            return self._reduce(rows, targets, select=None, first=min(ids, rows.vocab_size))
+        highest = int(ids.max(initial=0))
+        if highest >= rows.vocab_size:
+            raise PotError(
+                f"the {self._role}'s vocabulary has {rows.vocab_size} tokens, but the other model's likeliest tokens "
+                f"include id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
+            )
+        select = torch.from_numpy(ids).to(targets.device)
+        if self._config.tail == "renormalise":
+            return self._over_choice(rows, targets, select)
+        return self._reduce(rows, targets, select=select, first=None)
 
     def _reduce(self, rows: Rows, targets: Tensor, *, select: int | Tensor | None, first: int | None) -> TopK:
         return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=self._eps)

@@ -9,7 +9,16 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["PACKAGES", "accepted", "has_own_code", "is_causal", "max_positions", "reads_alone", "takes_columns"]
+__all__ = [
+    "PACKAGES",
+    "accepted",
+    "generating_module",
+    "has_own_code",
+    "is_causal",
+    "max_positions",
+    "reads_alone",
+    "takes_columns",
+]
 
 PACKAGES = ("torch.", "transformers.")
 """Modules whose classes are not the user's own code."""
@@ -61,6 +70,20 @@ def reads_alone(model: object, length: int) -> bool:
     config = _text_config(model)
     limit = _longrope_limit(config)
     return getattr(config, "model_type", None) in _UNPADDED_TYPES or (limit is not None and length > limit)
+
+
+def generating_module(model: nn.Module) -> nn.Module | None:
+    """The transformers model whose forward ``model.generate`` runs: ``model``, or what an adapter or torch.compile wraps.
+
+    None if there is none, or if it reads prompts by an encoder.
+    """
+    from transformers import GenerationMixin
+
+    can = getattr(model, "can_generate", None)
+    if isinstance(model, GenerationMixin) and callable(can) and can():
+        return None if getattr(model.config, "is_encoder_decoder", False) else model
+    inner = _wrapped(model) if callable(getattr(model, "generate", None)) else None
+    return None if inner is None else generating_module(inner)
 
 
 def _has_known_forward(model: nn.Module) -> bool:

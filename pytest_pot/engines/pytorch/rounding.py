@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["relative_rounding", "same_distributions", "same_logits"]
+from pytest_pot.engines.distributions import TopK
+
+__all__ = ["relative_rounding", "same_cells", "same_distributions", "same_logits"]
 
 _SUMMING_ULPS = 16
 """Rounding error of a logit from summing, in units in the last place (ULP) of the precision of the sum. Matrix products of
@@ -38,4 +41,19 @@ def same_distributions(first: Tensor, second: Tensor, eps: float) -> bool:
     eps = max(eps, torch.finfo(first.dtype).eps)
     p, q = (logits.to(torch.float32).softmax(-1) for logits in (first, second))
     distance = float(0.5 * (p - q).abs_().sum(-1).max())
-    return distance <= max(_SAME_TV, 2 * eps * (eps > torch.finfo(torch.float32).eps))
+    return distance <= _largest_distance(eps)
+
+
+def same_cells(first: TopK, second: TopK, eps: float) -> bool:
+    """Whether the distributions of two results with the same cells differ only by rounding; False if one is not finite.
+
+    ``eps``: machine epsilon of the model's dtype.
+    """
+    with np.errstate(all="ignore"):  # of numbers that are not finite
+        distances = np.abs(np.exp(first.log_probs) - np.exp(second.log_probs)).sum(axis=1)
+        distances += np.abs(first.tail_mass - second.tail_mass)
+    return bool((0.5 * distances).max() <= _largest_distance(eps))
+
+
+def _largest_distance(eps: float) -> float:
+    return max(_SAME_TV, 2 * eps * (eps > torch.finfo(torch.float32).eps))

@@ -87,6 +87,12 @@ def notes_on(report: ScoreReport) -> tuple[str, ...]:
             elif model.stored_dtype is not None and model.stored_dtype != model.dtype:
                 notes.append(f"the {role} is {model.stored_dtype}, scored in {model.dtype}")
             notes += [f"the {role}: {note}" for note in model.notes]
+    if report.config.path == "decode":
+        cached = report.n_positions - report.n_prompts
+        notes.append(
+            f"the candidate read the continuations token by token, as it generates: {cached} of {report.n_positions} positions "
+            "depend on its cache"
+        )
     return tuple(notes)
 
 
@@ -102,6 +108,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "passed": outcome.passed,
         "prompts": report.n_prompts,
         "positions": report.n_positions,
+        "path": report.config.path,
         "truncated": report.n_truncated,
         "tail_mass": report.tail_mass,
         "noise_floor": outcome.noise_floor,

@@ -73,7 +73,7 @@ def score_settings(
     ``make_limits(metric, **limits)`` is given the limits named in ``limit_names``.
 
     Raises:
-        InvalidArgument: an argument has no meaning.
+        InvalidArgument: an argument has no meaning, or the limit is 0 although the candidate decodes.
     """
     if "max_outliers" in arguments and "confidence" not in arguments:
         raise InvalidArgument("max_outliers is a part of what is claimed with a confidence; give that too, confidence=0.95")
@@ -86,6 +86,11 @@ def score_settings(
         max_tail=max_tail_of("max_tail", tail),
         **only(arguments, ("confidence", "max_outliers")),
     )
+    if settings.config.path == "decode" and limits.score == 0:
+        raise InvalidArgument(
+            "path='decode' cannot be held to a limit of 0: read token by token, the same weights round otherwise than in the "
+            "one forward pass of the reference. tolerance='numeric' is meant for the same weights"
+        )
     if made.confidence is not None:
         if isinstance(limits, IdentityLimits) and 0 < limits.max_score >= limits.max_prompt_score:
             alone = "" if {"max_score", "tolerance"} & asked.keys() else "; give max_score or tolerance beside it"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pytest
 
-from pytest_pot import ScoreReport
+from pytest_pot import ScoreReport, ScoringConfig
 from pytest_pot.engines.distributions import Floats, Ints, TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.diagnosis import likely_cause
@@ -18,6 +18,7 @@ class FakeReport:
     """The parts of a report that the diagnosis reads."""
 
     labels = ("float32 on cpu", "float32 on cpu")
+    config = ScoringConfig()
 
     def __init__(
         self, divergence: list[Floats], reference_ids: list[Ints] | None = None, candidate_ids: list[Ints] | None = None
@@ -116,3 +117,34 @@ def test_rounding_differences_of_two_devices_are_named(labels: tuple[str, str], 
     report.labels = labels
     cause = cause_of(report) or ""
     assert cause.startswith("the reference ran in float32 on cpu and the candidate in float32 on cuda:0, ") == explained
+
+
+@pytest.mark.parametrize(
+    ("path", "first", "later", "named"),
+    [
+        ("decode", 1e-7, 0.02, True),
+        ("decode", 0.01, 0.2, True),
+        ("decode", 0.02, 0.03, False),
+        ("decode", 1e-7, 5e-4, False),  # may be rounding in low precision
+        ("prefill", 1e-7, 0.02, False),
+    ],
+)
+def test_a_cache_is_named_where_only_the_tokens_read_through_it_differ(
+    path: Literal["prefill", "decode"], first: float, later: float, named: bool
+) -> None:
+    report = FakeReport([np.array([first, *[later] * 15]) for _ in range(8)])
+    report.config = ScoringConfig(path=path)
+    assert ("cache" in (cause_of(report) or "")) == named
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounding_in_half_precision_is_not_taken_for_a_wrong_cache(dtype: str) -> None:
+    report = FakeReport([np.array([1e-4, *[5e-3] * 15]) for _ in range(8)])
+    report.config, report.labels = ScoringConfig(path="decode"), (f"{dtype} on cuda:0", f"{dtype} on cuda:0")
+    assert "cache" not in (cause_of(report) or "")
+
+
+def test_continuations_of_one_token_say_nothing_of_the_cache() -> None:
+    report = FakeReport([np.array([0.5]) for _ in range(8)])
+    report.config = ScoringConfig(path="decode")
+    assert "cache" not in (cause_of(report) or "")
