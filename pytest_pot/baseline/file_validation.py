@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline.recorded import Recorded, position_starts
+from pytest_pot.baseline.recorded import Recorded, certainly_clear, position_starts
 from pytest_pot.core.config import ScoringConfig
-from pytest_pot.engines.distributions import Flags, TopK
+from pytest_pot.engines.distributions import Flags
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Malformed", "check_count", "check_header", "check_prompts", "check_recorded", "check_text", "tokens_of"]
@@ -41,12 +41,6 @@ _SHORTFALL = 1e-3
 
 _TARGET_ROUNDING = 1e-4
 """How far, in nats, the continuation token's log-probability may be from that of the same id among the likeliest ids."""
-
-_FLAT_LEAD = 2.0**-6
-"""By what part of its own logit a first choice leads at most where only rounding decides it: the error of bfloat16 logits, see
-:mod:`pytest_pot.engines.pytorch.rounding`. No precision that models run in is coarser."""
-_LARGE_LOGIT = 64.0
-"""The same where only log-probabilities are recorded, and so the logit is unknown: few models have larger ones."""
 
 _CELLS_AT_ONCE = 1 << 20
 """Cells that are converted to float64 at a time, to limit memory."""
@@ -220,7 +214,7 @@ def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) 
     refuse_where(total > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
     refuse_where(total < 1.0 - _SHORTFALL, "the probabilities sum to less than 1")
     refuse_where(
-        ~top.clear & _certainly_clear(top),
+        ~top.clear & certainly_clear(top),
         "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
         "would not count it",
     )
@@ -241,18 +235,3 @@ def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) 
         in_tail & (np.exp(np.minimum(top.targets, 1.0)) * ((1.0 - tail) if renormalised else 1.0) > tail + _ROUNDING),
         "the continuation's token is more probable than the whole tail",
     )
-
-
-def _certainly_clear(top: TopK) -> Flags:
-    """[n]: whether the likeliest id leads the second by more than rounding error in any precision."""
-    first = top.top_log_probs
-    if top.ids is not None and top.log_probs.shape[1] > 1:
-        second = top.log_probs[:, 1]
-    elif top.ids is not None:  # the second likeliest id is somewhere in the tail
-        second = np.full(len(top), -np.inf) if top.log_tail is None else top.log_tail - np.log1p(-top.tail_mass) + first
-    else:
-        others = top.log_probs.copy()
-        others[np.arange(len(top)), top.top_ids] = -np.inf
-        second = others.max(axis=1)
-    size = np.where(top.log_normalisers == 0.0, _LARGE_LOGIT, np.abs(first + top.log_normalisers))
-    return np.asarray(first - second > 1.001 * _FLAT_LEAD * size)

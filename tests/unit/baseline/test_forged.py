@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.baseline.file_format import checksum, unpack
 from pytest_pot.core.names import METRICS
+from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.tokens import Tokens
 
+from ..engines.pytorch.test_engine import Uniform
 from ..models import changed, tiny
 
 Array = npt.NDArray[Any]
@@ -324,3 +328,21 @@ def test_a_message_does_not_grow_with_the_file(forger: Forger) -> None:
     forger.forge(forger.arrays, document)
     assert reason(forger).splitlines()[-1].startswith("  … and ")
     assert len(reason(forger)) < 5000
+
+
+def test_an_engine_that_leaves_the_flags_0_can_be_recorded(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    class Careless(Uniform):
+        """The likeliest token has half of the probability, and no flag says that this is no accident."""
+
+        def _at(self, batch: Sequence[Tokens], ids: Ints | None, m: int) -> TopK:
+            top = super()._at(batch, ids, m)
+            log_probs = np.full_like(top.log_probs, np.log(0.5 / 96))
+            log_probs[:, 0] = np.log(0.5)
+            targets = np.full(len(top), np.log(0.5 / 96))
+            tail = None if m == 97 else np.full(len(top), np.log(0.5 * (97 - m) / 96))
+            return replace(top, log_probs=log_probs, log_tail=tail, targets=targets, top_log_probs=log_probs[:, 0])
+
+    for top_k in (5, None):
+        scorer = TeacherForcedScorer(ScoringConfig(top_k=top_k))
+        path = scorer.record(Careless(), [Prompt("abc", "xyz")], tokenizer).save(tmp_path / "x.pot.safetensors")
+        assert Baseline.load(path).recorded.clear.all()
