@@ -14,7 +14,7 @@ from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Replay", "check_fits"]
 
-_LABEL = 100
+_LABEL = 300
 """The most characters of what a recording says of the reference's precision and device."""
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # these need numpy
 
 __all__ = ["explain", "headline", "notes_on", "properties"]
 
-_KIND, _LABEL = 40, 100
+_KIND, _LABEL = 40, 400
 """The most characters of a prompt's kind, and of what a model or a recording says of its precision and device."""
 
 
