@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_pot.gates.latency.latency_report import LatencyReport
     from pytest_pot.gates.verdict.limits import Verdict
     from pytest_pot.plugin.gates import PotResult
+    from pytest_pot.prompts.added_tokens import ADDED_TOKENS, added_token_prompts
     from pytest_pot.prompts.builtin import builtin_prompts
     from pytest_pot.prompts.challenges import challenge_prompts
     from pytest_pot.prompts.jsonl import load_prompts
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_pot.scoring.scorer import TeacherForcedScorer
 
 __all__ = [
+    "ADDED_TOKENS",
     "PRESETS",
     "Baseline",
     "LatencyReport",
@@ -37,12 +39,14 @@ __all__ = [
     "TeacherForcedScorer",
     "Verdict",
     "__version__",
+    "added_token_prompts",
     "builtin_prompts",
     "challenge_prompts",
     "load_prompts",
 ]
 
 _MODULES = {
+    "ADDED_TOKENS": "prompts.added_tokens",
     "Baseline": "baseline.baseline",
     "LatencyReport": "gates.latency.latency_report",
     "PRESETS": "core.config",
@@ -53,6 +57,7 @@ _MODULES = {
     "ScoringConfig": "core.config",
     "TeacherForcedScorer": "scoring.scorer",
     "Verdict": "gates.verdict.limits",
+    "added_token_prompts": "prompts.added_tokens",
     "builtin_prompts": "prompts.builtin",
     "challenge_prompts": "prompts.challenges",
     "load_prompts": "prompts.jsonl",

@@ -8,6 +8,7 @@ recomputing the log-probabilities from these gives the same bits. A model is at 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -147,14 +148,24 @@ def _document(baseline: Baseline) -> dict[str, Any]:
         "vocab_size": baseline.vocab_size,
         "batch_size": baseline.batch_size,
         "provenance": baseline.provenance.to_dict(),
-        "prompts": [[prompt.text, prompt.continuation, prompt.kind] for prompt in baseline.prompts],
+        "prompts": [_entry(prompt) for prompt in baseline.prompts],
     }
+
+
+def _entry(prompt: Prompt) -> list[str | None]:
+    """A prompt in the file. A chat's messages are one text, because a template may see the order of keys, which is not kept."""
+    entry = [prompt.text, prompt.continuation, prompt.kind]
+    return entry if prompt.messages is None else [*entry, json.dumps(prompt.messages, ensure_ascii=False)]
+
+
+def _prompt(text: str, continuation: str | None, kind: str | None, messages: str | None = None) -> Prompt:
+    return Prompt(text, continuation, kind, messages=None if messages is None else json.loads(messages))
 
 
 def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Baseline:
     field_names = {field.name for field in fields(ScoringConfig)}
     config = ScoringConfig(**{name: value for name, value in document["config"].items() if name in field_names})
-    prompts = tuple(Prompt(*entry) for entry in document["prompts"])
+    prompts = tuple(_prompt(*entry) for entry in document["prompts"])
     for index, prompt in enumerate(prompts):
         check_text(f"prompt {index}", f"{prompt.text}{prompt.continuation}{prompt.kind}")
     tokens = tokens_of(arrays["tokens"], arrays["lengths"])

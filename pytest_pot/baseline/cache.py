@@ -16,12 +16,13 @@ from typing import Any
 
 from pytest_pot.baseline.atomic_write import write_bytes
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.provenance import digest_of_prompts, libraries, tokenizer_digests
+from pytest_pot.baseline.provenance import digest_of_prompts, libraries
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_identity
 
 __all__ = ["ReferenceCache", "cache_key", "is_cacheable"]
 
@@ -88,7 +89,7 @@ def cache_key(reference: Mapping[str, Any], prompts: EncodedPrompts, config: Sco
     settings = {name: value for name, value in asdict(config).items() if name not in ("metric", "path")}
     parts = {
         "reference": dict(reference),
-        "tokenizer": tokenizer_digests(prompts.tokenizer),
+        "tokenizer": tokenizer_identity(prompts.tokenizer),
         "prompts": digest_of_prompts(prompts.prompts),
         "tokens": prompts.ids,
         "config": settings,

@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
@@ -19,7 +17,7 @@ from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenization import unchanged
+from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts
 
 __all__ = [
     "COMPARED_FIELDS",
@@ -30,30 +28,22 @@ __all__ = [
     "libraries",
     "machine",
     "mapping_differences",
+    "tokenizer_changes",
     "tokenizer_differences",
-    "tokenizer_digests",
+    "tolerated_tokenizer_differences",
 ]
 
 COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "temperature", "dtype", "use_amp")
 """The fields of a :class:`ScoringConfig` that change what a recording holds. The others choose a metric, or how the same
 numbers are computed: they change a score only by rounding error, and by which of equally likely tokens come last in top-k."""
 
+_SOFT_PARTS = ("whole", "chat_template", "sentencepiece", *VERSIONED_PARTS)
+"""Parts of a tokenizer that do not make a recording stale by themselves."""
+
 _LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
-
-_PROBE = (
-    "The quick brown fox, 3.14159 and 12,345 — “naïve” café; Zürich 東京 Москва\n\n\tdef f(x):\n        return x  # ok\r\n"
-    "  <s></s><|endoftext|><|im_start|> I'll don't WE'VE 🙂👩‍🚀 ﬁ ℌ\u00a0\u200b e\u0301 0000000 ==>!!! http://a.b/c?d=e_f&g"
-)
-"""A text that most tokenizers split differently: it has case, digits, spaces, several scripts and special tokens."""
-
 
 _NAME = 100
 """The most characters of a recorded name that a message shows."""
-
-_WHOLE = "whole"
-_LARGE_PARTS = (_WHOLE, "vocabulary", "merges", "scores")
-_LATEST: dict[str, str] = {}
-"""Digests of the large parts of the last tokenizer, so that they are computed only once."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class Provenance:
     files: Mapping[str, str]
     """SHA-256 of the model's files, by name, if it was loaded from a folder or a file."""
     tokenizer: Mapping[str, str]
-    """See :func:`tokenizer_digests`."""
+    """See :func:`~pytest_pot.prompts.tokenizer_parts.tokenizer_digests`."""
     prompts: str
     """See :func:`digest_of_prompts`."""
     label: str
@@ -81,88 +71,9 @@ class Provenance:
 
 
 def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
-    """SHA-256 over texts and continuations. Kinds are left out, because they change no score."""
-    return digest(_json([prompt.text, prompt.continuation]) for prompt in prompts)
-
-
-def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """SHA-256 of each part of a tokenizer, by name. Except for ``whole``, they are the same in any version of the libraries.
-
-    - ``vocabulary``: every token and its id.
-    - ``added_tokens``: the tokens that are cut out of a text before anything else.
-    - ``merges``: the merge rules of a byte-pair encoding, in order.
-    - ``scores``: the token scores of a unigram model.
-    - ``encoding``: the ids of a fixed text, which depend on all other parts.
-    - ``whole``: a fast tokenizer as it serialises itself. If it is equal, everything is equal; if it differs, nothing
-      follows, because it depends on the version of the library.
-
-    A part that a tokenizer does not have, or cannot report, is left out. The tokenizer is not changed.
-
-    The digests of vocabulary and rules take a quarter of a second. If ``whole`` is the same as in ``recorded``, they are
-    copied from there.
-    """
-    parts: dict[str, Callable[[], Any]] = {
-        "added_tokens": lambda: [
-            [index, *_with_flags(token)] for index, token in sorted(tokenizer.added_tokens_decoder.items())
-        ],
-        "encoding": lambda: [
-            list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
-            for special in (True, False)
-        ],
-    }
-    with unchanged(tokenizer):
-        return {**_large_parts(tokenizer, recorded), **_digests(parts)}
-
-
-def _large_parts(tokenizer: Any, recorded: Mapping[str, str]) -> dict[str, str]:
-    """``whole``, vocabulary and rules. They are computed only once for a tokenizer that does not change."""
-    whole = None
-    with suppress(Exception):
-        # A class from elsewhere may compute its vocabulary from anything, so that ``whole`` would prove nothing.
-        if type(tokenizer).__module__.startswith("transformers."):
-            whole = digest([type(tokenizer).__qualname__.encode(), tokenizer.backend_tokenizer.to_str().encode()])
-    matches = [parts for parts in (_LATEST, recorded) if whole is not None and parts.get(_WHOLE) == whole]
-    if matches:
-        digests = {name: matches[0][name] for name in _LARGE_PARTS if name in matches[0]}
-    else:
-        vocabulary = {"vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items())}
-        digests = _digests({**vocabulary, **_rules(tokenizer)})
-        if whole is not None:
-            digests[_WHOLE] = whole
-    if whole is not None:
-        _LATEST.clear()  # one entry is enough: a run uses its tokenizers one after the other
-        _LATEST.update(digests)
-    return digests
-
-
-def _digests(parts: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    for name, part in parts.items():
-        # A tokenizer may be any object, and may raise any exception for a part that it does not have.
-        with suppress(Exception):
-            digests[name] = digest([_json(part())])
-    return digests
-
-
-def _with_flags(token: Any) -> list[Any]:
-    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
-    return [str(token), *(getattr(token, name, None) for name in flags)]
-
-
-def _rules(tokenizer: Any) -> dict[str, Callable[[], Any]]:
-    """The parts of a fast tokenizer's model other than its vocabulary."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    kind = type(getattr(backend, "model", None)).__name__
-
-    def model() -> Any:
-        return json.loads(backend.to_str())["model"]  # type: ignore[union-attr]
-
-    if kind == "BPE":
-        # As "left right", because the library has changed its own form of a merge over time.
-        return {"merges": lambda: [pair if isinstance(pair, str) else " ".join(pair) for pair in model()["merges"]]}
-    if kind == "Unigram":
-        return {"scores": lambda: [score for _, score in model()["vocab"]]}
-    return {}
+    """SHA-256 over texts or chats and continuations. Kinds are left out, because they change no score."""
+    contexts = (prompt.text if prompt.messages is None else list(prompt.messages) for prompt in prompts)
+    return digest(_json([context, prompt.continuation]) for context, prompt in zip(contexts, prompts, strict=True))
 
 
 def file_digests(spec: str) -> dict[str, str]:
@@ -191,13 +102,8 @@ def file_digests(spec: str) -> dict[str, str]:
 
 def libraries(*others: str) -> dict[str, str]:
     """Versions of the libraries that compute the numbers, and of ``others``, as far as they are installed."""
-    versions = {}
-    for name in (*_LIBRARIES, *others):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
+    versions = {name: _version(name) for name in (*_LIBRARIES, *others)}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 def machine() -> str:
@@ -220,12 +126,59 @@ def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[s
     ]
 
 
-def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line for each part that differs. The encoding depends on the others, so it is listed only if they are equal."""
-    old, new = ({name: value for name, value in parts.items() if name != _WHOLE} for parts in (recorded, now))
+def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str], *, bare_texts: bool = True) -> list[str]:
+    """One line for each part that differs and makes a recording stale.
+
+    Not among them are the parts of :func:`tolerated_tokenizer_differences`. The encoding of a fixed text depends on the others,
+    so it is listed only if they are equal, and with the parts that may explain it.
+
+    Args:
+        bare_texts: whether any prompt is a text. Chats are encoded without special tokens, which the encoding has.
+    """
+    old, new = ({name: value for name, value in parts.items() if name not in _SOFT_PARTS} for parts in (recorded, now))
+    if "sentencepiece" in recorded and "sentencepiece" in now:  # older recordings do not have it
+        old, new = ({**parts, "sentencepiece": full["sentencepiece"]} for parts, full in ((old, recorded), (new, now)))
     lines = mapping_differences("tokenizer.", old, new)
     causes = [line for line in lines if not line.startswith("tokenizer.encoding:")]
+    if causes or not bare_texts:
+        return causes
+    if lines:
+        known = [name for name in VERSIONED_PARTS if name in recorded and name in now]
+        sides = ({name: parts[name] for name in known} for parts in (recorded, now))
+        causes = mapping_differences("tokenizer.", *sides)
     return causes or lines
+
+
+def tolerated_tokenizer_differences(
+    recorded: Provenance, now: Mapping[str, str], version: str | None = None
+) -> dict[str, tuple[str, str]]:
+    """The digests, recorded and now, of parts of a tokenizer that differ without making a recording stale.
+
+    Most of them cannot be compared where another version of the tokenizers library wrote the recorded ones.
+
+    Args:
+        version: of the library that wrote ``now``; by default the installed one.
+    """
+    same_version = recorded.libraries.get("tokenizers") == (version or _version("tokenizers"))
+    names = ("chat_template", "encoding", *(VERSIONED_PARTS if same_version else ()))
+    old, new = ({name: parts[name] for name in names if name in parts} for parts in (recorded.tokenizer, now))
+    return {name: (old[name], new[name]) for name in different_parts(old, new) if name in old and name in new}
+
+
+def tokenizer_changes(old: Provenance, new: Provenance) -> list[str]:
+    """One line for each part that differs between the tokenizers of two recordings."""
+    lines = tokenizer_differences(old.tokenizer, new.tokenizer)
+    tolerated = tolerated_tokenizer_differences(old, new.tokenizer, new.libraries.get("tokenizers"))
+    for name, (before, after) in tolerated.items():
+        lines += mapping_differences("tokenizer.", {name: before}, {name: after})
+    return list(dict.fromkeys(lines))
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _short(sha256: str | None) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.provenance import config_differences, tokenizer_differences, tokenizer_digests
+from pytest_pot.baseline.provenance import config_differences, tokenizer_differences
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import first_lines, quoted
+from pytest_pot.core.text import contrasted, first_difference, first_lines, quoted
 from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.chats import writes_the_date
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenization import Encoded, EncodedPrompts, tokenise
+from pytest_pot.prompts.tokenization import EncodedPrompts, token_at
+from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
 __all__ = ["prompt_differences", "refuse_other_prompts", "refuse_stale", "stale_parts"]
 
@@ -27,28 +30,27 @@ def refuse_stale(baseline: Baseline, config: ScoringConfig, prompts: EncodedProm
 
 
 def refuse_other_prompts(baseline: Baseline, config: ScoringConfig, tokenizer: Any) -> None:
-    """As :func:`refuse_stale`, where the prompts are those of ``baseline``: check that its tokens are those of its texts."""
-    differences = config_differences(baseline.config, config) + _tokenizer_parts(baseline, tokenizer)
-    if not differences:
-        # A continuation may have been cut anywhere, and then its text may give other tokens.
-        contexts = tokenise(tokenizer, [replace(prompt, continuation=None) for prompt in baseline.prompts])
-        differences = [
-            f"prompt {index}: {quoted(prompt.text, _WIDTH)} {difference}"
-            for index, prompt in enumerate(baseline.prompts)
-            if (difference := _context_difference(baseline.tokens[index], contexts[index][0])) is not None
-        ]
-    _refuse(baseline, differences)
+    """As :func:`refuse_stale`, where the prompts are those of ``baseline``.
+
+    The tokenizer must make the recorded tokens of their texts and chats; continuations are those that were recorded.
+    """
+    lines = config_differences(baseline.config, config) + _tokenizer_parts(baseline, tokenizer)
+    if not lines:
+        encoded = EncodedPrompts([replace(prompt, continuation=None) for prompt in baseline.prompts], tokenizer)
+        differences = (_context_difference(baseline, index, encoded) for index in range(len(encoded)))
+        lines = [f"prompt {index}{line}" for index, line in enumerate(differences) if line]
+    _refuse(baseline, lines)
 
 
 def stale_parts(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts) -> list[str]:
     """A line per difference between what ``baseline`` was recorded with and what a gate has now."""
     tokenizers = _tokenizer_parts(baseline, prompts.tokenizer)
-    lines = config_differences(baseline.config, config) + tokenizers
-    return lines + prompt_differences(baseline, prompts.prompts, None if tokenizers else prompts.ids)
+    prompt_lines = prompt_differences(baseline, prompts.prompts, None if tokenizers else prompts)
+    return config_differences(baseline.config, config) + tokenizers + prompt_lines
 
 
-def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: Sequence[Encoded] | None) -> list[str]:
-    """A line for each prompt that differs from the recorded one; with ``encoded``, its ids are compared too.
+def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: EncodedPrompts | None = None) -> list[str]:
+    """A line for each prompt that differs from the recorded one; with ``encoded``, the ids of ``prompts`` are compared too.
 
     A continuation may change beyond the recorded positions: that part was never compared.
     """
@@ -57,18 +59,80 @@ def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: S
         return [f"prompts: {len(recorded)} recorded, {len(prompts)} now{_first_difference(recorded, prompts)}"]
     lines = []
     for index, (old, new) in enumerate(zip(recorded, prompts, strict=True)):
-        if old.text != new.text:
-            lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} recorded, {quoted(new.text, _WIDTH)} now")
-        elif encoded is not None and (difference := _context_difference(baseline.tokens[index], encoded[index][0])) is not None:
-            lines.append(f"prompt {index}: {quoted(old.text, _WIDTH)} {difference}")
-        elif (old.continuation is None) != (new.continuation is None):
-            lines.append(f"prompt {index}: continuation {_continuation(old)} recorded, {_continuation(new)} now")
-        elif encoded is not None and new.continuation is not None:
-            tokens = baseline.tokens[index]
-            ids = tuple((encoded[index][1] or [])[: baseline.config.positions_per_prompt])
-            if ids != tokens.targets:
-                lines.append(f"prompt {index}: continuation {_continuation(old)} recorded, {_continuation(new)} now")
+        line = _source_difference(old, new)
+        if line is None and encoded is not None:
+            line = _context_difference(baseline, index, encoded)
+        if line is None:
+            line = _continuation_difference(baseline, index, new, encoded)
+        if line is not None:
+            lines.append(f"prompt {index}{line}")
     return lines
+
+
+def _source_difference(old: Prompt, new: Prompt) -> str | None:
+    """How the texts or chats of two prompts differ."""
+    if (old.messages is None) != (new.messages is None):
+        kinds = ["a text" if prompt.messages is None else "a chat" for prompt in (old, new)]
+        return f": {kinds[0]} recorded, {kinds[1]} now"
+    sources = [p.text if p.messages is None else json.dumps(p.messages, ensure_ascii=False) for p in (old, new)]
+    if sources[0] == sources[1]:
+        return None
+    before, now = contrasted(sources[0], sources[1], _WIDTH)
+    return f": {before} recorded, {now} now"
+
+
+def _context_difference(baseline: Baseline, index: int, encoded: EncodedPrompts) -> str | None:
+    """How the tokens of a context differ from the recorded ones, which may have been cut on the left."""
+    tokens, ids, tokenizer = baseline.tokens[index], encoded.ids[index][0], encoded.tokenizer
+    recorded, old, prompt = tokens.ids[: tokens.prompt_len], baseline.prompts[index], encoded.prompts[index]
+    end = ids[-len(recorded) :]
+    if tuple(end) == recorded:
+        return _cut_difference(tokens, len(ids), quoted(old.text, _WIDTH))
+    difference = _token_difference(recorded, end if tokens.truncated else ids, tokenizer)
+    line = f": {quoted(old.text, _WIDTH)} has other tokens now: {difference}"
+    if prompt.messages is not None and prompt.text != old.text:
+        before, after = contrasted(old.text, prompt.text, _WIDTH)
+        line += f"; the chat was rendered as {before}, and is {after} now"
+        if writes_the_date(tokenizer):
+            line += (
+                "; the tokenizer's chat template writes today's date (strftime_now), so that its chats differ from day to day: "
+                "let the fixture pot_tokenizer return it with a fixed date in its chat_template, and record it so"
+            )
+    return line
+
+
+def _cut_difference(tokens: Tokens, n_ids: int, what: str) -> str | None:
+    """How a context that ends as recorded was cut in another way than the recording says; ``n_ids``: the tokens that it has."""
+    missing = n_ids - tokens.prompt_len
+    if missing and not tokens.truncated:
+        return f": {what} was recorded without the first {missing} of its {n_ids} tokens, and is not marked as cut"
+    if tokens.truncated and not missing:
+        return f": {what} is marked as cut on the left, but all of it was recorded"
+    return None
+
+
+def _continuation_difference(baseline: Baseline, index: int, new: Prompt, encoded: EncodedPrompts | None) -> str | None:
+    old = baseline.prompts[index]
+    if old.continuation is None or new.continuation is None:
+        if old.continuation is new.continuation:
+            return None
+        return f": continuation {_continuation(old)} recorded, {_continuation(new)} now"
+    if encoded is None:
+        return None
+    targets = baseline.tokens[index].targets
+    ids = tuple((encoded.ids[index][1] or [])[: baseline.config.positions_per_prompt])
+    if ids == targets:
+        return None
+    if new.continuation.startswith(old.continuation):
+        what = quoted(old.continuation, _WIDTH)
+        return f": continuation {what} has other tokens now: {_token_difference(targets, ids, encoded.tokenizer)}"
+    before, now = contrasted(old.continuation, new.continuation, _WIDTH)
+    return f": continuation {before} recorded, {now} now"
+
+
+def _token_difference(recorded: Sequence[int], now: Sequence[int], tokenizer: Any) -> str:
+    first = first_difference(recorded, now)
+    return f"at token {first}, {token_at(tokenizer, recorded, first)} recorded, {token_at(tokenizer, now, first)} now"
 
 
 def _refuse(baseline: Baseline, differences: Sequence[str]) -> None:
@@ -79,22 +143,8 @@ def _refuse(baseline: Baseline, differences: Sequence[str]) -> None:
 
 def _tokenizer_parts(baseline: Baseline, tokenizer: Any) -> list[str]:
     recorded = baseline.provenance.tokenizer
-    return tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded))
-
-
-def _context_difference(tokens: Tokens, now: Sequence[int]) -> str | None:
-    """How the recorded prompt in ``tokens`` differs from ``now``, the ids of its text; None if it does not.
-
-    What was cut on the left is no difference if the recording says so.
-    """
-    missing = len(now) - tokens.prompt_len
-    if missing < 0 or tuple(now[missing:]) != tokens.ids[: tokens.prompt_len]:
-        return "has other tokens now"
-    if missing and not tokens.truncated:
-        return f"was recorded without the first {missing} of its {len(now)} tokens, and is not marked as cut"
-    if tokens.truncated and not missing:
-        return "is marked as cut on the left, but all of it was recorded"
-    return None
+    texts = any(prompt.messages is None for prompt in baseline.prompts)
+    return tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded), bare_texts=texts)
 
 
 def _first_difference(recorded: Sequence[Prompt], prompts: Sequence[Prompt]) -> str:

@@ -6,9 +6,20 @@ change the title or the clipboard, or reverse the order of a line. So every text
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["first_lines", "number", "printable", "printable_lines", "quoted", "shorten", "times_over"]
+__all__ = [
+    "contrasted",
+    "first_difference",
+    "first_lines",
+    "number",
+    "printable",
+    "printable_lines",
+    "quoted",
+    "shorten",
+    "times_over",
+]
 
 
 def number(value: float) -> str:
@@ -52,3 +63,39 @@ def quoted(text: str, width: int) -> str:
 def first_lines(lines: Sequence[str], most: int = 20) -> list[str]:
     """At most ``most`` of ``lines``, and how many there are beyond."""
     return [*lines[:most], *([f"… and {len(lines) - most} more"] if len(lines) > most else [])]
+
+
+def first_difference(one: Sequence[object], other: Sequence[object]) -> int:
+    """The index of the first element that differs; where one sequence begins with the other, the length of the shorter."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def contrasted(one: str, other: str, width: int) -> tuple[str, str]:
+    """Two different texts, quoted so that people can see where they first differ.
+
+    As :func:`quoted`, unless that would look the same: then the excerpts begin shortly before the difference, and characters
+    that may look alike are written as escapes.
+    """
+    first = first_difference(one, other)
+    alike = _may_look_alike(one[first : first + 1], other[first : first + 1])
+    excerpts = quoted(one, width), quoted(other, width)
+    if excerpts[0] != excerpts[1] and not alike:
+        return excerpts
+    start = max(0, first - width // 2)
+
+    def excerpt(text: str) -> str:
+        window = text[start : start + width]
+        # The escapes of shorten are for reading; these are different for different texts.
+        window = window.encode("unicode_escape").decode("ascii") if alike else shorten(window, 10 * width)
+        return f"'{'…' if start else ''}{window}{'…' if start + width < len(text) else ''}'"
+
+    return excerpt(one), excerpt(other)
+
+
+def _may_look_alike(one: str, other: str) -> bool:
+    """Whether two characters, either of which may be missing, may be hard to tell apart, or to see at all."""
+    if all(character.isascii() for character in (one, other)):
+        return not all(character.isprintable() for character in (one, other))
+    normal = [unicodedata.normalize("NFKC", character).casefold() for character in (one, other)]
+    return not (all(c.isalpha() and not c.isascii() for c in (one, other)) and normal[0] != normal[1])

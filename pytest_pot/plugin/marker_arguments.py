@@ -19,6 +19,8 @@ from pytest_pot.plugin.markers import MARKERS
 from pytest_pot.plugin.options import check_field, option, overrides, run_options
 from pytest_pot.plugin.paths import existing, option_path, placed
 from pytest_pot.plugin.pytest_internals import is_overridden
+from pytest_pot.prompts.added_tokens import named_prompts
+from pytest_pot.prompts.jsonl import check_regular
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 
 __all__ = ["gates_of"]
@@ -126,10 +128,14 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
     if isinstance(value, list | tuple):
         return tuple(as_prompts(value, or_builtin=True))
     if not isinstance(value, str | Path):
-        raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file or a list of prompts")
+        raise InvalidArgument(f"prompts={value!r} must be a JSON Lines file, a list of prompts or 'added-tokens'")
     path = Path(existing(str(value), bases))
-    if not os.path.isfile(path):
-        raise InvalidArgument(f"prompts={shorten(str(value), 200)!r}: no such file beside the test or in {bases[-1]}")
+    if not os.path.exists(path):
+        named = named_prompts(str(value))
+        if named is None:
+            raise InvalidArgument(f"prompts={shorten(str(value), 200)!r}: no such file beside the test or in {bases[-1]}")
+        return tuple(named)
+    check_regular(path)
     return path
 
 

@@ -51,7 +51,8 @@ OPTIONS: Mapping[str, str] = {
     "reference": "the trusted model: a directory, a hub id, a .gguf file, or package.module:factory",
     "candidate": "the model under test, named in the same way",
     "tokenizer": "the tokenizer for both models (default: the reference's)",
-    "prompts": "a JSON Lines file of prompts (default: the built-in suite)",
+    "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "
+    "that hold each token that was added to the tokenizer",
     "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them",
     "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",

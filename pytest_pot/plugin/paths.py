@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pot.baseline.naming import is_baseline
+from pytest_pot.core.errors import PotError
 from pytest_pot.plugin.options import flag, option
 
 __all__ = ["check_paths", "existing", "fixture_path", "option_path", "placed", "recorded_reference", "shown"]
@@ -59,7 +60,17 @@ def recorded_reference(config: pytest.Config) -> bool:
 
 
 def check_paths(config: pytest.Config) -> None:
-    """Raise ``pytest.UsageError`` where the prompts file that an option names does not exist."""
+    """Raise ``pytest.UsageError`` where the prompts file that an option names does not exist or is no regular file."""
     prompts = option_path(config, "prompts")
-    if prompts is not None and not os.path.isfile(prompts):
+    if prompts is None:
+        return
+    from pytest_pot.prompts.added_tokens import named_prompts
+    from pytest_pot.prompts.jsonl import check_regular
+
+    if os.path.exists(prompts):
+        try:
+            check_regular(prompts)
+        except PotError as error:
+            raise pytest.UsageError(str(error)) from None
+    elif named_prompts(prompts) is None:
         raise pytest.UsageError(f"the prompts file {prompts} does not exist")

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import shorten
+from pytest_pot.core.text import contrasted, first_difference, quoted, shorten
 from pytest_pot.engines.tokens import Tokens
+from pytest_pot.prompts.added_tokens import expanded
+from pytest_pot.prompts.chats import rendered
 from pytest_pot.prompts.prompt import Prompt, as_prompts
+from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, unchanged
 
-__all__ = ["Encoded", "EncodedPrompts", "fit", "tokenise", "unchanged"]
+__all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokenise"]
 
 Encoded: TypeAlias = tuple[list[int], list[int] | None]
 """The ids of a prompt's text and of its continuation; None instead of the latter if there is no continuation."""
+
+
+_WHICH = (
+    "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the one to use with "
+    "--pot-tokenizer or the pot_tokenizer fixture."
+)
 
 
 class EncodedPrompts:
@@ -37,12 +45,15 @@ class EncodedPrompts:
 
     @cached_property
     def prompts(self) -> list[Prompt]:
-        """The prompts.
+        """The prompts, with chats rendered.
 
         Raises:
-            PotError: there is no prompt, or an element is neither a string nor a :class:`Prompt`.
+            PotError: there is no prompt, an element is neither a string nor a :class:`Prompt`, or a chat cannot be rendered.
         """
-        return as_prompts(self._prompts, or_builtin=self._or_builtin)
+        prompts = expanded(as_prompts(self._prompts, or_builtin=self._or_builtin), self.tokenizer)
+        if not prompts:
+            raise PotError("there are no prompts to score: the tokenizer has no added tokens that a text can hold")
+        return rendered(self.tokenizer, prompts)
 
     @cached_property
     def ids(self) -> list[Encoded]:
@@ -51,7 +62,24 @@ class EncodedPrompts:
         Raises:
             PotError: as :func:`tokenise`.
         """
-        return tokenise(self.tokenizer, self.prompts)
+        return _encoded(self.tokenizer, self.prompts)
+
+    @property
+    def holds_texts(self) -> bool:
+        """Whether any prompt is a text: only texts are encoded with special tokens."""
+        return any(prompt.messages is None for prompt in self.prompts)
+
+    @property
+    def doubled_bos(self) -> dict[int, str]:
+        """Texts that begin with the tokenizer's BOS already, to which it adds another: by index, the doubled tokens as text.
+
+        A BOS may be several tokens, and need not be the one that the tokenizer calls so.
+        """
+        doubled = {}
+        for index, (prompt, (context, _)) in enumerate(zip(self.prompts, self.ids, strict=True)):
+            if prompt.messages is None and (n := _doubled_tokens(self.tokenizer, prompt.text, context)):
+                doubled[index] = "".join(token_text(self.tokenizer, token) for token in context[: 2 * n])
+        return doubled
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -63,35 +91,84 @@ class EncodedPrompts:
     def check_same(self, tokenizer: Any) -> None:
         """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids.
 
-        The message shows the first prompt that differs, with both tokenizers' ids.
+        The message shows the first prompt that differs, with both tokenizers' ids, the first token that differs, and the parts
+        in which the tokenizers differ.
         """
         if tokenizer is self.tokenizer:
             return
-        other_ids = tokenise(tokenizer, self.prompts)
+        other_prompts = rendered(tokenizer, self.prompts)
+        other_ids = _encoded(tokenizer, other_prompts)
         for index, (encoded, other_encoded) in enumerate(zip(self.ids, other_ids, strict=True)):
             for part, ids, other in zip(("text", "continuation"), encoded, other_encoded, strict=True):
-                if ids != other:
-                    raise PotError(
-                        f"the tokenizers of reference and candidate disagree on the {part} of prompt {index} "
-                        f"({shorten(getattr(self.prompts[index], part), 60)!r}):\n"
-                        f"  reference: {_listed(ids)}\n  candidate: {_listed(other)}\n"
-                        "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the "
-                        "one to use with --pot-tokenizer or the pot_tokenizer fixture."
-                    )
+                if ids is not None and other is not None and ids != other:
+                    lines = self._disagreement(index, part, (ids, other), tokenizer)
+                    if part == "text" and self.prompts[index].text != other_prompts[index].text:
+                        ours, theirs = contrasted(self.prompts[index].text, other_prompts[index].text, 60)
+                        lines.append(f"  rendered by their chat templates: reference {ours}, candidate {theirs}")
+                    parts = different_parts(tokenizer_digests(self.tokenizer), tokenizer_digests(tokenizer))
+                    if parts:
+                        lines.append(f"  the tokenizers differ in: {listed_parts(parts, self.tokenizer, tokenizer)}")
+                    raise PotError("\n".join([*lines, _WHICH]))
+
+    def _disagreement(self, index: int, part: str, sides: tuple[list[int], list[int]], tokenizer: Any) -> list[str]:
+        prompt, (ids, other) = self.prompts[index], sides
+        first = first_difference(ids, other)
+        what = "chat" if part == "text" and prompt.messages is not None else part
+        ours, theirs = token_at(self.tokenizer, ids, first), token_at(tokenizer, other, first)
+        return [
+            f"the tokenizers of reference and candidate disagree on the {what} of prompt {index} "
+            f"({quoted(getattr(prompt, part), 60)}):",
+            f"  reference: {_listed(ids, first)}",
+            f"  candidate: {_listed(other, first)}",
+            f"  first difference, at token {first}: reference {ours}, candidate {theirs}",
+        ]
 
 
 def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
-    """The ids of each prompt's text, with the tokenizer's special tokens, and of its continuation, without them.
+    """The ids of each prompt's context and of its continuation.
 
-    The tokenizer's settings are restored.
+    A text is encoded with the tokenizer's special tokens. A chat, rendered by the tokenizer, and a continuation are encoded
+    without adding any. The tokenizer's settings are restored.
 
     Raises:
-        PotError: a text or a continuation has no tokens, so there would be no position to score.
+        PotError: a context or a continuation has no tokens, so there would be no position to score; or a chat cannot be
+            rendered.
     """
+    return _encoded(tokenizer, rendered(tokenizer, prompts))
+
+
+def token_at(tokenizer: Any, ids: Sequence[int], index: int) -> str:
+    """The token at ``index`` as its id and its text, with invisible characters as escapes; ``"the end"`` behind the last."""
+    if index >= len(ids):
+        return "the end"
+    text = token_text(tokenizer, ids[index])
+    return f"{ids[index]} {text!r}" if text else str(ids[index])
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """The text of one id; empty where the tokenizer cannot decode it."""
+    try:
+        return str(tokenizer.decode([token]))
+    except Exception:  # a tokenizer may be any object, and an id may be outside its vocabulary
+        return ""
+
+
+def _doubled_tokens(tokenizer: Any, text: str, context: Sequence[int], most: int = 3) -> int:
+    """How many tokens the tokenizer puts in front of ``text`` although it begins with them; ``context``: its ids with them."""
+    for n in range(1, most + 1):
+        if context[:n] == context[n : 2 * n]:
+            bare = _encode(tokenizer, text, special=False)
+            if len(bare) >= n and context[n : n + len(bare)] == bare:
+                return n
+    return 0
+
+
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """:func:`tokenise` for prompts whose chats are rendered."""
     encoded: list[Encoded] = []
     with unchanged(tokenizer):
         for index, prompt in enumerate(prompts):
-            context = _encode(tokenizer, prompt.text, special=True)
+            context = _encode(tokenizer, prompt.text, special=prompt.messages is None)
             if not context:
                 raise PotError(
                     f"prompt {index} ({prompt.text!r}) has no tokens with this tokenizer, so nothing predicts the first "
@@ -132,21 +209,10 @@ def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 
-def _listed(ids: list[int] | None, most: int = 24) -> str:
-    if ids is None:
-        return "none"
-    return f"{ids}" if len(ids) <= most else f"[{', '.join(map(str, ids[:most]))}, … {len(ids)} ids]"
-
-
-@contextmanager
-def unchanged(tokenizer: Any) -> Iterator[None]:
-    """Restore a fast tokenizer's truncation and padding settings, which every call of the tokenizer overwrites."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
-    try:
-        yield
-    finally:
-        if backend is not None and truncation is not None:
-            backend.enable_truncation(**truncation)
-        if backend is not None and padding is not None:
-            backend.enable_padding(**padding)
+def _listed(ids: Sequence[int], first: int, most: int = 24) -> str:
+    """``ids``, or the part of a long list around the index ``first``."""
+    start = 0 if len(ids) <= most else max(0, min(first - most // 3, len(ids) - most))
+    shown = ", ".join(map(str, ids[start : start + most]))
+    before = f"… {start} ids, " if start else ""
+    after = f", … {len(ids)} ids" if start + most < len(ids) else ""
+    return f"[{before}{shown}{after}]"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.provenance import config_differences, tokenizer_differences
+from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
 from pytest_pot.core.text import printable, quoted
 from pytest_pot.scoring.baseline_comparison import Overlap
 
@@ -99,7 +99,7 @@ def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap)
     for index in worst:
         lines.append(f"  {overlap.scores[index]:.3g}  prompt {index}: {quoted(reference.prompts[index].text, 60)}")
     differences = config_differences(reference.config, candidate.config)
-    differences += tokenizer_differences(reference.provenance.tokenizer, candidate.provenance.tokenizer)
+    differences += tokenizer_changes(reference.provenance, candidate.provenance)
     if differences:
         lines += ["recorded with different settings (A | B):", *(f"  {_sides(line)}" for line in differences)]
     return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.provenance import config_differences, tokenizer_differences
+from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
 from pytest_pot.baseline.staleness import prompt_differences
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
@@ -122,9 +122,9 @@ class Changes:
 def changes(old: Baseline, new: Baseline) -> Changes:
     """The differences between ``old`` and ``new``."""
     differences = config_differences(old.config, new.config)
-    differences += tokenizer_differences(old.provenance.tokenizer, new.provenance.tokenizer)
+    differences += tokenizer_changes(old.provenance, new.provenance)
     if old.provenance.prompts != new.provenance.prompts:
-        differences += prompt_differences(old, new.prompts, None) or ["prompts: the continuations are different now"]
+        differences += prompt_differences(old, new.prompts) or ["prompts: the continuations are different now"]
     try:
         return Changes(differences, compare(new, old))
     except PotError:

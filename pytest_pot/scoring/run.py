@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine, tokenizer_digests
+from pytest_pot.baseline.provenance import Provenance, digest_of_prompts, file_digests, libraries, machine
 from pytest_pot.baseline.replay import Replay, check_fits
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
@@ -22,6 +22,7 @@ from pytest_pot.engines.registry import weights_digest
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 from pytest_pot.scoring.batching import Batches, Progress
 from pytest_pot.scoring.comparison import Comparison, PromptResult
 from pytest_pot.scoring.encoding import fit_all, fitter

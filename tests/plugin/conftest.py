@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 import pytest_pot
 
 VOCAB = 280
-PROMPTS = [
+PROMPTS: list[dict[str, Any]] = [
     {"text": "The old mill by the river", "continuation": " stood empty all winter.", "kind": "prose"},
     {"text": "x = 1", "continuation": "; y = x + 1", "kind": "code"},
     {"text": "Who is there?", "continuation": " Nobody, said the wind."},

@@ -184,6 +184,9 @@ def test_tokenizers_that_disagree_fail(project: Project) -> None:
         "river'):",
         f"  reference: {ours}",
         f"  candidate: {theirs}",
+        f"  first difference, at token 0: reference {ours[0]} 'The', candidate {theirs[0]} 'T'",
+        "  the tokenizers differ in: vocabulary (id 256 is 'he' in the reference's and 'br' in the candidate's; 24 ids "
+        "differ), merges",
         "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the one to use with "
         "--pot-tokenizer or the pot_tokenizer fixture.",
     ]

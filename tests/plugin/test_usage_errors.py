@@ -65,7 +65,7 @@ def test_it():
         ("identity(max_score=True)", "max_score=True must be a finite number of at least 0"),
         ("identity(reference=3)", f"reference=3 {MODEL} pot_reference"),
         ("identity(candidate='')", f"candidate='' {MODEL} pot_candidate"),
-        ("identity(prompts=3)", "prompts=3 must be a JSON Lines file or a list of prompts"),
+        ("identity(prompts=3)", "prompts=3 must be a JSON Lines file, a list of prompts or 'added-tokens'"),
         ("identity(prompts=[3])", "prompt 0 is int, not a string or a pytest_pot.Prompt"),
         (
             "identity(prompts=[])",

@@ -21,6 +21,12 @@ from pytest_pot.gates.base import (
 from pytest_pot.gates.verdict.limits import DistinctLimit, Verdict, distinct_limit, identity_limits
 from pytest_pot.gates.verdict.result import ScoreOutcome
 from pytest_pot.gates.verdict.settings import Limits, ScoreSettings, score_settings
+from pytest_pot.gates.verdict.tokenizers import (
+    doubled_bos_warnings,
+    live_tokenizer_notes,
+    recorded_tokenizer_notes,
+    unread_token_notes,
+)
 
 if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collected
     from pytest_pot.baseline.baseline import Baseline
@@ -88,7 +94,11 @@ class _ScoreGate(Gate):
         run = ScoringRun(self.settings.config, inputs.prompts, progress)
         if inputs.candidate_tokenizer is not None:
             inputs.prompts.check_same(inputs.candidate_tokenizer)
-
+        inputs = replace(
+            inputs,
+            notes=(*inputs.notes, *live_tokenizer_notes(self.settings, inputs)),
+            warnings=(*inputs.warnings, *doubled_bos_warnings(self.settings.gate, inputs.prompts)),
+        )
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
                 floor = self._noise_floor(run, candidate, "candidate")
@@ -138,6 +148,8 @@ class _ScoreGate(Gate):
         self, run: ScoringRun, inputs: GateInputs, recorded: RecordedReference, candidate: Engine, floor: float | None
     ) -> ScoreResult:
         baseline, note = recorded.baseline, recorded.note
+        told = recorded_tokenizer_notes(self.settings, inputs, baseline.provenance)
+        inputs = replace(inputs, notes=(*inputs.notes, *told))
         if not self.sequential:
             return self._result(inputs, run.replay(baseline, candidate, note=note), floor)
         if self.settings.limits.score > 0:
@@ -165,6 +177,7 @@ class _ScoreGate(Gate):
         from pytest_pot.gates.verdict.explain import notes_on
 
         settings = self.settings
+        read = (tokens.ids for tokens in report.tokens)
         verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
         if isinstance(settings.limits, DistinctLimit) or verdict is not Verdict.DIFFERENT:
             refuse_hidden(report, settings)
@@ -181,7 +194,7 @@ class _ScoreGate(Gate):
             decision,
             floor,
             pool,
-            notes=(*inputs.notes, *notes_on(report)),
+            notes=(*inputs.notes, *unread_token_notes(inputs.prompts, read), *notes_on(report)),
             warnings=tuple(warnings),
         )
 

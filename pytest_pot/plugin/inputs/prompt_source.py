@@ -17,6 +17,7 @@ from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.text import shorten
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.paths import option_path
+from pytest_pot.prompts.added_tokens import named_prompts
 from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.jsonl import load_prompts
 from pytest_pot.prompts.prompt import Prompt, as_prompts_or_none
@@ -64,12 +65,15 @@ def choose_prompts(
         return builtin_prompts(None)  # more to draw from than what is scored whole by default
     value = fixture()
     if isinstance(value, str):
-        if not os.path.isfile(value):
+        if os.path.exists(value):
+            return load_prompts(value)
+        named = named_prompts(value)
+        if named is None:
             raise PotError(
                 f"the fixture pot_prompts returned {shorten(value, 200)!r}: that is no list of prompts, and there is no "
                 f"such file beside the fixture or in {config.rootpath}"
             )
-        return load_prompts(value)
+        return named
     try:
         return as_prompts_or_none(value)
     except InvalidArgument as error:
@@ -84,7 +88,8 @@ def default_prompts(config: pytest.Config) -> list[Prompt]:
     """
     path = option_path(config, "prompts")
     if path is not None:
-        return load_prompts(path)
+        named = None if os.path.exists(path) else named_prompts(path)
+        return load_prompts(path) if named is None else named
     results = [prompts for prompts in config.hook.pytest_pot_prompts(config=config) if prompts is not None]
     try:
         return [prompt for prompts in results for prompt in as_prompts_or_none(prompts)] if results else builtin_prompts()

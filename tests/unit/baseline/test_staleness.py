@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline import provenance
-from pytest_pot.baseline.provenance import tokenizer_differences, tokenizer_digests
+from pytest_pot.baseline.provenance import tokenizer_changes, tokenizer_differences, tolerated_tokenizer_differences
+from pytest_pot.prompts import tokenizer_parts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
 from ..models import tiny
 
@@ -93,7 +95,7 @@ def test_another_normalizer_is_a_difference(
         parts["normalizer"] = {"type": "Lowercase"}
 
     [line] = differences(baseline, edit_tokenizer(tokenizer, lower), prompts)
-    assert line.startswith("tokenizer.encoding: sha256 ")
+    assert line.startswith("tokenizer.normalizer: sha256 ")
 
 
 def test_a_rule_that_no_digest_covers_is_a_difference_in_a_prompts_tokens(
@@ -105,7 +107,7 @@ def test_a_rule_that_no_digest_covers_is_a_difference_in_a_prompts_tokens(
         parts["normalizer"] = {"type": "Replace", "pattern": {"String": "capital"}, "content": "hidden"}
 
     [line] = differences(baseline, edit_tokenizer(tokenizer, capital), prompts)
-    assert line == "prompt 0: 'The capital of France' has other tokens now"
+    assert line == ("prompt 0: 'The capital of France' has other tokens now: at token 4, 70 'c' recorded, 75 'h' now")
 
 
 def test_a_changed_unigram_score_is_a_difference() -> None:
@@ -147,21 +149,49 @@ def test_a_tokenizer_with_the_same_whole_digest_is_not_analysed(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But every difference is found, even if the recorded parts belong to another tokenizer."""
-    monkeypatch.setattr(provenance, "_LATEST", {})
     recorded = tokenizer_digests(tokenizer)
-    provenance._LATEST.clear()
+    monkeypatch.setattr(tokenizer_parts, "_BY_CONTENT", {})
     analyses: list[int] = []
 
     def rules(_: object) -> dict[str, str]:
         analyses.append(1)
         return {}
 
-    monkeypatch.setattr(provenance, "_rules", rules)
+    monkeypatch.setattr(tokenizer_parts, "_rules", rules)
     assert tokenizer_digests(tokenizer, recorded) == recorded
     assert not analyses
     other = tokenizer_digests(edit_tokenizer(tokenizer, swap_two_tokens), recorded)
     assert analyses
-    assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary"}
+    assert {name for name in recorded if other.get(name) != recorded[name]} == {"whole", "vocabulary", "model"}
+
+
+OLD_PARTS = ("vocabulary", "added_tokens", "merges", "scores", "encoding", "whole")
+
+
+def test_a_recording_without_the_newer_parts_is_still_valid(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]
+) -> None:
+    parts = {name: value for name, value in baseline.provenance.tokenizer.items() if name in OLD_PARTS}
+    old = replace(baseline, provenance=replace(baseline.provenance, tokenizer=parts))
+    scorer = TeacherForcedScorer(ScoringConfig(top_k=10))
+    assert scorer.score_baseline(old, tiny(), tokenizer, prompts=prompts).max == 0
+    assert tolerated_tokenizer_differences(old.provenance, tokenizer_digests(tokenizer)) == {}
+    assert tokenizer_changes(old.provenance, baseline.provenance) == []
+
+
+def test_parts_that_another_version_of_the_library_wrote_are_not_compared(
+    baseline: Baseline, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    now = {**tokenizer_digests(tokenizer), "normalizer": "0" * 64, "chat_template": "0" * 64}
+    assert list(tolerated_tokenizer_differences(baseline.provenance, now)) == ["normalizer", "chat_template"]
+    old = replace(baseline.provenance, libraries={**baseline.provenance.libraries, "tokenizers": "0.0"})
+    assert list(tolerated_tokenizer_differences(old, now)) == ["chat_template"]
+    new = replace(baseline.provenance, tokenizer=now)
+    assert [line.split(":")[0] for line in tokenizer_changes(baseline.provenance, new)] == [
+        "tokenizer.normalizer",
+        "tokenizer.chat_template",
+    ]
+    assert [line.split(":")[0] for line in tokenizer_changes(old, new)] == ["tokenizer.chat_template"]
 
 
 def test_another_serialisation_of_the_tokenizer_is_no_difference(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,104 @@
+"""What a gate says of tokenizers beyond the prompts: parts that differ though no prompt shows it, and tokens in no prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import number, quoted, shorten
+from pytest_pot.gates.base import GateInputs
+from pytest_pot.gates.verdict.limits import TOLERANCES, IdentityLimits
+from pytest_pot.gates.verdict.settings import ScoreSettings
+
+if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collected
+    from pytest_pot.baseline.provenance import Provenance
+    from pytest_pot.prompts.tokenization import EncodedPrompts
+
+__all__ = ["doubled_bos_warnings", "live_tokenizer_notes", "recorded_tokenizer_notes", "unread_token_notes"]
+
+_SHOWN = 4
+"""Tokens that a note names."""
+
+
+def live_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs) -> tuple[str, ...]:
+    """In which parts the candidate's own tokenizer differs from the gate's, where both give the same ids for every prompt.
+
+    Raises:
+        PotError: they differ, and the limit is one that only the same model meets.
+    """
+    from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, tokenizer_identity
+
+    ours, theirs = inputs.prompts.tokenizer, inputs.candidate_tokenizer
+    if theirs is None or theirs is ours or tokenizer_identity(theirs) == tokenizer_identity(ours):
+        return ()
+    names = different_parts(tokenizer_digests(ours), tokenizer_digests(theirs))
+    if not names:
+        return ()
+    parts = listed_parts(names, ours, theirs)
+    _refuse_if_strict(settings, inputs.prompts, names, f"the tokenizers of reference and candidate differ in: {parts}")
+    return (f"the tokenizers of reference and candidate differ, which no prompt shows: {parts}",)
+
+
+def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, provenance: Provenance) -> tuple[str, ...]:
+    """:func:`live_tokenizer_notes` for a recorded reference: parts that differ but do not make the recording stale.
+
+    Raises:
+        PotError: as :func:`live_tokenizer_notes`.
+    """
+    from pytest_pot.baseline.provenance import tolerated_tokenizer_differences
+    from pytest_pot.prompts.tokenizer_parts import PART_NAMES, tokenizer_digests
+
+    digests = tokenizer_digests(inputs.prompts.tokenizer, provenance.tokenizer)
+    names = list(tolerated_tokenizer_differences(provenance, digests))
+    if not names:
+        return ()
+    parts = ", ".join(PART_NAMES[name] for name in names)
+    _refuse_if_strict(settings, inputs.prompts, names, f"the tokenizer differs from the recorded one in: {parts}")
+    return (f"the tokenizer differs from the recorded one, which no prompt shows: {parts}",)
+
+
+def unread_token_notes(prompts: EncodedPrompts, read: Iterable[Sequence[int]]) -> tuple[str, ...]:
+    """How many added tokens of the tokenizer are in none of the sequences ``read`` of ids, and which."""
+    from pytest_pot.prompts.added_tokens import unread_added_tokens
+
+    tokens = unread_added_tokens(prompts.tokenizer, read)
+    if not tokens:
+        return ()
+    count = "1 added token of the tokenizer is" if len(tokens) == 1 else f"{len(tokens)} added tokens of the tokenizer are"
+    rows = "its rows of the embeddings and the output layer are" if len(tokens) == 1 else "their rows are"
+    named = ", ".join(shorten(ascii(token), 40) for token in tokens[:_SHOWN])
+    named += f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
+    return (
+        f"{count} in no prompt, so {rows} not compared: {named}. pytest_pot.added_token_prompts(tokenizer) makes prompts that "
+        'hold them, and prompts="added-tokens" adds these to the built-in suite',
+    )
+
+
+def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
+    """A warning, in a tuple, if texts begin with a BOS token already and get a second one; ``gate``: the marker's name."""
+    doubled = prompts.doubled_bos
+    if not doubled:
+        return ()
+    begin = "prompt begins" if len(doubled) == 1 else "prompts begin"
+    first, tokens = next(iter(doubled.items()))
+    return (
+        f"{gate}: {len(doubled)} of {len(prompts)} {begin} with two BOS ({quoted(tokens, 60)}; the first is prompt {first}): "
+        "the text has one, and the tokenizer adds another. Remove it from the text; or give a chat by its messages, "
+        '{"messages": [...], "continuation": ...} or Prompt.chat(messages, continuation), which are encoded as the template '
+        "renders them",
+    )
+
+
+def _refuse_if_strict(settings: ScoreSettings, prompts: EncodedPrompts, names: Sequence[str], difference: str) -> None:
+    limits = settings.limits
+    if not isinstance(limits, IdentityLimits) or limits.score > TOLERANCES["numeric"]:
+        return
+    if not prompts.holds_texts and set(names) <= {"post_processor", "encoding"}:
+        return  # they add the special tokens of texts, and all prompts are chats, which have those of their template
+    raise PotError(
+        f"{difference}. No prompt shows it, but a limit of {number(limits.score)} claims that the models are the same, and "
+        "with other texts they would not be. Give both the same tokenizer; or allow more, such as tolerance='half'; or, if "
+        "the candidate's tokenizer is not meant to be used, name the one to use with --pot-tokenizer or the pot_tokenizer "
+        "fixture"
+    )

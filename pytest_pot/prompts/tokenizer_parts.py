@@ -1,0 +1,266 @@
+"""What a tokenizer is made of: a digest for each part, and what two tokenizers differ in."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pytest_pot.core.hashing import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "PART_NAMES",
+    "VERSIONED_PARTS",
+    "different_parts",
+    "listed_parts",
+    "tokenizer_digests",
+    "tokenizer_identity",
+    "unchanged",
+]
+
+PART_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "vocabulary": "vocabulary",
+        "added_tokens": "added tokens",
+        "merges": "merges",
+        "scores": "token scores",
+        "sentencepiece": "SentencePiece model",
+        "model": "settings of the tokenizer's model",
+        "normalizer": "normalizer",
+        "pre_tokenizer": "pre-tokenizer",
+        "post_processor": "post-processor",
+        "decoder": "decoder",
+        "chat_template": "chat template",
+        "encoding": "encoding of a fixed text",
+    }
+)
+"""The parts that are compared, as people call them; see :func:`tokenizer_digests`."""
+
+_COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+VERSIONED_PARTS = ("model", *_COMPONENTS)
+"""Parts as the tokenizers library writes them: compared only where the same version of it wrote both."""
+
+_WHOLE = "whole"
+_LARGE_PARTS = (_WHOLE, "vocabulary", "merges", "scores", "model")
+_KEPT = 8
+
+_PROBE = (
+    "The quick brown fox, 3.14159 and 12,345 — “naïve” café; Zürich 東京 Москва\n\n\tdef f(x):\n        return x  # ok\r\n"
+    "  <s></s><|endoftext|><|im_start|> I'll don't WE'VE 🙂👩‍🚀 ﬁ ℌ\u00a0\u200b e\u0301 0000000 ==>!!! http://a.b/c?d=e_f&g"
+)
+"""A text that most tokenizers split differently: it has case, digits, spaces, several scripts and special tokens."""
+
+_BY_CONTENT: dict[str, dict[str, str]] = {}
+"""Digests of the large parts, by ``whole``, of the last few tokenizers, so that equal tokenizers are analysed only once."""
+_BY_OBJECT: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
+"""``whole`` by tokenizer, after a digest of its small parts: while these stay, it is not serialised again."""
+
+
+def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """SHA-256 of each part of a tokenizer, by name.
+
+    The first seven are the same in any version of the libraries:
+
+    - ``vocabulary``: every token and its id.
+    - ``added_tokens``: the tokens that are cut out of a text before anything else.
+    - ``merges``: the merge rules of a byte-pair encoding, in order.
+    - ``scores``: the token scores of a unigram model.
+    - ``sentencepiece``: the model file of a tokenizer that runs SentencePiece.
+    - ``chat_template``: the template that renders chats, which may be None.
+    - ``encoding``: the ids of a fixed text, which depend on all other parts.
+    - ``model``, ``normalizer``, ``pre_tokenizer``, ``post_processor``, ``decoder``: the other parts of a fast tokenizer, as
+      it serialises them; see :data:`VERSIONED_PARTS`.
+    - ``whole``: a fast tokenizer as it serialises itself. If it is equal, everything is equal; if it differs, nothing
+      follows, because it depends on the version of the library.
+
+    A part that a tokenizer does not have, or cannot report, is left out. The tokenizer is not changed.
+
+    The digests of vocabulary and rules of a large tokenizer take a second. They are computed once for a tokenizer that does
+    not change; if ``whole`` is the same as in ``recorded``, they are copied from there.
+    """
+    with unchanged(tokenizer):
+        small = _small_parts(tokenizer)
+        return {**_large_parts(tokenizer, small, recorded), **small}
+
+
+def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
+    """The digests that identify a tokenizer: where they are equal, all are. They take less time than all."""
+    with unchanged(tokenizer):
+        small = _small_parts(tokenizer)
+        whole = _whole(tokenizer, small)
+        return {**({_WHOLE: whole} if whole else _digests(_vocabulary(tokenizer))), **small}
+
+
+def different_parts(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """The names of the parts whose digests differ, or that only one side has.
+
+    The encoding depends on the others, so it is listed only if all others are equal.
+    """
+    names = [name for name in PART_NAMES if one.get(name) != other.get(name)]
+    return [name for name in names if name != "encoding"] or names
+
+
+def listed_parts(names: list[str], reference: Any, candidate: Any) -> str:
+    """``names`` of parts as people call them, with an example of what differs: ``"added tokens ('<x>' only ...), merges"``."""
+    described = {name: _described(name, reference, candidate) for name in names}
+    if not described.get("vocabulary", True) and len(names) > 1:
+        del described["vocabulary"]  # it differs in the added tokens only, which are listed
+    return ", ".join(PART_NAMES[name] + (f" ({what})" if what else "") for name, what in described.items())
+
+
+@contextmanager
+def unchanged(tokenizer: Any) -> Iterator[None]:
+    """Restore a fast tokenizer's truncation and padding settings, which every call of the tokenizer overwrites."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    truncation, padding = getattr(backend, "truncation", None), getattr(backend, "padding", None)
+    try:
+        yield
+    finally:
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+
+
+# -- digests -----------------------------------------------------------------------------------------------------------
+
+
+def _small_parts(tokenizer: Any) -> dict[str, str]:
+    """The parts that are read again each time."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    parts: dict[str, Callable[[], Any]] = {
+        "added_tokens": lambda: [[index, *_with_flags(token)] for index, token in _added(tokenizer)],
+        "chat_template": lambda: tokenizer.chat_template,
+        "encoding": lambda: [
+            list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
+            for special in (True, False)
+        ],
+        "sentencepiece": lambda: tokenizer.sp_model.serialized_model_proto().hex(),
+    }
+    if backend is not None:
+        parts |= {name: partial(_component, backend, name) for name in _COMPONENTS}
+    return _digests(parts)
+
+
+def _large_parts(tokenizer: Any, small: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
+    """``whole``, vocabulary and rules."""
+    whole = _whole(tokenizer, small)
+    if not whole:
+        return _digests(_vocabulary(tokenizer))
+    if whole not in _BY_CONTENT:
+        if recorded.get(_WHOLE) == whole and "model" in recorded:  # not kept: the file may have been forged
+            return {name: recorded[name] for name in _LARGE_PARTS if name in recorded}
+        while len(_BY_CONTENT) >= _KEPT:
+            del _BY_CONTENT[next(iter(_BY_CONTENT))]
+        rules = _rules(tokenizer.backend_tokenizer.to_str())
+        _BY_CONTENT[whole] = {**_digests({**_vocabulary(tokenizer), **rules}), _WHOLE: whole}
+    return dict(_BY_CONTENT[whole])
+
+
+def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
+    """``whole``; empty where a tokenizer does not serialise itself."""
+    # A class from elsewhere may compute its vocabulary from anything, so that nothing would prove that it stayed the same.
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not type(tokenizer).__module__.startswith("transformers."):
+        return ""
+    state = digest([_json([id(backend), len(tokenizer), sorted(small.items())])])
+    known, whole = _BY_OBJECT.get(tokenizer, ("", ""))
+    if known != state:
+        whole = ""
+        with suppress(Exception):  # it may have parts in Python, which cannot be written
+            text = backend.to_str()
+            # Without the settings in front, for truncation and padding, which are not used here.
+            content = text[text.find('"added_tokens":') :]
+            whole = digest([type(tokenizer).__qualname__.encode(), content.encode()])
+        _BY_OBJECT[tokenizer] = state, whole
+    return whole
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, Callable[[], Any]]:
+    return {"vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items())}
+
+
+def _rules(text: str) -> dict[str, Callable[[], Any]]:
+    """The parts of a fast tokenizer's model other than its vocabulary; ``text``: the tokenizer as it serialises itself."""
+    model = json.loads(text)["model"]
+    parts: dict[str, Callable[[], Any]] = {
+        "model": lambda: {name: value for name, value in model.items() if name not in ("vocab", "merges")}
+    }
+    if "merges" in model:
+        # As "left right", because the library has changed its own form of a merge over time.
+        parts["merges"] = lambda: [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    if isinstance(model.get("vocab"), list):
+        parts["scores"] = lambda: [score for _, score in model["vocab"]]
+    return parts
+
+
+def _digests(parts: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
+    digests: dict[str, str] = {}
+    for name, part in parts.items():
+        # A tokenizer may be any object, and may raise any exception for a part that it does not have.
+        with suppress(Exception):
+            digests[name] = digest([_json(part())])
+    return digests
+
+
+def _component(backend: Any, name: str) -> str | None:
+    """A component of a fast tokenizer as it serialises itself; None where it has none."""
+    component = getattr(backend, name)
+    return None if component is None else component.__getstate__().decode()
+
+
+def _added(tokenizer: Any) -> list[tuple[int, Any]]:
+    return sorted(tokenizer.added_tokens_decoder.items())
+
+
+def _with_flags(token: Any) -> list[Any]:
+    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
+    return [str(token), *(getattr(token, name, None) for name in flags)]
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+# -- differences in words ----------------------------------------------------------------------------------------------
+
+
+def _described(name: str, reference: Any, candidate: Any) -> str:
+    """An example of how two tokenizers differ in the part ``name``; empty where there is none to give."""
+    with suppress(Exception):  # a tokenizer may be any object
+        if name == "added_tokens":
+            flags = [{index: _with_flags(token) for index, token in _added(side)} for side in (reference, candidate)]
+            tokens = [{index: token[0] for index, token in side.items()} for side in flags]
+            return _first_entry(*tokens) or _first_flag(*flags)
+        if name == "vocabulary":
+            return _first_entry(_without_added(reference), _without_added(candidate))
+    return ""
+
+
+def _without_added(tokenizer: Any) -> dict[int, str]:
+    added = {index for index, _ in _added(tokenizer)}
+    return {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
+
+
+def _first_entry(one: Mapping[int, str], other: Mapping[int, str]) -> str:
+    """The first id that is another token in the other mapping, and how many such ids there are."""
+    ids = [index for index in sorted({*one, *other}) if one.get(index) != other.get(index)]
+    if not ids:
+        return ""
+    sides = [f"{tokens[ids[0]]!r}" if ids[0] in tokens else "nothing" for tokens in (one, other)]
+    more = f"; {len(ids)} ids differ" if len(ids) > 1 else ""
+    return f"id {ids[0]} is {sides[0]} in the reference's and {sides[1]} in the candidate's{more}"
+
+
+def _first_flag(one: Mapping[int, list[Any]], other: Mapping[int, list[Any]]) -> str:
+    for index, token in one.items():
+        if token != other[index]:
+            return f"{token[0]!r} is cut out of a text by other rules"
+    return ""

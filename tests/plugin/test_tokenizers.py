@@ -1,0 +1,244 @@
+"""Tokenizers that differ though no prompt shows it: told where a tolerance allows it, refused where the claim is identity."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .conftest import PROMPTS, Project
+
+GATED = """
+import pytest
+
+@pytest.mark.pot_identity(tolerance="{tolerance}")
+def test_it():
+    pass
+"""
+RECORDED = GATED.replace("tolerance=", 'reference="ref.pot.safetensors", tolerance=')
+
+Parts = dict[str, Any]
+"""A tokenizer.json."""
+
+
+def added_token(parts: Parts) -> None:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    parts["added_tokens"].append({"id": 280, "content": "<|tool|>", **flags})
+
+
+def other_vocabulary(parts: Parts) -> None:
+    vocab = parts["model"]["vocab"]
+    vocab["!"], vocab["~"] = vocab["~"], vocab["!"]
+
+
+def other_merges(parts: Parts) -> None:
+    merges = parts["model"]["merges"]
+    merges[-1], merges[-2] = merges[-2], merges[-1]
+
+
+def other_model(parts: Parts) -> None:
+    parts["model"]["ignore_merges"] = True
+
+
+def normalizer(parts: Parts) -> None:
+    parts["normalizer"] = {"type": "Replace", "pattern": {"String": "\r\n"}, "content": "\n"}
+
+
+def pre_tokenizer(parts: Parts) -> None:
+    tabs = {"type": "Split", "pattern": {"String": "\t\t"}, "behavior": "Isolated", "invert": False}
+    parts["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [tabs, parts["pre_tokenizer"]]}
+
+
+def post_processor(parts: Parts) -> None:
+    parts["post_processor"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+
+def decoder(parts: Parts) -> None:
+    parts["decoder"] = {"type": "Fuse"}
+
+
+CHANGES: dict[str, tuple[Callable[[Parts], None], str]] = {
+    "added": (added_token, "added tokens (id 280 is nothing in the reference's and '<|tool|>' in the candidate's)"),
+    "vocabulary": (
+        other_vocabulary,
+        "vocabulary (id 0 is '!' in the reference's and '~' in the candidate's; 2 ids differ)",
+    ),
+    "merges": (other_merges, "merges"),
+    "model": (other_model, "settings of the tokenizer's model"),
+    "normalizer": (normalizer, "normalizer"),
+    "pre_tokenizer": (pre_tokenizer, "pre-tokenizer"),
+    "post_processor": (post_processor, "post-processor"),
+    "decoder": (decoder, "decoder"),
+}
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def candidate(project: Project, change: Callable[[Parts], None] | None = None, template: str | None = None) -> None:
+    """Make ``candidate``, the reference's weights with a changed tokenizer, the gates' candidate."""
+    folder = project.path / "candidate"
+    shutil.copytree(project.tiny.copy, folder)
+    if change is not None:
+        parts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        change(parts)
+        (folder / "tokenizer.json").write_text(json.dumps(parts), encoding="utf-8")
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    project.ini(pot_reference=project.tiny.reference, pot_candidate="candidate", pot_prompts="prompts.jsonl")
+
+
+def failure(result: pytest.RunResult) -> str:
+    """The message of the only failing test."""
+    result.assert_outcomes(failed=1)
+    start = next(i for i, line in enumerate(result.outlines) if line.startswith("____")) + 1
+    end = next(i for i, line in enumerate(result.outlines) if i > start and line.startswith("===="))
+    return "\n".join(result.outlines[start:end])
+
+
+WHAT_TO_DO = (
+    "Give both the same tokenizer; or allow more, such as tolerance='half'; or, if the candidate's tokenizer is not meant to "
+    "be used, name the one to use with --pot-tokenizer or the pot_tokenizer fixture"
+)
+
+
+def refusal(difference: str, limit: str) -> str:
+    return (
+        f"pot_identity: {difference}. No prompt shows it, but a limit of {limit} claims that the models are the same, and with "
+        f"other texts they would not be. {WHAT_TO_DO}"
+    )
+
+
+@pytest.mark.parametrize(("tolerance", "limit"), [("identical", "0"), ("numeric", "0.0001")])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_part_that_no_prompt_shows_fails_where_the_claim_is_identity(
+    project: Project, name: str, tolerance: str, limit: str
+) -> None:
+    change, part = CHANGES[name]
+    candidate(project, change)
+    message = failure(project.run_tests(GATED.replace("{tolerance}", tolerance)))
+    assert message == refusal(f"the tokenizers of reference and candidate differ in: {part}", limit)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_part_that_no_prompt_shows_is_told_where_a_tolerance_allows_it(project: Project, name: str) -> None:
+    change, part = CHANGES[name]
+    candidate(project, change)
+    project.write(test_it=GATED.replace("{tolerance}", "half"))
+    [gate] = project.gates()
+    assert gate["passed"]
+    note = f"the tokenizers of reference and candidate differ, which no prompt shows: {part}"
+    assert [line for line in gate["notes"] if "tokenizers" in line] == [note]
+    result = project.run("-v")
+    assert any(line.strip() == note for line in result.outlines)
+
+
+def test_a_chat_template_is_a_part_of_a_tokenizer(project: Project) -> None:
+    candidate(project, template=CHAT_TEMPLATE)
+    message = failure(project.run_tests(GATED.replace("{tolerance}", "identical")))
+    assert message == refusal("the tokenizers of reference and candidate differ in: chat template", "0")
+
+
+def test_the_same_tokenizer_in_two_folders_is_no_difference(project: Project) -> None:
+    """Nor are other settings for truncation and padding, which tools write beside it."""
+
+    def settings(parts: Parts) -> None:
+        parts["truncation"] = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+
+    candidate(project, settings)
+    project.write(test_it=GATED.replace("{tolerance}", "identical"))
+    [gate] = project.gates()
+    assert gate["passed"]
+    assert gate["notes"] == []
+
+
+def test_one_tokenizer_for_both_models_is_not_compared(project: Project) -> None:
+    """The fix that the message proposes."""
+    candidate(project, normalizer)
+    result = project.run_tests(GATED.replace("{tolerance}", "identical"), f"--pot-tokenizer={project.tiny.reference}")
+    result.assert_outcomes(passed=1)
+
+
+def test_models_that_should_be_distinct_may_have_other_tokenizers(project: Project) -> None:
+    candidate(project, normalizer)
+    text = GATED.replace("pot_identity", "pot_distinct").replace("{tolerance}", "numeric")
+    assert "SAME" in failure(project.run_tests(text))
+
+
+@pytest.mark.parametrize("name", [*CHANGES, "chat_template"])
+@pytest.mark.parametrize("tolerance", ["identical", "half"])
+def test_a_recorded_reference_is_compared_in_the_same_parts(project: Project, name: str, tolerance: str) -> None:
+    project.write(test_it=RECORDED.replace("{tolerance}", tolerance))
+    project.run("--pot-update").assert_outcomes(passed=1)
+    change, part = CHANGES.get(name, (None, "chat template"))
+    candidate(project, change, CHAT_TEMPLATE if change is None else None)
+    result = project.run("-v")
+    if name in ("added", "vocabulary", "merges", "normalizer"):  # the last changes the ids of the fixed text
+        key = "added_tokens" if name == "added" else name
+        assert f"\n  tokenizer.{key}: sha256 " in failure(result)
+    elif tolerance == "identical":
+        assert failure(result) == refusal(f"the tokenizer differs from the recorded one in: {part}", "0")
+    else:
+        result.assert_outcomes(passed=1)
+        note = f"the tokenizer differs from the recorded one, which no prompt shows: {part}"
+        assert any(line.strip() == note for line in result.outlines)
+
+
+def test_two_texts_that_look_alike_are_told_apart(recorded: Project) -> None:
+    """A no-break space, a composed letter, and a difference far from the beginning."""
+    long = "All work and no play makes Jack a dull boy. " * 3
+    texts = ["a b", "caf\u00e9", long + "x"]
+    recorded.prompts("prompts.jsonl", *({"text": text, "continuation": " y"} for text in texts))
+    recorded.run("--pot-update").assert_outcomes(passed=1)
+    others = ["a\u00a0b", "cafe\u0301", long + "z"]
+    recorded.prompts("prompts.jsonl", *({"text": text, "continuation": " y"} for text in others))
+    assert failure(recorded.run()).splitlines()[1:4] == [
+        r"  prompt 0: 'a b' recorded, 'a\xa0b' now",
+        r"  prompt 1: 'caf\xe9' recorded, 'cafe\u0301' now",
+        "  prompt 2: '…es Jack a dull boy. x' recorded, '…es Jack a dull boy. z' now",
+    ]
+
+
+def test_a_text_with_other_tokens_shows_the_first_of_them(recorded: Project) -> None:
+    recorded.run("--pot-update").assert_outcomes(passed=1)
+
+    def old(parts: Parts) -> None:
+        parts["normalizer"] = {"type": "Replace", "pattern": {"String": "mill"}, "content": "wind"}
+
+    candidate(recorded, old)
+    [_, line, *_] = failure(recorded.run()).splitlines()
+    ids = recorded.tiny.tokenizer("The old mill by the river")["input_ids"]
+    now = recorded.tiny.tokenizer("The old wind by the river")["input_ids"]
+    at = next(i for i, pair in enumerate(zip(ids, now, strict=False)) if pair[0] != pair[1])
+    tokens = [f"{side[at]} {recorded.tiny.tokenizer.decode([side[at]])!r}" for side in (ids, now)]
+    assert line == (
+        f"  prompt 0: 'The old mill by the river' has other tokens now: at token {at}, {tokens[0]} recorded, {tokens[1]} now"
+    )
+
+
+def test_the_first_difference_of_a_long_text_is_shown(project: Project) -> None:
+    """It is beyond the ids that are listed from the beginning."""
+    project.prompts("prompts.jsonl", {"text": "0123456789" * 4 + "\u200b", "continuation": " y"})
+
+    def drop(parts: Parts) -> None:
+        parts["normalizer"] = {"type": "Replace", "pattern": {"String": "\u200b"}, "content": ""}
+
+    candidate(project, drop)
+    lines = failure(project.run_tests(GATED.replace("{tolerance}", "half"))).splitlines()
+    ids = project.tiny.tokenizer("0123456789" * 4 + "\u200b")["input_ids"]
+    listed = [", ".join(map(str, side[-24:])) for side in (ids, ids[:40])]
+    assert lines[1:5] == [
+        f"  reference: [… 19 ids, {listed[0]}]",
+        f"  candidate: [… 16 ids, {listed[1]}]",
+        f"  first difference, at token 40: reference {ids[40]} '\ufffd', candidate the end",
+        "  the tokenizers differ in: normalizer",
+    ]
+
+
+@pytest.fixture
+def recorded(project: Project) -> Project:
+    """A project whose gate has a recorded reference, which is not recorded yet."""
+    project.prompts("prompts.jsonl", *PROMPTS)
+    project.write(test_it=RECORDED.replace("{tolerance}", "half"))
+    return project
