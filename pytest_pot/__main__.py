@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -41,11 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_exists(*paths: Path) -> None:
+    for path in paths:
+        if not os.path.exists(path):
+            raise PotError(f"there is no baseline {path.absolute()}")
+
+
 def _inspect(options: argparse.Namespace) -> list[str]:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.report import inspection
     from pytest_pot.report.json_report import printable_json
 
+    _check_exists(options.file)
     facts = inspection.facts(Baseline.load(options.file), options.file.stat().st_size)
     return [printable_json(facts)] if options.json else inspection.lines(facts)
 
@@ -56,6 +64,7 @@ def _compare(options: argparse.Namespace) -> list[str]:
     from pytest_pot.report.json_report import printable_json
     from pytest_pot.scoring.baseline_comparison import compare
 
+    _check_exists(options.reference, options.candidate)
     reference, candidate = Baseline.load(options.reference), Baseline.load(options.candidate)
     overlap = compare(reference, candidate)
     if options.json:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, kind_of_file
 
-__all__ = ["write_bytes"]
+__all__ = ["replace_file", "write_bytes"]
 
 _UNFINISHED = ".tmp"
 _ABANDONED_S = 600.0
@@ -32,15 +32,19 @@ def write_bytes(content: bytes, path: Path) -> Path:
         if kind not in (None, FILE):
             link = f"a link to {target}, which is " if path.is_symlink() else ""
             raise PotError(f"cannot write the baseline {path}: it is {link}{kind}, and a recording is written to files only")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, content)
+        replace_file(target, content)
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
         raise PotError(f"cannot write the baseline {target}: {error}") from error
     return target
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside ``path`` and move that into its place; a writer that is killed leaves the old file as it was."""
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside ``path`` and move that into its place; a writer that is killed leaves the old file as it was.
+
+    Raises:
+        OSError: it cannot be written; nothing is left beside ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
     try:

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_pot.baseline.atomic_write import write_bytes
+from pytest_pot.baseline.atomic_write import replace_file
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import digest_of_prompts, libraries
 from pytest_pot.core.config import ScoringConfig
@@ -39,22 +39,31 @@ class ReferenceCache:
         path = self._path(key)
         try:
             record = Baseline.load(path)
-        except PotError:
-            return None  # missing or damaged: the gate makes it again
+        except (PotError, OSError):
+            return None  # missing, damaged or not readable: the gate makes it again
         if record.provenance.reference != key:
             return None  # the file holds the record of another key
         with suppress(OSError):
             os.utime(path)
         return record
 
-    def put(self, key: str, record: Baseline) -> None:
-        """Store ``record``, unless it alone exceeds the limit; failing to write it is not an error."""
+    def put(self, key: str, record: Baseline) -> OSError | None:
+        """Store ``record``, unless it alone exceeds the limit.
+
+        Returns:
+            why it could not be written, which is no error: the next run is slower. None where it was.
+        """
         named = replace(record, provenance=replace(record.provenance, reference=key))
         content, path = named.to_bytes(), self._path(key)
-        with suppress(PotError, OSError):
+        try:
             if len(content) <= self._limit:
-                write_bytes(content, path)
-            self._shrink(keep=path)
+                replace_file(path, content)
+        except OSError as error:
+            return error
+        finally:
+            with suppress(OSError):
+                self._shrink(keep=path)
+        return None
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key[:32]}{RECORDED_SUFFIX}"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_pot.calibration.ladder import Calibration, Proposal
+from pytest_pot.calibration.ladder import Calibration
 from pytest_pot.core.text import number
 
-__all__ = ["ladder_lines", "proposal_lines"]
+__all__ = ["ENOUGH_PROMPTS", "ladder_lines", "proposal_lines"]
+
+ENOUGH_PROMPTS = 16
+"""With fewer prompts, limits that are proposed come with a warning."""
 
 
 def ladder_lines(calibration: Calibration) -> list[str]:
@@ -23,31 +26,38 @@ def ladder_lines(calibration: Calibration) -> list[str]:
 
 def proposal_lines(calibration: Calibration) -> list[str]:
     """A marker line for each proposal, and what to expect of it."""
+    n = calibration.n_prompts
     lines = []
+    if n < ENOUGH_PROMPTS:
+        lines.append(
+            f"only {n} prompt{'s' * (n != 1)}: limits from so few may pass or fail by the choice of prompts; give at least "
+            f"{ENOUGH_PROMPTS}. Without prompts of your own, 32 built-in ones are used"
+        )
     for proposal in calibration.proposals():
         metric = "" if calibration.metric == "tv" else f"metric={calibration.metric!r}, "
         lines.append(f"@pytest.mark.pot_identity({metric}max_score={number(proposal.limit)})")
         lines.append(
-            f"    lets {proposal.kind} pass: {proposal.highest.name} is at {number(proposal.highest.mean)}{_margin(proposal)}"
+            f"    lets {proposal.kind} pass: {proposal.highest.name} is at {number(proposal.highest.mean)}, "
+            f"{proposal.next.name} {proposal.separation:.3g} times above it"
         )
-        passing = [rung.name for rung in proposal.passing() if rung.mean > proposal.highest.mean / 2]
-        if passing:
-            lines.append(f"    of that size, and let pass too: {', '.join(passing)}")
+        if proposal.passing():
+            lines.append(f"    lets pass too: {', '.join(rung.name for rung in proposal.passing())}")
         if proposal.near():
             lines.append(f"    just above the limit: {', '.join(rung.name for rung in proposal.near())}")
-        misses = proposal.misses()
-        rates = f"    expected false alarms: {_rate(proposal.false_alarms())}"
-        if misses is not None and proposal.next is not None:
-            rates += f"; {proposal.next.name} would pass in {_rate(misses)}"
-        lines.append(rates + f", on {calibration.n_prompts} prompts like these")
+        lines.append(
+            f"    expected false alarms: {_rate(proposal.false_alarms(), n)}; {proposal.next.name} would pass in "
+            f"{_rate(proposal.misses(), n)}, on {n} prompts like these"
+        )
+    for kind, highest in calibration.without_limit():
+        lines.append(
+            f"no limit for {kind}: {highest.name} is at {number(highest.mean)}, and nothing that was tried is clearly above "
+            "it, so that a limit there would let everything pass that was tried"
+        )
     return lines
 
 
-def _margin(proposal: Proposal) -> str:
-    if proposal.next is None or proposal.separation is None:
-        return ", and nothing that was tried is above it: the limit is twice that"
-    return f", {proposal.next.name} {proposal.separation:.3g} times above it"
-
-
-def _rate(share: float) -> str:
-    return "fewer than 1 run in 10,000" if share == 0 else f"{share:.2%} of runs"
+def _rate(share: float, n_prompts: int) -> str:
+    """A share of runs; prompts that were seen once each cannot show a smaller one than one in their number."""
+    if n_prompts < 2:
+        return "an unknown share of runs (one prompt shows no spread)"
+    return f"fewer than 1 run in {n_prompts}" if share < 1 / n_prompts else f"{share:.2%} of runs"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_pot.engines.distributions import Floats
-from pytest_pot.gates.verdict.limits import identity_limits
+from pytest_pot.gates.verdict.limits import Verdict, identity_limits
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.scorer import TeacherForcedScorer
 
@@ -63,38 +63,41 @@ class Proposal:
     kind: str
     highest: Rung
     """The largest of the changes that should pass."""
-    next: Rung | None
-    """The smallest change that is clearly larger; None if there is none."""
+    next: Rung
+    """The smallest change that is clearly larger."""
     others: Sequence[Rung] = ()
     """Changes of other kinds that are smaller than ``highest``, or too close to it for a limit in between."""
     metric: str = "tv"
 
     @property
     def limit(self) -> float:
-        """The geometric mean of ``highest`` and ``next``, to the three digits shown; without ``next``, twice ``highest``."""
-        above = self.next.mean if self.next is not None else 4.0 * self.highest.mean
-        return float(f"{np.sqrt(self.highest.mean * above):.3g}")
+        """The geometric mean of ``highest`` and ``next``, to the three digits shown."""
+        return float(f"{np.sqrt(self.highest.mean * self.next.mean):.3g}")
 
     def passing(self) -> list[Rung]:
-        """The ``others`` that are within the limit."""
-        return [rung for rung in self.others if rung.mean <= self.limit]
+        """All of the ``others`` that a gate with this limit lets pass."""
+        return [rung for rung in self.others if self._passes(rung)]
 
     def near(self) -> list[Rung]:
-        """The ``others`` above the limit, but so close to it that they may pass on other prompts."""
-        return [rung for rung in self.others if rung.mean > self.limit]
+        """The ``others`` that it does not, but so close to the limit that they may pass on other prompts."""
+        return [rung for rung in self.others if not self._passes(rung)]
+
+    def _passes(self, rung: Rung) -> bool:
+        limits = identity_limits(self.metric, max_score=self.limit)
+        return limits.verdict(rung.mean, float(rung.scores.max())) is Verdict.SAME
 
     @property
-    def separation(self) -> float | None:
-        """``next`` / ``highest``: how many times larger the next change is. None without ``next``."""
-        return None if self.next is None else self.next.mean / self.highest.mean
+    def separation(self) -> float:
+        """``next`` / ``highest``: how many times larger the next change is."""
+        return self.next.mean / self.highest.mean
 
     def false_alarms(self) -> float:
         """The share of resampled suites on which ``highest`` would fail. Each has as many prompts as were scored."""
         return self._failure_rate(self.highest)
 
-    def misses(self) -> float | None:
-        """The share of resampled suites on which ``next`` would pass; None without ``next``."""
-        return None if self.next is None else 1.0 - self._failure_rate(self.next)
+    def misses(self) -> float:
+        """The share of resampled suites on which ``next`` would pass."""
+        return 1.0 - self._failure_rate(self.next)
 
     def _failure_rate(self, rung: Rung) -> float:
         """The share of bootstrap suites on which ``rung`` exceeds the limit, or the default limit for one prompt."""
@@ -122,18 +125,33 @@ class Calibration:
     """Changes that do not apply to this model, with the reason."""
 
     def proposals(self) -> list[Proposal]:
-        """One limit for each kind of which a change was measured. Limits that are not above the noise floor are left out."""
+        """One limit for each kind of which a change was measured, and of which a larger change would be caught.
+
+        Limits that are not above the noise floor are left out."""
         proposals = []
-        for kind, names in MEANT_TO_PASS.items():
-            passing = [rung for rung in self.rungs if rung.name in names and rung.mean > 0]
-            if passing:
-                highest = max(passing, key=lambda rung: rung.mean)
-                others = [rung for rung in self.rungs if rung.name not in names]
-                larger = [rung for rung in others if rung.mean >= _MIN_SEPARATION * highest.mean]
-                smaller = [rung for rung in others if rung.mean < _MIN_SEPARATION * highest.mean]
-                next_rung = min(larger, key=lambda rung: rung.mean, default=None)
+        for kind, highest in self._highest():
+            larger, smaller = self._others(kind, highest)
+            if larger:
+                next_rung = min(larger, key=lambda rung: rung.mean)
                 proposals.append(Proposal(kind, highest, next_rung, smaller, self.metric))
         return [proposal for proposal in proposals if proposal.limit > (self.noise_floor or 0.0)]
+
+    def without_limit(self) -> list[tuple[str, Rung]]:
+        """The kinds for which no limit can be proposed, since nothing that was tried is clearly larger, and their largest
+        change."""
+        return [(kind, highest) for kind, highest in self._highest() if not self._others(kind, highest)[0]]
+
+    def _highest(self) -> list[tuple[str, Rung]]:
+        """The largest change that each kind is meant to let pass."""
+        measured = {kind: [rung for rung in self.rungs if rung.name in names] for kind, names in MEANT_TO_PASS.items()}
+        highest = {kind: max(rungs, key=lambda rung: rung.mean) for kind, rungs in measured.items() if rungs}
+        return [(kind, rung) for kind, rung in highest.items() if rung.mean > 0]
+
+    def _others(self, kind: str, highest: Rung) -> tuple[list[Rung], list[Rung]]:
+        """The changes of other kinds: those that are clearly larger than ``highest``, and the rest."""
+        others = [rung for rung in self.rungs if rung.name not in MEANT_TO_PASS[kind]]
+        larger = [rung for rung in others if rung.mean >= _MIN_SEPARATION * highest.mean]
+        return larger, [rung for rung in others if rung.mean < _MIN_SEPARATION * highest.mean]
 
 
 def calibrate(

@@ -51,6 +51,9 @@ class ScoringConfig:
     every_position: bool = False
     """Use the unoptimised path: one prompt per forward pass whatever the batch size, no padding, logits at every position. The
     preset ``original`` does, and the optimised path is tested against it."""
+    allow_tensors: tuple[str, ...] = ()
+    """Tensors, by name or by a pattern with ``*``, that need not match between a checkpoint and the model that is made of it.
+    All others that are missing, have another shape or no place in the model are refused."""
 
     def __post_init__(self) -> None:
         if self.top_k is not None:
@@ -68,6 +71,10 @@ class ScoringConfig:
         for name in ("use_amp", "every_position"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidArgument(f"{name}={getattr(self, name)!r} must be True or False")
+        patterns = self.allow_tensors
+        if not isinstance(patterns, tuple | list) or not all(isinstance(name, str) and name for name in patterns):
+            raise InvalidArgument(f"allow_tensors={patterns!r} must be a tuple of names or patterns of tensors")
+        object.__setattr__(self, "allow_tensors", tuple(patterns))  # JSON has lists
 
     @classmethod
     def preset(cls, name: str = DEFAULT_PRESET, **overrides: Any) -> ScoringConfig:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "contrasted",
+    "count",
     "first_difference",
     "first_lines",
     "number",
@@ -18,8 +19,20 @@ __all__ = [
     "printable_lines",
     "quoted",
     "shorten",
+    "some_of",
     "times_over",
 ]
+
+
+def count(n: int, noun: str) -> str:
+    """``n`` things: ``"1 tensor"``, ``"2 tensors"``."""
+    return f"1 {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def some_of(names: Sequence[str], most: int = 6) -> str:
+    """``names`` with commas between them: ``most`` of them at most, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(shorten(name, 120) for name in names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def number(value: float) -> str:

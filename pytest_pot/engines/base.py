@@ -270,7 +270,9 @@ class Backend(Protocol):
         """SHA-256 over all weights of ``model``, or None where they cannot be read."""
 
     def content(self, model: Any) -> Mapping[str, Any] | None:
-        """What identifies ``model``: equal content means equal results. None where content does not tell all of it."""
+        """What identifies ``model``: equal content means equal results. None where content does not tell all of it.
+
+        A backend may have a method ``why_no_content(model)`` beside this one, which says why it is None."""
 
     def files_tell_all(self, spec: str) -> bool:
         """Whether the files that ``spec`` names identify the model that :meth:`load` makes of them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,12 @@ __all__ = [
     "files_tell_all",
     "load_model",
     "max_positions",
+    "not_loaded",
     "opened",
     "register",
     "unregister",
     "weights_digest",
+    "why_no_content",
 ]
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -112,6 +114,18 @@ def content(model: Any) -> Mapping[str, Any] | None:
     """What identifies ``model``: equal content means equal results. None where content does not tell all of it."""
     backend = _backend_of(model)
     return None if backend is None else backend.content(model)
+
+
+def not_loaded(model: object) -> Sequence[str]:
+    """The weights of ``model`` that its checkpoint lacked, by name, as far as its engine knows."""
+    names: Callable[[object], Sequence[str]] | None = getattr(_backend_of(model), "not_loaded", None)
+    return () if names is None else names(model)
+
+
+def why_no_content(model: object) -> str:
+    """Why :func:`content` of ``model`` is None, as a clause for people."""
+    why: Callable[[object], str] | None = getattr(_backend_of(model), "why_no_content", None)
+    return "its engine does not tell what identifies it" if why is None else why(model)
 
 
 def files_tell_all(spec: str) -> bool:

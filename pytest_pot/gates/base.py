@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # these need numpy, and settings are made while tests are col
 __all__ = [
     "COMMON_ARGUMENTS",
     "CONFIG_ARGUMENTS",
+    "ErrorResult",
     "Gate",
     "GateInputs",
     "GateResult",
@@ -66,8 +67,8 @@ class GateSettings:
     candidate: str | None = None
     prompts: Path | Sequence[Prompt] | None = None
     """A file or prompts from the marker; None leaves it to the key or the fixture ``pot_prompts``."""
-    key: str | None = None
-    """Draws the prompts, where the marker names none."""
+    key: str | None = field(default=None, repr=False)
+    """Draws the prompts, where the marker names none; a secret, which a traceback must not show."""
     candidate_dtype: str | None = None
     """The candidate's precision, where it is not that of the reference."""
 
@@ -80,7 +81,7 @@ class GateSettings:
 class RunOptions:
     """What this run of pytest says to all gates."""
 
-    values: Mapping[str, str]
+    values: Mapping[str, str] = field(repr=False)
     """Options and ini keys that have a value, by their names without the prefix ``pot_``."""
     is_worker: bool = False
     """Whether this is one of several processes that run tests side by side (``-n``)."""
@@ -175,6 +176,31 @@ class GateResult(ABC):
 
 
 @dataclass(frozen=True)
+class ErrorResult(GateResult):
+    """A gate that came to no verdict: what it compares is missing, cannot be loaded or cannot be scored. It never passes."""
+
+    settings: GateSettings
+    names: tuple[str | None, str | None]  # type: ignore[assignment]  # not known where the models could not be found
+    message: str
+    """What was wrong."""
+
+    kind = "error"
+    report = None
+    verdict = "ERROR"
+    passed = False
+
+    @property
+    def headline(self) -> str:
+        return f"{self.settings.gate}: {self.message.partition(chr(10))[0]}"
+
+    def explain(self, verbosity: int = 0) -> str:
+        return self.headline if verbosity < 0 else f"{self.settings.gate}: {self.message}"
+
+    def properties(self) -> dict[str, Any]:
+        return {"verdict": self.verdict, "passed": False, "error": self.message}
+
+
+@dataclass(frozen=True)
 class Gate(ABC):
     """One gate of one test: made from its marker's arguments while tests are collected, run in the call phase."""
 
@@ -207,8 +233,14 @@ class Gate(ABC):
         return ReferenceUse.ANY
 
     @classmethod
+    def switched_off(cls, options: RunOptions) -> str | None:  # noqa: ARG003
+        """By what the user has turned gates of this kind off, in one line: their tests go on without them. None elsewhere."""
+        return None
+
+    @classmethod
     def not_run(cls, options: RunOptions) -> str | None:  # noqa: ARG003
-        """Why gates of this kind are not run in this run of pytest, in one line; None where they are."""
+        """Why gates of this kind cannot be run in this run of pytest, in one line; None where they can. A test all of whose
+        gates cannot be run is skipped."""
         return None
 
     @property

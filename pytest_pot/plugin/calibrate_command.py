@@ -9,6 +9,7 @@ import pytest
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import printable, printable_lines
+from pytest_pot.core.user_code import raised_in
 from pytest_pot.plugin.inputs.fixture_values import named_by_fixture
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
 from pytest_pot.plugin.inputs.prompt_source import PromptRequest, choose_prompts
@@ -25,7 +26,8 @@ def run(config: pytest.Config) -> int:
         writer = config.get_terminal_writer()
 
         def fixture() -> object:
-            item, value = value_of("pot_prompts")
+            with raised_in("the fixture pot_prompts"):
+                item, value = value_of("pot_prompts")
             return named_by_fixture(item, "pot_prompts", value)
 
         try:

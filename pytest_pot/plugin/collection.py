@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pytest
 
 from pytest_pot.core.errors import InvalidArgument
 from pytest_pot.gates.base import Gate, ReferenceUse
-from pytest_pot.plugin.markers import GATES, MARKERS, gate_marks, has_gate_marks, marks_on, nearest
+from pytest_pot.plugin.markers import GATES, MARKERS, gate_marks, has_gate_marks, marks_on, nearest, unknown_marks
 from pytest_pot.plugin.options import run_options
 from pytest_pot.plugin.paths import recorded_reference
 from pytest_pot.plugin.pytest_internals import fixture_names, is_overridden, use_fixture
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 
-__all__ = ["attach_gates", "gates_on", "gates_to_run", "late_marker", "needed_fixtures"]
+__all__ = ["Selection", "attach_gates", "gates_on", "gates_to_run", "late_marker", "needed_fixtures"]
 
 _MARKS = pytest.StashKey[list[pytest.Mark]]()
 _INPUTS = "_pot_inputs"
@@ -26,19 +27,38 @@ def gates_on(item: pytest.Item) -> list[Gate]:
     return item.stash.get(GATES, [])
 
 
-def gates_to_run(item: pytest.Item) -> tuple[list[Gate], str | None]:
-    """The gates of ``item`` that are run, and why others are not; None where all are."""
+class Selection(NamedTuple):
+    """The gates of a test, by what this run of pytest does with them."""
+
+    run: list[Gate]
+    skipped: list[tuple[Gate, str]]
+    """Those that cannot be run, and why."""
+    off: list[str]
+    """By what others are turned off."""
+
+
+def gates_to_run(item: pytest.Item) -> Selection:
+    """The gates of ``item``."""
     options = run_options(item.config)
-    reasons = [(gate, gate.not_run(options)) for gate in gates_on(item)]
-    return [gate for gate, reason in reasons if reason is None], next((reason for _, reason in reasons if reason), None)
+    selection = Selection([], [], [])
+    for gate in gates_on(item):
+        if (off := gate.switched_off(options)) is not None:
+            selection.off.append(off)
+        elif (reason := gate.not_run(options)) is not None:
+            selection.skipped.append((gate, reason))
+        else:
+            selection.run.append(gate)
+    return selection
 
 
 def attach_gates(item: pytest.Item) -> None:
     """Attach the gates of all markers that are on ``item`` now, in place of those that were attached before.
 
     Raises:
-        InvalidArgument: a marker's argument has no meaning, or the item is no test function.
+        InvalidArgument: a marker's argument has no meaning, the item is no test function, or a marker's name is misspelt.
     """
+    if (message := _misspelt(item)) is not None:
+        raise InvalidArgument(message)
     marks = gate_marks(item)
     if _same(marks, item.stash.get(_MARKS, [])):
         return
@@ -56,9 +76,12 @@ def attach_gates(item: pytest.Item) -> None:
 
 
 def late_marker(item: pytest.Item) -> str | None:
-    """The message about a marker on ``item`` that came when its gate could no longer be attached; None where none did."""
+    """The message about a marker on ``item`` that came when its gate could no longer be attached, or that does not exist; None
+    where there is none."""
     if not has_gate_marks(item):
         return None
+    if (message := _misspelt(item)) is not None:
+        return message
     attached = {id(mark) for mark in item.stash.get(_MARKS, [])}
     late = [mark for mark in gate_marks(item) if id(mark) not in attached]
     if not late:
@@ -67,6 +90,25 @@ def late_marker(item: pytest.Item) -> str | None:
         f"{late[0].name}: marker added too late: its gate was not run, so this test cannot pass. Gates are attached when "
         "tests have been collected; a marker that is added by a program must be there by then, at the latest from the hook "
         "pytest_collection_modifyitems, not from a fixture or from pytest_runtest_setup"
+    )
+
+
+def _misspelt(item: pytest.Item) -> str | None:
+    """The message about a marker that looks like one of ours and does not exist; None where there is none.
+
+    pytest only warns of a marker that it does not know: the gate would be missing, and its test green.
+    """
+    names = unknown_marks(item)
+    if not names:
+        return None
+    from difflib import get_close_matches
+
+    name = names[0]
+    near = get_close_matches(name.lower(), MARKERS, cutoff=0.7)
+    meant = f": did you mean {' or '.join(near)}?" if near else "."
+    return (
+        f"there is no marker {name}{meant} The markers of pytest-pot are {', '.join(MARKERS)}. Register a marker of your own "
+        f"with such a name in pytest's ini file: markers = {name}: what it means"
     )
 
 
@@ -81,7 +123,8 @@ def needed_fixtures(collector: pytest.Module | pytest.Class, function: object) -
 
 
 def _fixtures_for(mark: pytest.Mark, collector: pytest.Module | pytest.Class, function: object) -> Iterator[str]:
-    not_run = MARKERS[mark.name].gate.not_run(run_options(collector.config)) is not None
+    gate, options = MARKERS[mark.name].gate, run_options(collector.config)
+    not_run = gate.switched_off(options) is not None or gate.not_run(options) is not None
     if mark.kwargs.get("reference") is None and _wants_reference(mark, collector, function):
         yield "pot_reference"
     for name in ("candidate", "prompts"):

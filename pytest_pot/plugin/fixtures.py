@@ -50,9 +50,9 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
     session: if a part of a suite overrides pot_reference, override pot_tokenizer there too.
     """
     from pytest_pot.plugin.gates import failures_reported
-    from pytest_pot.plugin.inputs.fixture_values import named_by_fixture
+    from pytest_pot.plugin.inputs.fixture_values import fixture_bases, named_by_fixture
     from pytest_pot.plugin.inputs.model_store import model_store, no_tokenizer
-    from pytest_pot.plugin.paths import recorded_reference
+    from pytest_pot.plugin.paths import places_named, recorded_reference
     from pytest_pot.plugin.pytest_internals import nearest_fixture, requesting_item
 
     store = model_store(request.config)
@@ -62,7 +62,8 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
             role = "candidate" if recorded_reference(request.config) else "reference"
             name, item = f"pot_{role}", requesting_item(request)
             model = named_by_fixture(item, name, request.getfixturevalue(name))
-            tokenizer = store.tokenizer_of(store.resolve(model, role))
+            with places_named(fixture_bases(item, name)):
+                tokenizer = store.tokenizer_of(store.resolve(model, role))
             request.config.stash[_TOKENIZER_OF] = role, nearest_fixture(item, name)
         if tokenizer is None:
             raise no_tokenizer(role)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,11 +12,13 @@ import pytest
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import printable_lines
-from pytest_pot.gates.base import GateInputs, GateResult
+from pytest_pot.core.user_code import raised_in
+from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
+from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test
 from pytest_pot.plugin.session.item_properties import attach_properties, remove_properties
 from pytest_pot.plugin.session.progress import ProgressLine
-from pytest_pot.report.properties import NOT_GATED, error_properties, result_properties
+from pytest_pot.report.properties import NOT_GATED, result_properties, skipped_properties
 
 if TYPE_CHECKING:
     from pytest_pot.gates.latency.latency_report import LatencyReport
@@ -28,10 +30,11 @@ __all__ = [
     "INPUTS",
     "RESULT",
     "PotResult",
+    "failed_setup",
     "failure",
     "failures_reported",
-    "record_failed_setup",
     "refuse_late_markers",
+    "report_gates_not_reached",
     "resolved_inputs",
     "result_of",
     "run_gates",
@@ -90,38 +93,103 @@ INPUTS: pytest.StashKey[list[GateInputs]] = pytest.StashKey()
 RESULT: pytest.StashKey[PotResult] = pytest.StashKey()
 
 
+_MISSED: pytest.StashKey[Callable[[], BaseException | None]] = pytest.StashKey()
+"""Of a method of a test case: gives the error because of which its gates were not reached."""
+_UNRESOLVED: pytest.StashKey[str | None] = pytest.StashKey()
+"""Of a method of a test case: why what its gates compare could not be resolved; None where it could."""
+
+
 def run_gates(item: pytest.Item) -> None:
-    """Run the gates of ``item``; the first miss fails the test."""
-    gates, reason = gates_to_run(item)
-    if not gates and reason is None:
+    """Run the gates of ``item``, or let unittest do so; the first miss fails the test."""
+    if is_test_case(item):
+        from pytest_pot.plugin.unittest_cases import run_in_test_case
+
+        item.stash[_MISSED] = run_in_test_case(item, lambda: _run_gates(item))
+    else:
+        _run_gates(item)
+
+
+def report_gates_not_reached(item: pytest.Item) -> None:
+    """Report the gates of a test case whose ``setUp`` failed, as those of any other failed set-up are."""
+    missed = item.stash.get(_MISSED, None)
+    error = None if missed is None else missed()
+    if error is not None:
+        failed_setup(item, error)
+
+
+def _run_gates(item: pytest.Item) -> None:
+    gates, skipped, off = gates_to_run(item)
+    if not (gates or skipped or off):
         return
     remove_properties(item)
-    if reason is not None:
+    for reason in off[:1]:
         attach_properties(item, [(NOT_GATED, reason)])
+    for gate, reason in skipped:
+        attach_properties(item, [(NOT_GATED, reason), *skipped_properties(gate, reason)])
+    if skipped and not gates:
+        raise skipped_test(f"{skipped[0][0].settings.gate}: {skipped[0][1]}")
+    if (message := item.stash.get(_UNRESOLVED, None)) is not None:
+        failed_setup(item, failure(message))
+        raise failure(message)
     results = item.stash[RESULT].gates
     results.clear()
     inputs_of_gates: list[GateInputs] = item.stash[INPUTS]
     for gate, inputs in zip(gates, inputs_of_gates, strict=True):
         try:
-            with ProgressLine(item.config, item.name, gate.counted) as line:
+            with (
+                ProgressLine(item.config, item.name, gate.counted) as line,
+                raised_in("the project's own code, a model's or a tokenizer's,"),
+            ):
                 result = gate.run(inputs, line)
         except PotError as error:
-            attach_properties(item, error_properties(gate, inputs.names, str(error)))
-            raise failure(f"{gate.settings.gate}: {error}") from None
+            raise failure(_no_verdict(item, gate, inputs.names, str(error))) from None
+        except Exception as error:
+            _no_verdict(item, gate, inputs.names, f"{type(error).__name__}: {error}")
+            raise
         results.append(result)
         attach_properties(item, result_properties(gate, result))
-        item.ihook.pytest_pot_gate(item=item, result=result)
+        with failures_reported():
+            _tell(item, result)
         if not result.passed:
             raise failure(result.explain(item.config.get_verbosity()))
         for warning in result.warnings:
             _warn(item, warning)
 
 
-def record_failed_setup(item: pytest.Item, message: str) -> None:
-    """Report the gates of a test whose set-up failed too: a report of passing gates alone would mislead."""
+def failed_setup(item: pytest.Item, error: BaseException) -> BaseException:
+    """Report the gates of a test whose set-up failed too: a report of passing gates alone would mislead.
+
+    Returns:
+        what to raise: ``error``, or a short failure where a fixture that the suite gives us raised it.
+    """
+    from pytest_pot.plugin.inputs.fixture_values import fixture_error
+
     remove_properties(item)
-    for gate in gates_to_run(item)[0]:
-        attach_properties(item, error_properties(gate, (gate.settings.reference, gate.settings.candidate), message))
+    message = None if isinstance(error, pytest.fail.Exception) else fixture_error(item, error)
+    for gate in gates_to_run(item).run:
+        _no_verdict(item, gate, (gate.settings.reference, gate.settings.candidate), message or str(error))
+    return error if message is None else failure(message)
+
+
+def _no_verdict(item: pytest.Item, gate: Gate, names: tuple[str | None, str | None], message: str) -> str:
+    """Report a gate that came to no verdict, and return the test's failure message."""
+    result = ErrorResult(gate.settings, names, message)
+    attach_properties(item, result_properties(gate, result))
+    try:
+        _tell(item, result)
+    except PotError as error:  # the reason why there is no verdict comes first
+        return f"{result.explain()}\n{error}"
+    return result.explain()
+
+
+def _tell(item: pytest.Item, result: GateResult) -> None:
+    """Call the hook ``pytest_pot_gate``.
+
+    Raises:
+        PotError: an implementation of the project raised an error.
+    """
+    with raised_in("the hook pytest_pot_gate"):
+        item.ihook.pytest_pot_gate(item=item, result=result)
 
 
 def refuse_late_markers(item: pytest.Item) -> None:
@@ -159,8 +227,13 @@ def resolved_inputs(request: pytest.FixtureRequest) -> Iterator[None]:
 
     item: pytest.Item = request.node
     item.stash[RESULT] = PotResult()
-    with failures_reported():
-        item.stash[INPUTS] = [resolve(request, gate) for gate in gates_to_run(item)[0]]
+    item.stash[_UNRESOLVED], item.stash[INPUTS] = None, []
+    try:
+        item.stash[INPUTS] = [resolve(request, gate) for gate in gates_to_run(item).run]
+    except PotError as error:
+        if not is_test_case(item):
+            raise failure(str(error)) from None
+        item.stash[_UNRESOLVED] = str(error)  # its setUp, which has yet to run, may skip the test for that very reason
     yield
     item.stash[INPUTS] = []  # models must not outlive the test with its item
 

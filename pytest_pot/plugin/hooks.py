@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from pytest_pot.plugin import hookspecs
-from pytest_pot.plugin.markers import MARKERS, has_gate_marks, has_gates, items_with_gates
+from pytest_pot.plugin.markers import GATES, MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
 from pytest_pot.plugin.pytest_internals import fixture_names
+from pytest_pot.plugin.session.notes import NOTES, SessionNotes
 from pytest_pot.plugin.session.start import note_start
 from pytest_pot.plugin.session.summary import SessionResults
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES, UnusedBaselines
@@ -52,12 +53,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}{signature}: {marker.summary}")
     check_options(config)
     note_start(config)
+    if option(config, "report") is not None and not hasattr(config, "workerinput"):
+        from pytest_pot.plugin.session.report_file import check_report_file
+
+        check_report_file(config)
     if option(config, "prompts") is not None:
         from pytest_pot.plugin.paths import check_paths
 
         check_paths(config)
     config.stash[UNUSED_BASELINES] = UnusedBaselines(config)
     config.pluginmanager.register(config.stash[UNUSED_BASELINES], "pot-unused-baselines")
+    config.stash[NOTES] = SessionNotes(config)
+    config.pluginmanager.register(config.stash[NOTES], "pot-notes")
     if not hasattr(config, "workerinput"):  # under xdist, results are shown and written where all of them arrive
         config.pluginmanager.register(SessionResults(config), "pot-results")
 
@@ -66,7 +73,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     values = {name: option(config, name) for name in OPTIONS if name not in ("report", "key")}
     parts = [f"{name} {value}" for name, value in values.items() if value is not None]
     if option(config, "key") is not None:
-        parts.append("key given")  # it is a secret, and logs are read by many
+        on_line = config.getoption("pot_key") is not None
+        # It is a secret, and logs are read by many.
+        parts.append("key given on the command line, where others can read it (better: POT_KEY)" if on_line else "key given")
     parts += [name for name in FLAGS if flag(config, name)]
     return f"pot: {', '.join(parts)}" if parts else None
 
@@ -152,18 +161,28 @@ def _attach_gates(config: pytest.Config, items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the gates of a test whose set-up fails on record too."""
+    if GATES in item.stash:
+        from pytest_pot.plugin.unittest_cases import refuse_skipped
+
+        refuse_skipped(item)
     try:
         yield
         if "pot_tokenizer" in (fixture_names(item) or ()):
             from pytest_pot.plugin.fixtures import refuse_other_tokenizer
 
             refuse_other_tokenizer(item)
-    except (Exception, pytest.fail.Exception) as error:
-        if has_gates(item):
-            from pytest_pot.plugin.gates import record_failed_setup
+    except (Exception, pytest.fail.Exception, SystemExit) as error:
+        if not has_gates(item):
+            raise
+        from pytest_pot.plugin.gates import failed_setup
+        from pytest_pot.plugin.unittest_cases import is_skip
 
-            record_failed_setup(item, str(error))
-        raise
+        if is_skip(error):
+            raise
+        short = failed_setup(item, error)
+        if short is error:
+            raise
+        raise short from None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -180,8 +199,9 @@ def pytest_runtest_call(item: pytest.Item) -> None:
 def pytest_after_the_body(item: pytest.Item) -> None:
     """The body may have added a marker as well: last in line, this runs once the body has passed."""
     if has_gate_marks(item):
-        from pytest_pot.plugin.gates import refuse_late_markers
+        from pytest_pot.plugin.gates import refuse_late_markers, report_gates_not_reached
 
+        report_gates_not_reached(item)
         refuse_late_markers(item)
 
 

@@ -48,11 +48,14 @@ def pytest_pot_prompts(config: pytest.Config) -> Iterable[str | Prompt] | None:
 def pytest_pot_gate(item: pytest.Item, result: GateResult) -> None:
     """Called after each gate, whether it passed or not, with its verdict and report.
 
-    All results have ``.settings``, ``.names``, ``.verdict``, ``.report`` and ``.passed``; ``.settings.gate`` is the
-    marker's name, and the report of ``pot_latency`` is a :class:`~pytest_pot.LatencyReport`.
+    All results have ``.settings``, ``.names``, ``.verdict``, ``.report``, ``.passed`` and ``.explain()``; ``.settings.gate`` is
+    the marker's name, and the report of ``pot_latency`` is a :class:`~pytest_pot.LatencyReport`. A gate that came to no
+    verdict, because a model cannot be loaded or scored, for example, has the verdict ``"ERROR"``, no report (None), and
+    ``.message``. It is not called for gates that are not run.
 
     Example::
 
         def pytest_pot_gate(item, result):
-            dashboard.send(item.nodeid, result.settings.gate, result.verdict, result.report.to_dict())
+            report = None if result.report is None else result.report.to_dict()
+            dashboard.send(item.nodeid, result.settings.gate, result.verdict, report)
     """

@@ -141,5 +141,6 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
 
 def _key(value: object) -> str | None:
     if value is not None and (not isinstance(value, str) or not value):
-        raise InvalidArgument(f"key={value!r} must be a string that is not empty")
+        what = "empty" if isinstance(value, str) else type(value).__name__  # not the value: it is a secret
+        raise InvalidArgument(f"the key must be a string that is not empty, and it is {what}")
     return value

@@ -25,6 +25,7 @@ __all__ = [
     "marks_on",
     "nearest",
     "register",
+    "unknown_marks",
 ]
 
 
@@ -62,6 +63,11 @@ MARKERS: dict[str, Marker] = {
 def register(name: str, marker: Marker) -> None:
     """Add a marker for this process, from a conftest or a plugin, before tests are collected."""
     MARKERS[name] = marker
+    _OTHERS.discard(name)
+
+
+_OTHERS: set[str] = set()
+"""Names of marks that were found not to be ours, so that a suite's own marks are looked at once, and not once per test."""
 
 
 GATES = pytest.StashKey[list[Any]]()
@@ -82,26 +88,50 @@ def items_with_gates(items: Iterable[pytest.Item]) -> list[pytest.Item]:
         marked = above.get(id(parent))
         if marked is None:
             marked = above[id(parent)] = parent is not None and has_gate_marks(parent)
-        if marked or GATES in item.stash or any(mark.name in MARKERS for mark in item.own_markers):
+        if marked or GATES in item.stash or _any_may_be_ours(item.own_markers):
             result.append(item)
     return result
 
 
 def has_gate_marks(node: pytest.Item | pytest.Collector, function: object = None) -> bool:
-    """Whether a gate's marker is on ``function``, on ``node`` or on what contains it.
+    """Whether a gate's marker, or one whose name begins like ours, is on ``function``, on ``node`` or on what contains it.
 
     Every test of every suite is asked this, so it is written to be fast: ``iter_markers`` takes several times as long.
     """
-    for mark in () if function is None else marks_on(function):
-        if mark.name in MARKERS:
-            return True
+    if function is not None and _any_may_be_ours(marks_on(function)):
+        return True
     above: Any = node
     while above is not None:
-        for mark in above.own_markers:
-            if mark.name in MARKERS:
-                return True
+        if _any_may_be_ours(above.own_markers):
+            return True
         above = above.parent
     return False
+
+
+def _any_may_be_ours(marks: Iterable[pytest.Mark]) -> bool:
+    """Whether one of ``marks`` asks for a gate, or has a name that may be a misspelt one; see :func:`unknown_marks`."""
+    for mark in marks:
+        if mark.name not in _OTHERS:
+            if mark.name in MARKERS or mark.name[:3].lower() == "pot":
+                return True
+            _OTHERS.add(mark.name)
+    return False
+
+
+def unknown_marks(item: pytest.Item) -> list[str]:
+    """The names of marks on ``item`` that look like a gate's marker, and that neither pytest-pot nor the project has."""
+    names = {mark.name for mark in item.iter_markers()} - set(MARKERS)
+    meant = {_plain(name) for name in MARKERS}
+    unknown = {name for name in names if name.lower().startswith("pot_") or _plain(name) in meant}
+    if not unknown:
+        return []
+    lines: list[str] = item.config.getini("markers")
+    return sorted(unknown - {line.partition(":")[0].partition("(")[0].strip() for line in lines})
+
+
+def _plain(name: str) -> str:
+    """``potIdentity`` and ``pot_identity`` alike."""
+    return name.lower().replace("_", "")
 
 
 def gate_marks(item: pytest.Item) -> list[pytest.Mark]:

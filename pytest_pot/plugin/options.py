@@ -5,6 +5,7 @@ Every pytest run in the environment imports this module, so it imports only name
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CALIBRATE",
+    "ENVIRONMENT",
     "FLAGS",
     "INI_KEYS",
     "OPTIONS",
@@ -29,6 +31,7 @@ __all__ = [
     "flag",
     "option",
     "option_config",
+    "option_flag",
     "overrides",
     "run_options",
 ]
@@ -53,7 +56,8 @@ OPTIONS: Mapping[str, str] = {
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "
     "that hold each token that was added to the tokenizer",
-    "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them",
+    "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them. Better give it as "
+    "the environment variable POT_KEY: other users of a machine can read its command lines",
     "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
     "tolerance": "limit on tv of gates whose marker gives none: identical, numeric, half, int8 or int4 (default: half)",
@@ -74,17 +78,25 @@ OPTIONS: Mapping[str, str] = {
 """Every option with its help, by its name in Python: ``max_length`` is ``--pot-max-length`` and the ini key
 ``pot_max_length``."""
 
+ENVIRONMENT: Mapping[str, str] = {"key": "POT_KEY"}
+"""The options that are read from the environment as well, where the command line has none."""
+
 FLAGS: Mapping[str, str] = {
     "update": "record references again, into the files that gates name; without this option no such file is written",
 }
-"""Every option without a value, which is also a boolean ini key."""
+"""Every option without a value. What it asks for is meant for one run, so none is an ini key."""
 
 CALIBRATE = (
     "run no tests; score known changes of the reference against it, print their distances, and propose limits between them"
 )
 """The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
-INI_KEYS: Mapping[str, tuple[Literal["bool", "string"], bool | str, str]] = {
+INI_KEYS: Mapping[str, tuple[Literal["linelist", "bool", "string"], bool | str | list[str], str]] = {
+    "pot_allow_tensors": (
+        "linelist",
+        [],
+        "tensors that a checkpoint may lack, hold in another shape or hold for nothing, by name or pattern (default: none)",
+    ),
     "pot_cache": ("bool", True, "keep the outputs of live references in pytest's cache for later runs"),
     "pot_cache_mb": ("string", "256", "size limit of this cache in megabytes"),
     "pot_latency_inconclusive": (
@@ -100,25 +112,26 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all options and ini keys."""
     group = parser.getgroup("pot", "pytest-pot: is a language model still the same model?")
     for name, text in OPTIONS.items():
-        group.addoption(_flag(name), dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
+        group.addoption(option_flag(name), dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
         parser.addini(f"pot_{name}", text, default="")
     for name, text in FLAGS.items():
         group.addoption(f"--pot-{name}", dest=f"pot_{name}", action="store_true", default=None, help=text)
-        parser.addini(f"pot_{name}", text, type="bool", default=False)
     group.addoption("--pot-calibrate", action="store_true", default=False, help=CALIBRATE)
     for key, (kind, default, text) in INI_KEYS.items():
         parser.addini(key, text, type=kind, default=default)
 
 
 def option(config: pytest.Config, name: str) -> str | None:
-    """The value of the option with this name, else of its ini key, else None."""
+    """The value of the option with this name, else of its environment variable or its ini key, else None."""
     value: str | None = config.getoption(f"pot_{name}")
+    if value is None and name in ENVIRONMENT:
+        value = os.environ.get(ENVIRONMENT[name])
     return value if value is not None else (config.getini(f"pot_{name}") or None)
 
 
 def flag(config: pytest.Config, name: str) -> bool:
-    """Whether the flag ``--pot-NAME`` or the ini key ``pot_NAME`` is set."""
-    return bool(config.getoption(f"pot_{name}") or config.getini(f"pot_{name}"))
+    """Whether the flag ``--pot-NAME`` is set."""
+    return bool(config.getoption(f"pot_{name}"))
 
 
 def run_options(config: pytest.Config) -> RunOptions:
@@ -139,7 +152,10 @@ def cache_limit(config: pytest.Config) -> int:
 def overrides(config: pytest.Config) -> dict[str, Any]:
     """The fields of a preset that options override."""
     values = {field: option(config, name) for name, field in _FIELDS.items()}
-    return {field: _parsed(field, value) for field, value in values.items() if value is not None}
+    changes: dict[str, Any] = {field: _parsed(field, value) for field, value in values.items() if value is not None}
+    if lines := config.getini("pot_allow_tensors"):
+        changes["allow_tensors"] = tuple(" ".join(lines).split())
+    return changes
 
 
 def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
@@ -151,27 +167,53 @@ def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
 
 
 def check_options(config: pytest.Config) -> None:
-    """Raise ``pytest.UsageError`` if an option or an ini key has a value that is not allowed."""
+    """Raise ``pytest.UsageError`` if an option or an ini key has a value that is not allowed, or if there is no such key."""
+    _check_keys(config)
     if any(option(config, name) is not None for name in _CHECKS):
         for name, check in _CHECKS.items():
             value = option(config, name)
             if value is not None:
-                source = _flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
+                source = option_flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
                 _check(check, source, value)
     for name in OPTIONS:
         if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
-            raise pytest.UsageError(f"{_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}")
-    for key in ("pot_cache", *(f"pot_{name}" for name in FLAGS)):
-        try:
-            config.getini(key)
-        except ValueError as error:
-            raise pytest.UsageError(f"{key}: {error}; it must be true or false") from None
+            raise pytest.UsageError(
+                f"{option_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}"
+            )
+    for variable in ENVIRONMENT.values():
+        if os.environ.get(variable) == "":  # as where a secret of a CI is not there for a fork's pull request
+            raise pytest.UsageError(f"the environment variable {variable} is empty: give it a value, or unset it")
+    try:
+        config.getini("pot_cache")
+    except ValueError as error:
+        raise pytest.UsageError(f"pot_cache: {error}; it must be true or false") from None
     limit = config.getini("pot_cache_mb")
     integer, _, decimals = limit.partition(".")
     if not (integer.isdecimal() and (decimals.isdecimal() or "." not in limit)):
         raise pytest.UsageError(f"pot_cache_mb={limit!r} is not a number of megabytes")
     if (inconclusive := config.getini("pot_latency_inconclusive")) not in ("pass", "fail"):
         _check(_one_of(("pass", "fail")), "pot_latency_inconclusive", inconclusive)
+
+
+def _check_keys(config: pytest.Config) -> None:
+    """Refuse ini keys that look like ours: pytest only warns of them, and the gates would run without what they ask for."""
+    from pytest_pot.plugin.pytest_internals import unknown_ini_keys
+
+    for key in sorted(unknown_ini_keys(config)):
+        if not key.startswith("pot_"):
+            continue
+        where = f" in {config.inipath.name}" if config.inipath is not None else ""
+        name = key.removeprefix("pot_")
+        if name in (*FLAGS, "calibrate"):
+            raise pytest.UsageError(
+                f"{key}{where}: there is no such ini key. {option_flag(name)} is meant for one run: give it on the command line"
+            )
+        from difflib import get_close_matches
+
+        keys = (*(f"pot_{option}" for option in OPTIONS), *INI_KEYS)
+        near = get_close_matches(key, keys, n=1, cutoff=0.7)
+        meant = f": did you mean {near[0]}?" if near else f". The keys of pytest-pot are {', '.join(keys)}"
+        raise pytest.UsageError(f"{key}{where}: there is no such ini key{meant}")
 
 
 def check_field(name: str, value: object) -> None:
@@ -194,7 +236,8 @@ def check_field(name: str, value: object) -> None:
             one_of(name, value, PATHS)
 
 
-def _flag(name: str) -> str:
+def option_flag(name: str) -> str:
+    """How the option is written on the command line."""
     return f"--pot-{name.replace('_', '-')}"
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
+from pytest_pot.engines.loading import NoSuchPath, none_exists
 from pytest_pot.plugin.options import flag, option
 
-__all__ = ["check_paths", "existing", "fixture_path", "option_path", "placed", "recorded_reference", "shown"]
+__all__ = [
+    "check_paths",
+    "existing",
+    "fixture_path",
+    "option_bases",
+    "option_path",
+    "placed",
+    "places_named",
+    "recorded_reference",
+    "shown",
+]
 
 
 def option_path(config: pytest.Config, name: str) -> str | None:
@@ -20,22 +32,26 @@ def option_path(config: pytest.Config, name: str) -> str | None:
     value = option(config, name)
     if value is None:
         return None
-    from_ini = config.getoption(f"pot_{name}") is None
-    ini_folder = config.inipath.parent if config.inipath else config.rootpath
-    bases = [ini_folder] if from_ini else [config.invocation_params.dir, config.rootpath]
+    bases = option_bases(config, name)
     return placed(value, bases) if is_baseline(value) else existing(value, bases)
 
 
-def fixture_path(value: str | Path, folder: Path, config: pytest.Config) -> str:
-    """What a fixture that is written in ``folder`` returned as a name, resolved like one in a marker beside it."""
-    bases = [folder, config.rootpath]
+def option_bases(config: pytest.Config, name: str) -> list[Path]:
+    """The folders in which the path that the option ``name`` gives is looked for, in this order."""
+    if config.getoption(f"pot_{name}") is not None:
+        return [config.invocation_params.dir, config.rootpath]
+    return [config.inipath.parent if config.inipath else config.rootpath]
+
+
+def fixture_path(value: str | Path, bases: Sequence[Path]) -> str:
+    """What a fixture returned as a name, resolved like one in a marker beside it."""
     return placed(str(value), bases) if is_baseline(value) else existing(str(value), bases)
 
 
 def existing(value: str, bases: Sequence[Path]) -> str:
     """``value`` as a path below the first of ``bases`` that has it, else as it is: it may be no path at all."""
     for base in bases:
-        path = base / value
+        path = base / os.path.expanduser(value)
         if os.path.exists(path):  # not Path.exists, which raises for what is too long to be a name
             return str(path)
     return value
@@ -45,6 +61,15 @@ def placed(value: str, bases: Sequence[Path]) -> str:
     """:func:`existing` for a file that need not exist yet: then it is below the first of ``bases``."""
     path = Path(existing(value, bases))
     return str(path if path.is_absolute() or os.path.exists(path) else bases[0] / value)
+
+
+@contextmanager
+def places_named(bases: Sequence[Path]) -> Iterator[None]:
+    """Add to the error of a path that does not exist that it was looked for in ``bases``."""
+    try:
+        yield
+    except NoSuchPath as error:
+        raise error.looked_in(bases) from error.__cause__
 
 
 def shown(config: pytest.Config, path: Path) -> str:
@@ -73,4 +98,4 @@ def check_paths(config: pytest.Config) -> None:
         except PotError as error:
             raise pytest.UsageError(str(error)) from None
     elif named_prompts(prompts) is None:
-        raise pytest.UsageError(f"the prompts file {prompts} does not exist")
+        raise pytest.UsageError(f"the prompts file {prompts!r}: {none_exists(prompts, option_bases(config, 'prompts'))}")

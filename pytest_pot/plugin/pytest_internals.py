@@ -19,9 +19,13 @@ __all__ = [
     "fixtures_without_tests",
     "is_of_suite",
     "is_overridden",
+    "is_test_case",
     "nearest_fixture",
     "requesting_item",
     "selects_tests",
+    "skipped_test",
+    "unittest_error",
+    "unknown_ini_keys",
     "use_fixture",
 ]
 
@@ -69,6 +73,21 @@ def use_fixture(item: pytest.Item, name: str, *, used: bool) -> None:
     item.fixturenames = [*others, name] if used else others  # type: ignore[attr-defined]
 
 
+def is_test_case(item: pytest.Item) -> bool:
+    """Whether ``item`` is a method of a ``unittest.TestCase``; pytest's own class for them is private."""
+    import sys
+
+    unittest = sys.modules.get("unittest")  # where nothing has imported it, there is no test case
+    test_class = getattr(item, "cls", None)
+    return unittest is not None and isinstance(test_class, type) and issubclass(test_class, unittest.TestCase)
+
+
+def unittest_error(item: pytest.Item) -> BaseException | None:
+    """What unittest reported of ``item``, a method of a test case, that has been run; pytest raises it later."""
+    errors = getattr(item, "_excinfo", None)
+    return errors[0].value if errors else None
+
+
 def requesting_item(request: pytest.FixtureRequest) -> pytest.Item:
     """The test for which a fixture of a wider scope is being made; ``request.node`` is the session there."""
     item: pytest.Item = request._pyfuncitem
@@ -79,6 +98,18 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
     """Let through what is written to the terminal while a test's output is captured; pytest has no public way."""
     manager = config.pluginmanager.getplugin("capturemanager")
     return nullcontext() if manager is None else manager.global_and_fixture_disabled()
+
+
+def unknown_ini_keys(config: pytest.Config) -> set[str]:
+    """The keys in the ini file, and of ``-o``, that nothing has declared; ``getini`` knows only those that are declared."""
+    overrides: list[str] = config.getoption("override_ini", None) or []
+    given = {override.partition("=")[0] for override in overrides}  # older versions of pytest do not look at them
+    return {*config._get_unknown_ini_keys(), *given.difference(config._parser._inidict)}
+
+
+def skipped_test(reason: str) -> BaseException:
+    """What to raise to skip a test; shown at the test's own place, and not at the line here that raises it."""
+    return pytest.skip.Exception(reason, _use_item_location=True)
 
 
 def selects_tests(config: pytest.Config) -> bool:

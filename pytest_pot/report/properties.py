@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_pot.gates.base import Gate, GateResult
 
-__all__ = ["NOT_GATED", "PREFIX", "RECORDED", "error_properties", "result_properties", "rows_of"]
+__all__ = ["NOT_GATED", "PREFIX", "RECORDED", "result_properties", "rows_of", "skipped_properties"]
 
 PREFIX = "pot_"
 """The prefix of every property's name."""
@@ -18,21 +18,25 @@ NOT_GATED = "pot_not_gated"
 
 
 def result_properties(gate: Gate, result: GateResult) -> list[tuple[str, Any]]:
-    """A gate's settings and its result, in JSON types."""
+    """A gate's settings and its result, in JSON types; also of a gate that came to no verdict."""
     return _prefixed({**gate.identification(result.names), **result.properties()})
 
 
-def error_properties(gate: Gate, names: tuple[str | None, str | None], message: str) -> list[tuple[str, Any]]:
-    """:func:`result_properties` for a gate that raised an error instead of reaching a verdict."""
-    return _prefixed({**gate.identification(names), "verdict": "ERROR", "passed": False, "error": message})
+def skipped_properties(gate: Gate, reason: str) -> list[tuple[str, Any]]:
+    """:func:`result_properties` for a gate that was not run; it neither passed nor failed."""
+    names = gate.settings.reference, gate.settings.candidate
+    return _prefixed({**gate.identification(names), "verdict": "SKIPPED", "passed": None, "reason": reason})
 
 
-def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]]) -> list[dict[str, Any]]:
-    """Read the gates of one test back from its properties; properties of other plugins are ignored."""
+def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]], worker: str | None = None) -> list[dict[str, Any]]:
+    """Read the gates of one test back from its properties; properties of other plugins are ignored.
+
+    ``worker``: which one ran the test, where each of several runs all tests.
+    """
     rows: list[dict[str, Any]] = []
     for name, value in user_properties:
         if name == PREFIX + "gate":
-            rows.append({"test": nodeid})
+            rows.append({"test": nodeid} if worker is None else {"test": nodeid, "worker": worker})
         if rows and name.startswith(PREFIX) and name not in (RECORDED, NOT_GATED):
             rows[-1].setdefault(name.removeprefix(PREFIX), value)
     return [row for row in rows if "verdict" in row]

@@ -31,7 +31,7 @@ def what_ran(rows: Sequence[Row]) -> list[str]:
     lines = []
     for row in rows:
         if row.get("conditions"):
-            lines.append(f"{row['test']} ({row['gate'].removeprefix('pot_')}): {row['conditions']}")
+            lines.append(f"{_test_cell(row)} ({row['gate'].removeprefix('pot_')}): {row['conditions']}")
             lines += [f"  {note}" for note in (*row.get("notes", ()), *row.get("warnings", ()))]
     return list(map(printable, lines))
 
@@ -41,7 +41,7 @@ def cells(row: Row) -> list[str]:
     sign = _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
     has_score = row.get("score") is not None
     texts = [
-        row["test"],
+        _test_cell(row),
         row["gate"].removeprefix("pot_"),
         row["preset"],
         row["metric"],
@@ -56,9 +56,14 @@ def cells(row: Row) -> list[str]:
     return list(map(printable, texts))
 
 
+def _test_cell(row: Row) -> str:
+    """The test, after the worker that ran it where each worker runs all tests, as pytest-xdist names both."""
+    return f"[{row['worker']}] {row['test']}" if "worker" in row else str(row["test"])
+
+
 def _verdict_cell(row: Row) -> str:
     confidence = f" {row['confidence']:.12g}" if "confidence" in row else ""
-    note = "" if row["passed"] else " (fail)"
+    note = " (fail)" if row["passed"] is False else ""
     if row["verdict"] == "fail":
         note = "" if row["gated"] else " (not gated)"
     return f"{row['verdict']}{confidence}{note}"

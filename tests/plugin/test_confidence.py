@@ -156,7 +156,7 @@ def test_the_built_in_suite_is_the_default_pool(project: Project) -> None:
             "confidence=0.95, max_score=0.01, max_prompt_score=0.01",
             "with a confidence, max_prompt_score=0.01 must be above the limit on the mean, 0.01: it clips the scores",
         ),
-        ("key='', confidence=0.95", "key='' must be a string that is not empty"),
+        ("key='', confidence=0.95", "the key must be a string that is not empty, and it is empty"),
         ("key='k', prompts=['Hello']", "prompts and key both name the prompts; give one"),
     ],
 )

@@ -102,7 +102,7 @@ def evil(project: Project) -> Project:
     shutil.copytree(project.tiny.perturbed, project.path / "candidate\x1b[31m\u202e")
     row = {"text": f"Text {EVIL}", "continuation": f" more {EVIL}", "kind": f"kind {EVIL}\nPASSED"}
     project.prompts("prompts.jsonl", row, {**row, "kind": f"{EVIL}"}, {"text": f"last {EVIL}", "continuation": EVIL})
-    project.ini(pot_reference="model", pot_candidate="model", pot_prompts="prompts.jsonl")
+    project.ini(pot_reference="model", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
     project.run_tests(GATED, "--pot-update").assert_outcomes(passed=1)
     path = project.path / FILE
     pairs = {f"{EVIL} {n}": f"value {EVIL}" for n in range(3)}

@@ -385,3 +385,99 @@ def test_two_workers_share_the_cache(cached: Project) -> None:
     cached.run_workers(2).assert_outcomes(failed=2)
     cached.run_workers(2).assert_outcomes(failed=2)
     assert len(list(cached.path.rglob(".pytest_cache/**/*.pot.safetensors"))) == 1
+
+
+# -- why a reference was run, at -v ------------------------------------------------------------------------------------
+
+IS_RUN = "the reference is run"
+NOT_KEPT = (
+    f"{IS_RUN}: no earlier run kept its outputs for these weights, prompts, settings and library versions on this machine"
+)
+
+
+def reasons(project: Project, *arguments: str) -> list[str]:
+    """The lines at -v that say why the reference was run; without -v there are none."""
+    quiet = project.run(*arguments)
+    assert not [line for line in quiet.outlines if IS_RUN in line]
+    project.run("--cache-clear", "--collect-only")
+    return [line.strip() for line in project.run("-v", *arguments).outlines if IS_RUN in line]
+
+
+def test_a_first_run_says_why_the_reference_is_run_and_a_second_says_nothing(cached: Project) -> None:
+    assert set(reasons(cached)) == {NOT_KEPT}
+    assert not [line for line in cached.run("-v").outlines if IS_RUN in line]
+    [gate] = cached.gates()
+    assert NOT_KEPT not in gate["notes"]
+    [gate] = cached.gates("--cache-clear")
+    assert NOT_KEPT in gate["notes"]
+
+
+PRINTING_NOTES = """
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+
+def patched(*arguments, **keywords):
+    return torch.zeros(())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item):
+    from pytest_pot.plugin.gates import INPUTS
+
+    print("", *item.stash[INPUTS][0].notes, sep="\\n")
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("model.transformer.h[0].register_forward_hook(lambda *a: None)", "transformer.h.0 has a forward hook"),
+        (
+            "model.__class__ = type('Mine', (GPT2LMHeadModel,), dict(__module__='mine'))",
+            "the class Mine is of mine, not of torch or transformers",
+        ),
+        (
+            "original = model.forward; model.forward = lambda *a, **k: original(*a, **k)",
+            "the model has the attribute forward, a function that is in no weights and no config",
+        ),
+        (
+            "model.transformer.h[0].scale = torch.ones(1)",
+            "transformer.h.0 has the attribute scale, an object of the class Tensor that is in no weights and no config",
+        ),
+        (
+            "monkeypatch.setattr(type(model.transformer.h[0].mlp), 'forward', patched)",
+            "GPT2MLP.patched is code in {conftest}, of no library that is known",
+        ),
+        (
+            "monkeypatch.setattr('transformers.models.gpt2.modeling_gpt2.eager_attention_forward', patched)",
+            "transformers.models.gpt2.modeling_gpt2.patched is code in {conftest}, of no installed library",
+        ),
+        (
+            "request.addfinalizer(torch.nn.modules.module.register_module_forward_hook(lambda *a: None).remove)",
+            "torch has a forward hook for all modules",
+        ),
+    ],
+    ids=["hook", "class", "attribute", "tensor", "method", "function", "global hook"],
+)
+def test_a_model_that_cannot_be_cached_says_why(cached: Project, change: str, reason: str) -> None:
+    cached.ini(pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl", pot_tokenizer=cached.tiny.reference)
+    # The gate itself may fail, so its notes are printed before it runs.
+    cached.write(conftest=PRINTING_NOTES + FIXTURE.format(change=change))
+    lines = {line.strip() for line in cached.run("-s").outlines}
+    assert f"{IS_RUN} each time: {reason.format(conftest=cached.path / 'conftest.py')}" in lines
+
+
+def test_whole_vocabularies_and_confidence_say_why_nothing_is_kept(cached: Project) -> None:
+    cached.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="accurate"'))
+    assert set(reasons(cached)) == {f"{IS_RUN} each time: what it says about a whole vocabulary is too large to keep"}
+    cached.write(test_it=GATED.replace("max_score=0", "max_score=0.3, confidence=0.95"))
+    assert set(reasons(cached)) == {f"{IS_RUN} each time: with confidence it is run no further than needed"}
+
+
+def test_nothing_is_said_where_the_cache_is_off(cached: Project) -> None:
+    assert reasons(cached, "-p", "no:cacheprovider") == []
+    cached.ini(pot_cache="false", pot_reference="model", pot_candidate=cached.tiny.perturbed, pot_prompts="prompts.jsonl")
+    assert reasons(cached) == []

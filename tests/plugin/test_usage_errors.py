@@ -179,7 +179,8 @@ def test_a_wrong_ini_key_is_a_usage_error(project: Project, name: str, value: st
 def test_a_missing_prompts_file_in_an_option_is_a_usage_error(project: Project) -> None:
     result = project.run_tests("def test_it(): pass", "--pot-prompts=missing.jsonl")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert [line for line in result.errlines if line] == ["ERROR: the prompts file missing.jsonl does not exist"]
+    missing = f"{project.path / 'missing.jsonl'} does not exist"
+    assert [line for line in result.errlines if line] == [f"ERROR: the prompts file 'missing.jsonl': {missing}"]
 
 
 def test_an_option_that_conflicts_with_a_marker_is_a_usage_error(project: Project) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pytest_pot.report.markdown import markdown_report
+
 from .conftest import Project
 
 
@@ -61,3 +63,40 @@ def test_a_usage_error_in_a_worker_is_readable(project: Project) -> None:
     printed = result.outlines + result.errlines
     assert any(message in line for line in printed)
     assert len([line for line in printed if line.strip()]) < 40, "the message drowns"
+
+
+def test_each_worker_that_runs_all_tests_has_its_rows(project: Project) -> None:
+    """``--dist=each`` runs a suite on several machines or interpreters: what one of them says must not hide another's row."""
+    project.write(
+        conftest="""
+        import os
+        import pytest
+
+        @pytest.fixture
+        def pot_candidate():
+            return {copy} if os.environ["PYTEST_XDIST_WORKER"] == "gw0" else {perturbed}
+        """,
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity
+        def test_it():
+            pass
+        """,
+    )
+    result = project.run_workers(2, "--dist=each", "-v", "--pot-report=gates.json")
+    result.assert_outcomes(passed=1, failed=1)
+    rows = sorted(line.split() for line in result.outlines if line.startswith("[gw") and "balanced" in line and "<=" in line)
+    assert [[*row[:3], row[8]] for row in rows] == [
+        ["[gw0]", "test_it.py::test_it", "identity", "SAME"],
+        ["[gw1]", "test_it.py::test_it", "identity", "DIFFERENT"],
+    ]
+    conditions = [line.split(": ")[0] for line in result.outlines if "(identity): " in line]
+    assert sorted(conditions) == ["[gw0] test_it.py::test_it (identity)", "[gw1] test_it.py::test_it (identity)"]
+    gates = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
+    assert sorted((gate["test"], gate["worker"], gate["verdict"]) for gate in gates) == [
+        ("test_it.py::test_it", "gw0", "SAME"),
+        ("test_it.py::test_it", "gw1", "DIFFERENT"),
+    ]
+    report = markdown_report(gates)
+    assert report.count("| [gw0] test_it.py::test_it |") == report.count("| [gw1] test_it.py::test_it |") == 1

@@ -31,6 +31,20 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
+def bpe() -> PreTrainedTokenizerFast:
+    """A byte-level BPE, as GGUF files can hold."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=280, initial_alphabet=alphabet, show_progress=False)
+    backend.train_from_iterator(["The river ran past the old mill.", "Nobody said that the mill stood empty."], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.fixture(scope="session")
 def prompts() -> list[Prompt]:
     """Prompts of mixed lengths; one has the eos token in its text."""
     return [

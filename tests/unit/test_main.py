@@ -65,7 +65,14 @@ def test_compare_prints_the_metrics_of_two_recordings(files: Path, capsys: pytes
     assert f"tv          {comparison['metrics']['tv']:.6g}\n" in out
 
 
-def test_missing_and_damaged_files_are_errors(files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_errors(
+    files: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a relative name is shown with the folder in which it was looked for
+    assert main(["inspect", "./y.pot.safetensors"]) == 1
+    assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'y.pot.safetensors'}\n"
+    assert main(["compare", str(files / "a.pot.safetensors"), "y.pot.safetensors"]) == 1
+    assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'y.pot.safetensors'}\n"
     assert main(["inspect", str(tmp_path / "x.pot.safetensors")]) == 1
     assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
     (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")

@@ -12,11 +12,13 @@ from torch import nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine, LoadedModel
+from pytest_pot.engines.pytorch.absent_weights import not_loaded
 from pytest_pot.engines.pytorch.checkpoint import load_checkpoint
 from pytest_pot.engines.pytorch.device import device_of, is_spread
 from pytest_pot.engines.pytorch.engine import TorchEngine
-from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, weights_digest
+from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, weights_digest, why_no_content
 from pytest_pot.engines.pytorch.model_traits import max_positions
+from pytest_pot.engines.pytorch.quantised import is_quantised
 
 __all__ = ["PyTorchBackend"]
 
@@ -46,13 +48,19 @@ class PyTorchBackend:
 
     def pinned(self, model: Any) -> bool:
         # A quantised model refuses to be converted, and its kernels are those of the device that it was loaded on.
-        return is_spread(model) or getattr(model, "hf_quantizer", None) is not None
+        return is_spread(model) or is_quantised(model)
 
     def weights_digest(self, model: Any) -> str | None:
         return weights_digest(model)
 
     def content(self, model: Any) -> Mapping[str, Any] | None:
         return content_of(model)
+
+    def not_loaded(self, model: Any) -> list[str]:
+        return not_loaded(model)
+
+    def why_no_content(self, model: Any) -> str:
+        return why_no_content(model)
 
     def files_tell_all(self, spec: str) -> bool:
         return loads_as_known(spec)

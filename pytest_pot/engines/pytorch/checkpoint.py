@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,19 @@ from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
 from pytest_pot.engines.model_files import refuse_git_leftovers_of_model
+from pytest_pot.engines.pytorch.adapters import (
+    IGNORE_ADAPTER,
+    IGNORED,
+    Adapter,
+    adapter_in,
+    apply_adapter,
+    check_not_applied,
+)
+from pytest_pot.engines.pytorch.causality import refuse_bidirectional
+from pytest_pot.engines.pytorch.description import note, note_adapter, origin_of_file, origin_of_folder, remember
 from pytest_pot.engines.pytorch.device import choose_device, choose_dtype, own_dtype, rng_untouched
+from pytest_pot.engines.pytorch.loading_info import complete_model
+from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, quantisation_errors, refuse_dtype, settings_in
 
 __all__ = ["load_checkpoint"]
 
@@ -34,32 +47,63 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     refuse_git_leftovers_of_model(spec, role)
     # Imported modules and loaded weights stay in use; searching them for garbage repeatedly took a sixth of the time.
     with gc_paused(), without_progress_bars(), rng_untouched():
+        adapter = adapter_in(spec)
+        if adapter is not None and not adapter.beside_full_weights:
+            return _load_adapter(adapter, role, config)
         model = _load_weights(spec, role, config)
+        if adapter is not None:
+            note(model, IGNORED)
         return LoadedModel(model, _tokenizer_beside(spec, role), movable=True)
 
 
-def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
-    from transformers import AutoModelForCausalLM
+def _load_adapter(adapter: Adapter, role: str, config: ScoringConfig) -> LoadedModel:
+    """The base model with ``adapter`` applied. Its tokenizer is the adapter's own, or else that of the base model."""
+    spec, what = adapter.folder, f"the {role} {adapter.folder!r}"
+    model = apply_adapter(adapter, what, partial(_loaded, config=config))
+    _convert(model, config)
+    note_adapter(model, adapter.kind)
+    tokenizer = _tokenizer_beside(spec, role)
+    return LoadedModel(model, tokenizer or _tokenizer_beside(str(adapter.base), role), movable=True)
 
+
+def _load_weights(spec: str, role: str, config: ScoringConfig) -> Any:
+    return _loaded(spec, f"the {role} {spec!r}", config)
+
+
+def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
+    """The model of the folder, hub id or ``.gguf`` file ``spec``, which messages call ``what``."""
     device = choose_device(config.device)
     folder, options = gguf_source(spec)
+    settings = None if options else settings_in(folder)
     if options:
         # A GGUF file holds quantised weights; transformers dequantises them to float32.
         _require_gguf(spec)
         options["dtype"] = choose_dtype(config.dtype, torch.float32, device)
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
-        options["use_safetensors"] = True
-    with loading_errors(f"the {role} {spec!r}", MODEL_FORMS):
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **options)
+        options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
+    with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS, spec):
+        model = complete_model(folder, options, what, config.allow_tensors)
         model.eval()
         loaded_dtype = own_dtype(model)
-        dtype = choose_dtype(config.dtype, loaded_dtype, device)
-        if loaded_dtype != dtype:
-            model.to(dtype)
+        _convert(model, config)
         if model.device.type != device.type:
             model.to(device)
+    check_not_applied(model, what)
+    refuse_bidirectional(model, what)
+    if is_quantised(model):
+        refuse_dtype(model, config, what)
+    asked_for = loaded_dtype if config.dtype == "auto" else None
+    remember(model, origin_of_file(spec) if "gguf_file" in options else origin_of_folder(folder, settings, asked_for))
     return model
+
+
+def _convert(model: Any, config: ScoringConfig) -> None:
+    """Convert ``model`` to the dtype of ``config``, unless it is quantised."""
+    own = own_dtype(model)
+    dtype = choose_dtype(config.dtype, own, choose_device(config.device))
+    if own != dtype and not is_quantised(model):
+        model.to(dtype)
 
 
 def _tokenizer_beside(spec: str, role: str) -> Any:

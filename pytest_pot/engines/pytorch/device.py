@@ -16,6 +16,7 @@ from torch import nn
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Room
+from pytest_pot.engines.pytorch.quantised import is_quantised, refuse_dtype
 
 __all__ = [
     "RoomForTokens",
@@ -125,7 +126,8 @@ def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
     If device or dtype change, we yield a copy and leave ``model`` alone. With ``device="auto"`` it stays where it is.
 
     Raises:
-        PotError: ``config`` asks for another device or dtype, but ``model`` is spread over devices and cannot be copied.
+        PotError: ``config`` asks for another device or dtype, but ``model`` is quantised, or is spread over devices and
+            cannot be copied.
     """
     own_device = device_of(model)
     device = own_device if config.device == "auto" else choose_device(config.device)
@@ -140,6 +142,13 @@ def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
             raise PotError(
                 f"cannot score this model with {name}={value!r}: it is spread over devices or offloaded, so it runs on the "
                 f"devices and in the dtype in which it was loaded. Load it with that {name}, or set {name}='auto'"
+            )
+    elif is_quantised(model):
+        refuse_dtype(model, config)
+        if moves:
+            raise PotError(
+                f"cannot score this model with device={config.device!r}: it is quantised, so it runs on the device on which it "
+                f"was loaded ({own_device}). Load it on that device, or set device='auto'"
             )
     elif moves or converts:
         model = copy.deepcopy(model).to(device=device, dtype=dtype)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import OutOfMemory, PeakMemory, Room
+from pytest_pot.engines.base import ModelDescription, OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
 from pytest_pot.engines.pytorch.decoding import Decoder
+from pytest_pot.engines.pytorch.description import describe
 from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
@@ -46,7 +48,7 @@ class TorchEngine:
 
     def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
         """``model`` must be in evaluation mode while the engine is used; :meth:`opened` ensures that."""
-        self._model = model
+        self._model = self._source = model
         self._role = role
         self._config = config
         self._accepts = accepted(model)
@@ -70,9 +72,15 @@ class TorchEngine:
     @classmethod
     @contextmanager
     def opened(cls, model: nn.Module, role: str, config: ScoringConfig) -> Iterator[TorchEngine]:
-        """Yield an engine for ``model``; on exit, restore the model, the random state and the gradient mode."""
+        """Yield an engine for ``model``; on exit, restore the model, the random state and the gradient mode.
+
+        Raises:
+            PotError: ``model`` has weights that were never loaded, or cannot run as ``config`` asks.
+        """
+        refuse_absent_weights(model, role)
         with prepared(model, config) as running:
             engine = cls(running, role, config)
+            engine._source = model
             has_vocabulary = engine._vocabulary() is not None
             lookup_check = nullcontext() if has_vocabulary else lookups_checked(running, engine._refuse_lookup)
             with rng_untouched(engine._device), torch.inference_mode(), lookup_check:
@@ -80,8 +88,15 @@ class TorchEngine:
 
     @property
     def label(self) -> str:
-        precision = str(self._dtype).removeprefix("torch.")
-        return f"{precision}{' with autocast' if self._config.use_amp else ''} on {self._device}"
+        return f"{self._precision} on {self._device}"
+
+    @property
+    def _precision(self) -> str:
+        return str(self._dtype).removeprefix("torch.") + (" with autocast" if self._config.use_amp else "")
+
+    @property
+    def description(self) -> ModelDescription:
+        return describe(self._source, self._model, self._precision, self._device)
 
     @property
     def max_positions(self) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,93 +21,106 @@ import transformers
 from torch import Tensor, nn
 
 from pytest_pot.core.hashing import digest
+from pytest_pot.engines.pytorch.library_code import is_known_code, owner_of
 from pytest_pot.engines.pytorch.model_traits import PACKAGES
+from pytest_pot.engines.pytorch.quantised import settings_in
 
-__all__ = ["content_of", "loads_as_known", "weights_digest"]
-
-_SITE_PACKAGES = Path(transformers.__file__).parents[1]
-_LIBRARIES = (
-    "transformers",
-    "huggingface_hub",
-    "safetensors",
-    "tokenizers",
-    "accelerate",
-    "numpy",
-    "tqdm",
-    "packaging",
-    "regex",
-)
-_KNOWN_PATHS = (
-    *(str(_SITE_PACKAGES / name) + os.sep for name in _LIBRARIES),
-    str(Path(torch.__file__).parent) + os.sep,
-    *(os.path.join(sysconfig.get_path("stdlib"), name + end) for name in sys.stdlib_module_names for end in (".py", os.sep)),
-    "<",  # code without a file, such as the methods that dataclasses generate
-)
-"""Paths of code that changes only with the versions of the libraries, which are part of the key of each cached reference."""
+__all__ = ["content_of", "loads_as_known", "weights_digest", "why_no_content"]
 
 _PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size)
 _SKIPPED_ATTRIBUTES = frozenset({"config", "generation_config", "training", *vars(nn.Module())})
 """Attributes that the config or the weights already cover, or in which every module keeps its internal state."""
 
 
+class _UnknownCode(Exception):
+    """The logits of a model depend on more than its content; the message says on what."""
+
+
 def content_of(model: object) -> dict[str, Any] | None:
     """The content of ``model``: classes, plain attributes, config, weights. None if this does not determine its logits."""
+    try:
+        return _content(model)
+    except _UnknownCode:
+        return None
+
+
+def why_no_content(model: object) -> str:
+    """Why :func:`content_of` is None, as a clause: ``"transformer.h.0 has a forward hook"``. Empty if it is not."""
+    try:
+        _content(model)
+    except _UnknownCode as unknown:
+        return str(unknown)
+    return ""
+
+
+def _content(model: object) -> dict[str, Any]:
     config: Any = getattr(model, "config", None)
-    if not isinstance(model, nn.Module) or not hasattr(config, "to_json_string") or _global_hooks():
-        return None
-    if not all(map(_is_known_class, {type(module) for module in model.modules()})):
-        return None
-    structure = []
-    for name, module in model.named_modules():
-        attributes = _attributes(module)
-        if attributes is None:
-            return None
-        structure.append([name, type(module).__module__, type(module).__qualname__, attributes])
+    if not isinstance(model, nn.Module) or not hasattr(config, "to_json_string"):
+        raise _UnknownCode("it is no model of transformers")
+    _check_no_global_hooks()
+    libraries: set[str] = set()
+    for kind in {type(module) for module in model.modules()}:
+        libraries |= _libraries_of(kind)
+    structure = [
+        [name, type(module).__module__, type(module).__qualname__, _attributes(name, module)]
+        for name, module in model.named_modules()
+    ]
     weights = weights_digest(model)
     if weights is None:
-        return None
+        raise _UnknownCode("its weights cannot be read")
     return {
         "structure": structure,
         "config": config.to_json_string(use_diff=False),
         "attention": str(getattr(config, "_attn_implementation", None)),
         "device": str(next((tensor.device for tensor in model.parameters()), None)),
         "weights": weights,
+        "libraries": sorted(libraries),
     }
 
 
 def loads_as_known(spec: str) -> bool:
     """Whether the files in the folder ``spec`` determine the loaded model: weights and config of a known class.
 
-    False for an adapter, which also needs its base model, and if someone registered another class for the config.
+    False for an adapter, which also needs its base model; for quantised weights; if someone registered another class for the
+    config; and if the class may call libraries whose versions no key of a cached reference has.
     """
     folder = Path(spec)
-    if not os.path.isfile(folder / "config.json") or os.path.exists(folder / "adapter_config.json") or _global_hooks():
+    if not os.path.isfile(folder / "config.json") or os.path.exists(folder / "adapter_config.json"):
+        return False
+    if settings_in(spec) is not None:
         return False
     try:
+        _check_no_global_hooks()
         config = transformers.AutoConfig.from_pretrained(spec, trust_remote_code=False)
         kind: Any = transformers.AutoModelForCausalLM._model_mapping[type(config)]
-    except (OSError, ValueError, KeyError, AttributeError):
+        return isinstance(kind, type) and not _libraries_of(kind) and type(config).__module__.startswith(PACKAGES)
+    except (OSError, ValueError, KeyError, AttributeError, _UnknownCode):
         return False
-    return isinstance(kind, type) and _is_known_class(kind) and type(config).__module__.startswith(PACKAGES)
 
 
-def _global_hooks() -> bool:
+def _check_no_global_hooks() -> None:
     hooks = torch.nn.modules.module
-    return any(len(getattr(hooks, name)) for name in ("_global_forward_hooks", "_global_forward_pre_hooks"))
+    if any(len(getattr(hooks, name)) for name in ("_global_forward_hooks", "_global_forward_pre_hooks")):
+        raise _UnknownCode("torch has a forward hook for all modules")
 
 
-def _attributes(module: nn.Module) -> list[list[str]] | None:
-    """The plain attributes of ``module``, as [name, description]; None if it has any other attributes, or hooks."""
+def _attributes(name: str, module: nn.Module) -> list[list[str]]:
+    """The plain attributes of ``module``, which is called ``name`` in the model, as [name, description]."""
+    called = name or "the model"
     if module._forward_hooks or module._forward_pre_hooks:
-        return None
+        raise _UnknownCode(f"{called} has a forward hook")
     attributes = []
-    for name, value in vars(module).items():
-        if name in _SKIPPED_ATTRIBUTES:
+    for attribute, value in vars(module).items():
+        if attribute in _SKIPPED_ATTRIBUTES:
             continue
         if not _is_plain(value):
-            return None
-        attributes.append([name, _description(value)])
+            raise _UnknownCode(f"{called} has the attribute {attribute}, {_kind_of(value)} that is in no weights and no config")
+        attributes.append([attribute, _description(value)])
     return sorted(attributes)
+
+
+def _kind_of(value: object) -> str:
+    return "a function" if isinstance(value, FunctionType) else f"an object of the class {type(value).__name__}"
 
 
 def _is_plain(value: object) -> bool:
@@ -121,7 +133,7 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, torch.Tensor):
         return False  # a tensor that is not a buffer is missing from the weights digest
     if isinstance(value, FunctionType):
-        return _is_known_function(value)
+        return _unknown_file(value) is None
     if isinstance(value, type):
         return _is_known_class(value)
     return (
@@ -146,16 +158,36 @@ def _description(value: object) -> str:
 
 
 def _is_known_class(kind: type) -> bool:
-    """Whether ``kind`` is a class of torch or transformers, and nobody patched its methods or the modules that define it."""
+    try:
+        return not _libraries_of(kind)
+    except _UnknownCode:
+        return False
+
+
+def _libraries_of(kind: type) -> set[str]:
+    """Other libraries that ``kind``, a class of torch or transformers, may call, with their versions.
+
+    Raises:
+        _UnknownCode: it is no such class, or someone patched its methods or the module that defines it.
+    """
+    libraries = set()
     for base in kind.__mro__:
         if base.__module__ == "builtins" or not _may_compute(base):
             continue
-        if not base.__module__.startswith(PACKAGES) or not all(map(_is_known_function, _functions(base))):
-            return False
+        if not base.__module__.startswith(PACKAGES):
+            raise _UnknownCode(f"the class {base.__qualname__} is of {base.__module__}, not of torch or transformers")
+        for function in _functions(base):
+            if (file := _unknown_file(function)) is not None:
+                raise _UnknownCode(f"{base.__qualname__}.{function.__name__} is code in {file}, of no library that is known")
         # The class may call any function of its module, also functions imported from other libraries.
-        if not all(_is_known_function(function, installed=True) for function in _functions(sys.modules[base.__module__])):
-            return False
-    return kind.__module__.startswith(PACKAGES)
+        for function in _functions(sys.modules[base.__module__]):
+            if (file := _unknown_file(function)) is not None:
+                if (owner := owner_of(file)) is None:
+                    raise _UnknownCode(f"{base.__module__}.{function.__name__} is code in {file}, of no installed library")
+                libraries.add(owner)
+    if not kind.__module__.startswith(PACKAGES):
+        raise _UnknownCode(f"the class {kind.__qualname__} is of {kind.__module__}, not of torch or transformers")
+    return libraries
 
 
 def _may_compute(base: type) -> bool:
@@ -167,19 +199,15 @@ def _functions(holder: object) -> Iterator[FunctionType]:
     return (value for value in vars(holder).values() if isinstance(value, FunctionType))
 
 
-def _is_known_function(function: FunctionType, *, installed: bool = False) -> bool:
-    """Whether the code of ``function``, and of what it wraps if a decorator made it, is in a file under ``_KNOWN_PATHS``.
-
-    ``installed``: also accept any library that is installed next to transformers; patches of a test suite are not.
-    """
-    paths = (*_KNOWN_PATHS, str(_SITE_PACKAGES) + os.sep) if installed else _KNOWN_PATHS
+def _unknown_file(function: FunctionType) -> str | None:
+    """The first file of the code of ``function``, or of what it wraps if a decorator made it, that is of no known library."""
     current: Any = function
     while isinstance(current, FunctionType):
         file = current.__code__.co_filename
-        if not file.startswith(paths):
-            return False
+        if not is_known_code(file):
+            return file
         current = getattr(current, "__wrapped__", None)
-    return True
+    return None
 
 
 def weights_digest(model: nn.Module) -> str | None:

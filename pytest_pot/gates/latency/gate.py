@@ -85,9 +85,13 @@ class LatencyGate(Gate):
         return ReferenceUse.LIVE if self.settings.limits.need_reference else ReferenceUse.NONE
 
     @classmethod
-    def not_run(cls, options: RunOptions) -> str | None:
+    def switched_off(cls, options: RunOptions) -> str | None:
         if options.values.get("latency") == "off":
             return "latency is off (--pot-latency=off or the ini key pot_latency)"
+        return None
+
+    @classmethod
+    def not_run(cls, options: RunOptions) -> str | None:
         if options.is_worker:
             return "latency is not gated under -n, because workers slow each other down; run these tests without -n"
         return None

@@ -86,6 +86,8 @@ def notes_on(report: ScoreReport) -> tuple[str, ...]:
                 )
             elif model.stored_dtype is not None and model.stored_dtype != model.dtype:
                 notes.append(f"the {role} is {model.stored_dtype}, scored in {model.dtype}")
+            elif model.format not in ("safetensors", "in memory"):
+                notes.append(f"the {role} is {model.format}, scored in {model.dtype}")
             notes += [f"the {role}: {note}" for note in model.notes]
     if report.config.path == "decode":
         cached = report.n_positions - report.n_prompts

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, kind_of_file
 from pytest_pot.core.text import first_lines
 from pytest_pot.gates.base import RecordReference
-from pytest_pot.plugin.options import OPTIONS, option
+from pytest_pot.plugin.options import OPTIONS, option_flag
 from pytest_pot.plugin.paths import option_path, shown
 from pytest_pot.plugin.pytest_internals import is_overridden
 from pytest_pot.plugin.session.start import session_start
@@ -31,6 +32,9 @@ if TYPE_CHECKING:  # these need numpy: imported where a recording is read or wri
 
 __all__ = ["BaselineStore", "LiveReference", "baseline_store"]
 
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+(\.\w+)*")
+_LOADED_BY_NAME = re.compile(r"\w[\w.-]*/[\w.-]+|\w+://\S+")
+"""Names of models that are no paths: ``package.module:factory``; ``org/name`` and ``registry://name``."""
 _LOCK_S = 600.0
 """How long a worker waits for another one to compare and replace a file."""
 
@@ -90,9 +94,25 @@ class BaselineStore:
             lines = "".join(f"\n  {line}" for line in first_lines(differences))
             raise PotError(
                 f"{self.shown(path)} was recorded with something else:{lines}\nIf that is meant, this records it anew:\n  "
-                f"{self._command(item)}"
+                f"{self._command(item, baseline.provenance.reference)}"
             )
         return baseline
+
+    def recorded_from(self, path: Path) -> str | None:
+        """What the recording in ``path`` calls its reference; None where there is no recording, or none that can be read."""
+        try:
+            return self._load(path).provenance.reference if os.path.isfile(path) else None
+        except PotError:
+            return None
+
+    def spec_of(self, name: str) -> str | None:
+        """The model that a recording calls ``name``, to load it again: a path below pytest's root, a hub id, or a name for a
+        hook of the project. None elsewhere, and for a factory: nothing that a file names is executed."""
+        root = self._config.rootpath.resolve()
+        if os.path.exists(root / name):
+            path = (root / name).resolve()
+            return str(path) if path.is_relative_to(root) else None
+        return name if _LOADED_BY_NAME.fullmatch(name) else None
 
     def write(
         self, path: Path, live: LiveReference, record: RecordReference, config: ScoringConfig, prompts: EncodedPrompts
@@ -179,22 +199,48 @@ class BaselineStore:
                 + "; ".join(changed.differences)
             )
         write_bytes(content, path)
-        return f"updated {self.shown(path)}: {size}; {changed}"
+        names = old.provenance.reference, new.provenance.reference
+        other = f"; reference: {names[0]} recorded, {names[1]} now" if names[0] != names[1] else ""
+        return f"updated {self.shown(path)}: {size}; {changed}{other}"
 
-    def _command(self, item: pytest.Item) -> str:
-        """The command that records the reference of ``item``."""
+    def _command(self, item: pytest.Item, recorded_from: str | None = None) -> str:
+        """The command that records the reference of ``item``; ``recorded_from``: the one that the file was recorded from."""
         file, colons, name = item.nodeid.partition("::")
         here = os.path.relpath(self._config.rootpath / file, self._config.invocation_params.dir)
         words = ["pytest", Path(here).as_posix() + colons + name, "--pot-update"]
+        if self._config.getoption("pot_key") is not None:
+            words.insert(0, "POT_KEY=KEY")  # the key is a secret, and no word of a command line is
         # Models, prompts and so on that the command line names are part of what is recorded.
         for name in OPTIONS:
             value = self._config.getoption(f"pot_{name}")
-            if value is not None and name not in ("report", "latency") and not (name == "reference" and is_baseline(value)):
-                words.append(f"--pot-{name}={'KEY' if name == 'key' else value}")  # the key is a secret
-        live = option(self._config, "reference")
-        if (live is None or is_baseline(live)) and not is_overridden(item, "pot_reference"):
-            words.append("--pot-reference=MODEL")
+            if (
+                value is not None
+                and name not in ("key", "report", "latency")
+                and not (name == "reference" and is_baseline(value))
+            ):
+                words.append(f"{option_flag(name)}={value}")
+        words += self._reference_words(item, recorded_from)
         return shlex.join(words)
+
+    def _reference_words(self, item: pytest.Item, recorded_from: str | None) -> list[str]:
+        """How the command names the reference, where it is not the one that it would take anyhow."""
+        if is_overridden(item, "pot_reference"):
+            return []
+        live = option_path(self._config, "reference")
+        live = None if is_baseline(live) else live
+        if live is not None and (self._config.getoption("pot_reference") is not None or recorded_from is None):
+            return []
+        if recorded_from is None:
+            return ["--pot-reference=MODEL"]
+        if live is not None and self.name_of(live) == recorded_from:
+            return []
+        spec = self.spec_of(recorded_from)
+        if spec is not None and os.path.exists(spec):
+            # By a path that the command line takes from the folder in which it was called.
+            return [f"--pot-reference={os.path.relpath(spec, self._config.invocation_params.dir)}"]
+        if spec is not None or _FACTORY.fullmatch(recorded_from):
+            return [f"--pot-reference={recorded_from}"]
+        return ["--pot-reference=MODEL"] if live is None else []
 
 
 @contextmanager
@@ -207,13 +253,12 @@ def _locked(folder: Path) -> Iterator[None]:
 
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     name = hashlib.sha256(f"{user}:{folder.resolve()}".encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"pytest-pot-{name}.lock", timeout=_LOCK_S)
-    with suppress(OSError):  # also a timeout: whoever holds it has hung
-        lock.acquire()
-    try:
+    with ExitStack() as stack:
+        with suppress(OSError):  # no folder for temporary files; also a timeout: whoever holds the lock has hung
+            file = Path(tempfile.gettempdir()) / f"pytest-pot-{name}.lock"
+            file.touch()  # where it cannot be made, FileLock may take it for a file that another process has just removed
+            stack.enter_context(FileLock(file, timeout=_LOCK_S))
         yield
-    finally:
-        lock.release()
 
 
 _STORE = pytest.StashKey[BaselineStore]()

@@ -11,9 +11,10 @@ import pytest
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
+from pytest_pot.core.user_code import raised_in
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.plugin.options import option_config
-from pytest_pot.plugin.paths import option_path
+from pytest_pot.plugin.paths import option_bases, option_path, places_named
 
 __all__ = ["ModelStore", "load_by_spec", "model_store", "no_model", "no_tokenizer"]
 
@@ -52,7 +53,8 @@ class ModelStore:
         if spec is None:
             return None
         if role not in self._from_options:
-            self._from_options[role] = _recording(spec) if is_baseline(spec) else self._load(spec, role)
+            with places_named(option_bases(self._config, role)):
+                self._from_options[role] = _recording(spec) if is_baseline(spec) else self._load(spec, role)
         return self._from_options[role]
 
     def resolve(self, value: Any, role: str) -> LoadedModel:
@@ -70,7 +72,8 @@ class ModelStore:
         """The one that ``--pot-tokenizer`` or the ini key names; None where neither does."""
         spec = option_path(self._config, "tokenizer")
         if spec is not None and self._tokenizer is None:
-            self._tokenizer = _load_tokenizer(spec)
+            with places_named(option_bases(self._config, "tokenizer")):
+                self._tokenizer = _load_tokenizer(spec)
         return self._tokenizer
 
     def tokenizer_beside(self, spec: str) -> Any | None:
@@ -92,7 +95,8 @@ class ModelStore:
         return self.tokenizer_beside(home)
 
     def _load(self, spec: str, role: str) -> LoadedModel:
-        return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
+        with raised_in(f"the hook pytest_pot_load_model, asked for the {role} {spec!r},"):
+            return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
 
 
 _STORE = pytest.StashKey[ModelStore]()

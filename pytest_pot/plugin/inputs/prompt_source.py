@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.text import shorten
+from pytest_pot.core.user_code import raised_in
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.paths import option_path
 from pytest_pot.prompts.added_tokens import named_prompts
@@ -35,7 +36,7 @@ class PromptRequest:
 
     prompts: Path | Sequence[Prompt] | None = None
     """Named in the marker: a file, or the prompts."""
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     """Draws them, where the marker names none."""
     sequential: bool = False
     """Whether they are drawn from only until the verdict is safe, so that more of them do not cost more."""
@@ -75,7 +76,8 @@ def choose_prompts(
             )
         return named
     try:
-        return as_prompts_or_none(value)
+        with raised_in("the fixture pot_prompts"):  # its value may be made while it is read
+            return as_prompts_or_none(value)
     except InvalidArgument as error:
         raise PotError(f"the fixture pot_prompts: {error}") from error
 
@@ -90,9 +92,10 @@ def default_prompts(config: pytest.Config) -> list[Prompt]:
     if path is not None:
         named = None if os.path.exists(path) else named_prompts(path)
         return load_prompts(path) if named is None else named
-    results = [prompts for prompts in config.hook.pytest_pot_prompts(config=config) if prompts is not None]
     try:
-        return [prompt for prompts in results for prompt in as_prompts_or_none(prompts)] if results else builtin_prompts()
+        with raised_in("the hook pytest_pot_prompts"):
+            results = [prompts for prompts in config.hook.pytest_pot_prompts(config=config) if prompts is not None]
+            return [prompt for prompts in results for prompt in as_prompts_or_none(prompts)] if results else builtin_prompts()
     except InvalidArgument as error:
         raise PotError(f"the hook pytest_pot_prompts: {error}") from error
 

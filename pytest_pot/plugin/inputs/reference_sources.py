@@ -12,10 +12,10 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.gates.base import GateSettings
-from pytest_pot.plugin.inputs.fixture_values import fixture_value
+from pytest_pot.plugin.inputs.fixture_values import fixture_bases, fixture_value
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
 from pytest_pot.plugin.options import option
-from pytest_pot.plugin.paths import option_path
+from pytest_pot.plugin.paths import option_path, places_named
 from pytest_pot.plugin.pytest_internals import is_overridden
 
 __all__ = ["ModelSources"]
@@ -79,7 +79,15 @@ class ModelSources:
             loaded = self._store.from_options(role)
             assert loaded is not None
             return loaded
-        return self._store.resolve(source, role)
+        with places_named(self._bases(role)):
+            return self._store.resolve(source, role)
+
+    def _bases(self, role: str) -> list[Path]:
+        """The folders in which the path that the marker or the fixture names is looked for."""
+        item = self._request.node
+        if getattr(self._settings, role) is not None:
+            return [item.path.parent, item.config.rootpath]
+        return fixture_bases(item, f"pot_{role}")
 
     def chosen_tokenizer(self) -> Any:
         """The one tokenizer that the user chose for both models; None where each comes with its own.

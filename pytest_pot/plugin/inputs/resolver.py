@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,8 +15,9 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.staleness import refuse_stale
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import count, shorten, some_of
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.registry import common_device, device_of, max_positions
+from pytest_pot.engines.registry import common_device, device_of, max_positions, not_loaded
 from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
 from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
 from pytest_pot.plugin.inputs.cached_reference import CachedReference
@@ -97,16 +99,15 @@ class _Resolver:
 
     def _recorded_now(self, path: Path) -> GateInputs:
         """``--pot-update``: the file ``path`` is written first."""
-        reference = self._sources.live("reference")
-        if reference is None or isinstance(reference, Baseline) or is_baseline(reference):
-            raise PotError(
-                f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
-                "ini key pot_reference, or let the fixture pot_reference return it"
-            )
+        store, config, item = baseline_store(self._config), self._settings.config, self._item
+        reference = self._to_record(path)
         loaded = self._sources.load(reference, "reference")
         source, candidate = self._sources.candidate()
+        if self._config.getoption("pot_reference") is None and _are_same(reference, loaded, source, candidate):
+            raise _own_reference(
+                store.shown(path), self._sources.name("candidate", source), by_name=isinstance(source, str | Path)
+            )
         prompts = self._encoded(self._sources.tokenizer_of(loaded, "reference"))
-        store, config, item = baseline_store(self._config), self._settings.config, self._item
         spec = str(reference) if isinstance(reference, str | Path) else None
         name = self._sources.name("reference", reference) if spec is None else store.name_of(spec)
         live = LiveReference(loaded.model, name, spec, max_positions(candidate.model))
@@ -122,6 +123,28 @@ class _Resolver:
             recording=write,
             candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
             device=self._device(loaded, candidate),
+        )
+
+    def _to_record(self, path: Path) -> Any:
+        """The live reference that ``path`` is recorded from: a fixture's, the options', or the one that the file itself names.
+
+        Raises:
+            PotError: there is none.
+        """
+        reference = self._sources.live("reference")
+        if not (reference is None or isinstance(reference, Baseline) or is_baseline(reference)):
+            return reference
+        store = baseline_store(self._config)
+        name = store.recorded_from(path)
+        spec = None if name is None else store.spec_of(name)
+        if spec is not None:
+            return spec
+        recorded = (
+            "" if name is None else f". It was recorded from {shorten(name, 200)}, which is no model that is there by that name"
+        )
+        raise PotError(
+            f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
+            f"ini key pot_reference, or let the fixture pot_reference return it{recorded}"
         )
 
     def _live(self, reference: Any) -> GateInputs:
@@ -144,19 +167,23 @@ class _Resolver:
             inputs = replace(inputs, prompts=cache.prompts)
         else:
             cache = self._cache(inputs.prompts, candidate)
-            if cache is None or not cache.identify_by_content(loaded.model):
-                return inputs
+            if cache is None:
+                return _noted(inputs, CachedReference.why_off(self._config, self._settings.config))
+            if not cache.identify_by_content(loaded.model):
+                return _noted(inputs, cache.why_run(loaded.model))
             if (known := cache.known()) is not None:
                 return replace(inputs, reference=None, recording=known)
-        if self._gate.sequential:  # the reference is run no further than needed, so there is no whole record
-            return inputs
-        return replace(inputs, recording=cache.recording_of(loaded.model))
+        if self._gate.sequential:
+            return _noted(inputs, "the reference is run each time: with confidence it is run no further than needed")
+        return _noted(replace(inputs, recording=cache.recording_of(loaded.model)), cache.why_run(loaded.model))
 
     def _both_live(self, reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> GateInputs:
         tokenizer = self._sources.tokenizer_of(loaded, "reference")
+        inputs = self._inputs(source, candidate, self._encoded(tokenizer), self._sources.name("reference", reference))
         return replace(
-            self._inputs(source, candidate, self._encoded(tokenizer), self._sources.name("reference", reference)),
+            inputs,
             reference=loaded.model,
+            warnings=(*self._not_loaded(loaded, "reference"), *inputs.warnings),
             candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
             device=self._device(loaded, candidate),
         )
@@ -168,6 +195,17 @@ class _Resolver:
             prompts=prompts,
             names=(name, self._sources.name("candidate", source)),
             endless=self._settings.key is not None and self._settings.prompts is None,
+            warnings=self._not_loaded(candidate, "candidate"),
+        )
+
+    def _not_loaded(self, loaded: LoadedModel, role: str) -> tuple[str, ...]:
+        """What to warn of if a model that a fixture or factory made has weights that its checkpoint lacked."""
+        names = [] if loaded.movable else not_loaded(loaded.model)  # what pytest-pot loads is refused there
+        if not names:
+            return ()
+        return (
+            f"{self._settings.gate}: the {role} ({type(loaded.model).__name__}) has {count(len(names), 'tensor')} that "
+            f"from_pretrained did not find in its checkpoint: {some_of(names)}. What was not set later holds random numbers",
         )
 
     def _encoded(self, tokenizer: Any) -> EncodedPrompts:
@@ -190,3 +228,24 @@ class _Resolver:
         wanted = self._settings.config.device
         device = common_device(wanted, models)
         return "auto" if device == wanted else device
+
+
+def _are_same(reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> bool:
+    """Whether both sources name the same place, or give the same object."""
+    if isinstance(reference, str | Path) and isinstance(source, str | Path):
+        places = [os.path.realpath(spec) if os.path.exists(spec) else str(spec) for spec in (reference, source)]
+        return places[0] == places[1]
+    return loaded.model is candidate.model
+
+
+def _own_reference(file: str, name: str, *, by_name: bool) -> PotError:
+    """The error of an update that would record the candidate as its own reference into ``file``."""
+    meant = f"; where today's candidate is meant to be the reference from now on, say so: --pot-reference={name}"
+    return PotError(
+        f"--pot-update would record the candidate, {name}, as its own reference into {file}, and later runs would compare it "
+        f"with itself. Name the reference, --pot-reference=MODEL{meant if by_name else ''}"
+    )
+
+
+def _noted(inputs: GateInputs, note: str | None) -> GateInputs:
+    return inputs if note is None else replace(inputs, notes=(*inputs.notes, note))

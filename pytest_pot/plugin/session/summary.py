@@ -9,6 +9,7 @@ import pytest
 
 from pytest_pot.core.text import printable_lines
 from pytest_pot.plugin.options import option
+from pytest_pot.plugin.session.notes import NOTES
 
 __all__ = ["SessionResults"]
 
@@ -18,8 +19,10 @@ class SessionResults:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._rows: dict[tuple[str, str | None], list[dict[str, Any]]] = {}  # by test, and by worker where all run all tests
+        self._each = config.getoption("dist", None) == "each"
         self._written: Path | None = None
+        self._error: str | None = None  # why the report could not be written
         self._recorded: dict[str, None] = {}  # lines, in their order
         self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
@@ -33,31 +36,35 @@ class SessionResults:
             if name == NOT_GATED:
                 self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
-            rows = rows_of(report.nodeid, report.user_properties)
+            worker = getattr(report, "worker_id", None) if self._each else None
+            rows = rows_of(report.nodeid, report.user_properties, worker)
             if rows:
-                self._rows[report.nodeid] = rows  # the last run of a test that was run again
+                self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
         target = option(self._config, "report")
         ran = exitstatus not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
         if target is None or self._config.option.collectonly or not ran:
             return
-        from pytest_pot.report.json_report import json_report
-        from pytest_pot.report.markdown import markdown_report
+        from pytest_pot.core.errors import PotError
+        from pytest_pot.plugin.session.report_file import write_report
 
-        path = self._config.invocation_params.dir / target
-        write = json_report if path.suffix == ".json" else markdown_report
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(write(self._all_rows()), encoding="utf-8")
-        self._written = path
+        try:
+            self._written = write_report(self._config, target, self._all_rows())
+        except PotError as error:  # raised any further, it would end the run before the summary
+            self._error = f"pot: {error}. The exit status is {int(pytest.ExitCode.INTERNAL_ERROR)} for that reason alone"
+            if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                self._error = f"pot: {error}"
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = self._all_rows()
         notes = [*self._recorded, *(_not_gated(line, len(tests)) for line, tests in self._not_gated.items())]
-        if not rows and self._written is None and not notes:
-            return
-        if terminalreporter.verbosity < 0 and self._written is None and not notes:
+        if terminalreporter.verbosity > 0:
+            notes += self._config.stash[NOTES].lines
+        told = self._written is not None or self._error is not None or bool(notes)
+        if not told and (not rows or terminalreporter.verbosity < 0):
             return
         from pytest_pot.report.table import summary_table, what_ran
 
@@ -70,6 +77,8 @@ class SessionResults:
             terminalreporter.write_line(printable_lines(line))
         if self._written is not None:
             terminalreporter.write_line(f"written to {self._written}")
+        if self._error is not None:
+            terminalreporter.write_line(self._error, red=True)
 
     def _all_rows(self) -> list[dict[str, Any]]:
         return [row for rows in self._rows.values() for row in rows]

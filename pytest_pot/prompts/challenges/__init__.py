@@ -61,7 +61,8 @@ def challenge_sample(key: str, n: int) -> list[Prompt]:
 
 def _secret(key: str, n: int) -> bytes:
     if not isinstance(key, str) or not key.strip():
-        raise InvalidArgument(f"key={key!r}: the key of a challenge must be a string that is not empty or blank")
+        what = "blank" if isinstance(key, str) else type(key).__name__  # not the key itself: it is a secret
+        raise InvalidArgument(f"the key of a challenge must be a string that is not empty or blank, and it is {what}")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise InvalidArgument(f"n={n!r}: the number of challenge prompts must be an integer of at least 1")
     return key.encode("utf-8", "surrogatepass")

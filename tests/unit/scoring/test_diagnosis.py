@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pytest_pot import ScoreReport, ScoringConfig
+from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer, builtin_prompts
 from pytest_pot.engines.distributions import Floats, Ints, TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.diagnosis import likely_cause
+
+from ..conftest import make_tokenizer
+from ..models import tiny
 
 
 class FakeReport:
@@ -55,7 +61,8 @@ def generator() -> np.random.Generator:
     ("shape", "words"),
     [
         (lambda j: 0.03 + 0 * j, "all prompts and positions alike"),
-        (lambda j: 0.02 + 0.01 * j, "grows with the position"),
+        (lambda j: 0.02 + 0.01 * j, "grows with the position: look at the position encoding"),
+        (lambda j: 0.2 + 0.01 * j, "grows along the text, but is there from the first tokens on: the weights changed"),
         (lambda j: 0.3 * np.exp(-j / 8) + 0.02, "from the first position on"),
         (lambda j: 0.85 + 0 * j, "little in common"),
     ],
@@ -148,3 +155,51 @@ def test_continuations_of_one_token_say_nothing_of_the_cache() -> None:
     report = FakeReport([np.array([0.5]) for _ in range(8)])
     report.config = ScoringConfig(path="decode")
     assert "cache" not in (cause_of(report) or "")
+
+
+def cause_of_change(seed: int, change: Callable[[PreTrainedModel], PreTrainedModel]) -> str:
+    """The likely cause of what ``change`` does to a tiny random model with an adapter, on prompts of four characters."""
+    model = tiny("llama", seed=seed, scale=1.0)
+    texts = [prompt.text + (prompt.continuation or "") for prompt in builtin_prompts()[:16]]
+    prompts = [Prompt(text[:4], text[4:60]) for text in texts]
+    reference = with_adapter(model, seed)
+    report = TeacherForcedScorer(ScoringConfig(device="cpu")).score_batch(
+        reference, change(reference), prompts, make_tokenizer()
+    )
+    return likely_cause(report) or ""
+
+
+def with_adapter(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """``model`` with a low-rank change of its attention merged."""
+    merged = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weights in merged.named_parameters():
+            if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")):
+                up = torch.randn(weights.shape[0], 4, generator=generator)
+                weights.add_(0.05 * up @ torch.randn(4, weights.shape[1], generator=generator))
+    return merged
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_an_adapter_that_is_applied_twice_is_no_wrong_position_encoding(seed: int) -> None:
+    """With these seeds its divergence grows along the text, as that of a wrong position encoding does."""
+    cause = cause_of_change(seed, lambda model: with_adapter(model, seed))
+    assert cause == (
+        "the divergence grows along the text, but is there from the first tokens on: the weights changed (merging, training, "
+        "an adapter applied twice or not at all)"
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 7])
+def test_a_wrong_position_encoding_is_named(seed: int) -> None:
+    def other_base(model: PreTrainedModel) -> PreTrainedModel:
+        config: Any = copy.deepcopy(model.config)
+        config.rope_parameters = {**config.rope_parameters, "rope_theta": 1e6}
+        changed: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        changed.load_state_dict(model.state_dict())
+        changed.eval()
+        return changed
+
+    cause = cause_of_change(seed, other_base)
+    assert cause.startswith("the divergence grows with the position: look at the position encoding")

@@ -141,7 +141,9 @@ OPENINGS = {
 
 @pytest.mark.parametrize("key", ["", " ", "\n", None, b"bytes", 7])
 def test_a_key_that_is_blank_or_not_a_string_is_an_error(key: Any) -> None:
-    with pytest.raises(ValueError, match=r"key=.*: the key of a challenge must be a string that is not empty or blank"):
+    with pytest.raises(
+        ValueError, match=r"^the key of a challenge must be a string that is not empty or blank, and it is \w+$"
+    ):
         challenge_prompts(key, 1)
 
 

@@ -1,0 +1,250 @@
+"""Quantised models: recognise them, leave them in their own precision, and say what reading one needs.
+
+Converting a quantised model to another dtype breaks it: some libraries refuse, others fail in the first forward, and others
+would convert scales but not the packed weights. So such a model runs as it was loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+
+__all__ = [
+    "float_dtypes",
+    "is_quantised",
+    "loading_options",
+    "method_of",
+    "package_of",
+    "quantisation_errors",
+    "refuse_dtype",
+    "settings_in",
+]
+
+_NEEDED: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "aqlm": (("aqlm", "'aqlm[gpu,cpu]'"), ("accelerate", "accelerate")),
+    "auto-round": (("auto_round", "auto-round"),),
+    "awq": (("gptqmodel", "gptqmodel"), ("accelerate", "accelerate")),
+    "bitnet": (("accelerate", "accelerate"),),
+    "bitsandbytes": (("bitsandbytes", "bitsandbytes"), ("accelerate", "accelerate")),
+    "compressed-tensors": (("compressed_tensors", "compressed-tensors"),),
+    "eetq": (("kernels", "kernels"), ("accelerate", "accelerate")),
+    "fbgemm_fp8": (("fbgemm_gpu", "fbgemm-gpu"), ("accelerate", "accelerate")),
+    "fouroversix": (("fouroversix", "fouroversix"),),
+    "fp8": (("accelerate", "accelerate"),),
+    "fp_quant": (("fp_quant", "fp_quant"),),
+    "gemma": (),
+    "gguf": (("gguf", "gguf"), ("accelerate", "accelerate")),
+    "gptq": (("optimum", "optimum"), ("gptqmodel", "gptqmodel")),
+    "higgs": (("flute", "flute-kernel"), ("fast_hadamard_transform", "fast_hadamard_transform"), ("accelerate", "accelerate")),
+    "hqq": (("hqq", "hqq"),),
+    "metal": (),
+    "mxfp4": (("accelerate", "accelerate"),),
+    "mxfp8": (("accelerate", "accelerate"),),
+    "nvfp4": (("kernels", "kernels"),),
+    "quanto": (("optimum.quanto", "optimum-quanto"), ("accelerate", "accelerate")),
+    "quark": (("quark", "amd-quark"),),
+    "sinq": (("sinq", "sinq"),),
+    "spqr": (("spqr_quant", "'spqr_quant[gpu]'"), ("accelerate", "accelerate")),
+    "torchao": (("torchao", "torchao"),),
+    "vptq": (("vptq", "vptq"), ("accelerate", "accelerate")),
+}
+"""What reading a model of each method needs: the module that is imported, and what pip calls it."""
+
+_LIBRARIES = frozenset(
+    (
+        "aqlm",
+        "auto_gptq",
+        "auto_round",
+        "awq",
+        "bitsandbytes",
+        "compressed_tensors",
+        "eetq",
+        "fbgemm_gpu",
+        "gptqmodel",
+        "hqq",
+        "optimum",
+        "quark",
+        "spqr_quant",
+        "torchao",
+        "vptq",
+    )
+)
+"""Libraries whose layers and tensors hold quantised weights, also in a model that transformers did not quantise."""
+
+_PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_FLAGS = ("is_loaded_in_4bit", "is_loaded_in_8bit")
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether ``model``, or a model that it wraps (as an adapter does), holds quantised weights.
+
+    Not if it was dequantised when it was loaded: its weights are plain numbers then.
+    """
+    for module in model.modules():
+        if method_of(module) is not None or any(getattr(module, name, False) for name in _FLAGS) or _is_quantised_layer(module):
+            return True
+        if any(_is_quantised_tensor(tensor) for tensor in module.parameters(recurse=False)):
+            return True
+    return False
+
+
+def method_of(module: nn.Module) -> str | None:
+    """The method by which transformers quantised ``module``: ``"bitsandbytes"``. None if it did not, or dequantised it."""
+    settings = getattr(getattr(module, "hf_quantizer", None), "quantization_config", None)
+    method = getattr(module, "quantization_method", None) or getattr(settings, "quant_method", None)
+    if method is None or getattr(settings, "dequantize", False):
+        return None
+    name = str(getattr(method, "value", method))
+    # Weights of a GGUF file are plain numbers after loading, except in layers of a kernel library.
+    return None if name == "gguf" and not any("Gguf" in type(layer).__name__ for layer in module.modules()) else name
+
+
+def package_of(model: nn.Module) -> str:
+    """The library that holds the quantised weights of ``model``, and its class for them: ``"torchao Int8Tensor"``."""
+    for module in model.modules():
+        for part in (module, *module.parameters(recurse=False)):
+            library, *_ = type(part).__module__.split(".")
+            if library in _LIBRARIES or (part is module and _is_quantised_layer(module)):
+                return f"{library} {type(part).__name__}"
+    return "float8"
+
+
+def _is_quantised_layer(module: nn.Module) -> bool:
+    name = type(module).__module__
+    return name.partition(".")[0] in _LIBRARIES or name.startswith("torch.ao.nn.quantized")
+
+
+def _is_quantised_tensor(tensor: torch.Tensor) -> bool:
+    is_float8 = tensor.is_floating_point() and tensor.dtype not in _PLAIN_DTYPES
+    return is_float8 or type(tensor).__module__.partition(".")[0] in _LIBRARIES
+
+
+def float_dtypes(model: nn.Module) -> set[torch.dtype]:
+    """The dtypes of the parameters of ``model``, packed weights left out."""
+    return {tensor.dtype for tensor in model.parameters() if tensor.dtype in _PLAIN_DTYPES}
+
+
+def refuse_dtype(model: nn.Module, config: ScoringConfig, spec: str | None = None) -> None:
+    """Raise :class:`PotError` if ``config`` asks for another dtype than that in which the quantised ``model`` is.
+
+    ``spec``: what was just loaded with that dtype, with its role; None for an object in memory.
+    """
+    dtypes = float_dtypes(model)
+    if config.dtype == "auto" or dtypes <= {getattr(torch, config.dtype)}:
+        return
+    own = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    remedy = f"Load it with dtype=torch.{config.dtype}" if spec is None else f"Quantise it again from weights in {config.dtype}"
+    raise PotError(
+        f"cannot score {spec or 'this model'} with dtype={config.dtype!r}: it is quantised and runs in {own}, and converting a "
+        f"quantised model breaks it. {remedy}, or set dtype='auto'"
+    )
+
+
+def settings_in(spec: str) -> Mapping[str, Any] | None:
+    """The quantisation settings in the config of the folder or hub id ``spec``; None if there are none, or no config."""
+    config: Any = None
+    with suppress(Exception):  # whatever is wrong with the config, loading the model will say
+        path = Path(spec, "config.json")
+        if os.path.isfile(path):
+            config = json.loads(path.read_text(encoding="utf-8"))
+        elif not os.path.exists(spec):
+            from transformers import PretrainedConfig
+
+            config = PretrainedConfig.get_config_dict(spec)[0]
+    holders = [config, *(config.get(name) for name in ("text_config", "llm_config"))] if isinstance(config, dict) else []
+    found = (holder.get("quantization_config") for holder in holders if isinstance(holder, dict))
+    return next((settings for settings in found if isinstance(settings, dict)), None)
+
+
+def loading_options(settings: Mapping[str, Any] | None, device: torch.device, dtype: str) -> dict[str, Any]:
+    """The options of ``from_pretrained`` for a model with these quantisation ``settings``, on ``device``, in ``dtype``.
+
+    Formats that have no kernel for CPUs (fp8, mxfp4) are dequantised there, straight to float32 unless another dtype is asked
+    for. Everything else is loaded onto its device at once, because some formats can only be unpacked there.
+    """
+    if settings is None:
+        return {}
+    if device.type == "cpu":
+        dequantising = _dequantising(settings)
+        if dequantising is not None:
+            return {"quantization_config": dequantising, **({"dtype": torch.float32} if dtype == "auto" else {})}
+        # Left alone, bitsandbytes takes a GPU wherever there is one.
+        return {"device_map": {"": device}} if _method_in(settings) == "bitsandbytes" else {}
+    return {"device_map": {"": device}} if importlib.util.find_spec("accelerate") is not None else {}
+
+
+def _dequantising(settings: Mapping[str, Any]) -> Any:
+    """A config that asks for dequantised weights; None for formats that run on CPUs, or that cannot be dequantised."""
+    import transformers
+
+    kinds = {"fp8": "FineGrainedFP8Config", "mxfp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+    kind = getattr(transformers, kinds.get(_method_in(settings), ""), None)
+    with suppress(TypeError):  # older versions of transformers cannot dequantise it
+        return None if kind is None else kind(dequantize=True)
+    return None
+
+
+@contextmanager
+def quantisation_errors(what: str, settings: Mapping[str, Any] | None) -> Iterator[None]:
+    """Say which package is missing where loading ``what``, which has these quantisation ``settings``, fails for want of it.
+
+    Raises:
+        PotError: the method is not known, so that transformers would ignore it and take packed weights for plain ones; or the
+            model cannot be loaded.
+    """
+    if settings is None:
+        yield
+        return
+    method = _method_in(settings)
+    if not _is_known(settings):
+        import transformers
+
+        raise PotError(
+            f"{what} is quantised by {method!r}, which transformers {transformers.__version__} cannot read: install a version "
+            "that can, or name an unquantised or dequantised copy"
+        )
+    try:
+        yield
+    except PotError as error:
+        missing = [package for module, package in _NEEDED.get(method, ()) if not _is_installed(module)]
+        if missing:
+            packages = "a package that is" if len(missing) == 1 else "packages that are"
+            raise PotError(
+                f"{what} is quantised by {method}, and that needs {packages} not installed: pip install {' '.join(missing)}"
+            ) from error
+        raise
+
+
+def _is_known(settings: Mapping[str, Any]) -> bool:
+    from transformers.quantizers import auto
+
+    supports: Any = auto.AutoHfQuantizer.supports_quant_method
+    try:
+        return bool(supports(settings))
+    except ValueError:  # no method is named
+        return False
+
+
+def _method_in(settings: Mapping[str, Any]) -> str:
+    if settings.get("load_in_8bit") or settings.get("load_in_4bit"):
+        return "bitsandbytes"  # older versions did not name it
+    method = str(settings.get("quant_method", ""))
+    return "bitsandbytes" if method.startswith("bitsandbytes") else method
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it is a part of
+        return False

@@ -1,0 +1,62 @@
+"""Checkpoints with one tensor dropped, renamed or reshaped."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+def drop(tensors: Tensors, name: str) -> None:
+    del tensors[name]
+
+
+def rename(tensors: Tensors, name: str) -> None:
+    tensors[f"{name}_renamed"] = tensors.pop(name)
+
+
+def reshape(tensors: Tensors, name: str) -> None:
+    tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
+
+
+CHANGES: Mapping[str, Callable[[Tensors, str], None]] = {"dropped": drop, "renamed": rename, "reshaped": reshape}
+
+
+def tensors_in(folder: Path) -> Tensors:
+    """All tensors in the weights files of ``folder``."""
+    tensors: Tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(file))
+    return tensors
+
+
+def rewritten(folder: Path, target: Path, change: Callable[[Tensors], object]) -> Path:
+    """A copy of the checkpoint ``folder`` at ``target``, with the tensors of each of its weights files changed."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target)
+    for file in sorted(target.glob("*.safetensors")):
+        tensors = load_file(file)
+        change(tensors)
+        save_file(tensors, file, metadata={"format": "pt"})
+    index = target / "model.safetensors.index.json"
+    if index.exists():  # which file has which tensor, as a converter would write it for its own result
+        files = {name: file.name for file in target.glob("*.safetensors") for name in load_file(file)}
+        index.write_text(json.dumps({"metadata": {}, "weight_map": files}), encoding="utf-8")
+    return target
+
+
+def without_its_tensor(folder: Path, target: Path, how: str, name: str) -> Path:
+    """A copy of ``folder`` at ``target`` in which the tensor ``name`` is changed: ``how`` is a key of :data:`CHANGES`."""
+
+    def change(tensors: Tensors) -> None:
+        if name in tensors:
+            CHANGES[how](tensors, name)
+
+    return rewritten(folder, target, change)
