@@ -12,7 +12,8 @@ from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.added_tokens import expanded
 from pytest_pot.prompts.chats import rendered
 from pytest_pot.prompts.prompt import Prompt, as_prompts
-from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, unchanged
+from pytest_pot.prompts.tokenizer_differences import listed_parts
+from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, unchanged
 
 __all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokenise"]
 

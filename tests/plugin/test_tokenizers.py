@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+
+from pytest_pot import Baseline
 
 from .conftest import PROMPTS, Project
 
@@ -93,7 +96,7 @@ def failure(result: pytest.RunResult) -> str:
     """The message of the only failing test."""
     result.assert_outcomes(failed=1)
     start = next(i for i, line in enumerate(result.outlines) if line.startswith("____")) + 1
-    end = next(i for i, line in enumerate(result.outlines) if i > start and line.startswith("===="))
+    end = next(i for i, line in enumerate(result.outlines) if i > start and line.startswith(("====", "----")))
     return "\n".join(result.outlines[start:end])
 
 
@@ -242,3 +245,58 @@ def recorded(project: Project) -> Project:
     project.prompts("prompts.jsonl", *PROMPTS)
     project.write(test_it=RECORDED.replace("{tolerance}", "half"))
     return project
+
+
+OWN_CLASS = """
+import pytest
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+
+
+class Own(PreTrainedTokenizerFast):
+    pass
+
+
+def loaded(folder):
+    return GPT2LMHeadModel.from_pretrained(folder), Own.from_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def pot_reference():
+    return loaded({reference})
+
+
+@pytest.fixture(scope="session")
+def pot_candidate():
+    return loaded("candidate")
+"""
+
+
+@pytest.mark.parametrize("name", ["merges", "model"])
+def test_a_tokenizer_class_of_ones_own_is_compared_in_its_rules_too(project: Project, name: str) -> None:
+    change, part = CHANGES[name]
+    candidate(project, change)
+    project.write(conftest=OWN_CLASS)
+    message = failure(project.run_tests(GATED.replace("{tolerance}", "identical")))
+    assert message == refusal(f"the tokenizers of reference and candidate differ in: {part}", "0")
+
+
+@pytest.mark.parametrize("parts", ["as recorded now", "as older versions recorded them"])
+def test_a_recording_by_a_tokenizer_class_of_ones_own(project: Project, parts: str) -> None:
+    """It is valid for the same tokenizer, and for no other."""
+    candidate(project)
+    project.write(conftest=OWN_CLASS, test_it=RECORDED.replace("{tolerance}", "identical"))
+    project.run("--pot-update").assert_outcomes(passed=1)
+    path = project.path / "ref.pot.safetensors"
+    if parts != "as recorded now":
+        baseline = Baseline.load(path)
+        known = {name: sha for name, sha in baseline.provenance.tokenizer.items() if name in OLDEST_PARTS}
+        assert set(known) == OLDEST_PARTS
+        replace(baseline, provenance=replace(baseline.provenance, tokenizer=known)).save(path)
+    project.run().assert_outcomes(passed=1)
+    shutil.rmtree(project.path / "candidate")
+    candidate(project, other_merges)
+    assert "\n  tokenizer.merges: sha256 " in failure(project.run())
+
+
+OLDEST_PARTS = {"vocabulary", "added_tokens", "merges", "encoding"}
+"""Of a byte-pair encoding, by a class without ``whole``."""

@@ -27,7 +27,8 @@ def live_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs) -> tuple[s
     Raises:
         PotError: they differ, and the limit is one that only the same model meets.
     """
-    from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, tokenizer_identity
+    from pytest_pot.prompts.tokenizer_differences import listed_parts
+    from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, tokenizer_identity
 
     ours, theirs = inputs.prompts.tokenizer, inputs.candidate_tokenizer
     if theirs is None or theirs is ours or tokenizer_identity(theirs) == tokenizer_identity(ours):
