@@ -34,7 +34,7 @@ COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "tempe
 """The fields of a :class:`ScoringConfig` that change what a recording holds. The others choose a metric, or how the same
 numbers are computed: they change a score only by rounding error, and by which of equally likely tokens come last in top-k."""
 
-_SOFT_PARTS = ("whole", "chat_template", "sentencepiece", *VERSIONED_PARTS)
+_SOFT_PARTS = ("whole", "chat_template", "special_tokens", "sentencepiece", *VERSIONED_PARTS)
 """Parts of a tokenizer that do not make a recording stale by themselves."""
 
 _LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
@@ -148,7 +148,7 @@ def tolerated_tokenizer_differences(
         version: of the library that wrote ``now``; by default the installed one.
     """
     same_version = recorded.libraries.get("tokenizers") == (version or _version("tokenizers"))
-    names = ("chat_template", "encoding", *(VERSIONED_PARTS if same_version else ()))
+    names = ("chat_template", "special_tokens", "encoding", *(VERSIONED_PARTS if same_version else ()))
     old, new = ({name: parts[name] for name in names if name in parts} for parts in (recorded.tokenizer, now))
     return {name: (old[name], new[name]) for name in different_parts(old, new) if name in old and name in new}
 

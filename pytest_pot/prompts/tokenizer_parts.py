@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "COMPONENTS",
     "PART_NAMES",
     "VERSIONED_PARTS",
-    "added",
+    "added_tokens",
     "component",
     "different_parts",
     "model_settings",
+    "special_tokens",
     "tokenizer_digests",
     "tokenizer_identity",
     "unchanged",
@@ -40,16 +42,18 @@ PART_NAMES: Mapping[str, str] = MappingProxyType(
         "pre_tokenizer": "pre-tokenizer",
         "post_processor": "post-processor",
         "decoder": "decoder",
+        "special_tokens": "special tokens",
         "chat_template": "chat template",
         "encoding": "encoding of a fixed text",
     }
 )
 """The parts that are compared, as people call them; see :func:`tokenizer_digests`."""
 
-_COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-VERSIONED_PARTS = ("model", *_COMPONENTS)
+COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+VERSIONED_PARTS = ("model", *COMPONENTS)
 """Parts as the tokenizers library writes them: compared only where the same version of it wrote both."""
 
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _WHOLE = "whole"
 _LARGE_PARTS = (_WHOLE, "vocabulary", "merges", "scores", "model")
 _KEPT = 8
@@ -71,13 +75,14 @@ _OWN_CLASSES: weakref.WeakKeyDictionary[Any, tuple[str, dict[str, str]]] = weakr
 def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """SHA-256 of each part of a tokenizer, by name.
 
-    The first seven are the same in any version of the libraries:
+    The first eight are the same in any version of the libraries:
 
     - ``vocabulary``: every token and its id.
     - ``added_tokens``: the tokens that are cut out of a text before anything else.
     - ``merges``: the merge rules of a byte-pair encoding, in order.
     - ``scores``: the token scores of a unigram model.
     - ``sentencepiece``: the model file of a tokenizer that runs SentencePiece.
+    - ``special_tokens``: which tokens are BOS, EOS and so on; but for padding, which changes no result.
     - ``chat_template``: the template that renders chats, which may be None.
     - ``encoding``: the ids of a fixed text, which depend on all other parts.
     - ``model``, ``normalizer``, ``pre_tokenizer``, ``post_processor``, ``decoder``: the other parts of a fast tokenizer, as
@@ -133,7 +138,8 @@ def _small_parts(tokenizer: Any) -> dict[str, str]:
     """The parts that are read again each time."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Callable[[], Any]] = {
-        "added_tokens": lambda: [[index, *with_flags(token)] for index, token in added(tokenizer)],
+        "added_tokens": lambda: [[index, *with_flags(token)] for index, token in added_tokens(tokenizer)],
+        "special_tokens": lambda: special_tokens(tokenizer),
         "chat_template": lambda: tokenizer.chat_template,
         "encoding": lambda: [
             list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
@@ -142,7 +148,7 @@ def _small_parts(tokenizer: Any) -> dict[str, str]:
         "sentencepiece": lambda: tokenizer.sp_model.serialized_model_proto().hex(),
     }
     if backend is not None:
-        parts |= {name: partial(component, backend, name) for name in _COMPONENTS}
+        parts |= {name: partial(component, backend, name) for name in COMPONENTS}
     return _digests(parts)
 
 
@@ -245,9 +251,21 @@ def component(backend: Any, name: str) -> str | None:
     return None if component is None else component.__getstate__().decode()
 
 
-def added(tokenizer: Any) -> list[tuple[int, Any]]:
+def added_tokens(tokenizer: Any) -> list[tuple[int, Any]]:
     """The added tokens with their ids, by id."""
     return sorted(tokenizer.added_tokens_decoder.items())
+
+
+def special_tokens(tokenizer: Any) -> dict[str, str | None]:
+    """The tokens by their roles, as text; None for a role without a token.
+
+    Raises:
+        AttributeError: the tokenizer knows of no roles.
+    """
+    tokens = {role: getattr(tokenizer, role) for role in _ROLES if hasattr(tokenizer, role)}
+    if not tokens:
+        raise AttributeError("no special tokens")
+    return {role: None if token is None else str(token) for role, token in tokens.items()}
 
 
 def with_flags(token: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline
 
@@ -70,11 +71,17 @@ CHANGES: dict[str, tuple[Callable[[Parts], None], str]] = {
         "vocabulary (id 0 is '!' in the reference's and '~' in the candidate's; 2 ids differ)",
     ),
     "merges": (other_merges, "merges"),
-    "model": (other_model, "settings of the tokenizer's model"),
-    "normalizer": (normalizer, "normalizer"),
-    "pre_tokenizer": (pre_tokenizer, "pre-tokenizer"),
-    "post_processor": (post_processor, "post-processor"),
-    "decoder": (decoder, "decoder"),
+    "model": (
+        other_model,
+        "settings of the tokenizer's model (ignore_merges: False in the reference's, True in the candidate's)",
+    ),
+    "normalizer": (normalizer, "normalizer (nothing in the reference's, Replace in the candidate's)"),
+    "pre_tokenizer": (pre_tokenizer, "pre-tokenizer (type: 'ByteLevel' in the reference's, 'Sequence' in the candidate's)"),
+    "post_processor": (
+        post_processor,
+        "post-processor (type: 'TemplateProcessing' in the reference's, 'ByteLevel' in the candidate's)",
+    ),
+    "decoder": (decoder, "decoder (type: 'ByteLevel' in the reference's, 'Fuse' in the candidate's)"),
 }
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -181,10 +188,10 @@ def test_a_recorded_reference_is_compared_in_the_same_parts(project: Project, na
         key = "added_tokens" if name == "added" else name
         assert f"\n  tokenizer.{key}: sha256 " in failure(result)
     elif tolerance == "identical":
-        assert failure(result) == refusal(f"the tokenizer differs from the recorded one in: {part}", "0")
+        assert failure(result) == refusal(f"the tokenizer differs from the recorded one in: {part.split(' (')[0]}", "0")
     else:
         result.assert_outcomes(passed=1)
-        note = f"the tokenizer differs from the recorded one, which no prompt shows: {part}"
+        note = f"the tokenizer differs from the recorded one, which no prompt shows: {part.split(' (')[0]}"
         assert any(line.strip() == note for line in result.outlines)
 
 
@@ -235,7 +242,7 @@ def test_the_first_difference_of_a_long_text_is_shown(project: Project) -> None:
         f"  reference: [… 19 ids, {listed[0]}]",
         f"  candidate: [… 16 ids, {listed[1]}]",
         f"  first difference, at token 40: reference {ids[40]} '\ufffd', candidate the end",
-        "  the tokenizers differ in: normalizer",
+        "  the tokenizers differ in: normalizer (nothing in the reference's, Replace in the candidate's)",
     ]
 
 
@@ -300,3 +307,54 @@ def test_a_recording_by_a_tokenizer_class_of_ones_own(project: Project, parts: s
 
 OLDEST_PARTS = {"vocabulary", "added_tokens", "merges", "encoding"}
 """Of a byte-pair encoding, by a class without ``whole``."""
+
+
+def with_special_tokens(project: Project, name: str, **roles: str) -> None:
+    """A folder with the padded model, whose tokenizer has two added tokens, in these roles."""
+    folder = project.path / name
+    shutil.copytree(project.tiny.padded, folder)
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_tokens(["<|end|>", "<|user|>"], special_tokens=True)
+    for role, token in roles.items():
+        setattr(tokenizer, role, token)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("tolerance", ["identical", "half"])
+def test_the_roles_of_special_tokens_are_a_part_of_a_tokenizer(project: Project, tolerance: str) -> None:
+    with_special_tokens(project, "base", eos_token="<|end|>")
+    with_special_tokens(project, "candidate", eos_token="<|user|>")
+    project.ini(pot_reference="base", pot_candidate="candidate", pot_prompts="prompts.jsonl")
+    project.write(test_it=GATED.replace("{tolerance}", tolerance))
+    part = "special tokens (eos_token: '<|end|>' in the reference's, '<|user|>' in the candidate's)"
+    result = project.run("-v")
+    if tolerance == "identical":
+        assert failure(result) == refusal(f"the tokenizers of reference and candidate differ in: {part}", "0")
+    else:
+        result.assert_outcomes(passed=1)
+        note = f"the tokenizers of reference and candidate differ, which no prompt shows: {part}"
+        assert any(line.strip() == note for line in result.outlines)
+
+
+@pytest.mark.parametrize("tolerance", ["identical", "half"])
+def test_the_roles_of_special_tokens_are_recorded(project: Project, tolerance: str) -> None:
+    with_special_tokens(project, "base", eos_token="<|end|>")
+    with_special_tokens(project, "candidate", eos_token="<|user|>")
+    project.ini(pot_reference="base", pot_candidate="base", pot_prompts="prompts.jsonl")
+    project.write(test_it=RECORDED.replace("{tolerance}", tolerance))
+    project.run("--pot-update", "--pot-reference=base").assert_outcomes(passed=1)
+    result = project.run("-v", "--pot-candidate=candidate")
+    if tolerance == "identical":
+        assert failure(result) == refusal("the tokenizer differs from the recorded one in: special tokens", "0")
+    else:
+        result.assert_outcomes(passed=1)
+        note = "the tokenizer differs from the recorded one, which no prompt shows: special tokens"
+        assert any(line.strip() == note for line in result.outlines)
+
+
+def test_padding_by_another_token_is_no_difference(project: Project) -> None:
+    """Tools set it to EOS where there is none."""
+    with_special_tokens(project, "base", eos_token="<|end|>")
+    with_special_tokens(project, "candidate", eos_token="<|end|>", pad_token="<|end|>")
+    project.ini(pot_reference="base", pot_candidate="candidate", pot_prompts="prompts.jsonl")
+    project.run_tests(GATED.replace("{tolerance}", "identical")).assert_outcomes(passed=1)

@@ -25,6 +25,7 @@ def test_a_fast_tokenizer_has_a_digest_of_each_part() -> None:
         "normalizer",
         "post_processor",
         "pre_tokenizer",
+        "special_tokens",
         "vocabulary",
         "whole",
     }
@@ -32,7 +33,7 @@ def test_a_fast_tokenizer_has_a_digest_of_each_part() -> None:
 
 def test_a_python_tokenizer_is_compared_in_what_it_can_tell() -> None:
     first, same, other = ByT5Tokenizer(), ByT5Tokenizer(), ByT5Tokenizer(extra_ids=10)
-    assert set(tokenizer_digests(first)) == {"added_tokens", "chat_template", "encoding", "vocabulary"}
+    assert set(tokenizer_digests(first)) == {"added_tokens", "chat_template", "encoding", "special_tokens", "vocabulary"}
     assert different_parts(tokenizer_digests(first), tokenizer_digests(same)) == []
     parts = different_parts(tokenizer_digests(first), tokenizer_digests(other))
     assert parts == ["vocabulary", "added_tokens"]
