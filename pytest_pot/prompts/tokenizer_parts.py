@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
@@ -26,6 +26,7 @@ __all__ = [
     "special_tokens",
     "tokenizer_digests",
     "tokenizer_identity",
+    "tokens_beyond",
     "unchanged",
     "with_flags",
 ]
@@ -117,6 +118,21 @@ def different_parts(one: Mapping[str, str], other: Mapping[str, str]) -> list[st
     return [name for name in names if name != "encoding"] or names
 
 
+def tokens_beyond(recorded: Mapping[str, str], tokenizer: Any) -> dict[int, str]:
+    """The added tokens, by id, that ``tokenizer`` has beyond those of the ``recorded`` digests, and after them.
+
+    Empty where there are none, and where anything else differs in the added tokens or the vocabulary.
+    """
+    with suppress(Exception):  # a tokenizer may be any object
+        tokens = added_tokens(tokenizer)
+        for n in reversed(range(len(tokens))):
+            if _digests({"added_tokens": lambda n=n: _entries(tokens[:n])})["added_tokens"] == recorded.get("added_tokens"):
+                more = {index: str(token) for index, token in tokens[n:]}
+                same = _digests(_vocabulary(tokenizer, more.keys())).get("vocabulary") == recorded.get("vocabulary")
+                return more if same else {}
+    return {}
+
+
 @contextmanager
 def unchanged(tokenizer: Any) -> Iterator[None]:
     """Restore a fast tokenizer's truncation and padding settings, which every call of the tokenizer overwrites."""
@@ -138,7 +154,7 @@ def _small_parts(tokenizer: Any) -> dict[str, str]:
     """The parts that are read again each time."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Callable[[], Any]] = {
-        "added_tokens": lambda: [[index, *with_flags(token)] for index, token in added_tokens(tokenizer)],
+        "added_tokens": lambda: _entries(added_tokens(tokenizer)),
         "special_tokens": lambda: special_tokens(tokenizer),
         "chat_template": lambda: tokenizer.chat_template,
         "encoding": lambda: [
@@ -215,8 +231,13 @@ def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
     return whole
 
 
-def _vocabulary(tokenizer: Any) -> dict[str, Callable[[], Any]]:
-    return {"vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items())}
+def _vocabulary(tokenizer: Any, but_for: Set[int] = frozenset()) -> dict[str, Callable[[], Any]]:
+    """``but_for``: ids to leave out."""
+    return {
+        "vocabulary": lambda: sorted(
+            (repr(token), index) for token, index in tokenizer.get_vocab().items() if index not in but_for
+        )
+    }
 
 
 def _rules(text: str) -> dict[str, Callable[[], Any]]:
@@ -229,6 +250,10 @@ def _rules(text: str) -> dict[str, Callable[[], Any]]:
     if isinstance(model.get("vocab"), list):
         parts["scores"] = lambda: [score for _, score in model["vocab"]]
     return parts
+
+
+def _entries(tokens: Sequence[tuple[int, Any]]) -> list[list[Any]]:
+    return [[index, *with_flags(token)] for index, token in tokens]
 
 
 def model_settings(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -184,15 +184,88 @@ def test_a_recorded_reference_is_compared_in_the_same_parts(project: Project, na
     change, part = CHANGES.get(name, (None, "chat template"))
     candidate(project, change, CHAT_TEMPLATE if change is None else None)
     result = project.run("-v")
-    if name in ("added", "vocabulary", "merges", "normalizer"):  # the last changes the ids of the fixed text
-        key = "added_tokens" if name == "added" else name
-        assert f"\n  tokenizer.{key}: sha256 " in failure(result)
+    part = part.split(" (")[0]
+    if name == "added":
+        part = "added tokens (id 280 is nothing in the recorded one and '<|tool|>' in the candidate's)"
+    if name in ("vocabulary", "merges"):
+        lines = failure(result).splitlines()
+        assert lines[0] == "pot_identity: ref.pot.safetensors was recorded with something else:"
+        assert lines[1].startswith(f"  tokenizer.{name}: sha256 ")
+        assert lines[2:] == [OTHER_TOKENIZER]  # --pot-update would record the reference's again
     elif tolerance == "identical":
-        assert failure(result) == refusal(f"the tokenizer differs from the recorded one in: {part.split(' (')[0]}", "0")
+        assert failure(result) == refusal(f"the tokenizer differs from the recorded one in: {part}", "0")
     else:
         result.assert_outcomes(passed=1)
-        note = f"the tokenizer differs from the recorded one, which no prompt shows: {part.split(' (')[0]}"
+        note = f"the tokenizer differs from the recorded one, which no prompt shows: {part}"
         assert any(line.strip() == note for line in result.outlines)
+
+
+OTHER_TOKENIZER = (
+    "Give the candidate the reference's tokenizer; or, if its own is not meant to be used, name the one to use with "
+    "--pot-tokenizer or the pot_tokenizer fixture"
+)
+
+
+def test_a_padding_token_more_does_not_make_a_recording_stale_again_and_again(project: Project) -> None:
+    """--pot-update would record the reference's tokenizer each time, which has no such token."""
+    tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(project.tiny.copy)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    shutil.copytree(project.tiny.padded, project.path / "padded")
+    tokenizer.save_pretrained(project.path / "padded")
+    project.ini(pot_reference=project.tiny.padded, pot_candidate="padded", pot_prompts="prompts.jsonl")
+    project.write(test_it=RECORDED.replace("{tolerance}", "half"))
+    for arguments, sides in (
+        ((("--pot-update"),), "tokenizers of reference and candidate differ"),
+        ((), "tokenizer differs from the recorded one"),
+    ):
+        result = project.run("-v", *arguments)
+        result.assert_outcomes(passed=1)
+        [note] = [line.strip() for line in result.outlines if "[PAD]" in line]
+        assert note.startswith(f"the {sides}, which no prompt shows: added tokens (id 280 is nothing in the re")
+        assert note.endswith(" and '[PAD]' in the candidate's)")
+
+
+def test_a_token_that_is_added_in_place_of_another_makes_a_recording_stale(project: Project) -> None:
+    """Only tokens after all that were recorded change no other."""
+    for name, token in (("base", "<|a|>"), ("candidate", "<|b|>")):
+        shutil.copytree(project.tiny.padded, project.path / name)
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(project.path / name)
+        tokenizer.add_tokens([token, "<|c|>"])
+        tokenizer.save_pretrained(project.path / name)
+    project.ini(pot_reference="base", pot_candidate="candidate", pot_prompts="prompts.jsonl")
+    project.write(test_it=RECORDED.replace("{tolerance}", "half"))
+    project.run("--pot-update").assert_outcomes(passed=1)
+    lines = failure(project.run()).splitlines()
+    assert [line.split(":")[0] for line in lines[1:-1]] == ["  tokenizer.added_tokens", "  tokenizer.vocabulary"]
+    assert lines[-1] == OTHER_TOKENIZER
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_a_reference_with_a_new_tokenizer_can_be_recorded_anew(project: Project, chosen: bool) -> None:
+    shutil.copytree(project.tiny.reference, project.path / "base")
+    project.ini(pot_reference="base", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.write(test_it=RECORDED.replace("{tolerance}", "half"))
+    project.run("--pot-update").assert_outcomes(passed=1)
+    options = []
+    if chosen:
+        options = [f"--pot-tokenizer={project.tiny.other_tokenizer}"]
+    else:  # both models get another one
+        tokenizer = project.path / "base" / "tokenizer.json"
+        shutil.copy(project.tiny.other_tokenizer / "tokenizer.json", tokenizer)
+        options = [f"--pot-candidate={project.tiny.other_tokenizer}"]
+    lines = failure(project.run(*options)).splitlines()
+    assert lines[-2] == "If that is meant, this records it anew:"
+    assert lines[-1].startswith("  pytest test_it.py::test_it --pot-update ")
+    project.run("--pot-update", *options).assert_outcomes(passed=1)
+    project.run(*options).assert_outcomes(passed=1)
+
+
+def test_where_the_references_tokenizer_is_not_at_hand_both_remedies_are_named(project: Project) -> None:
+    project.write(test_it=RECORDED.replace("{tolerance}", "half"))
+    project.run("--pot-update").assert_outcomes(passed=1)
+    project.ini(pot_candidate=project.tiny.other_tokenizer, pot_prompts="prompts.jsonl")
+    lines = failure(project.run()).splitlines()
+    assert lines[-2] == f"{OTHER_TOKENIZER}. If that is meant, this records it anew:"
 
 
 def test_two_texts_that_look_alike_are_told_apart(recorded: Project) -> None:

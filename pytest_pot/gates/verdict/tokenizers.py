@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_pot.core.errors import PotError
@@ -48,15 +48,30 @@ def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, proven
         PotError: as :func:`live_tokenizer_notes`.
     """
     from pytest_pot.baseline.provenance import tolerated_tokenizer_differences
-    from pytest_pot.prompts.tokenizer_parts import PART_NAMES, tokenizer_digests
+    from pytest_pot.prompts.tokenizer_parts import PART_NAMES, tokenizer_digests, tokens_beyond
 
-    digests = tokenizer_digests(inputs.prompts.tokenizer, provenance.tokenizer)
+    tokenizer, recorded = inputs.prompts.tokenizer, provenance.tokenizer
+    digests = tokenizer_digests(tokenizer, recorded)
     names = list(tolerated_tokenizer_differences(provenance, digests))
+    described = {name: PART_NAMES[name] for name in names}
+    if digests.get("added_tokens") != recorded.get("added_tokens"):
+        described = {"added_tokens": _added(tokens_beyond(recorded, tokenizer)), **described}
+        described.pop("encoding", None)  # which depends on the others
+    names = list(described)
     if not names:
         return ()
-    parts = ", ".join(PART_NAMES[name] for name in names)
+    parts = ", ".join(described.values())
     _refuse_if_strict(settings, inputs.prompts, names, f"the tokenizer differs from the recorded one in: {parts}")
     return (f"the tokenizer differs from the recorded one, which no prompt shows: {parts}",)
+
+
+def _added(tokens: Mapping[int, str]) -> str:
+    """The part ``added_tokens`` with an example: ``tokens``, by id, are in the gate's tokenizer only."""
+    if not tokens:
+        return "added tokens"
+    index, text = next(iter(tokens.items()))
+    more = f"; {len(tokens)} ids differ" if len(tokens) > 1 else ""
+    return f"added tokens (id {index} is nothing in the recorded one and {text!r} in the candidate's{more})"
 
 
 def unread_token_notes(prompts: EncodedPrompts, read: Iterable[Sequence[int]]) -> tuple[str, ...]:

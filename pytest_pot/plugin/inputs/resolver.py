@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from pytest_pot.plugin.session.item_properties import attach_properties
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_identity
 from pytest_pot.report.properties import RECORDED
 
 __all__ = ["resolve"]
@@ -90,12 +91,27 @@ class _Resolver:
 
         def read(_: RecordReference) -> RecordedReference:
             if isinstance(recorded, Path):
-                return RecordedReference(store.read(recorded, item, config, prompts), "recorded")
-            refuse_stale(recorded, config, prompts)
+                baseline = store.read(recorded, item, config, prompts, partial(self._is_of_reference, prompts.tokenizer))
+                return RecordedReference(baseline, "recorded")
+            refuse_stale(recorded, config, prompts, allow_unseen=True)
             return RecordedReference(recorded, "recorded")
 
         name = store.shown(recorded) if isinstance(recorded, Path) else self._sources.name("reference", recorded)
         return replace(self._inputs(source, candidate, prompts, name), recording=read)
+
+    def _is_of_reference(self, tokenizer: Any, recorded: Baseline) -> bool | None:
+        """Whether the reference, recorded anew, would be recorded with ``tokenizer``; None where its own is not at hand."""
+        if self._sources.chosen_tokenizer() is not None:
+            return True
+        if is_overridden(self._item, "pot_reference"):
+            return None  # which may load a model
+        reference = self._sources.live("reference")
+        if reference is None or is_baseline(reference):
+            reference = baseline_store(self._config).spec_of(recorded.provenance.reference)
+        if reference is None or not os.path.exists(reference):
+            return None
+        theirs = self._sources.tokenizer_beside(str(reference))
+        return None if theirs is None else tokenizer_identity(theirs) == tokenizer_identity(tokenizer)
 
     def _recorded_now(self, path: Path) -> GateInputs:
         """``--pot-update``: the file ``path`` is written first."""
