@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import number, quoted, shorten
+from pytest_pot.core.text import count, number, quoted, shorten
 from pytest_pot.gates.base import GateInputs
 from pytest_pot.gates.verdict.limits import TOLERANCES, IdentityLimits
 from pytest_pot.gates.verdict.settings import ScoreSettings
@@ -75,20 +75,49 @@ def _added(tokens: Mapping[int, str]) -> str:
 
 
 def unread_token_notes(prompts: EncodedPrompts, read: Iterable[Sequence[int]]) -> tuple[str, ...]:
-    """How many added tokens of the tokenizer are in none of the sequences ``read`` of ids, and which."""
-    from pytest_pot.prompts.added_tokens import unread_added_tokens
+    """Which added tokens of the tokenizer are in none of the sequences ``read`` of ids, and which have no row at all."""
+    from pytest_pot.prompts.added_tokens import added_without_row, unread_added_tokens
 
-    tokens = unread_added_tokens(prompts.tokenizer, read)
-    if not tokens:
-        return ()
-    count = "1 added token of the tokenizer is" if len(tokens) == 1 else f"{len(tokens)} added tokens of the tokenizer are"
-    rows = "its rows of the embeddings and the output layer are" if len(tokens) == 1 else "their rows are"
-    named = ", ".join(shorten(ascii(token), 40) for token in tokens[:_SHOWN])
-    named += f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
-    return (
-        f"{count} in no prompt, so {rows} not compared: {named}. pytest_pot.added_token_prompts(tokenizer) makes prompts that "
-        'hold them, and prompts="added-tokens" adds these to the built-in suite',
-    )
+    notes = []
+    tokenizer, n_rows = prompts.tokenizer, prompts.n_rows
+    if prompts.lacks_added_tokens:
+        notes.append("prompts for added tokens were asked for, but the tokenizer has none that a text can hold")
+    tokens = unread_added_tokens(tokenizer, read, n_rows)
+    if tokens:
+        is_ = "is" if len(tokens) == 1 else "are"
+        rows = "its rows of the embeddings and the output layer are" if len(tokens) == 1 else "their rows are"
+        notes.append(
+            f"{count(len(tokens), 'added token')} of the tokenizer {is_} in no prompt, so {rows} not compared: "
+            f"{_some(tokens)}{_how_to_read(prompts, tokens)}"
+        )
+    tokens = added_without_row(tokenizer, n_rows)
+    if tokens:
+        have, ids = ("has", "its id is") if len(tokens) == 1 else ("have", "their ids are")
+        notes.append(
+            f"{count(len(tokens), 'added token')} of the tokenizer {have} no row in the models' embeddings, which have "
+            f"{n_rows} ({ids} beyond): {_some(tokens)}"
+        )
+    return tuple(notes)
+
+
+def _how_to_read(prompts: EncodedPrompts, tokens: Sequence[str]) -> str:
+    """What to do about ``tokens``, which no prompt that was scored holds."""
+    from pytest_pot.prompts.added_tokens import are_added_token_prompts, unread_added_tokens
+
+    if not are_added_token_prompts(prompts.prompts):
+        return (
+            '. pytest_pot.added_token_prompts(tokenizer) makes prompts that hold them, and prompts="added-tokens" adds these '
+            "to the built-in suite"
+        )
+    ids = (context + (continuation or []) for context, continuation in prompts.ids)
+    if set(tokens) & set(unread_added_tokens(prompts.tokenizer, ids, prompts.n_rows)):
+        return f". added_token_prompts found no text that gives {'it' if len(tokens) == 1 else 'all of them'}"
+    return ". The gate was decided before it came to the prompts that hold them"
+
+
+def _some(tokens: Sequence[str]) -> str:
+    more = f" and {len(tokens) - _SHOWN} more" if len(tokens) > _SHOWN else ""
+    return ", ".join(shorten(ascii(token), 40) for token in tokens[:_SHOWN]) + more
 
 
 def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
