@@ -111,7 +111,7 @@ class EncodedPrompts:
         """
         if tokenizer is self.tokenizer:
             return
-        other_prompts = rendered(tokenizer, self.prompts)
+        other_prompts = rendered(tokenizer, self.prompts, "the candidate's tokenizer")
         other_ids = _encoded(tokenizer, other_prompts)
         for index, (encoded, other_encoded) in enumerate(zip(self.ids, other_ids, strict=True)):
             for part, ids, other in zip(("text", "continuation"), encoded, other_encoded, strict=True):

@@ -44,13 +44,13 @@ def _described(name: str, reference: Any, candidate: Any) -> str:
         if name == "vocabulary":
             return _first_entry(_without_added(reference), _without_added(candidate))
         if name == "special_tokens":
-            return _in_words(_first_key(*map(special_tokens, sides)))
+            return _in_words(_first_key(special_tokens(reference), special_tokens(candidate)))
         if name == "model":
-            return _in_words(
-                _first_key(*(model_settings(json.loads(side.backend_tokenizer.to_str())["model"]) for side in sides))
-            )
+            ours, theirs = (model_settings(json.loads(side.backend_tokenizer.to_str())["model"]) for side in sides)
+            return _in_words(_first_key(ours, theirs))
         if name in COMPONENTS:
-            return _in_words(_first_key(*(json.loads(component(side.backend_tokenizer, name) or "null") for side in sides)))
+            one, other = (json.loads(component(side.backend_tokenizer, name) or "null") for side in sides)
+            return _in_words(_first_key(one, other))
     return ""
 
 

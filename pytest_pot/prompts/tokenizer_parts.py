@@ -126,7 +126,7 @@ def tokens_beyond(recorded: Mapping[str, str], tokenizer: Any) -> dict[int, str]
     with suppress(Exception):  # a tokenizer may be any object
         tokens = added_tokens(tokenizer)
         for n in reversed(range(len(tokens))):
-            if _digests({"added_tokens": lambda n=n: _entries(tokens[:n])})["added_tokens"] == recorded.get("added_tokens"):
+            if digest([_json(_entries(tokens[:n]))]) == recorded.get("added_tokens"):
                 more = {index: str(token) for index, token in tokens[n:]}
                 same = _digests(_vocabulary(tokenizer, more.keys())).get("vocabulary") == recorded.get("vocabulary")
                 return more if same else {}

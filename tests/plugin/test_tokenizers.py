@@ -431,3 +431,60 @@ def test_padding_by_another_token_is_no_difference(project: Project) -> None:
     with_special_tokens(project, "candidate", eos_token="<|end|>", pad_token="<|end|>")
     project.ini(pot_reference="base", pot_candidate="candidate", pot_prompts="prompts.jsonl")
     project.run_tests(GATED.replace("{tolerance}", "identical")).assert_outcomes(passed=1)
+
+
+METRIC = """
+import pytest
+
+@pytest.mark.pot_identity(metric="kl", max_score={limit})
+def test_it():
+    pass
+"""
+
+
+def test_a_small_limit_on_another_metric_is_no_claim_of_identity(project: Project) -> None:
+    """Only the metric tv has a size that is known to be rounding error alone."""
+    candidate(project, added_token)
+    project.run_tests(METRIC.replace("{limit}", "1e-4")).assert_outcomes(passed=1)
+
+
+def test_a_limit_of_0_is_one_on_every_metric_and_advises_what_the_metric_has(project: Project) -> None:
+    candidate(project, added_token)
+    message = failure(project.run_tests(METRIC.replace("{limit}", "0")))
+    expected = refusal(f"the tokenizers of reference and candidate differ in: {CHANGES['added'][1]}", "0")
+    assert message == expected.replace("tolerance='half'", "a max_score above 0 on kl")
+
+
+PYTHON_RULES = OWN_CLASS.replace(
+    "def loaded(folder):",
+    """
+class Splits:
+    def pre_tokenize(self, text):
+        text.split(lambda _, piece: [piece])
+
+
+def loaded(folder):
+    from tokenizers import pre_tokenizers
+
+    tokenizer = Own.from_pretrained(folder)
+    parts = [pre_tokenizers.ByteLevel(add_prefix_space=False), pre_tokenizers.PreTokenizer.custom(Splits())]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
+    return GPT2LMHeadModel.from_pretrained(folder), tokenizer
+
+
+def unused(folder):""",
+)
+
+
+@pytest.mark.parametrize("text", [GATED, RECORDED])
+def test_a_tokenizer_that_does_not_write_down_its_rules_is_told(project: Project, text: str) -> None:
+    candidate(project)
+    project.write(conftest=PYTHON_RULES, test_it=text.replace("{tolerance}", "identical"))
+    if text == RECORDED:
+        project.run("--pot-update").assert_outcomes(passed=1)
+    [gate] = project.gates()
+    assert gate["passed"], gate
+    assert [line for line in gate["notes"] if "tokenizer" in line] == [
+        "the candidate's tokenizer (Own) does not write down its rules: beside the ids of the prompts and of one other text, "
+        "only its vocabulary, added and special tokens and chat template were compared"
+    ]

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, number, quoted, shorten
-from pytest_pot.gates.base import GateInputs
-from pytest_pot.gates.verdict.limits import TOLERANCES, IdentityLimits
+from pytest_pot.gates.base import GateInputs, RecordedReference
+from pytest_pot.gates.verdict.limits import TOLERANCE_METRIC, TOLERANCES, IdentityLimits
 from pytest_pot.gates.verdict.settings import ScoreSettings
 
 if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collected
-    from pytest_pot.baseline.provenance import Provenance
     from pytest_pot.prompts.tokenization import EncodedPrompts
 
 __all__ = ["doubled_bos_warnings", "live_tokenizer_notes", "recorded_tokenizer_notes", "unread_token_notes"]
@@ -31,17 +30,19 @@ def live_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs) -> tuple[s
     from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, tokenizer_identity
 
     ours, theirs = inputs.prompts.tokenizer, inputs.candidate_tokenizer
-    if theirs is None or theirs is ours or tokenizer_identity(theirs) == tokenizer_identity(ours):
+    if theirs is None or theirs is ours:
         return ()
-    names = different_parts(tokenizer_digests(ours), tokenizer_digests(theirs))
+    identities = [tokenizer_identity(side) for side in (ours, theirs)]
+    notes = _rules_unread(identities[1], theirs)
+    names = [] if identities[0] == identities[1] else different_parts(tokenizer_digests(ours), tokenizer_digests(theirs))
     if not names:
-        return ()
+        return notes
     parts = listed_parts(names, ours, theirs)
     _refuse_if_strict(settings, inputs.prompts, names, f"the tokenizers of reference and candidate differ in: {parts}")
-    return (f"the tokenizers of reference and candidate differ, which no prompt shows: {parts}",)
+    return (f"the tokenizers of reference and candidate differ, which no prompt shows: {parts}", *notes)
 
 
-def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, provenance: Provenance) -> tuple[str, ...]:
+def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, reference: RecordedReference) -> tuple[str, ...]:
     """:func:`live_tokenizer_notes` for a recorded reference: parts that differ but do not make the recording stale.
 
     Raises:
@@ -50,6 +51,7 @@ def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, proven
     from pytest_pot.baseline.provenance import tolerated_tokenizer_differences
     from pytest_pot.prompts.tokenizer_parts import PART_NAMES, tokenizer_digests, tokens_beyond
 
+    provenance = reference.baseline.provenance
     tokenizer, recorded = inputs.prompts.tokenizer, provenance.tokenizer
     digests = tokenizer_digests(tokenizer, recorded)
     names = list(tolerated_tokenizer_differences(provenance, digests))
@@ -58,11 +60,22 @@ def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, proven
         described = {"added_tokens": _added(tokens_beyond(recorded, tokenizer)), **described}
         described.pop("encoding", None)  # which depends on the others
     names = list(described)
+    notes = _rules_unread(digests, tokenizer) if reference.note == "recorded" else ()  # else by this very tokenizer
     if not names:
-        return ()
+        return notes
     parts = ", ".join(described.values())
     _refuse_if_strict(settings, inputs.prompts, names, f"the tokenizer differs from the recorded one in: {parts}")
-    return (f"the tokenizer differs from the recorded one, which no prompt shows: {parts}",)
+    return (f"the tokenizer differs from the recorded one, which no prompt shows: {parts}", *notes)
+
+
+def _rules_unread(parts: Mapping[str, str], tokenizer: object) -> tuple[str, ...]:
+    """A note, in a tuple, on a tokenizer of whose rules there is no digest in ``parts``."""
+    if not {"whole", "model", "sentencepiece"}.isdisjoint(parts):
+        return ()
+    return (
+        f"the candidate's tokenizer ({type(tokenizer).__name__}) does not write down its rules: beside the ids of the prompts "
+        "and of one other text, only its vocabulary, added and special tokens and chat template were compared",
+    )
 
 
 def _added(tokens: Mapping[int, str]) -> str:
@@ -136,14 +149,16 @@ def doubled_bos_warnings(gate: str, prompts: EncodedPrompts) -> tuple[str, ...]:
 
 
 def _refuse_if_strict(settings: ScoreSettings, prompts: EncodedPrompts, names: Sequence[str], difference: str) -> None:
-    limits = settings.limits
-    if not isinstance(limits, IdentityLimits) or limits.score > TOLERANCES["numeric"]:
+    limits, metric = settings.limits, settings.config.metric
+    strict = TOLERANCES["numeric"] if metric == TOLERANCE_METRIC else 0  # of other metrics, how small is small is not known
+    if not isinstance(limits, IdentityLimits) or limits.score > strict:
         return
+    more = "tolerance='half'" if metric == TOLERANCE_METRIC else f"a max_score above 0 on {metric}"
     if not prompts.holds_texts and set(names) <= {"post_processor", "encoding"}:
         return  # they add the special tokens of texts, and all prompts are chats, which have those of their template
     raise PotError(
         f"{difference}. No prompt shows it, but a limit of {number(limits.score)} claims that the models are the same, and "
-        "with other texts they would not be. Give both the same tokenizer; or allow more, such as tolerance='half'; or, if "
-        "the candidate's tokenizer is not meant to be used, name the one to use with --pot-tokenizer or the pot_tokenizer "
+        f"with other texts they would not be. Give both the same tokenizer; or allow more, such as {more}; or, if the "
+        "candidate's tokenizer is not meant to be used, name the one to use with --pot-tokenizer or the pot_tokenizer "
         "fixture"
     )

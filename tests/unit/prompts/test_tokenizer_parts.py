@@ -139,7 +139,12 @@ def own_class(change: Any = None) -> OwnClass:
     parts = json.loads(bpe().to_str())
     if change is not None:
         change(parts)
-    return OwnClass(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
+    return own_of(OwnClass, Tokenizer.from_str(json.dumps(parts)))
+
+
+def own_of(kind: Any, backend: Tokenizer) -> OwnClass:
+    tokenizer: OwnClass = kind(tokenizer_object=backend)
+    return tokenizer
 
 
 def bpe() -> Tokenizer:
@@ -178,7 +183,7 @@ def test_the_vocabulary_of_a_class_of_ones_own_is_read_once_while_it_stays() -> 
             vocabulary: dict[str, int] = super().get_vocab()
             return vocabulary
 
-    tokenizer = Counting(tokenizer_object=bpe())
+    tokenizer = own_of(Counting, bpe())
     first = tokenizer_digests(tokenizer)
     Counting.reads = 0
     tokenizer_identity(tokenizer)
