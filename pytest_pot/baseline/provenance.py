@@ -164,7 +164,7 @@ def unseen_tokenizer_parts(recorded: Mapping[str, str], now: Mapping[str, str], 
     Args:
         now: the digests of ``tokenizer``.
     """
-    same_ids = now.get("vocabulary") == recorded.get("vocabulary")
+    same_ids = "vocabulary" in now and now["vocabulary"] == recorded.get("vocabulary")
     if same_ids or tokens_beyond(recorded, tokenizer):
         return "encoding", "added_tokens", "vocabulary"
     return ("encoding",)

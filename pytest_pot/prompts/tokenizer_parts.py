@@ -128,8 +128,8 @@ def tokens_beyond(recorded: Mapping[str, str], tokenizer: Any) -> dict[int, str]
         for n in reversed(range(len(tokens))):
             if digest([_json(_entries(tokens[:n]))]) == recorded.get("added_tokens"):
                 more = {index: str(token) for index, token in tokens[n:]}
-                same = _digests(_vocabulary(tokenizer, more.keys())).get("vocabulary") == recorded.get("vocabulary")
-                return more if same else {}
+                vocabulary = _digests(_vocabulary(tokenizer, more.keys()))["vocabulary"]
+                return more if vocabulary == recorded.get("vocabulary") else {}
     return {}
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
@@ -94,3 +96,17 @@ def test_tokens_without_a_row_are_left_out() -> None:
     assert unread_added_tokens(tokenizer, [], rows)[-1] == TOOLS[0]
     assert added_without_row(tokenizer, rows) == TOOLS[1:3]
     assert added_without_row(tokenizer, None) == []
+
+
+def test_a_scorer_makes_no_prompts_for_tokens_without_a_row() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = with_tokens(*TOOLS[:2])
+    rows = tokenizer.get_vocab()[TOOLS[1]]
+    model: Any = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=rows)).eval()
+    scorer = TeacherForcedScorer()
+    live = scorer.score_batch(model, model, [ADDED_TOKENS], tokenizer)
+    assert live.mean == 0
+    assert live.prompts == tuple(added_token_prompts(tokenizer, rows))
+    baseline = scorer.record(model, [ADDED_TOKENS], tokenizer)
+    assert scorer.score_baseline(baseline, model, tokenizer, prompts=[ADDED_TOKENS]).mean == 0
