@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import printable_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,13 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PotError as error:
         sys.stderr.write(f"pytest-pot: {error}\n")
         return 1
-    sys.stdout.write("\n".join(map(_printable, lines)) + "\n")
+    sys.stdout.write("\n".join(map(printable_lines, lines)) + "\n")
     return 0
-
-
-def _printable(line: str) -> str:
-    """Escape control characters, which a terminal would obey: a recording may come from an untrusted source."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in line)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,22 +51,24 @@ def _check_exists(*paths: Path) -> None:
 def _inspect(options: argparse.Namespace) -> list[str]:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.report import inspection
+    from pytest_pot.report.json_report import printable_json
 
     _check_exists(options.file)
     facts = inspection.facts(Baseline.load(options.file), options.file.stat().st_size)
-    return [json.dumps(facts, indent=2, ensure_ascii=False)] if options.json else inspection.lines(facts)
+    return [printable_json(facts)] if options.json else inspection.lines(facts)
 
 
 def _compare(options: argparse.Namespace) -> list[str]:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.report import inspection
+    from pytest_pot.report.json_report import printable_json
     from pytest_pot.scoring.baseline_comparison import compare
 
     _check_exists(options.reference, options.candidate)
     reference, candidate = Baseline.load(options.reference), Baseline.load(options.candidate)
     overlap = compare(reference, candidate)
     if options.json:
-        return [json.dumps({**asdict(overlap), "n_prompts": overlap.n_prompts}, indent=2)]
+        return [printable_json({**asdict(overlap), "n_prompts": overlap.n_prompts})]
     return inspection.comparison_lines(reference, candidate, overlap)
 
 

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.files import FILE, kind_of_file
 
 __all__ = ["replace_file", "write_bytes"]
 
@@ -22,14 +23,19 @@ def write_bytes(content: bytes, path: Path) -> Path:
     """Put ``content`` in the place of ``path``, in one step. Of a link, the target is written and the link stays.
 
     Raises:
-        PotError: it cannot be written.
+        PotError: it cannot be written, or something else than a file is there, which must not be replaced by one.
     """
-    path = Path(os.path.realpath(path))
+    target = path
     try:
-        replace_file(path, content)
-    except OSError as error:
-        raise PotError(f"cannot write the baseline {path}: {error}") from error
-    return path
+        target = Path(os.path.realpath(path))
+        kind = kind_of_file(target)
+        if kind not in (None, FILE):
+            link = f"a link to {target}, which is " if path.is_symlink() else ""
+            raise PotError(f"cannot write the baseline {path}: it is {link}{kind}, and a recording is written to files only")
+        replace_file(target, content)
+    except (OSError, ValueError) as error:  # ValueError: a name with NUL
+        raise PotError(f"cannot write the baseline {target}: {error}") from error
+    return target
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -24,6 +24,8 @@ from pytest_pot.baseline.provenance import Provenance
 from pytest_pot.baseline.recorded import Recorded, position_starts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.core.files import FILE, kind_of_file
+from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.engines.distributions import TopK
 from pytest_pot.engines.tokens import Tokens
@@ -114,8 +116,10 @@ class Baseline:
             PotError: the file does not exist, is damaged, or holds values that no recording can have; the message says where.
         """
         path = Path(path)
-        if not path.is_file():
-            raise PotError(f"there is no baseline {path}")
+        kind = kind_of_file(path)
+        if kind != FILE:
+            raise PotError(f"there is no baseline {path}" if kind is None else f"the baseline {path} is {kind}, not a file")
+        refuse_git_leftovers("cannot read the baseline", [path])
         with reading_errors(path):
             arrays, document = unpack(path)
             return _baseline(arrays, document, str(path))

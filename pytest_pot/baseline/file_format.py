@@ -36,6 +36,7 @@ import numpy.typing as npt
 from pytest_pot.baseline.file_validation import Malformed, check_header, check_prompts
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.hashing import digest
+from pytest_pot.core.text import shorten
 
 __all__ = ["FORMAT", "Arrays", "checksum", "pack", "reading_errors", "unpack"]
 
@@ -43,6 +44,8 @@ FORMAT = 1
 """The version of the format; files of any other version are refused."""
 
 _KEY = "pytest_pot"
+_REASON = 400
+"""The most characters of a reason, which may quote the file."""
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 """The tensors of a file by name."""
 
@@ -99,8 +102,8 @@ def reading_errors(path: Path) -> Iterator[None]:
 
 def _refuse(path: Path, reason: str, error: Exception) -> NoReturn:
     raise PotError(
-        f"the baseline {path} is damaged, or not a recording of pytest-pot: {reason}. Restore it from version control, or "
-        "record it again with --pot-update"
+        f"the baseline {path} is damaged, or not a recording of pytest-pot: {shorten(reason, _REASON)}. Restore it from "
+        "version control, or record it again with --pot-update"
     ) from error
 
 

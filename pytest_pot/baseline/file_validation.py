@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline.recorded import Recorded, position_starts
+from pytest_pot.baseline.recorded import Recorded, certainly_clear, position_starts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.distributions import Flags
 from pytest_pot.engines.tokens import Tokens
@@ -74,6 +74,8 @@ def check_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], n_prompts: 
         claimed = shapes["lengths"][0] if shapes["lengths"] else 0
         raise Malformed(f"it claims {ids} tokens and {n} positions of {claimed} prompts, but has {n_prompts} texts")
     for name, shape in shapes.items():
+        if 0 in shape:
+            raise Malformed(f"the tensor {name!r} has the shape {list(shape)}: it is empty")
         if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
             raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, but there are {n} positions")
 
@@ -106,7 +108,8 @@ def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens,
             raise Malformed(f"prompt {index} claims {context} tokens and {positions} positions")
     if counts[:, :2].sum() != len(ids):
         raise Malformed(f"the prompts claim {counts[:, :2].sum()} tokens in all, but there are {len(ids)}")
-    prompts, start = [], 0
+    prompts: list[Tokens] = []
+    start = 0
     flat = ids.tolist()
     for context, positions, cut in counts.tolist():
         stop = start + context + positions
@@ -124,11 +127,13 @@ def check_recorded(recorded: Recorded, tokens: Sequence[Tokens], config: Scoring
     """
     _check_shapes(recorded, tokens, config, vocab_size)
     _check_tokens(tokens, vocab_size)
+    _check_cuts(tokens, config.max_length)
     suite = _Suite(recorded, position_starts(tokens), config, vocab_size)
     targets = np.array([token for prompt in tokens for token in prompt.targets])
     width = max(1, _CELLS_AT_ONCE // recorded.values.shape[1])
-    for start in range(0, len(recorded), width):
-        _check_positions(suite, targets[start : start + width], start)
+    with np.errstate(all="ignore"):  # forged values may overflow; they are refused for what comes out
+        for start in range(0, len(recorded), width):
+            _check_positions(suite, targets[start : start + width], start)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,20 @@ def _check_tokens(tokens: Sequence[Tokens], vocab_size: int) -> None:
             raise Malformed(f"prompt {index} has the token {max(prompt.ids)}, outside the vocabulary of {vocab_size} ids")
 
 
+def _check_cuts(tokens: Sequence[Tokens], max_length: int) -> None:
+    """Prompts are cut to one length, the largest that fits: all cut ones have the same length, and none is longer."""
+    longest = max(range(len(tokens)), key=lambda index: len(tokens[index].ids))
+    length = len(tokens[longest].ids)
+    if length > max_length:
+        raise Malformed(f"prompt {longest} has {length} tokens with its continuation, but max_length is {max_length}")
+    for index, prompt in enumerate(tokens):
+        if prompt.truncated and len(prompt.ids) < length:
+            raise Malformed(
+                f"prompt {index} was cut on the left to {len(prompt.ids)} tokens with its continuation, but prompt {longest} "
+                f"has {length}: a prompt is cut only where it has to be"
+            )
+
+
 def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) -> None:
     """Check the positions from ``start`` on, one for each of ``targets``, the ids of the continuation."""
     part = suite.recorded.rows(start, start + len(targets))
@@ -194,6 +213,11 @@ def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) 
     total = np.exp(np.minimum(top.log_probs, 1.0)).sum(axis=1) + (0.0 if renormalised else tail)
     refuse_where(total > 1.0 + _ROUNDING, "the probabilities sum to more than 1")
     refuse_where(total < 1.0 - _SHORTFALL, "the probabilities sum to less than 1")
+    refuse_where(
+        ~top.clear & certainly_clear(top),
+        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
+        "would not count it",
+    )
     if top.ids is None:
         listed = top.log_probs[np.arange(len(top)), targets]
         refuse_where(np.abs(listed - top.targets) > _TARGET_ROUNDING, "the continuation's token has two log-probabilities")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
+from pytest_pot.core.text import shorten
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts, tokens_beyond
 
@@ -39,6 +42,9 @@ _SOFT_PARTS = ("whole", "chat_template", "special_tokens", "sentencepiece", *VER
 """Parts of a tokenizer that do not make a recording stale by themselves."""
 
 _LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
+
+_NAME = 100
+"""The most characters of a recorded name that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +83,20 @@ def file_digests(spec: str) -> dict[str, str]:
     Names in a folder are relative to it. Empty if ``spec`` is neither a folder nor a GGUF file on this machine.
     """
     path = Path(spec)
-    if path.is_dir():
+    if os.path.isdir(path):
         # Include weights in subfolders, which an index may name, and adapter configurations, which say how to apply an adapter.
         files = [*path.glob("*config.json"), *path.rglob("*.safetensors"), *path.glob("*.safetensors.index.json")]
     else:
         files = [path] if path.suffix == ".gguf" else []
     digests = {}
     for file in sorted(files):
-        if file.is_file():
+        if os.path.isfile(file):
+            name = file.name if file == path else file.relative_to(path).as_posix()
+            pointer = pointer_at(file)
+            if pointer is not None and pointer.sha256 is not None:
+                digests[name] = pointer.sha256  # a Git LFS pointer has the digest of the file that it stands for
+                continue
             with file.open("rb") as stream:
-                name = file.relative_to(path).as_posix() if path.is_dir() else file.name
                 digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
     return digests
 
@@ -112,7 +122,9 @@ def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[s
     """One line for each digest that differs, or that only one side has."""
     names = sorted({*recorded, *now})
     pairs = ((name, recorded.get(name), now.get(name)) for name in names)
-    return [f"{prefix}{name}: {_short(old)} recorded, {_short(new)} now" for name, old, new in pairs if old != new]
+    return [
+        f"{prefix}{shorten(name, _NAME)}: {_short(old)} recorded, {_short(new)} now" for name, old, new in pairs if old != new
+    ]
 
 
 def tokenizer_differences(
@@ -187,7 +199,7 @@ def _version(library: str) -> str | None:
 
 
 def _short(sha256: str | None) -> str:
-    return "nothing" if sha256 is None else f"sha256 {sha256[:12]}…"
+    return "nothing" if sha256 is None else f"sha256 {shorten(sha256, 13)}"
 
 
 def _json(value: object) -> bytes:

@@ -7,11 +7,15 @@ from itertools import pairwise
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import shorten
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Replay", "check_fits"]
+
+_LABEL = 300
+"""The most characters of what a recording says of the reference's precision and device."""
 
 
 class Replay:
@@ -29,7 +33,7 @@ class Replay:
 
     @property
     def label(self) -> str:
-        return ", ".join(filter(None, (self._baseline.provenance.label, self._note)))
+        return ", ".join(filter(None, (shorten(self._baseline.provenance.label, _LABEL), self._note)))
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:  # noqa: ARG002 - the recording fixes k
         return TopK.concatenate([self._baseline.top_k(*self._rows[id(tokens)]) for tokens in batch])

@@ -11,7 +11,8 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_differences, unseen_tokenizer_parts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import contrasted, first_difference, quoted
+from pytest_pot.core.text import contrasted, first_difference, first_lines, quoted
+from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.chats import writes_the_date
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts, token_at
@@ -102,7 +103,7 @@ def _context_difference(baseline: Baseline, index: int, encoded: EncodedPrompts)
     recorded, old, prompt = tokens.ids[: tokens.prompt_len], baseline.prompts[index], encoded.prompts[index]
     end = ids[-len(recorded) :]
     if tuple(end) == recorded:
-        return None
+        return _cut_difference(tokens, len(ids), quoted(old.text, _WIDTH))
     difference = _token_difference(recorded, end if tokens.truncated else ids, tokenizer)
     line = f": {quoted(old.text, _WIDTH)} {_OTHER_TOKENS}: {difference}"
     if prompt.messages is not None and prompt.text != old.text:
@@ -114,6 +115,16 @@ def _context_difference(baseline: Baseline, index: int, encoded: EncodedPrompts)
                 "let the fixture pot_tokenizer return it with a fixed date in its chat_template, and record it so"
             )
     return line
+
+
+def _cut_difference(tokens: Tokens, n_ids: int, what: str) -> str | None:
+    """How a context that ends as recorded was cut in another way than the recording says; ``n_ids``: the tokens that it has."""
+    missing = n_ids - tokens.prompt_len
+    if missing and not tokens.truncated:
+        return f": {what} was recorded without the first {missing} of its {n_ids} tokens, and is not marked as cut"
+    if tokens.truncated and not missing:
+        return f": {what} is marked as cut on the left, but all of it was recorded"
+    return None
 
 
 def _continuation_difference(baseline: Baseline, index: int, new: Prompt, encoded: EncodedPrompts | None) -> str | None:
@@ -142,7 +153,7 @@ def _token_difference(recorded: Sequence[int], now: Sequence[int], tokenizer: An
 
 def _refuse(baseline: Baseline, differences: Sequence[str]) -> None:
     if differences:
-        lines = [f"{baseline.source} was recorded with something else:", *(f"  {line}" for line in differences)]
+        lines = [f"{baseline.source} was recorded with something else:", *(f"  {line}" for line in first_lines(differences))]
         raise PotError("\n".join(lines))
 
 

@@ -1,11 +1,27 @@
-"""Numbers and texts as people read them."""
+"""Numbers and texts as people read them.
+
+Texts of files, tokenizers and libraries come from strangers, and a terminal obeys some characters: they can move the cursor,
+change the title or the clipboard, or reverse the order of a line. So every text that we show is escaped here.
+"""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["contrasted", "count", "first_difference", "number", "quoted", "shorten", "some_of", "times_over"]
+__all__ = [
+    "contrasted",
+    "count",
+    "first_difference",
+    "first_lines",
+    "number",
+    "printable",
+    "printable_lines",
+    "quoted",
+    "shorten",
+    "some_of",
+    "times_over",
+]
 
 
 def count(n: int, noun: str) -> str:
@@ -29,9 +45,24 @@ def times_over(score: float, limit: float) -> str:
     return f" ({score / limit:.3g} times the limit)" if limit > 0 else ""
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with all characters escaped that do not show as themselves, as ``repr`` escapes them.
+
+    These are control characters (C0, C1, DEL), line breaks, characters that change the direction of a line or have no width,
+    spaces other than the plain one, and halves of a character.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """:func:`printable` for a text of several lines: line feeds stay."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shorten(text: str, width: int, *, keep: str = "start") -> str:
-    """``text`` on one line of at most ``width`` characters, with its start or its end kept."""
-    line = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    """:func:`printable` of at most ``width`` characters, with the start of ``text`` or its end kept."""
+    # No character gets shorter, so we need not look at more of a long text.
+    line = printable(text[-width - 1 :] if keep == "end" else text[: width + 1])
     if len(line) <= width:
         return line
     return "…" + line[-(width - 1) :] if keep == "end" else line[: width - 1] + "…"
@@ -40,6 +71,11 @@ def shorten(text: str, width: int, *, keep: str = "start") -> str:
 def quoted(text: str, width: int) -> str:
     """:func:`shorten` in quotation marks."""
     return f"'{shorten(text, width)}'"
+
+
+def first_lines(lines: Sequence[str], most: int = 20) -> list[str]:
+    """At most ``most`` of ``lines``, and how many there are beyond."""
+    return [*lines[:most], *([f"… and {len(lines) - most} more"] if len(lines) > most else [])]
 
 
 def first_difference(one: Sequence[object], other: Sequence[object]) -> int:
@@ -64,7 +100,7 @@ def contrasted(one: str, other: str, width: int) -> tuple[str, str]:
     def excerpt(text: str) -> str:
         window = text[start : start + width]
         # The escapes of shorten are for reading; these are different for different texts.
-        window = window.encode("unicode_escape").decode("ascii") if alike else shorten(window, 6 * width)
+        window = window.encode("unicode_escape").decode("ascii") if alike else shorten(window, 10 * width)
         return f"'{'…' if start else ''}{window}{'…' if start + width < len(text) else ''}'"
 
     return excerpt(one), excerpt(other)

@@ -13,6 +13,7 @@ from typing import Any
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.core.user_code import in_short, is_of_the_project
+from pytest_pot.engines.model_files import refuse_git_leftovers_of_tokenizer
 
 __all__ = [
     "MODEL_FORMS",
@@ -118,6 +119,7 @@ def load_tokenizer(spec: str) -> Any:
     Raises:
         PotError: there is none by that name.
     """
+    refuse_git_leftovers_of_tokenizer(spec)
     folder, options = gguf_source(spec)
     with (
         gc_paused(),

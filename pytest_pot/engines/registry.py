@@ -6,11 +6,11 @@ A new engine is one module with a :class:`~pytest_pot.engines.base.Backend`, and
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.errors import PotError
@@ -72,7 +72,7 @@ def load_model(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     for backend in _registered:
         if backend.loads(spec):
             return backend.load(spec, role, config)
-    if _FACTORY.fullmatch(spec) and not Path(spec).exists():
+    if _FACTORY.fullmatch(spec) and not os.path.exists(spec):
         return LoadedModel.of(call_factory(spec, role))
     for backend in _builtin():
         if backend.loads(spec):

@@ -16,7 +16,12 @@ __all__ = ["cut_warnings"]
 
 
 def cut_warnings(
-    gate: str, config: ScoringConfig, prompts: EncodedPrompts, indices: Sequence[int], tokens: Sequence[Tokens]
+    gate: str,
+    config: ScoringConfig,
+    prompts: EncodedPrompts,
+    indices: Sequence[int],
+    tokens: Sequence[Tokens],
+    room: int | None = None,
 ) -> tuple[str, ...]:
     """A warning if prompts of the user's own were cut, in a tuple; built-in ones are known to be longer than most presets take.
 
@@ -24,6 +29,7 @@ def cut_warnings(
         gate: the marker's name.
         indices: the prompts that were read.
         tokens: what was read of each of them.
+        room: how many tokens after each prompt there is to be room for; by default those of its continuation that are compared.
     """
     cut = {index: read for index, read in zip(indices, tokens, strict=True) if read.truncated}
     if not cut:
@@ -33,10 +39,10 @@ def cut_warnings(
     if not cut:
         return ()
     read_at_most = max(len(read.ids) for read in cut.values())
-    longest = max(_length(prompts, index, config) for index in cut)
+    longest = max(_length(prompts, index, config, room) for index in cut)
     n = len(indices)
     if read_at_most < config.max_length:
-        reason = f"the models take no more than {read_at_most}, and the longest prompt has {longest}"
+        reason = f"the models take no more, or did not when the reference was recorded; the longest prompt has {longest} tokens"
     else:
         reason = (
             f"the longest has {longest}. To compare them whole, set max_length={longest} in the marker, "
@@ -49,8 +55,10 @@ def cut_warnings(
     )
 
 
-def _length(prompts: EncodedPrompts, index: int, config: ScoringConfig) -> int:
+def _length(prompts: EncodedPrompts, index: int, config: ScoringConfig, room: int | None) -> int:
     """Tokens of a whole prompt and as much of its continuation as is compared."""
     context, continuation = prompts.ids[index]
+    if room is not None:
+        return len(context) + room
     positions = config.positions_per_prompt
     return len(context) + (positions if continuation is None else min(len(continuation), positions))

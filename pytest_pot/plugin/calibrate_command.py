@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import printable, printable_lines
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.plugin.inputs.fixture_values import named_by_fixture
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
@@ -32,10 +33,10 @@ def run(config: pytest.Config) -> int:
         try:
             lines = _lines(config, fixture)
         except (PotError, pytest.fail.Exception) as error:
-            writer.line(f"ERROR: {error}", red=True)
+            writer.line(printable_lines(f"ERROR: {error}"), red=True)
             return pytest.ExitCode.USAGE_ERROR
         for line in lines:
-            writer.line(line)
+            writer.line(printable(line))
     return pytest.ExitCode.OK
 
 

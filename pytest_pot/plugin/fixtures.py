@@ -82,7 +82,10 @@ def pot_prompts(request: pytest.FixtureRequest) -> Sequence[str | Prompt]:
 
 @pytest.fixture
 def pot_scorer(request: pytest.FixtureRequest) -> TeacherForcedScorer:
-    """A scorer configured by this test's marker or, if it has none, by the options and the default preset."""
+    """A scorer configured by this test's marker or, if it has none, by the options and the default preset.
+
+    A scorer runs all models alike: ``candidate_dtype`` is a matter of the gate.
+    """
     from pytest_pot.plugin.collection import gates_on
     from pytest_pot.plugin.options import option_config
     from pytest_pot.scoring.scorer import TeacherForcedScorer

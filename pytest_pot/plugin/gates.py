@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import printable_lines
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
@@ -200,7 +201,7 @@ def refuse_late_markers(item: pytest.Item) -> None:
 
 def failure(message: str) -> BaseException:
     """A failure that prints its message and nothing else; raise it ``from None``, or pytest prints the chain."""
-    return pytest.fail.Exception(message, pytrace=False)
+    return pytest.fail.Exception(printable_lines(message), pytrace=False)
 
 
 @contextmanager
@@ -216,7 +217,7 @@ def _warn(item: pytest.Item, message: str) -> None:
     """Warn, also in a suite that turns warnings into errors: an inconclusive gate fails only by its own ini key."""
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        item.warn(pytest.PytestWarning(message))
+        item.warn(pytest.PytestWarning(printable_lines(message)))
 
 
 @contextmanager

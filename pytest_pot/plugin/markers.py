@@ -171,6 +171,8 @@ def _layers(node: object) -> Iterator[list[pytest.Mark]]:
 
 def marks_on(function: object) -> list[pytest.Mark]:
     """The marks on a function."""
+    if isinstance(function, pytest.MarkGenerator):  # as in a module with `from pytest import mark`: it has any attribute
+        return []
     try:
         return _marks(getattr(function, "pytestmark", None))
     except (Exception, pytest.skip.Exception, pytest.fail.Exception):  # a proxy may raise anything at any attribute

@@ -169,17 +169,17 @@ def option_config(config: pytest.Config) -> tuple[str, ScoringConfig]:
 def check_options(config: pytest.Config) -> None:
     """Raise ``pytest.UsageError`` if an option or an ini key has a value that is not allowed, or if there is no such key."""
     _check_keys(config)
+    for name in OPTIONS:
+        if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
+            raise pytest.UsageError(
+                f"{option_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}"
+            )
     if any(option(config, name) is not None for name in _CHECKS):
         for name, check in _CHECKS.items():
             value = option(config, name)
             if value is not None:
                 source = option_flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
                 _check(check, source, value)
-    for name in OPTIONS:
-        if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
-            raise pytest.UsageError(
-                f"{option_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}"
-            )
     for variable in ENVIRONMENT.values():
         if os.environ.get(variable) == "":  # as where a secret of a CI is not there for a fork's pull request
             raise pytest.UsageError(f"the environment variable {variable} is empty: give it a value, or unset it")

@@ -60,7 +60,7 @@ def existing(value: str, bases: Sequence[Path]) -> str:
 def placed(value: str, bases: Sequence[Path]) -> str:
     """:func:`existing` for a file that need not exist yet: then it is below the first of ``bases``."""
     path = Path(existing(value, bases))
-    return str(path if path.is_absolute() or path.exists() else bases[0] / value)
+    return str(path if path.is_absolute() or os.path.exists(path) else bases[0] / value)
 
 
 @contextmanager

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
 from pytest_pot.core.errors import InvalidArgument, PotError
+from pytest_pot.core.files import FILE, kind_of_file
+from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.core.text import shorten
 from pytest_pot.prompts.prompt import Prompt
 
@@ -17,7 +18,6 @@ __all__ = ["check_regular", "load_prompts", "parse_prompts"]
 _FIELDS = ("text", "messages", "continuation", "kind", "id")
 _MOST_BYTES = 1 << 28
 """The largest file that is read: far more than any suite that can be scored."""
-_KINDS = {"a folder": stat.S_ISDIR, "a FIFO": stat.S_ISFIFO, "a device": stat.S_ISCHR, "a socket": stat.S_ISSOCK}
 _FORM = '{"text": ..., "continuation": ...}, {"messages": [...], "continuation": ...} or a string'
 
 
@@ -31,7 +31,9 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     Raises:
         PotError: the file cannot be read or has no prompt, or a line is invalid; the message names the line.
     """
-    prompts = parse_prompts(_read(path), str(path))
+    text = _read(path)
+    refuse_git_leftovers("cannot read the prompts", [Path(path)])
+    prompts = parse_prompts(text, str(path))
     if not prompts:
         raise PotError(f"the prompts file {path} holds no prompt")
     return prompts
@@ -69,11 +71,11 @@ def check_regular(path: str | Path) -> None:
         PotError: it is something else, or there is no such file.
     """
     try:
-        mode = os.stat(path).st_mode
+        os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: the name has a NUL
         raise PotError(f"cannot read the prompts file {path}: {error}") from error
-    if not stat.S_ISREG(mode):
-        kind = next((kind for kind, matches in _KINDS.items() if matches(mode)), "something else")
+    kind = kind_of_file(path)
+    if kind != FILE:
         raise PotError(f"cannot read the prompts file {path}: it is {kind}, not a regular file")
 
 

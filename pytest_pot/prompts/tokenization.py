@@ -212,7 +212,7 @@ def fit(index: int, context: Sequence[int], continuation: Sequence[int], max_len
     if room < 1:
         raise PotError(
             f"prompt {index}: its continuation of {len(continuation)} tokens leaves no room for the prompt in "
-            f"max_length={max_length}; raise max_length or lower positions_per_prompt"
+            f"{max_length} tokens, which are max_length or what the models take; raise max_length, or compare fewer positions"
         )
     kept = context[-room:]
     return Tokens((*kept, *continuation), len(kept), truncated=len(kept) < len(context))

@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
-from pytest_pot.core.text import shorten
+from pytest_pot.core.text import printable, quoted
 from pytest_pot.scoring.baseline_comparison import Overlap
 
 __all__ = ["comparison_lines", "facts", "lines"]
@@ -72,15 +72,16 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"continuations {facts['cross_entropy']:.4g} nats per token",
         "tail mass": f"{facts['tail_mass']:.2%} of the probability is outside the recorded ids",
     }
+    entries = {printable(name): printable(value) for name, value in entries.items()}
     width = max(len(name) for name in entries)
-    return [facts["file"], *(f"  {name.ljust(width)}  {value}" for name, value in entries.items())]
+    return [printable(facts["file"]), *(f"  {name.ljust(width)}  {value}" for name, value in entries.items())]
 
 
 def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap) -> list[str]:
     """The result of :func:`pytest_pot.scoring.baseline_comparison.compare` as lines for people."""
     sides = {"reference": reference, "candidate": candidate}
     lines = [
-        f"{role}  {side.source}: {side.provenance.reference}, {side.provenance.label}, top_k={side.config.top_k}"
+        printable(f"{role}  {side.source}: {side.provenance.reference}, {side.provenance.label}, top_k={side.config.top_k}")
         for role, side in sides.items()
     ]
     lines.append(
@@ -96,7 +97,7 @@ def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap)
     worst = sorted(overlap.scores, key=lambda index: -overlap.scores[index])[:_WORST]
     lines.append("worst prompts, by tv:")
     for index in worst:
-        lines.append(f"  {overlap.scores[index]:.3g}  prompt {index}: '{shorten(reference.prompts[index].text, 60)}'")
+        lines.append(f"  {overlap.scores[index]:.3g}  prompt {index}: {quoted(reference.prompts[index].text, 60)}")
     differences = config_differences(reference.config, candidate.config)
     differences += tokenizer_changes(reference.provenance, candidate.provenance)
     if differences:

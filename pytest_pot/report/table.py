@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from pytest_pot.core.text import number
+from pytest_pot.core.text import number, printable
 
 __all__ = ["COLUMNS", "Row", "cells", "summary_table", "what_ran"]
 
@@ -33,14 +33,14 @@ def what_ran(rows: Sequence[Row]) -> list[str]:
         if row.get("conditions"):
             lines.append(f"{_test_cell(row)} ({row['gate'].removeprefix('pot_')}): {row['conditions']}")
             lines += [f"  {note}" for note in (*row.get("notes", ()), *row.get("warnings", ()))]
-    return lines
+    return list(map(printable, lines))
 
 
 def cells(row: Row) -> list[str]:
     """A gate's cells, in the order of :data:`COLUMNS`."""
     sign = _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
     has_score = row.get("score") is not None
-    return [
+    texts = [
         _test_cell(row),
         row["gate"].removeprefix("pot_"),
         row["preset"],
@@ -53,6 +53,7 @@ def cells(row: Row) -> list[str]:
         f"{row['ms_per_prompt']:.0f}" if has_score and row.get("ms_per_prompt") is not None else "-",
         _ran_cell(row.get("candidate_ran")),
     ]
+    return list(map(printable, texts))
 
 
 def _test_cell(row: Row) -> str:

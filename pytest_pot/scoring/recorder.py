@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.baseline.recorded import Recorded
+from pytest_pot.baseline.recorded import Recorded, certainly_clear
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.tokens import Tokens
@@ -52,6 +52,8 @@ def record(
         vocab_size = top.vocab_size
         if config.tail == "renormalise":
             top = renormalised(top)
+        # An engine may leave the flags 0 where they are not; a recording with such flags would be refused.
+        top = replace(top, clear=top.clear | certainly_clear(top))
         ends = np.cumsum([0, *(tokens[index].n_positions for index in batch)])
         return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
 

@@ -105,14 +105,21 @@ class ScoringRun:
         comparison = Comparison(self.config, reference, candidate, self.encoded.prompts, tokens)
         return self._drawn(comparison, tokens, encode, rule, seed)
 
-    def replay(self, baseline: Baseline, candidate: Engine, *, note: str = "recorded") -> ScoreReport:
+    def replay(
+        self, baseline: Baseline, candidate: Engine, *, note: str = "recorded", same_batches: bool = False
+    ) -> ScoreReport:
         """:meth:`score` against a recording, which is known to be of the same tokenizer, prompts and configuration.
 
-        ``note``: says in the report where the reference's numbers are from.
+        Args:
+            note: says in the report where the reference's numbers are from.
+            same_batches: run the batches that were recorded, whatever the batch size is now: the same model is at a distance of
+                exactly 0 in these only.
         """
         comparison = self._recorded(baseline, candidate, note, baseline.tokens)
-        batches = self._batches(baseline.tokens, *comparison.engines)
-        if baseline.config.batch_size == self.config.batch_size:
+        size = baseline.config.batch_size if same_batches else self.config.batch_size
+        config = replace(self.config, batch_size=size)
+        batches = Batches[PromptResult](config, baseline.tokens, self._progress, comparison.engines)
+        if baseline.config.batch_size == size:
             batches.most = min(batches.most or baseline.batch_size, baseline.batch_size)  # where memory ran out while recording
         return self._whole(batches, comparison)
 

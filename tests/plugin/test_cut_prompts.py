@@ -64,7 +64,7 @@ def test_a_longer_limit_than_the_models_take_is_not_proposed(project: Project) -
     [warning] = warnings_of(result)
     assert re.fullmatch(
         r"pot_identity: 1 of 1 prompt was cut on the left to 128 tokens, so nothing is known of what a longer context changes: "
-        r"the models take no more than 128, and the longest prompt has \d{3}",
+        r"the models take no more, or did not when the reference was recorded; the longest prompt has \d{3} tokens",
         warning,
     )
 
@@ -112,3 +112,12 @@ def test_a_damage_that_a_long_context_alone_shows_is_found_once_the_prompt_is_wh
     cut = project.run("--pot-max-length=40")
     cut.assert_outcomes(passed=1, warnings=1)
     project.run("--pot-max-length=128").assert_outcomes(failed=1)
+
+
+def test_the_length_that_a_decoding_gate_proposes_is_what_it_takes(wide: Project) -> None:
+    marker = 'pot_latency(budget_ms=60000, what="decode", new_tokens=4, max_seconds=20, max_length={})'
+    [warning] = warnings_of(wide.run_tests(GATE.format(marker=marker.format(40))))
+    proposed = re.search(r"set max_length=(\d+)", warning)
+    assert proposed is not None
+    wide.run_tests(GATE.format(marker=marker.format(proposed[1]))).assert_outcomes(passed=1, warnings=0)
+    wide.run_tests(GATE.format(marker=marker.format(int(proposed[1]) - 1))).assert_outcomes(passed=1, warnings=1)

@@ -339,3 +339,17 @@ def test_pytest_markers_lists_the_markers_with_their_arguments(project: Project)
         f"@pytest.mark.pot_distinct(preset=None, metric=None, min_score=None, {arguments}): "
         "fail unless the candidate is DIFFERENT from its reference"
     ) in result.outlines
+
+
+def test_a_module_that_imports_the_mark_generator_is_no_module_of_unknown_marks(project: Project) -> None:
+    """The generator has every attribute that it is asked for, and warns of those that are no marks."""
+    text = """
+    import pytest
+    from pytest import mark
+
+    m = pytest.mark
+
+    def test_it():
+        pass
+    """
+    project.run_tests(text, "-Werror").assert_outcomes(passed=1)

@@ -11,6 +11,7 @@ from .conftest import Project
 
 # A reference whose logits depend slightly on the batch size.
 NOISY = """
+import copy
 import pytest
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
@@ -22,7 +23,7 @@ def pot_reference():
 
 @pytest.fixture(scope="session")
 def pot_candidate(pot_reference):
-    return pot_reference
+    return copy.deepcopy(pot_reference[0]), pot_reference[1]
 """
 TEST = """
 import pytest
@@ -71,3 +72,12 @@ def test_a_recorded_reference_uses_the_noise_floor_of_the_candidate(project: Pro
     result = run(project, "identity", 'reference="x.pot.safetensors", max_score=1e-5')
     result.assert_outcomes(failed=1)
     assert any("that far is the candidate from itself" in line for line in result.outlines)
+
+
+@pytest.mark.parametrize("batch_size", ["1", "2", "'auto'"])
+def test_a_recording_is_compared_in_its_own_batches_where_the_limit_is_0(project: Project, batch_size: str) -> None:
+    """In batches of another size the same model rounds otherwise, and would not be at a distance of 0 from itself."""
+    recorded = 'tolerance="identical", reference="x.pot.safetensors"'
+    run(project, "identity", recorded, "--pot-update").assert_outcomes(passed=1)
+    run(project, "identity", f"{recorded}, batch_size={batch_size}").assert_outcomes(passed=1)
+    run(project, "identity", f"{recorded}, batch_size={batch_size}, confidence=0.95").assert_outcomes(passed=1)

@@ -346,3 +346,14 @@ def test_a_wrong_size_in_a_marker_is_a_usage_error_by_its_own_name(project: Proj
     )
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [f"ERROR: test_it.py::test_it: pot_identity: {message}"]
+
+
+@pytest.mark.parametrize("name", ["max-tail", "max-length", "tolerance", "path", "device", "candidate"])
+def test_an_empty_option_is_said_to_be_empty(project: Project, name: str) -> None:
+    """As with --pot-max-tail=$TAIL where the variable is not set."""
+    result = project.run_tests("def test_it(): pass", f"--pot-{name}=")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    key = f"pot_{name.replace('-', '_')}"
+    assert [line for line in result.errlines if line] == [
+        f"ERROR: --pot-{name} is empty: give it a value, or leave it out to use the ini key {key}"
+    ]

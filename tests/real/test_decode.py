@@ -40,6 +40,17 @@ def test_the_same_weights_pass_at_numeric_and_a_rolled_cache_does_not(reference:
     assert TeacherForcedScorer(ScoringConfig(batch_size=8)).score_baseline(baseline, broken, tokenizer).max <= 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_padding_is_not_blamed_for_what_rounding_does(reference: ModelAndTokenizer, dtype: str) -> None:
+    """Over 30 layers, rounding moves a distribution further than any bound that was set for one."""
+    model, tokenizer = reference
+    config = ScoringConfig(path="decode", batch_size=4, positions_per_prompt=12, dtype=dtype)
+    report = TeacherForcedScorer(config).score_batch(model, model, prompts()[:3], tokenizer)
+    assert report.labels[1].startswith(f"{dtype} on cpu")
+    assert "apart" not in report.labels[1]
+    assert report.mean < 0.05
+
+
 @pytest.mark.slow
 def test_it_takes_at_most_one_and_a_half_times_plain_generation(reference: ModelAndTokenizer) -> None:
     model, tokenizer = reference

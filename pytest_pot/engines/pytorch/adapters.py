@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def apply_adapter(adapter: Adapter, what: str, load_base: Callable[[str, str], A
     named = "base_model_name_or_path in its adapter_config.json"
     if adapter.base is None:
         raise PotError(f"{what} is an adapter, and does not say of which model: {named} is empty")
-    if _is_path(adapter.base) and not Path(adapter.base).exists():
+    if _is_path(adapter.base) and not os.path.exists(adapter.base):
         raise PotError(
             f"{what} is an adapter of {adapter.base!r}, which does not exist. That is the {named}, as seen from {Path.cwd()}: "
             "correct it, or put the base model there"
@@ -153,8 +154,8 @@ def _refuse_partial(model: Any, adapter: Adapter, what: str) -> None:
 def _file(spec: str, name: str) -> Path | None:
     """The file ``name`` in the folder or hub id ``spec``; None if it has none."""
     folder = Path(spec)
-    if folder.exists():
-        return folder / name if (folder / name).is_file() else None
+    if os.path.exists(folder):
+        return folder / name if os.path.isfile(folder / name) else None
     from transformers.utils import hub
 
     with suppress(Exception):  # loading the model itself will say what is wrong

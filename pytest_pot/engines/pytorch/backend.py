@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -28,7 +29,7 @@ class PyTorchBackend:
     def loads(self, spec: str) -> bool:
         """Whatever is no single file, because a hub id may be any name; and ``.gguf`` files."""
         path = Path(spec)
-        return path.suffix == ".gguf" or not path.is_file()
+        return path.suffix == ".gguf" or not os.path.isfile(path)
 
     def load(self, spec: str, role: str, config: ScoringConfig) -> LoadedModel:
         return load_checkpoint(spec, role, config)

@@ -6,6 +6,7 @@ Only safetensors and GGUF files are loaded, and no code from a model's repositor
 from __future__ import annotations
 
 import importlib.util
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
+from pytest_pot.engines.model_files import refuse_git_leftovers_of_model
 from pytest_pot.engines.pytorch.adapters import (
     IGNORE_ADAPTER,
     IGNORED,
@@ -43,6 +45,7 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
     Raises:
         PotError: the model or its tokenizer cannot be loaded; the message gives the reason.
     """
+    refuse_git_leftovers_of_model(spec, role)
     # Imported modules and loaded weights stay in use; searching them for garbage repeatedly took a sixth of the time.
     with gc_paused(), without_progress_bars(), rng_untouched():
         adapter = adapter_in(spec)
@@ -110,12 +113,12 @@ def _convert(model: Any, config: ScoringConfig) -> None:
 
 def _tokenizer_beside(spec: str, role: str) -> Any:
     path = Path(spec)
-    if path.is_dir() and not any((path / name).exists() for name in _TOKENIZER_FILES):
+    if os.path.isdir(path) and not any((path / name).exists() for name in _TOKENIZER_FILES):
         return None
     try:
         return load_tokenizer(spec)
     except PotError as error:
-        if path.exists():
+        if os.path.exists(path):
             raise PotError(f"the {role}'s weights were loaded, but not its tokenizer: {error}") from error
         return None  # a hub repository may hold weights only
 

@@ -6,6 +6,7 @@ A model in memory does not tell what its files held: transformers drops the sett
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def origin_of_folder(spec: str, settings: Mapping[str, Any] | None, loaded_dtype
 
 def _folder_of(spec: str) -> Path:
     """The folder ``spec``, or that in which the files of a hub id were put when they were loaded."""
-    if Path(spec).exists():
+    if os.path.exists(spec):
         return Path(spec)
     from transformers.utils import hub
 
@@ -140,7 +141,7 @@ def _origin_of_object(model: nn.Module) -> Origin:
     if is_quantised(model):
         return Origin(package_of(model), quantised=True)
     source = getattr(getattr(model, "config", None), "_name_or_path", None)
-    settings = settings_in(source) if source and Path(source).is_dir() else None
+    settings = settings_in(source) if source and os.path.isdir(source) else None
     if settings is not None:  # transformers drops the settings of what it dequantises
         return Origin(format_name(settings), quantised=True)
     own = own_dtype(model)

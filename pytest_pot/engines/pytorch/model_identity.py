@@ -85,7 +85,7 @@ def loads_as_known(spec: str) -> bool:
     config; and if the class may call libraries whose versions no key of a cached reference has.
     """
     folder = Path(spec)
-    if not (folder / "config.json").is_file() or (folder / "adapter_config.json").exists():
+    if not os.path.isfile(folder / "config.json") or os.path.exists(folder / "adapter_config.json"):
         return False
     if settings_in(spec) is not None:
         return False

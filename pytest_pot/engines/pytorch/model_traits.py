@@ -36,7 +36,8 @@ def accepted(model: nn.Module) -> frozenset[str]:
     if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters):
         return names
     if _has_known_forward(model):
-        return names | {"use_cache"}
+        # XLNet has "use_mems" instead, and warns of the other name.
+        return names if "use_mems" in names else names | {"use_cache"}
     # We do not know what a user's own forward does with its **kwargs.
     inner = _wrapped(model)
     return names if inner is None else names | accepted(inner)

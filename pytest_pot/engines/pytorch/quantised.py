@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -155,9 +156,9 @@ def settings_in(spec: str) -> Mapping[str, Any] | None:
     config: Any = None
     with suppress(Exception):  # whatever is wrong with the config, loading the model will say
         path = Path(spec, "config.json")
-        if path.is_file():
+        if os.path.isfile(path):
             config = json.loads(path.read_text(encoding="utf-8"))
-        elif not Path(spec).exists():
+        elif not os.path.exists(spec):
             from transformers import PretrainedConfig
 
             config = PretrainedConfig.get_config_dict(spec)[0]

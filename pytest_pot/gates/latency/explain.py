@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_pot.core.text import number
+from pytest_pot.core.text import number, printable
 from pytest_pot.engines.base import PeakMemory
 from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
 from pytest_pot.gates.latency.limits import REFERENCE_LIMITS
@@ -32,7 +32,7 @@ def explain(outcome: LatencyOutcome, verbosity: int = 0) -> str:
     report, decisive = outcome.report, outcome.report.decisive
     if verbosity < 0:
         return headline(outcome)
-    lines = [headline(outcome), f"  {_models(outcome)}; {_conditions(outcome)}"]
+    lines = [headline(outcome), printable(f"  {_models(outcome)}; {_conditions(outcome)}")]
     lines += [f"  {_comparison(check)}: {check.outcome}" for check in report.checks if check is not decisive]
     if report.lead:
         lines.append(f"  {_decoding(outcome)}")

@@ -135,7 +135,8 @@ class LatencyGate(Gate):
             batch = _batch(settings, prompts.ids, engines)
             report = _timed(settings, engines, batch, progress)
         _check_memory(report, settings)
-        cut = () if inputs.endless else cut_warnings(settings.gate, config, prompts, range(len(batch)), batch)
+        room = settings.new_tokens if settings.what == "decode" else None
+        cut = () if inputs.endless else cut_warnings(settings.gate, config, prompts, range(len(batch)), batch, room)
         return LatencyResult(settings, inputs.names, report, notes=inputs.notes, inherited=(*inputs.warnings, *cut))
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_pot.core.text import number, quoted, shorten, times_over
+from pytest_pot.core.text import first_lines, number, printable, quoted, shorten, times_over
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # these need numpy
     from pytest_pot.scoring.score_report import ScoreReport, WorstPosition
 
 __all__ = ["explain", "headline", "notes_on", "properties"]
+
+_KIND, _LABEL = 40, 400
+"""The most characters of a prompt's kind, and of what a model or a recording says of its precision and device."""
 
 
 def headline(outcome: ScoreOutcome) -> str:
@@ -48,13 +51,17 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
-    lines = [headline(outcome), f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"]
+    lines = [
+        headline(outcome),
+        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
+    ]
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
     if verbosity > 0:
         lines += [f"  {note}" for note in outcome.notes]
         if report.kinds:
-            lines.append("  by kind: " + ", ".join(f"{kind} {number(value)}" for kind, value in report.kinds.items()))
+            kinds = [f"{shorten(kind, _KIND)} {number(value)}" for kind, value in report.kinds.items()]
+            lines.append("  by kind: " + ", ".join(first_lines(kinds, 10 * n_prompts)))
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
     if not isinstance(outcome.settings.limits, IdentityLimits) or report.max == 0.0:  # may be UNDECIDED with all scores 0
         return "\n".join(lines)
@@ -64,7 +71,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         lines += _position_lines(position)
     cause = likely_cause(report)
     if cause is not None:
-        lines.append(f"  likely cause: {cause}")
+        lines.append(printable(f"  likely cause: {cause}"))
     return "\n".join(lines)
 
 
@@ -222,7 +229,8 @@ def _conditions(outcome: ScoreOutcome) -> str:
     cells = "whole vocabulary" if config.top_k is None else f"top {config.top_k}"
     if config.top_k is not None:
         cells += f" + tail of {report.tail_mass:.1%}" if config.tail == "bucket" else " renormalised"
-    label = report.labels[0] if report.labels[0] == report.labels[1] else f"{report.labels[0]} and {report.labels[1]}"
+    reference, candidate = (shorten(label, _LABEL) for label in report.labels)
+    label = reference if reference == candidate else f"{reference} and {candidate}"
     cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""
     positions = f"{report.n_positions} positions"
     floor = "" if outcome.noise_floor is None else f", noise floor {number(outcome.noise_floor)}"
@@ -234,7 +242,7 @@ def _worst_prompts(outcome: ScoreOutcome, most: int) -> list[str]:
     lines = []
     for index in (-report.scores).argsort(kind="stable")[:most]:
         prompt = report.prompts[index]
-        kind = f" ({prompt.kind})" if prompt.kind else ""
+        kind = f" ({shorten(prompt.kind, _KIND)})" if prompt.kind else ""
         lines.append(f"    {number(report.scores[index]):>9}  prompt {report.indices[index]}{kind}: {quoted(prompt.text, 70)}")
     return lines
 

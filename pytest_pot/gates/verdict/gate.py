@@ -111,12 +111,17 @@ class _ScoreGate(Gate):
                 floor = self._noise_floor(run, reference, "reference")
                 recorded = _recorded(inputs, run, config, reference)
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
+                if self.settings.candidate_dtype is not None:  # what rounds more decides
+                    floor = self._noise_floor(run, candidate, "candidate")
                 return self._against_recording(run, inputs, recorded, candidate, floor)
         with (
             opened(inputs.reference, "reference", config) as reference,
             opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate,
         ):
-            floor = self._noise_floor(run, reference, "reference")
+            if self.settings.candidate_dtype is None:
+                floor = self._noise_floor(run, reference, "reference")
+            else:  # what rounds more decides
+                floor = self._noise_floor(run, candidate, "candidate")
             return self._against_model(run, inputs, reference, candidate, floor)
 
     def _noise_floor(self, run: ScoringRun, engine: Engine, role: str) -> float | None:
@@ -127,10 +132,11 @@ class _ScoreGate(Gate):
         """
         floor, limit = run.noise_floor(engine), self.settings.limits.score
         if floor is not None and 0 < limit < floor:
+            zero = "; or ask for 0, which the same weights reach where both models run in the very same way"
+            alike = self.settings.config.path == "prefill" and self.settings.candidate_dtype is None
             raise PotError(
                 f"the limit {limit:.3g} on {self.settings.config.metric} is below the noise floor {floor:.3g}: that far "
-                f"is the {role} from itself when it is run in another batch shape. Raise the limit above it; or ask for 0, "
-                "which the same weights reach where both models run in the very same way"
+                f"is the {role} from itself when it is run in another batch shape. Raise the limit above it{zero * alike}"
             )
         return floor
 
@@ -151,7 +157,8 @@ class _ScoreGate(Gate):
         told = recorded_tokenizer_notes(self.settings, inputs, recorded)
         inputs = replace(inputs, notes=(*inputs.notes, *told))
         if not self.sequential:
-            return self._result(inputs, run.replay(baseline, candidate, note=note), floor)
+            same_batches = self.settings.limits.score == 0
+            return self._result(inputs, run.replay(baseline, candidate, note=note, same_batches=same_batches), floor)
         if self.settings.limits.score > 0:
             pool, seed = _drawing(inputs)
             test = self.settings.sequential_test(pool)
@@ -159,7 +166,7 @@ class _ScoreGate(Gate):
             return self._result(inputs, report, floor, test.decision(), pool)
         # A recording is made in batches by length. Drawn in another order, the same model would be rounded differently: a limit
         # of 0 is decided on the whole suite, in the batches that were recorded.
-        report = run.replay(baseline, candidate, note=note)
+        report = run.replay(baseline, candidate, note=note, same_batches=True)
         test = self.settings.sequential_test(len(inputs.prompts))
         test.update(report.scores.tolist())
         return self._result(inputs, report, floor, test.decision(), len(inputs.prompts))

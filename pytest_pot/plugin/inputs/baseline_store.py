@@ -17,6 +17,8 @@ import pytest
 
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.files import FILE, kind_of_file
+from pytest_pot.core.text import first_lines
 from pytest_pot.gates.base import RecordReference
 from pytest_pot.plugin.options import OPTIONS, option_flag
 from pytest_pot.plugin.paths import option_path, shown
@@ -72,11 +74,10 @@ class BaselineStore:
 
     def name_of(self, spec: str) -> str:
         """What a model is called in a recording: a path relative to pytest's root, or its last part, and no home folder."""
-        path = Path(spec)
-        if not path.exists():
+        if kind_of_file(spec) is None:
             return spec
         root = self._config.rootpath.resolve()
-        path = path.resolve()
+        path = Path(spec).resolve()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
     def read(
@@ -92,14 +93,17 @@ class BaselineStore:
         """
         from pytest_pot.baseline.staleness import is_about_tokenizer, stale_parts
 
-        if not path.is_file():
+        kind = kind_of_file(path)
+        if kind is not None and kind != FILE:
+            raise PotError(f"the recorded reference {self.shown(path)} is {kind}, not a file")
+        if kind is None:
             raise PotError(
                 f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item)}"
             )
         baseline = replace(self._load(path), source=self.shown(path))
         differences = stale_parts(baseline, config, prompts, allow_unseen=True) + self._reference_differences(baseline, path)
         if differences:
-            lines = "".join(f"\n  {line}" for line in differences)
+            lines = "".join(f"\n  {line}" for line in first_lines(differences))
             what_to_do = "If that is meant, this records it anew:\n  " + self._command(item, baseline.provenance.reference)
             if all(map(is_about_tokenizer, differences)) and (helps := of_reference(baseline)) is not True:
                 what_to_do = _OTHER_TOKENIZER if helps is False else f"{_OTHER_TOKENIZER}. {what_to_do}"
@@ -109,7 +113,7 @@ class BaselineStore:
     def recorded_from(self, path: Path) -> str | None:
         """What the recording in ``path`` calls its reference; None where there is no recording, or none that can be read."""
         try:
-            return self._load(path).provenance.reference if path.is_file() else None
+            return self._load(path).provenance.reference if os.path.isfile(path) else None
         except PotError:
             return None
 
@@ -144,7 +148,7 @@ class BaselineStore:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with _locked(path.parent):
                     line = self._replace(path, baseline)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a name with NUL
                 raise PotError(f"cannot write {self.shown(path)}: {error}") from error
             self._written[path] = baseline
             return baseline, line
@@ -169,16 +173,18 @@ class BaselineStore:
         from pytest_pot.baseline.provenance import file_digests, mapping_differences
 
         place = option_path(self._config, "reference")
-        if place is None or is_baseline(place) or not baseline.provenance.files:
+        if place is None or is_baseline(place):
             return []
         named = option_path(self._config, "baseline")
         if self.name_of(place) != baseline.provenance.reference and (named is None or Path(named) != path):
             return []  # a suite may have recordings of several models; the options name one of them
         if place not in self._file_digests:
             self._file_digests[place] = file_digests(place)
-        now = self._file_digests[place]
-        recorded = {name: sha256 for name, sha256 in baseline.provenance.files.items() if name in now}
-        return mapping_differences("reference file ", recorded, {name: now[name] for name in recorded})
+        now, recorded = self._file_digests[place], baseline.provenance.files
+        if recorded or self.name_of(place) == baseline.provenance.reference:
+            # A recorded file that is not on this machine proves nothing; a file here that was not recorded is a difference.
+            return mapping_differences("reference file ", {name: recorded[name] for name in now if name in recorded}, now)
+        return []  # recorded from a model that a fixture returned, say
 
     def _replace(self, path: Path, new: Baseline) -> str:
         """Write ``new`` unless the file holds it already, and say what that changes."""
@@ -188,7 +194,7 @@ class BaselineStore:
 
         content = new.to_bytes()
         size = f"{new.n_prompts} prompts, {new.n_positions} positions, {len(content) / 1000:.0f} kB"
-        if not path.is_file():
+        if kind_of_file(path) != FILE:
             write_bytes(content, path)
             return f"recorded {self.shown(path)}: {size}"
         if path.read_bytes() == content:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class ModelStore:
         if loaded.tokenizer is not None:
             return loaded.tokenizer
         home = getattr(loaded.model, "name_or_path", None)
-        if not home or not Path(home).is_dir():
+        if not home or not os.path.isdir(home):
             return None
         return self.tokenizer_beside(home)
 

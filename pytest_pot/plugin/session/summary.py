@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_pot.core.text import printable_lines
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.session.notes import NOTES
 
@@ -73,7 +74,7 @@ class SessionResults:
         for line in what_ran(rows) if terminalreporter.verbosity > 0 else ():
             terminalreporter.write_line(line)
         for line in notes:
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(printable_lines(line))
         if self._written is not None:
             terminalreporter.write_line(f"written to {self._written}")
         if self._error is not None:

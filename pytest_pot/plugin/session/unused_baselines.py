@@ -5,11 +5,13 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_pot.core.text import printable
 from pytest_pot.plugin.pytest_internals import selects_tests
 
 __all__ = ["UNUSED_BASELINES", "UnusedBaselines"]
@@ -27,7 +29,8 @@ class UnusedBaselines:
 
     def note_use(self, path: Path) -> None:
         """A gate compares with ``path``, whether it runs or is skipped."""
-        self._used.update((str(path.absolute()), str(path.resolve())))
+        with suppress(ValueError, OSError):  # there is no file by a name with NUL
+            self._used.update((str(path.absolute()), str(path.resolve())))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         self._partial = self._partial or bool(items)
@@ -52,7 +55,7 @@ class UnusedBaselines:
 
         unused = [path for path in self._files() if not {str(path.absolute()), str(path.resolve())} & self._used]
         if unused:
-            names = ", ".join(shown(self._config, path) for path in unused)
+            names = ", ".join(printable(shown(self._config, path)) for path in unused)
             terminalreporter.write_line(f"pot: recorded files that no test uses: {names}")
 
     def _files(self) -> list[Path]:

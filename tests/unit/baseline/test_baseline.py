@@ -314,3 +314,30 @@ def test_a_recording_with_a_bos_scores_like_the_live_reference(prompts: list[Pro
         scorer.score_baseline(baseline, changed(tiny()), with_bos, prompts=prompts),
         scorer.score_batch(tiny(), changed(tiny()), prompts, with_bos),
     )
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="needs a device")
+def test_a_device_is_not_replaced_by_a_file(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
+    link = tmp_path / "x.pot.safetensors"
+    link.symlink_to("/dev/null")
+    with pytest.raises(PotError) as error:
+        baseline.save(link)
+    assert str(error.value) == (
+        f"cannot write the baseline {link}: it is a link to /dev/null, which is a device, and a recording is written to files "
+        "only"
+    )
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(PotError) as error:
+        Baseline.load(link)
+    assert str(error.value) == f"the baseline {link} is a device, not a file"
+
+
+def test_impossible_names_are_errors(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer, name="x" * 300)
+    for name in ("x" * 300, "a\0b"):
+        path = tmp_path / f"{name}.pot.safetensors"
+        with pytest.raises(PotError, match="cannot write the baseline"):
+            baseline.save(path)
+        with pytest.raises(PotError, match="there is no baseline"):
+            Baseline.load(path)

@@ -118,8 +118,9 @@ def test_another_safetensors_file_is_rejected(rejection: Rejection) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PotError, match=r"there is no baseline .*x\.pot\.safetensors"):
         Baseline.load(tmp_path / "x.pot.safetensors")
-    with pytest.raises(PotError, match="there is no baseline"):
+    with pytest.raises(PotError) as error:
         Baseline.load(tmp_path)
+    assert str(error.value) == f"the baseline {tmp_path} is a folder, not a file"
 
 
 Numbers = npt.NDArray[Any]

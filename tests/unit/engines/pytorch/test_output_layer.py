@@ -292,7 +292,12 @@ def test_a_bias_and_hooks_inside_the_model_change_the_score(prompts: list[Prompt
         candidate.lm_head.bias[17] += 3.0
     assert TeacherForcedScorer().score_batch(reference, candidate, prompts, tokenizer).mean > 0.01
     same = tiny("phi")
-    same.model.layers[1].register_forward_hook(lambda module, inputs, output: output.roll(1, dims=-1))
+
+    def roll(module: object, inputs: object, output: Any) -> Any:
+        """Before version 5 of transformers, a layer returns a tuple."""
+        return (roll(module, inputs, output[0]), *output[1:]) if isinstance(output, tuple) else output.roll(1, dims=-1)
+
+    same.model.layers[1].register_forward_hook(roll)
     assert TeacherForcedScorer().score_batch(reference, same, prompts, tokenizer).mean > 0.01
 
 

@@ -1,0 +1,61 @@
+"""The files in a model's folder that are read when the model or its tokenizer is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pytest_pot.core.git_files import refuse_git_leftovers
+
+__all__ = ["refuse_git_leftovers_of_model", "refuse_git_leftovers_of_tokenizer"]
+
+_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
+_WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+_INDEX = "model.safetensors.index.json"
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+)
+
+
+def refuse_git_leftovers_of_model(spec: str, role: str) -> None:
+    """Raise :class:`~pytest_pot.PotError` if Git left something else in the place of a file of the model ``spec``.
+
+    Only files that are read count: a folder may have more weights, which nobody has fetched on purpose.
+    """
+    if not os.path.exists(spec):
+        return
+    path = Path(spec)
+    if not path.is_dir():
+        refuse_git_leftovers(f"cannot load the {role} {spec!r}", [path])
+        return
+    files = [path / name for name in (*_CONFIGS, _INDEX)]
+    refuse_git_leftovers(f"cannot load the {role} {spec!r}", files)  # before the index is read
+    refuse_git_leftovers(f"cannot load the {role} {spec!r}", [path / name for name in (*_WEIGHTS, *_shards(path / _INDEX))])
+
+
+def refuse_git_leftovers_of_tokenizer(spec: str) -> None:
+    """:func:`refuse_git_leftovers_of_model` for the tokenizer ``spec``."""
+    if os.path.exists(spec):
+        path = Path(spec)
+        files = [path / name for name in _TOKENIZER] if path.is_dir() else [path]
+        refuse_git_leftovers(f"cannot load the tokenizer {spec!r}", files)
+
+
+def _shards(index: Path) -> list[str]:
+    """The weights files that an index names; none if it cannot be read: the loader will say why."""
+    try:
+        names = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+    return sorted(name for name in names if isinstance(name, str) and "\0" not in name)
