@@ -17,7 +17,7 @@ from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts
+from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts, tokens_beyond
 
 __all__ = [
     "COMPARED_FIELDS",
@@ -31,13 +31,14 @@ __all__ = [
     "tokenizer_changes",
     "tokenizer_differences",
     "tolerated_tokenizer_differences",
+    "unseen_tokenizer_parts",
 ]
 
 COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "temperature", "dtype", "use_amp")
 """The fields of a :class:`ScoringConfig` that change what a recording holds. The others choose a metric, or how the same
 numbers are computed: they change a score only by rounding error, and by which of equally likely tokens come last in top-k."""
 
-_SOFT_PARTS = ("whole", "chat_template", "sentencepiece", *VERSIONED_PARTS)
+_SOFT_PARTS = ("whole", "chat_template", "special_tokens", "sentencepiece", *VERSIONED_PARTS)
 """Parts of a tokenizer that do not make a recording stale by themselves."""
 
 _LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
@@ -126,7 +127,9 @@ def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[s
     ]
 
 
-def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str], *, bare_texts: bool = True) -> list[str]:
+def tokenizer_differences(
+    recorded: Mapping[str, str], now: Mapping[str, str], *, bare_texts: bool = True, but_for: Sequence[str] = ()
+) -> list[str]:
     """One line for each part that differs and makes a recording stale.
 
     Not among them are the parts of :func:`tolerated_tokenizer_differences`. The encoding of a fixed text depends on the others,
@@ -134,8 +137,10 @@ def tokenizer_differences(recorded: Mapping[str, str], now: Mapping[str, str], *
 
     Args:
         bare_texts: whether any prompt is a text. Chats are encoded without special tokens, which the encoding has.
+        but_for: parts that may differ.
     """
-    old, new = ({name: value for name, value in parts.items() if name not in _SOFT_PARTS} for parts in (recorded, now))
+    soft = {*_SOFT_PARTS, *but_for}
+    old, new = ({name: value for name, value in parts.items() if name not in soft} for parts in (recorded, now))
     if "sentencepiece" in recorded and "sentencepiece" in now:  # older recordings do not have it
         old, new = ({**parts, "sentencepiece": full["sentencepiece"]} for parts, full in ((old, recorded), (new, now)))
     lines = mapping_differences("tokenizer.", old, new)
@@ -160,9 +165,21 @@ def tolerated_tokenizer_differences(
         version: of the library that wrote ``now``; by default the installed one.
     """
     same_version = recorded.libraries.get("tokenizers") == (version or _version("tokenizers"))
-    names = ("chat_template", "encoding", *(VERSIONED_PARTS if same_version else ()))
+    names = ("chat_template", "special_tokens", "encoding", *(VERSIONED_PARTS if same_version else ()))
     old, new = ({name: parts[name] for name in names if name in parts} for parts in (recorded.tokenizer, now))
     return {name: (old[name], new[name]) for name in different_parts(old, new) if name in old and name in new}
+
+
+def unseen_tokenizer_parts(recorded: Mapping[str, str], now: Mapping[str, str], tokenizer: Any) -> tuple[str, ...]:
+    """Parts that may differ where every prompt has the recorded ids: those that change no token that was there.
+
+    Args:
+        now: the digests of ``tokenizer``.
+    """
+    same_ids = "vocabulary" in now and now["vocabulary"] == recorded.get("vocabulary")
+    if same_ids or tokens_beyond(recorded, tokenizer):
+        return "encoding", "added_tokens", "vocabulary"
+    return ("encoding",)
 
 
 def tokenizer_changes(old: Provenance, new: Provenance) -> list[str]:

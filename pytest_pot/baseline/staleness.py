@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_pot.baseline.baseline import Baseline
-from pytest_pot.baseline.provenance import config_differences, tokenizer_differences
+from pytest_pot.baseline.provenance import config_differences, tokenizer_differences, unseen_tokenizer_parts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import contrasted, first_difference, first_lines, quoted
@@ -18,15 +18,19 @@ from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts, token_at
 from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
-__all__ = ["prompt_differences", "refuse_other_prompts", "refuse_stale", "stale_parts"]
+__all__ = ["is_about_tokenizer", "prompt_differences", "refuse_other_prompts", "refuse_stale", "stale_parts"]
 
+_OTHER_TOKENS = "has other tokens now"
 _WIDTH = 40
 """Characters of a text that a message quotes."""
 
 
-def refuse_stale(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts) -> None:
-    """Raise :class:`PotError`, with a line per difference, unless ``baseline`` was recorded with these settings and prompts."""
-    _refuse(baseline, stale_parts(baseline, config, prompts))
+def refuse_stale(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts, *, allow_unseen: bool = False) -> None:
+    """Raise :class:`PotError`, with a line per difference, unless ``baseline`` was recorded with these settings and prompts.
+
+    ``allow_unseen``: see :func:`stale_parts`.
+    """
+    _refuse(baseline, stale_parts(baseline, config, prompts, allow_unseen=allow_unseen))
 
 
 def refuse_other_prompts(baseline: Baseline, config: ScoringConfig, tokenizer: Any) -> None:
@@ -42,11 +46,23 @@ def refuse_other_prompts(baseline: Baseline, config: ScoringConfig, tokenizer: A
     _refuse(baseline, lines)
 
 
-def stale_parts(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts) -> list[str]:
-    """A line per difference between what ``baseline`` was recorded with and what a gate has now."""
-    tokenizers = _tokenizer_parts(baseline, prompts.tokenizer)
+def stale_parts(baseline: Baseline, config: ScoringConfig, prompts: EncodedPrompts, *, allow_unseen: bool = False) -> list[str]:
+    """A line per difference between what ``baseline`` was recorded with and what a gate has now.
+
+    Args:
+        allow_unseen: leave out the parts of the tokenizer that no prompt shows, which a gate tells itself: those of
+            :func:`~pytest_pot.baseline.provenance.unseen_tokenizer_parts`, where every prompt has the recorded ids.
+    """
+    tokenizers = _tokenizer_parts(baseline, prompts.tokenizer, allow_unseen=allow_unseen)
     prompt_lines = prompt_differences(baseline, prompts.prompts, None if tokenizers else prompts)
+    if allow_unseen and not tokenizers and any(_OTHER_TOKENS in line for line in prompt_lines):
+        tokenizers = _tokenizer_parts(baseline, prompts.tokenizer)
     return config_differences(baseline.config, config) + tokenizers + prompt_lines
+
+
+def is_about_tokenizer(difference: str) -> bool:
+    """Whether a line of :func:`stale_parts` is about the tokenizer alone, and not about texts or settings."""
+    return difference.startswith("tokenizer.") or _OTHER_TOKENS in difference
 
 
 def prompt_differences(baseline: Baseline, prompts: Sequence[Prompt], encoded: EncodedPrompts | None = None) -> list[str]:
@@ -89,7 +105,7 @@ def _context_difference(baseline: Baseline, index: int, encoded: EncodedPrompts)
     if tuple(end) == recorded:
         return _cut_difference(tokens, len(ids), quoted(old.text, _WIDTH))
     difference = _token_difference(recorded, end if tokens.truncated else ids, tokenizer)
-    line = f": {quoted(old.text, _WIDTH)} has other tokens now: {difference}"
+    line = f": {quoted(old.text, _WIDTH)} {_OTHER_TOKENS}: {difference}"
     if prompt.messages is not None and prompt.text != old.text:
         before, after = contrasted(old.text, prompt.text, _WIDTH)
         line += f"; the chat was rendered as {before}, and is {after} now"
@@ -125,7 +141,7 @@ def _continuation_difference(baseline: Baseline, index: int, new: Prompt, encode
         return None
     if new.continuation.startswith(old.continuation):
         what = quoted(old.continuation, _WIDTH)
-        return f": continuation {what} has other tokens now: {_token_difference(targets, ids, encoded.tokenizer)}"
+        return f": continuation {what} {_OTHER_TOKENS}: {_token_difference(targets, ids, encoded.tokenizer)}"
     before, now = contrasted(old.continuation, new.continuation, _WIDTH)
     return f": continuation {before} recorded, {now} now"
 
@@ -141,10 +157,12 @@ def _refuse(baseline: Baseline, differences: Sequence[str]) -> None:
         raise PotError("\n".join(lines))
 
 
-def _tokenizer_parts(baseline: Baseline, tokenizer: Any) -> list[str]:
+def _tokenizer_parts(baseline: Baseline, tokenizer: Any, *, allow_unseen: bool = False) -> list[str]:
     recorded = baseline.provenance.tokenizer
+    now = tokenizer_digests(tokenizer, recorded)
     texts = any(prompt.messages is None for prompt in baseline.prompts)
-    return tokenizer_differences(recorded, tokenizer_digests(tokenizer, recorded), bare_texts=texts)
+    unseen = unseen_tokenizer_parts(recorded, now, tokenizer) if allow_unseen else ()
+    return tokenizer_differences(recorded, now, bare_texts=texts, but_for=unseen)
 
 
 def _first_difference(recorded: Sequence[Prompt], prompts: Sequence[Prompt]) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "common_device",
     "content",
     "device_of",
+    "embedding_rows",
     "files_tell_all",
     "load_model",
     "max_positions",
@@ -102,6 +103,12 @@ def max_positions(model: Any) -> int | None:
         return model.max_positions
     backend = _backend_of(model)
     return None if backend is None else backend.max_positions(model)
+
+
+def embedding_rows(model: object) -> int | None:
+    """How many ids ``model`` has a row of its input embeddings for; None where its engine does not know."""
+    rows: Callable[[object], int | None] | None = getattr(_backend_of(model), "embedding_rows", None)
+    return None if rows is None else rows(model)
 
 
 def weights_digest(model: Any) -> str | None:

@@ -9,10 +9,11 @@ from typing import Any, TypeAlias
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import contrasted, first_difference, quoted, shorten
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.prompts.added_tokens import expanded
+from pytest_pot.prompts.added_tokens import are_added_token_prompts, asks_for_added_tokens, expanded
 from pytest_pot.prompts.chats import rendered
 from pytest_pot.prompts.prompt import Prompt, as_prompts
-from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests, unchanged
+from pytest_pot.prompts.tokenizer_differences import listed_parts
+from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, unchanged
 
 __all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokenise"]
 
@@ -32,9 +33,17 @@ class EncodedPrompts:
     Prompts are checked at the first use too, so that the gate that uses them reports the error.
     """
 
-    def __init__(self, prompts: Iterable[str | Prompt], tokenizer: Any, *, or_builtin: bool = False) -> None:
-        """``or_builtin``: whether omitting the prompts selects the built-in suite; the error for an empty list then says so."""
+    def __init__(
+        self, prompts: Iterable[str | Prompt], tokenizer: Any, *, or_builtin: bool = False, n_rows: int | None = None
+    ) -> None:
+        """
+        Args:
+            or_builtin: whether omitting the prompts selects the built-in suite; the error for an empty list then says so.
+            n_rows: how many rows the models' embeddings have, where that is known: no prompt is made for an added token
+                without one.
+        """
         self._prompts = prompts
+        self.n_rows = n_rows
         self._or_builtin = or_builtin
         self.tokenizer = tokenizer
 
@@ -50,7 +59,7 @@ class EncodedPrompts:
         Raises:
             PotError: there is no prompt, an element is neither a string nor a :class:`Prompt`, or a chat cannot be rendered.
         """
-        prompts = expanded(as_prompts(self._prompts, or_builtin=self._or_builtin), self.tokenizer)
+        prompts = expanded(as_prompts(self._prompts, or_builtin=self._or_builtin), self.tokenizer, self.n_rows)
         if not prompts:
             raise PotError("there are no prompts to score: the tokenizer has no added tokens that a text can hold")
         return rendered(self.tokenizer, prompts)
@@ -86,7 +95,13 @@ class EncodedPrompts:
 
     def first(self, n: int) -> EncodedPrompts:
         """The first ``n`` prompts, which are encoded separately."""
-        return EncodedPrompts(self.prompts[:n], self.tokenizer)
+        return EncodedPrompts(self.prompts[:n], self.tokenizer, n_rows=self.n_rows)
+
+    @property
+    def lacks_added_tokens(self) -> bool:
+        """Whether prompts for added tokens were asked for, and the tokenizer has none to make them of."""
+        asked = isinstance(self._prompts, Sequence) and asks_for_added_tokens(self._prompts)
+        return asked and not are_added_token_prompts(self.prompts)
 
     def check_same(self, tokenizer: Any) -> None:
         """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids.
@@ -96,7 +111,7 @@ class EncodedPrompts:
         """
         if tokenizer is self.tokenizer:
             return
-        other_prompts = rendered(tokenizer, self.prompts)
+        other_prompts = rendered(tokenizer, self.prompts, "the candidate's tokenizer")
         other_ids = _encoded(tokenizer, other_prompts)
         for index, (encoded, other_encoded) in enumerate(zip(self.ids, other_ids, strict=True)):
             for part, ids, other in zip(("text", "continuation"), encoded, other_encoded, strict=True):

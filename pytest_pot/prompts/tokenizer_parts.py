@@ -1,10 +1,10 @@
-"""What a tokenizer is made of: a digest for each part, and what two tokenizers differ in."""
+"""What a tokenizer is made of: a digest for each part."""
 
 from __future__ import annotations
 
 import json
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import MappingProxyType
@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = [
+    "COMPONENTS",
     "PART_NAMES",
     "VERSIONED_PARTS",
+    "added_tokens",
+    "component",
     "different_parts",
-    "listed_parts",
+    "model_settings",
+    "special_tokens",
     "tokenizer_digests",
     "tokenizer_identity",
+    "tokens_beyond",
     "unchanged",
+    "with_flags",
 ]
 
 PART_NAMES: Mapping[str, str] = MappingProxyType(
@@ -37,16 +43,18 @@ PART_NAMES: Mapping[str, str] = MappingProxyType(
         "pre_tokenizer": "pre-tokenizer",
         "post_processor": "post-processor",
         "decoder": "decoder",
+        "special_tokens": "special tokens",
         "chat_template": "chat template",
         "encoding": "encoding of a fixed text",
     }
 )
 """The parts that are compared, as people call them; see :func:`tokenizer_digests`."""
 
-_COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-VERSIONED_PARTS = ("model", *_COMPONENTS)
+COMPONENTS = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+VERSIONED_PARTS = ("model", *COMPONENTS)
 """Parts as the tokenizers library writes them: compared only where the same version of it wrote both."""
 
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _WHOLE = "whole"
 _LARGE_PARTS = (_WHOLE, "vocabulary", "merges", "scores", "model")
 _KEPT = 8
@@ -61,18 +69,21 @@ _BY_CONTENT: dict[str, dict[str, str]] = {}
 """Digests of the large parts, by ``whole``, of the last few tokenizers, so that equal tokenizers are analysed only once."""
 _BY_OBJECT: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDictionary()
 """``whole`` by tokenizer, after a digest of its small parts: while these stay, it is not serialised again."""
+_OWN_CLASSES: weakref.WeakKeyDictionary[Any, tuple[str, dict[str, str]]] = weakref.WeakKeyDictionary()
+"""Digests of the large parts by tokenizer, likewise, for classes that another package defines: these have no ``whole``."""
 
 
 def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """SHA-256 of each part of a tokenizer, by name.
 
-    The first seven are the same in any version of the libraries:
+    The first eight are the same in any version of the libraries:
 
     - ``vocabulary``: every token and its id.
     - ``added_tokens``: the tokens that are cut out of a text before anything else.
     - ``merges``: the merge rules of a byte-pair encoding, in order.
     - ``scores``: the token scores of a unigram model.
     - ``sentencepiece``: the model file of a tokenizer that runs SentencePiece.
+    - ``special_tokens``: which tokens are BOS, EOS and so on; but for padding, which changes no result.
     - ``chat_template``: the template that renders chats, which may be None.
     - ``encoding``: the ids of a fixed text, which depend on all other parts.
     - ``model``, ``normalizer``, ``pre_tokenizer``, ``post_processor``, ``decoder``: the other parts of a fast tokenizer, as
@@ -95,7 +106,7 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
     with unchanged(tokenizer):
         small = _small_parts(tokenizer)
         whole = _whole(tokenizer, small)
-        return {**({_WHOLE: whole} if whole else _digests(_vocabulary(tokenizer))), **small}
+        return {**({_WHOLE: whole} if whole else _own_parts(tokenizer, small)), **small}
 
 
 def different_parts(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
@@ -107,12 +118,19 @@ def different_parts(one: Mapping[str, str], other: Mapping[str, str]) -> list[st
     return [name for name in names if name != "encoding"] or names
 
 
-def listed_parts(names: list[str], reference: Any, candidate: Any) -> str:
-    """``names`` of parts as people call them, with an example of what differs: ``"added tokens ('<x>' only ...), merges"``."""
-    described = {name: _described(name, reference, candidate) for name in names}
-    if not described.get("vocabulary", True) and len(names) > 1:
-        del described["vocabulary"]  # it differs in the added tokens only, which are listed
-    return ", ".join(PART_NAMES[name] + (f" ({what})" if what else "") for name, what in described.items())
+def tokens_beyond(recorded: Mapping[str, str], tokenizer: Any) -> dict[int, str]:
+    """The added tokens, by id, that ``tokenizer`` has beyond those of the ``recorded`` digests, and after them.
+
+    Empty where there are none, and where anything else differs in the added tokens or the vocabulary.
+    """
+    with suppress(Exception):  # a tokenizer may be any object
+        tokens = added_tokens(tokenizer)
+        for n in reversed(range(len(tokens))):
+            if digest([_json(_entries(tokens[:n]))]) == recorded.get("added_tokens"):
+                more = {index: str(token) for index, token in tokens[n:]}
+                vocabulary = _digests(_vocabulary(tokenizer, more.keys()))["vocabulary"]
+                return more if vocabulary == recorded.get("vocabulary") else {}
+    return {}
 
 
 @contextmanager
@@ -136,7 +154,8 @@ def _small_parts(tokenizer: Any) -> dict[str, str]:
     """The parts that are read again each time."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: dict[str, Callable[[], Any]] = {
-        "added_tokens": lambda: [[index, *_with_flags(token)] for index, token in _added(tokenizer)],
+        "added_tokens": lambda: _entries(added_tokens(tokenizer)),
+        "special_tokens": lambda: special_tokens(tokenizer),
         "chat_template": lambda: tokenizer.chat_template,
         "encoding": lambda: [
             list(map(int, tokenizer(_PROBE, add_special_tokens=special, verbose=False)["input_ids"]))
@@ -145,7 +164,7 @@ def _small_parts(tokenizer: Any) -> dict[str, str]:
         "sentencepiece": lambda: tokenizer.sp_model.serialized_model_proto().hex(),
     }
     if backend is not None:
-        parts |= {name: partial(_component, backend, name) for name in _COMPONENTS}
+        parts |= {name: partial(component, backend, name) for name in COMPONENTS}
     return _digests(parts)
 
 
@@ -153,15 +172,44 @@ def _large_parts(tokenizer: Any, small: Mapping[str, str], recorded: Mapping[str
     """``whole``, vocabulary and rules."""
     whole = _whole(tokenizer, small)
     if not whole:
-        return _digests(_vocabulary(tokenizer))
+        return _own_parts(tokenizer, small)
     if whole not in _BY_CONTENT:
         if recorded.get(_WHOLE) == whole and "model" in recorded:  # not kept: the file may have been forged
             return {name: recorded[name] for name in _LARGE_PARTS if name in recorded}
         while len(_BY_CONTENT) >= _KEPT:
             del _BY_CONTENT[next(iter(_BY_CONTENT))]
-        rules = _rules(tokenizer.backend_tokenizer.to_str())
-        _BY_CONTENT[whole] = {**_digests({**_vocabulary(tokenizer), **rules}), _WHOLE: whole}
+        _BY_CONTENT[whole] = {**_vocabulary_and_rules(tokenizer), _WHOLE: whole}
     return dict(_BY_CONTENT[whole])
+
+
+def _own_parts(tokenizer: Any, small: Mapping[str, str]) -> dict[str, str]:
+    """Vocabulary and rules of a tokenizer without ``whole``; kept for a fast one while its small parts stay."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return _vocabulary_and_rules(tokenizer)
+    state = _state(tokenizer, small)
+    known, digests = "", dict[str, str]()
+    with suppress(TypeError):  # a class may allow no weak references, or no hashes
+        known, digests = _OWN_CLASSES.get(tokenizer, (known, digests))
+    if known != state:
+        digests = _vocabulary_and_rules(tokenizer)
+        with suppress(TypeError):
+            _OWN_CLASSES[tokenizer] = state, digests
+    return dict(digests)
+
+
+def _vocabulary_and_rules(tokenizer: Any) -> dict[str, str]:
+    rules: dict[str, Callable[[], Any]] = {}
+    with suppress(Exception):  # it has no backend, or one with parts in Python, which cannot be written
+        rules = _rules(tokenizer.backend_tokenizer.to_str())
+    return _digests({**_vocabulary(tokenizer), **rules})
+
+
+def _state(tokenizer: Any, small: Mapping[str, str]) -> str:
+    """Changes with everything of a fast tokenizer that people change in memory."""
+    size = 0
+    with suppress(Exception):  # a class of one's own may have no length
+        size = len(tokenizer)
+    return digest([_json([id(tokenizer.backend_tokenizer), size, sorted(small.items())])])
 
 
 def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
@@ -170,7 +218,7 @@ def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not type(tokenizer).__module__.startswith("transformers."):
         return ""
-    state = digest([_json([id(backend), len(tokenizer), sorted(small.items())])])
+    state = _state(tokenizer, small)
     known, whole = _BY_OBJECT.get(tokenizer, ("", ""))
     if known != state:
         whole = ""
@@ -183,22 +231,34 @@ def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
     return whole
 
 
-def _vocabulary(tokenizer: Any) -> dict[str, Callable[[], Any]]:
-    return {"vocabulary": lambda: sorted((repr(token), index) for token, index in tokenizer.get_vocab().items())}
+def _vocabulary(tokenizer: Any, but_for: Set[int] = frozenset()) -> dict[str, Callable[[], Any]]:
+    """``but_for``: ids to leave out."""
+    return {
+        "vocabulary": lambda: sorted(
+            (repr(token), index) for token, index in tokenizer.get_vocab().items() if index not in but_for
+        )
+    }
 
 
 def _rules(text: str) -> dict[str, Callable[[], Any]]:
     """The parts of a fast tokenizer's model other than its vocabulary; ``text``: the tokenizer as it serialises itself."""
     model = json.loads(text)["model"]
-    parts: dict[str, Callable[[], Any]] = {
-        "model": lambda: {name: value for name, value in model.items() if name not in ("vocab", "merges")}
-    }
+    parts: dict[str, Callable[[], Any]] = {"model": lambda: model_settings(model)}
     if "merges" in model:
         # As "left right", because the library has changed its own form of a merge over time.
         parts["merges"] = lambda: [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     if isinstance(model.get("vocab"), list):
         parts["scores"] = lambda: [score for _, score in model["vocab"]]
     return parts
+
+
+def _entries(tokens: Sequence[tuple[int, Any]]) -> list[list[Any]]:
+    return [[index, *with_flags(token)] for index, token in tokens]
+
+
+def model_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """What a fast tokenizer's model has beside tokens and merges."""
+    return {name: value for name, value in model.items() if name not in ("vocab", "merges")}
 
 
 def _digests(parts: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
@@ -210,57 +270,34 @@ def _digests(parts: Mapping[str, Callable[[], Any]]) -> dict[str, str]:
     return digests
 
 
-def _component(backend: Any, name: str) -> str | None:
+def component(backend: Any, name: str) -> str | None:
     """A component of a fast tokenizer as it serialises itself; None where it has none."""
     component = getattr(backend, name)
     return None if component is None else component.__getstate__().decode()
 
 
-def _added(tokenizer: Any) -> list[tuple[int, Any]]:
+def added_tokens(tokenizer: Any) -> list[tuple[int, Any]]:
+    """The added tokens with their ids, by id."""
     return sorted(tokenizer.added_tokens_decoder.items())
 
 
-def _with_flags(token: Any) -> list[Any]:
+def special_tokens(tokenizer: Any) -> dict[str, str | None]:
+    """The tokens by their roles, as text; None for a role without a token.
+
+    Raises:
+        AttributeError: the tokenizer knows of no roles.
+    """
+    tokens = {role: getattr(tokenizer, role) for role in _ROLES if hasattr(tokenizer, role)}
+    if not tokens:
+        raise AttributeError("no special tokens")
+    return {role: None if token is None else str(token) for role, token in tokens.items()}
+
+
+def with_flags(token: Any) -> list[Any]:
+    """The text of an added token, and the rules by which it is cut out of a text."""
     flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
     return [str(token), *(getattr(token, name, None) for name in flags)]
 
 
 def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-# -- differences in words ----------------------------------------------------------------------------------------------
-
-
-def _described(name: str, reference: Any, candidate: Any) -> str:
-    """An example of how two tokenizers differ in the part ``name``; empty where there is none to give."""
-    with suppress(Exception):  # a tokenizer may be any object
-        if name == "added_tokens":
-            flags = [{index: _with_flags(token) for index, token in _added(side)} for side in (reference, candidate)]
-            tokens = [{index: token[0] for index, token in side.items()} for side in flags]
-            return _first_entry(*tokens) or _first_flag(*flags)
-        if name == "vocabulary":
-            return _first_entry(_without_added(reference), _without_added(candidate))
-    return ""
-
-
-def _without_added(tokenizer: Any) -> dict[int, str]:
-    added = {index for index, _ in _added(tokenizer)}
-    return {index: token for token, index in tokenizer.get_vocab().items() if index not in added}
-
-
-def _first_entry(one: Mapping[int, str], other: Mapping[int, str]) -> str:
-    """The first id that is another token in the other mapping, and how many such ids there are."""
-    ids = [index for index in sorted({*one, *other}) if one.get(index) != other.get(index)]
-    if not ids:
-        return ""
-    sides = [f"{tokens[ids[0]]!r}" if ids[0] in tokens else "nothing" for tokens in (one, other)]
-    more = f"; {len(ids)} ids differ" if len(ids) > 1 else ""
-    return f"id {ids[0]} is {sides[0]} in the reference's and {sides[1]} in the candidate's{more}"
-
-
-def _first_flag(one: Mapping[int, list[Any]], other: Mapping[int, list[Any]]) -> str:
-    for index, token in one.items():
-        if token != other[index]:
-            return f"{token[0]!r} is cut out of a text by other rules"
-    return ""

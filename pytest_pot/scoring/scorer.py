@@ -12,7 +12,7 @@ from pytest_pot.baseline.staleness import refuse_other_prompts, refuse_stale
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.registry import common_device, opened
+from pytest_pot.engines.registry import common_device, embedding_rows, opened
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 from pytest_pot.prompts.tokenization import EncodedPrompts
 from pytest_pot.scoring.batching import Progress
@@ -65,7 +65,7 @@ class TeacherForcedScorer:
                 is NaN or infinite; one prompt alone does not fit into memory; with ``path="decode"``, the candidate has no
                 cache to generate with, or no continuation has more than one token.
         """
-        run = self._run(prompts, tokenizer)
+        run = self._run(prompts, tokenizer, reference, candidate)
         if candidate_tokenizer is not None:
             run.encoded.check_same(candidate_tokenizer)
         config = self._pair_config(reference, candidate)
@@ -98,7 +98,7 @@ class TeacherForcedScorer:
         Raises:
             PotError: as :meth:`score_batch` and :meth:`score_baseline`.
         """
-        run = self._run(prompts, tokenizer)
+        run = self._run(prompts, tokenizer, reference, candidate)
         if isinstance(reference, Baseline):
             refuse_stale(reference, self.config, run.encoded)
             with opened(candidate, "candidate", self.config) as cand:
@@ -127,7 +127,7 @@ class TeacherForcedScorer:
         Raises:
             PotError: as :meth:`score_batch`.
         """
-        run = self._run(prompts, tokenizer)
+        run = self._run(prompts, tokenizer, reference)
         with opened(reference, "reference", self.config) as engine:
             return run.record(engine, reference, name=name, max_length=max_length)
 
@@ -155,7 +155,7 @@ class TeacherForcedScorer:
             raise InvalidArgument(
                 f"baseline is {type(baseline).__name__}, not a pytest_pot.Baseline: Baseline.load(path) reads one"
             )
-        run = self._run(baseline.prompts if prompts is None else prompts, tokenizer)
+        run = self._run(baseline.prompts if prompts is None else prompts, tokenizer, candidate)
         if prompts is None:
             refuse_other_prompts(baseline, self.config, tokenizer)
         else:
@@ -174,12 +174,15 @@ class TeacherForcedScorer:
         Raises:
             PotError: as :meth:`score_batch`.
         """
-        run = self._run(as_prompts(prompts)[:PROBED], tokenizer)
+        run = self._run(as_prompts(prompts)[:PROBED], tokenizer, model)
         with opened(model, role, self.config) as engine:
             return run.noise_floor(engine)
 
-    def _run(self, prompts: Iterable[str | Prompt], tokenizer: Any) -> ScoringRun:
-        return ScoringRun(self.config, EncodedPrompts(as_prompts(prompts), tokenizer), self._progress)
+    def _run(self, prompts: Iterable[str | Prompt], tokenizer: Any, *models: Any) -> ScoringRun:
+        rows = [n for n in map(embedding_rows, models) if n is not None]
+        return ScoringRun(
+            self.config, EncodedPrompts(as_prompts(prompts), tokenizer, n_rows=min(rows, default=None)), self._progress
+        )
 
     def _pair_config(self, reference: Any, candidate: Any) -> ScoringConfig:
         """The configuration that both models are opened with: on one device."""

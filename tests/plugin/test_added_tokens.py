@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import AddedToken
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
 from .conftest import VOCAB, Project
@@ -154,3 +156,100 @@ def test_a_file_of_that_name_is_read(tools: Project) -> None:
     [gate] = tools.gates()
     assert gate["passed"]
     assert gate["prompts"] == 1
+
+
+def with_tokens(project: Project, name: str, *tokens: str) -> None:
+    """The tiny reference, whose tokenizer has tokens more, without rows of the model."""
+    folder = project.path / name
+    shutil.copytree(project.tiny.reference, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(tokens), special_tokens=True)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_token_without_a_row_is_told_and_in_no_prompt(project: Project, recorded: bool) -> None:
+    model(project, "base")
+    tokenizer = AutoTokenizer.from_pretrained(project.path / "base")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(project.path / "base")
+    project.ini(pot_reference="base", pot_candidate="base", pot_max_tail=1)
+    arguments = 'prompts="added-tokens"' + (', reference="ref.pot.safetensors"' if recorded else "")
+    project.write(test_it=GATED.replace("{arguments}", arguments))
+    if recorded:
+        project.run("--pot-update", "--pot-reference=base").assert_outcomes(passed=1)
+    [gate] = project.gates()
+    assert gate["passed"], gate
+    assert gate["prompts"] == 32 + 2
+    rows = VOCAB + len(TOKENS)
+    note = f"1 added token of the tokenizer has no row in the models' embeddings, which have {rows} (its id is beyond): '[PAD]'"
+    assert [line for line in gate["notes"] if "token" in line] == [note]
+
+
+def test_a_prompt_with_a_token_without_a_row_says_so(project: Project) -> None:
+    with_tokens(project, "base", "[PAD]")
+    project.ini(pot_reference="base", pot_candidate="base")
+    message = failure(project.run_tests(GATED.replace("{arguments}", "prompts=['a [PAD]']")))
+    assert message == (
+        "pot_identity: the tokenizer gives id 280, but the reference's vocabulary has only 280 tokens: the tokenizer belongs "
+        "to another model; or the token was added to it, and the model has no row for it (resize_token_embeddings adds one)"
+    )
+
+
+def test_where_a_tokenizer_has_no_added_tokens_that_is_told(project: Project) -> None:
+    project.ini(pot_prompts="added-tokens", pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy)
+    project.write(test_it=GATED.replace("{arguments}", 'tolerance="identical", max_tail=1'))
+    [gate] = project.gates()
+    assert gate["prompts"] == 32
+    assert gate["notes"] == ["prompts for added tokens were asked for, but the tokenizer has none that a text can hold"]
+
+
+def test_a_token_that_no_text_gives_is_told_without_advising_the_prompts_in_use(project: Project) -> None:
+    """Special tokens in texts are split, as a setting of the tokenizer asks."""
+    folder = project.path / "base"
+    shutil.copytree(project.tiny.padded, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken("<x>", special=True), AddedToken("<y>")])
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "split_special_tokens": True}), encoding="utf-8")
+    project.ini(pot_reference="base", pot_candidate="base", pot_prompts="added-tokens", pot_max_tail=1)
+    project.write(test_it=GATED.replace("{arguments}", ""))
+    [gate] = project.gates()
+    assert gate["prompts"] == 32 + 1
+    assert gate["notes"] == [
+        "1 added token of the tokenizer is in no prompt, so its rows of the embeddings and the output layer are not compared: "
+        "'<x>'. added_token_prompts found no text that gives it"
+    ]
+
+
+def test_a_gate_that_is_decided_early_says_that_it_did_not_come_to_the_tokens(tools: Project) -> None:
+    model(tools, "base")
+    model(tools, "spoilt")
+    prompts = "[*(Prompt(f'word {n}', ' and') for n in range(200)), ADDED_TOKENS]"
+    text = GATED.replace("{arguments}", f'tolerance="int4", confidence=0.9, prompts={prompts}')
+    tools.write(test_it="from pytest_pot import ADDED_TOKENS, Prompt\n" + text)
+    [gate] = tools.gates()
+    assert gate["passed"]
+    assert gate["prompts"] < 100
+    [note] = [line for line in gate["notes"] if "added token" in line]
+    assert note.endswith(". The gate was decided before it came to the prompts that hold them")
+
+
+def test_bos_and_eos_that_no_prompt_holds_are_told(project: Project) -> None:
+    """Chat tokenizers have them in these roles: their rows are lost in merges like any other's. Padding is not."""
+    folder = project.path / "base"
+    shutil.copytree(project.tiny.padded, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens(
+        {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>", "pad_token": "[PAD]"}
+    )
+    tokenizer.save_pretrained(folder)
+    project.ini(pot_reference="base", pot_candidate="base", pot_prompts="prompts.jsonl")
+    project.write(test_it=GATED.replace("{arguments}", ""))
+    [gate] = project.gates()
+    [note] = [line for line in gate["notes"] if "added token" in line]
+    start = "3 added tokens of the tokenizer are in no prompt, so their rows are not compared: "
+    assert note.startswith(start)
+    assert {*note.removeprefix(start).split(". ")[0].split(", ")} == {"'<|im_start|>'", "'<|im_end|>'", "'<|endoftext|>'"}

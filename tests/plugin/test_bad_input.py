@@ -204,7 +204,8 @@ def test_a_vocabulary_without_an_id_of_a_prompt_fails(project: Project) -> None:
     highest = max(project.tiny.tokenizer(" stood empty all winter.The old mill by the river")["input_ids"])
     assert section(result) == [
         f"pot_identity: the tokenizer gives id {highest}, but the candidate's vocabulary has only 200 tokens: the tokenizer "
-        "belongs to another model"
+        "belongs to another model; or the token was added to it, and the model has no row for it (resize_token_embeddings adds "
+        "one)"
     ]
 
 

@@ -192,3 +192,17 @@ def test_a_text_that_gets_a_second_bos_is_warned_of_once(chats: Project) -> None
     assert sum(warning in line for line in result.outlines) == 1
     chats.prompts("prompts.jsonl", CHAT, {"text": "x", "continuation": "y"})
     chats.run().assert_outcomes(passed=1, warnings=0)
+
+
+def test_where_only_the_candidate_has_no_template_the_message_says_so(project: Project) -> None:
+    """Both folders may have the same name elsewhere, and the reference's tokenizer has a template."""
+    base = project.path / "base"
+    shutil.copytree(project.tiny.reference, base)
+    (base / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}", encoding="utf-8")
+    project.ini(pot_reference="base", pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    project.prompts("prompts.jsonl", {"messages": [{"role": "user", "content": "x"}], "continuation": "y"})
+    message = failure(project.run_tests("import pytest\n\n@pytest.mark.pot_identity\ndef test_it():\n    pass\n"))
+    assert message.startswith(
+        f"pot_identity: prompt 0 is a chat, and the candidate's tokenizer {project.tiny.copy} has no chat template to render "
+        "it with. Put the template"
+    )

@@ -17,7 +17,7 @@ from pytest_pot.engines.pytorch.checkpoint import load_checkpoint
 from pytest_pot.engines.pytorch.device import device_of, is_spread
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, weights_digest, why_no_content
-from pytest_pot.engines.pytorch.model_traits import max_positions
+from pytest_pot.engines.pytorch.model_traits import embedding_rows, max_positions
 from pytest_pot.engines.pytorch.quantised import is_quantised
 
 __all__ = ["PyTorchBackend"]
@@ -58,6 +58,9 @@ class PyTorchBackend:
 
     def not_loaded(self, model: Any) -> list[str]:
         return not_loaded(model)
+
+    def embedding_rows(self, model: Any) -> int | None:
+        return embedding_rows(model)
 
     def why_no_content(self, model: Any) -> str:
         return why_no_content(model)

@@ -23,7 +23,7 @@ from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_o
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
-from pytest_pot.engines.pytorch.model_traits import accepted, has_own_code, max_positions
+from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
 from pytest_pot.engines.pytorch.output_layer import Rows
 from pytest_pot.engines.pytorch.reduction import reduce_over_choice, reduce_rows
 from pytest_pot.engines.pytorch.sampling import sample_continuation
@@ -295,14 +295,12 @@ class TorchEngine:
         if size is not None and max(ids) >= size:
             raise PotError(
                 f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: the tokenizer "
-                "belongs to another model"
+                "belongs to another model; or the token was added to it, and the model has no row for it "
+                "(resize_token_embeddings adds one)"
             )
 
     def _vocabulary(self) -> int | None:
-        """Number of rows of the input embedding; None if the model does not report it, as plain modules do not."""
-        lookup = getattr(self._model, "get_input_embeddings", None)
-        size = getattr(lookup() if lookup is not None else None, "num_embeddings", None)
-        return size if isinstance(size, int) else None
+        return embedding_rows(self._model)
 
     def _refuse_lookup(self, row: int, size: int) -> None:
         if self._reading is not None and row == int(self._reading.max()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from inspect import Parameter
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 __all__ = [
     "PACKAGES",
     "accepted",
+    "embedding_rows",
     "generating_module",
     "has_own_code",
     "is_causal",
@@ -63,6 +65,15 @@ def max_positions(model: object) -> int | None:
     """The maximum sequence length of a transformers model, in tokens; None if it has no limit, or does not tell."""
     limit = getattr(_text_config(model), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def embedding_rows(model: object) -> int | None:
+    """Number of rows of the input embedding; None if the model does not report it, as plain modules do not."""
+    rows = None
+    with suppress(Exception):  # a class of one's own may raise anything
+        lookup: Any = getattr(model, "get_input_embeddings", None)
+        rows = getattr(None if lookup is None else lookup(), "num_embeddings", None)
+    return rows if isinstance(rows, int) else None
 
 
 def reads_alone(model: object, length: int) -> bool:

@@ -154,7 +154,7 @@ class _ScoreGate(Gate):
         self, run: ScoringRun, inputs: GateInputs, recorded: RecordedReference, candidate: Engine, floor: float | None
     ) -> ScoreResult:
         baseline, note = recorded.baseline, recorded.note
-        told = recorded_tokenizer_notes(self.settings, inputs, baseline.provenance)
+        told = recorded_tokenizer_notes(self.settings, inputs, recorded)
         inputs = replace(inputs, notes=(*inputs.notes, *told))
         if not self.sequential:
             same_batches = self.settings.limits.score == 0

@@ -7,11 +7,11 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -35,8 +35,15 @@ __all__ = ["BaselineStore", "LiveReference", "baseline_store"]
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.\w+)*:\w+(\.\w+)*")
 _LOADED_BY_NAME = re.compile(r"\w[\w.-]*/[\w.-]+|\w+://\S+")
 """Names of models that are no paths: ``package.module:factory``; ``org/name`` and ``registry://name``."""
+_OTHER_TOKENIZER = (
+    "Give the candidate the reference's tokenizer; or, if its own is not meant to be used, name the one to use with "
+    "--pot-tokenizer or the pot_tokenizer fixture"
+)
 _LOCK_S = 600.0
 """How long a worker waits for another one to compare and replace a file."""
+
+
+OfReference: TypeAlias = "Callable[[Baseline], bool | None]"
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,18 @@ class BaselineStore:
         path = Path(spec).resolve()
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
 
-    def read(self, path: Path, item: pytest.Item, config: ScoringConfig, prompts: EncodedPrompts) -> Baseline:
+    def read(
+        self, path: Path, item: pytest.Item, config: ScoringConfig, prompts: EncodedPrompts, of_reference: OfReference
+    ) -> Baseline:
         """The recording in ``path``, which must be of these prompts, their tokenizer and this configuration.
+
+        Args:
+            of_reference: whether that tokenizer is also the one that ``--pot-update`` would record with; None if unknown.
 
         Raises:
             PotError: it is missing, damaged, or of something else; the message says what differs and how to record it.
         """
-        from pytest_pot.baseline.staleness import stale_parts
+        from pytest_pot.baseline.staleness import is_about_tokenizer, stale_parts
 
         kind = kind_of_file(path)
         if kind is not None and kind != FILE:
@@ -89,13 +101,13 @@ class BaselineStore:
                 f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item)}"
             )
         baseline = replace(self._load(path), source=self.shown(path))
-        differences = stale_parts(baseline, config, prompts) + self._reference_differences(baseline, path)
+        differences = stale_parts(baseline, config, prompts, allow_unseen=True) + self._reference_differences(baseline, path)
         if differences:
             lines = "".join(f"\n  {line}" for line in first_lines(differences))
-            raise PotError(
-                f"{self.shown(path)} was recorded with something else:{lines}\nIf that is meant, this records it anew:\n  "
-                f"{self._command(item, baseline.provenance.reference)}"
-            )
+            what_to_do = "If that is meant, this records it anew:\n  " + self._command(item, baseline.provenance.reference)
+            if all(map(is_about_tokenizer, differences)) and (helps := of_reference(baseline)) is not True:
+                what_to_do = _OTHER_TOKENIZER if helps is False else f"{_OTHER_TOKENIZER}. {what_to_do}"
+            raise PotError(f"{self.shown(path)} was recorded with something else:{lines}\n{what_to_do}")
         return baseline
 
     def recorded_from(self, path: Path) -> str | None:

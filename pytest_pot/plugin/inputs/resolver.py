@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pytest_pot.baseline.staleness import refuse_stale
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.registry import common_device, device_of, max_positions, not_loaded
+from pytest_pot.engines.registry import common_device, device_of, embedding_rows, max_positions, not_loaded
 from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
 from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
 from pytest_pot.plugin.inputs.cached_reference import CachedReference
@@ -31,6 +31,7 @@ from pytest_pot.plugin.session.item_properties import attach_properties
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_identity
 from pytest_pot.report.properties import RECORDED
 
 __all__ = ["resolve"]
@@ -60,7 +61,9 @@ class _Resolver:
         use = self._gate.uses_reference
         if use is ReferenceUse.NONE:
             source, candidate = self._sources.candidate()
-            return self._inputs(source, candidate, self._encoded(self._sources.tokenizer_of(candidate, "candidate")), None)
+            return self._inputs(
+                source, candidate, self._encoded(self._sources.tokenizer_of(candidate, "candidate"), candidate), None
+            )
         if use is ReferenceUse.LIVE:
             return self._live_only()
         reference = self._sources.reference()
@@ -85,17 +88,32 @@ class _Resolver:
 
     def _recorded(self, recorded: Path | Baseline) -> GateInputs:
         source, candidate = self._sources.candidate()
-        prompts = self._encoded(self._sources.tokenizer_of(candidate, "candidate"))
+        prompts = self._encoded(self._sources.tokenizer_of(candidate, "candidate"), candidate)
         store, config, item = baseline_store(self._config), self._settings.config, self._item
 
         def read(_: RecordReference) -> RecordedReference:
             if isinstance(recorded, Path):
-                return RecordedReference(store.read(recorded, item, config, prompts), "recorded")
-            refuse_stale(recorded, config, prompts)
+                baseline = store.read(recorded, item, config, prompts, partial(self._is_of_reference, prompts.tokenizer))
+                return RecordedReference(baseline, "recorded")
+            refuse_stale(recorded, config, prompts, allow_unseen=True)
             return RecordedReference(recorded, "recorded")
 
         name = store.shown(recorded) if isinstance(recorded, Path) else self._sources.name("reference", recorded)
         return replace(self._inputs(source, candidate, prompts, name), recording=read)
+
+    def _is_of_reference(self, tokenizer: Any, recorded: Baseline) -> bool | None:
+        """Whether the reference, recorded anew, would be recorded with ``tokenizer``; None where its own is not at hand."""
+        if self._sources.chosen_tokenizer() is not None:
+            return True
+        if is_overridden(self._item, "pot_reference"):
+            return None  # which may load a model
+        reference = self._sources.live("reference")
+        if reference is None or is_baseline(reference):
+            reference = baseline_store(self._config).spec_of(recorded.provenance.reference)
+        if reference is None or not os.path.exists(reference):
+            return None
+        theirs = self._sources.tokenizer_beside(str(reference))
+        return None if theirs is None else tokenizer_identity(theirs) == tokenizer_identity(tokenizer)
 
     def _recorded_now(self, path: Path) -> GateInputs:
         """``--pot-update``: the file ``path`` is written first."""
@@ -107,7 +125,7 @@ class _Resolver:
             raise _own_reference(
                 store.shown(path), self._sources.name("candidate", source), by_name=isinstance(source, str | Path)
             )
-        prompts = self._encoded(self._sources.tokenizer_of(loaded, "reference"))
+        prompts = self._encoded(self._sources.tokenizer_of(loaded, "reference"), loaded, candidate)
         spec = str(reference) if isinstance(reference, str | Path) else None
         name = self._sources.name("reference", reference) if spec is None else store.name_of(spec)
         live = LiveReference(loaded.model, name, spec, max_positions(candidate.model))
@@ -154,7 +172,7 @@ class _Resolver:
         cache = None
         if isinstance(reference, str | Path) and CachedReference.is_on(self._config, self._settings.config):
             tokenizer = self._sources.tokenizer_beside(str(reference))
-            cache = None if tokenizer is None else self._cache(self._encoded(tokenizer), candidate)
+            cache = None if tokenizer is None else self._cache(self._encoded(tokenizer, candidate), candidate)
             if cache is not None and not cache.identify_by_files(str(reference)):
                 cache = None
             if cache is not None and (known := cache.known()) is not None:
@@ -179,7 +197,8 @@ class _Resolver:
 
     def _both_live(self, reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> GateInputs:
         tokenizer = self._sources.tokenizer_of(loaded, "reference")
-        inputs = self._inputs(source, candidate, self._encoded(tokenizer), self._sources.name("reference", reference))
+        prompts = self._encoded(tokenizer, loaded, candidate)
+        inputs = self._inputs(source, candidate, prompts, self._sources.name("reference", reference))
         return replace(
             inputs,
             reference=loaded.model,
@@ -208,8 +227,10 @@ class _Resolver:
             f"from_pretrained did not find in its checkpoint: {some_of(names)}. What was not set later holds random numbers",
         )
 
-    def _encoded(self, tokenizer: Any) -> EncodedPrompts:
-        return EncodedPrompts(self._prompts, tokenizer, or_builtin=True)
+    def _encoded(self, tokenizer: Any, *models: LoadedModel) -> EncodedPrompts:
+        """``models``: those that will read the prompts, as far as they are loaded."""
+        rows = [n for model in models if (n := embedding_rows(model.model)) is not None]
+        return EncodedPrompts(self._prompts, tokenizer, or_builtin=True, n_rows=min(rows, default=None))
 
     @cached_property
     def _prompts(self) -> Sequence[str | Prompt]:

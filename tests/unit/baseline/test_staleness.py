@@ -13,7 +13,12 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.baseline.provenance import tokenizer_changes, tokenizer_differences, tolerated_tokenizer_differences
+from pytest_pot.baseline.provenance import (
+    tokenizer_changes,
+    tokenizer_differences,
+    tolerated_tokenizer_differences,
+    unseen_tokenizer_parts,
+)
 from pytest_pot.prompts import tokenizer_parts
 from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 
@@ -244,3 +249,22 @@ def test_text_beyond_the_compared_positions_may_change(tokenizer: PreTrainedToke
 def test_one_error_lists_all_differences(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
     lines = differences(baseline, edit_tokenizer(tokenizer, swap_two_tokens), [*prompts[:7], Prompt("Else", " other")], top_k=5)
     assert [line.split(":")[0] for line in lines] == ["config.top_k", "tokenizer.vocabulary", "prompt 7"]
+
+
+def test_what_may_differ_where_no_prompt_shows_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Added tokens, where all tokens that were recorded have their ids; and the encoding of the fixed text."""
+
+    def unseen(change: Callable[[Any], object], drop: str = "") -> tuple[str, ...]:
+        recorded = {name: value for name, value in tokenizer_digests(tokenizer).items() if name != drop}
+        now = edit_tokenizer(tokenizer, lambda _: None)
+        change(now)
+        digests = {name: value for name, value in tokenizer_digests(now).items() if name != drop}
+        return unseen_tokenizer_parts(recorded, digests, now)
+
+    added = ("encoding", "added_tokens", "vocabulary")
+    assert unseen(lambda now: now.add_tokens(["<|x|>", "<|y|>"])) == added
+    assert unseen(lambda now: now.add_tokens(["a"])) == added  # which was a token before
+    assert unseen(lambda now: now.add_tokens(["<|x|>"]), drop="vocabulary") == ("encoding",)
+    swapped = edit_tokenizer(tokenizer, swap_two_tokens)
+    swapped.add_tokens(["<|x|>"])
+    assert unseen_tokenizer_parts(tokenizer_digests(tokenizer), tokenizer_digests(swapped), swapped) == ("encoding",)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import ADDED_TOKENS, PotError, Prompt, ScoringConfig, TeacherForcedScorer, added_token_prompts
 from pytest_pot.core.names import PRESET_NAMES
-from pytest_pot.prompts.added_tokens import unread_added_tokens
+from pytest_pot.prompts.added_tokens import added_without_row, unread_added_tokens
 from pytest_pot.prompts.tokenization import EncodedPrompts, tokenise
 
 from ..conftest import make_tokenizer
@@ -61,10 +63,50 @@ def test_the_placeholder_is_replaced_by_prompts_for_the_tokenizer() -> None:
     assert prompts == [Prompt("a"), *added_token_prompts(tokenizer), Prompt("b", "c")]
 
 
-def test_tokens_in_no_prompt_are_counted_but_for_those_that_every_tokenizer_has() -> None:
-    tokenizer = with_tokens(*TOOLS[:2])
+def test_tokens_in_no_prompt_are_counted_but_for_those_that_a_model_may_never_have_learnt() -> None:
+    tokenizer = with_tokens(*TOOLS[:2], "[PAD]", "[SEP]")
+    tokenizer.pad_token, tokenizer.sep_token = "[PAD]", "[SEP]"
     vocabulary = tokenizer.get_vocab()
-    first, second = (vocabulary[token] for token in TOOLS[:2])
-    assert unread_added_tokens(tokenizer, [[5, 6], [7]]) == TOOLS[:2]
-    assert unread_added_tokens(tokenizer, [[5, second], [7]]) == TOOLS[:1]
-    assert unread_added_tokens(tokenizer, [[first], [second]]) == []
+    first, second, bos = (vocabulary[token] for token in (*TOOLS[:2], "<s>"))
+    others = ["<unk>", "</s>"]
+    assert unread_added_tokens(tokenizer, [[5, 6], [bos]]) == [*others, *TOOLS[:2]]
+    assert unread_added_tokens(tokenizer, [[5, second], [bos]]) == [*others, *TOOLS[:1]]
+    assert unread_added_tokens(tokenizer, [[first, bos], [second]]) == others
+    tokenizer.pad_token = tokenizer.eos_token  # it is still a token that models end texts with
+    assert unread_added_tokens(tokenizer, [[first, bos], [second]]) == [*others, "[PAD]"]
+
+
+def test_tokens_of_white_space_and_of_each_others_texts_are_held_too() -> None:
+    """As GPT-NeoX has them for 2 to 24 spaces."""
+    spaces = [AddedToken(" " * n, normalized=True) for n in range(24, 1, -1)]
+    tokenizer = with_tokens(*spaces, AddedToken("\n\n", normalized=True), "<a>", "<a><b>", "<b>", *TOOLS[:2])
+    encoded = tokenise(tokenizer, added_token_prompts(tokenizer))
+    contexts = {token for context, _ in encoded for token in context}
+    continuations = {token for _, continuation in encoded for token in (continuation or [])[:16]}
+    assert unread_added_tokens(tokenizer, [sorted(contexts & continuations)]) == []
+
+
+def test_tokens_without_a_row_are_left_out() -> None:
+    tokenizer = with_tokens(*TOOLS[:3])
+    rows = tokenizer.get_vocab()[TOOLS[1]]
+    texts = "".join(prompt.text for prompt in added_token_prompts(tokenizer, rows))
+    assert TOOLS[0] in texts
+    assert TOOLS[1] not in texts
+    assert TOOLS[2] not in texts
+    assert unread_added_tokens(tokenizer, [], rows)[-1] == TOOLS[0]
+    assert added_without_row(tokenizer, rows) == TOOLS[1:3]
+    assert added_without_row(tokenizer, None) == []
+
+
+def test_a_scorer_makes_no_prompts_for_tokens_without_a_row() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = with_tokens(*TOOLS[:2])
+    rows = tokenizer.get_vocab()[TOOLS[1]]
+    model: Any = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=rows)).eval()
+    scorer = TeacherForcedScorer()
+    live = scorer.score_batch(model, model, [ADDED_TOKENS], tokenizer)
+    assert live.mean == 0
+    assert live.prompts == tuple(added_token_prompts(tokenizer, rows))
+    baseline = scorer.record(model, [ADDED_TOKENS], tokenizer)
+    assert scorer.score_baseline(baseline, model, tokenizer, prompts=[ADDED_TOKENS]).mean == 0

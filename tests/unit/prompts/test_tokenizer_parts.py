@@ -9,7 +9,8 @@ from tokenizers import AddedToken, Tokenizer, models
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from pytest_pot.prompts import tokenizer_parts
-from pytest_pot.prompts.tokenizer_parts import different_parts, listed_parts, tokenizer_digests
+from pytest_pot.prompts.tokenizer_differences import listed_parts
+from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, tokenizer_identity
 
 from ..conftest import make_tokenizer
 
@@ -24,6 +25,7 @@ def test_a_fast_tokenizer_has_a_digest_of_each_part() -> None:
         "normalizer",
         "post_processor",
         "pre_tokenizer",
+        "special_tokens",
         "vocabulary",
         "whole",
     }
@@ -31,7 +33,7 @@ def test_a_fast_tokenizer_has_a_digest_of_each_part() -> None:
 
 def test_a_python_tokenizer_is_compared_in_what_it_can_tell() -> None:
     first, same, other = ByT5Tokenizer(), ByT5Tokenizer(), ByT5Tokenizer(extra_ids=10)
-    assert set(tokenizer_digests(first)) == {"added_tokens", "chat_template", "encoding", "vocabulary"}
+    assert set(tokenizer_digests(first)) == {"added_tokens", "chat_template", "encoding", "special_tokens", "vocabulary"}
     assert different_parts(tokenizer_digests(first), tokenizer_digests(same)) == []
     parts = different_parts(tokenizer_digests(first), tokenizer_digests(other))
     assert parts == ["vocabulary", "added_tokens"]
@@ -127,3 +129,78 @@ def test_a_sentencepiece_tokenizer_is_compared_by_its_model_file(tmp_path: Path)
     digests = [tokenizer_digests(tokenizer(*pair)) for pair in (("a", "nmt_nfkc"), ("a", "nmt_nfkc"), ("b", "identity"))]
     assert different_parts(digests[0], digests[1]) == []
     assert different_parts(digests[0], digests[2]) == ["sentencepiece"]
+
+
+class OwnClass(PreTrainedTokenizerFast):
+    """A user's class, as remote code defines them."""
+
+
+def own_class(change: Any = None) -> OwnClass:
+    parts = json.loads(bpe().to_str())
+    if change is not None:
+        change(parts)
+    return own_of(OwnClass, Tokenizer.from_str(json.dumps(parts)))
+
+
+def own_of(kind: Any, backend: Tokenizer) -> OwnClass:
+    tokenizer: OwnClass = kind(tokenizer_object=backend)
+    return tokenizer
+
+
+def bpe() -> Tokenizer:
+    vocab = {character: index for index, character in enumerate("abcdefgh")} | {"ab": 8, "bc": 9}
+    return Tokenizer(models.BPE(vocab=vocab, merges=[("a", "b"), ("b", "c")]))
+
+
+def other_merges(parts: dict[str, Any]) -> None:
+    parts["model"]["merges"].reverse()
+
+
+def other_settings(parts: dict[str, Any]) -> None:
+    parts["model"]["ignore_merges"] = True
+
+
+@pytest.mark.parametrize(("change", "part"), [(other_merges, "merges"), (other_settings, "model")])
+def test_a_class_of_ones_own_is_compared_in_its_rules_too(change: Any, part: str) -> None:
+    one, other = own_class(), own_class(change)
+    assert different_parts(tokenizer_digests(one), tokenizer_digests(other)) == [part]
+    assert tokenizer_identity(one) != tokenizer_identity(other)
+    assert tokenizer_identity(one) == tokenizer_identity(own_class())
+
+
+def test_a_class_of_ones_own_has_the_digests_of_its_library_class_and_no_whole() -> None:
+    library = tokenizer_digests(PreTrainedTokenizerFast(tokenizer_object=bpe()))
+    assert library.pop("whole")
+    assert tokenizer_digests(own_class()) == library
+
+
+def test_the_vocabulary_of_a_class_of_ones_own_is_read_once_while_it_stays() -> None:
+    class Counting(OwnClass):
+        reads = 0
+
+        def get_vocab(self) -> dict[str, int]:
+            Counting.reads += 1
+            vocabulary: dict[str, int] = super().get_vocab()
+            return vocabulary
+
+    tokenizer = own_of(Counting, bpe())
+    first = tokenizer_digests(tokenizer)
+    Counting.reads = 0
+    tokenizer_identity(tokenizer)
+    assert tokenizer_digests(tokenizer) == first
+    assert Counting.reads == 0
+    tokenizer.add_tokens(["<x>"])
+    assert tokenizer_digests(tokenizer)["vocabulary"] != first["vocabulary"]
+
+
+def test_a_tokenizer_with_parts_in_python_is_compared_in_the_others() -> None:
+    from tokenizers import pre_tokenizers
+
+    class Splits:
+        def pre_tokenize(self, text: Any) -> None:
+            text.split(lambda _, piece: [piece])
+
+    tokenizer = own_class()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Splits())
+    assert {"vocabulary", "added_tokens", "encoding"} <= set(tokenizer_digests(tokenizer))
+    assert "merges" not in tokenizer_digests(tokenizer)
