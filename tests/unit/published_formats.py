@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerFast,
     TorchAoConfig,
 )
-from transformers.utils import is_torch_xpu_available
 
 from .models import tiny
 
@@ -107,7 +106,7 @@ def why_fp8_cannot_run_here() -> str | None:
     """Why a fp8 model that transformers loads does not run on the CPU of this machine; None if it does, dequantised."""
     if not getattr(FineGrainedFP8Config(dequantize=True), "dequantize", False):
         return f"transformers {transformers.__version__} cannot dequantise fp8"
-    if torch.cuda.is_available() or is_torch_xpu_available():
+    if torch.cuda.is_available() or torch.xpu.is_available():
         return "transformers keeps fp8 as it is where there is a GPU, and its kernel is a download"
     return None
 
