@@ -1,0 +1,29 @@
+"""What the documentation links to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert missing == []
+    assert targets or page.name != "what-a-pass-means.md"
+
+
+def test_every_fault_in_the_table_names_its_test() -> None:
+    rows = [
+        line.split(" | ")
+        for line in (ROOT / "docs" / "what-a-pass-means.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| fault")
+    ]
+    assert len(rows) > 30
+    assert [row[0] for row in rows if ".py)" not in row[2]] == []
