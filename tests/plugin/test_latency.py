@@ -59,7 +59,7 @@ def test_a_slower_candidate_fails_and_a_copy_does_not(project: Project, layers: 
     result = project.run("--pot-report=gates.json")
     result.assert_outcomes(passed=1, failed=1)
     headline = re.compile(
-        r"pot_latency: slowdown \d\.\d\dx > 1\.25x \(95% bound \d\.\d\dx, (10|40) pairs; reference [\d.]+ ms, "
+        r"pot_latency: slowdown \d\.\d\d+x > 1\.25x \(95% bound \d\.\d\d+x, (10|40) pairs; reference [\d.]+ ms, "
         r"candidate [\d.]+ ms, IQR \d+%\)"
     )
     [line] = [line for line in result.outlines if line.startswith("pot_latency: ")]

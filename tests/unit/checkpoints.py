@@ -38,13 +38,19 @@ def tensors_in(folder: Path) -> Tensors:
 
 
 def rewritten(folder: Path, target: Path, change: Callable[[Tensors], object]) -> Path:
-    """A copy of the checkpoint ``folder`` at ``target``, with the tensors of each of its weights files changed."""
+    """A copy of the checkpoint ``folder`` at ``target``, with the tensors of each of its weights files changed.
+
+    A file of which no tensor is left is not written: older versions of safetensors cannot read it.
+    """
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(folder, target)
     for file in sorted(target.glob("*.safetensors")):
         tensors = load_file(file)
         change(tensors)
-        save_file(tensors, file, metadata={"format": "pt"})
+        if tensors:
+            save_file(tensors, file, metadata={"format": "pt"})
+        else:
+            file.unlink()
     index = target / "model.safetensors.index.json"
     if index.exists():  # which file has which tensor, as a converter would write it for its own result
         files = {name: file.name for file in target.glob("*.safetensors") for name in load_file(file)}

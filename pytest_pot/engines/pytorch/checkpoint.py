@@ -84,7 +84,7 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
         options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
-    with quantisation_errors(what, settings), loading_errors(what, MODEL_FORMS, spec):
+    with quantisation_errors(what, settings, device), loading_errors(what, MODEL_FORMS, spec):
         with without_adapter(folder) as files:
             model = complete_model(files, options, what, config.allow_tensors)
         if files != folder:

@@ -82,6 +82,9 @@ _LIBRARIES = frozenset(
 )
 """Libraries whose layers and tensors hold quantised weights, also in a model that transformers did not quantise."""
 
+_WITHOUT_CPU_KERNELS = {"fp8": "FineGrainedFP8Config", "mxfp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+"""Methods that run on GPUs only, and the class of transformers that can ask for dequantised weights."""
+
 _PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _FLAGS = ("is_loaded_in_4bit", "is_loaded_in_8bit")
 
@@ -188,20 +191,19 @@ def _dequantising(settings: Mapping[str, Any]) -> Any:
     """A config that asks for dequantised weights; None for formats that run on CPUs, or that cannot be dequantised."""
     import transformers
 
-    kinds = {"fp8": "FineGrainedFP8Config", "mxfp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
-    kind = getattr(transformers, kinds.get(_method_in(settings), ""), None)
-    with suppress(TypeError):  # older versions of transformers cannot dequantise it
-        return None if kind is None else kind(dequantize=True)
-    return None
+    kind = getattr(transformers, _WITHOUT_CPU_KERNELS.get(_method_in(settings), ""), None)
+    config = None if kind is None else kind(dequantize=True)
+    # transformers 4 takes the argument for fp8 too, and drops it.
+    return config if getattr(config, "dequantize", False) else None
 
 
 @contextmanager
-def quantisation_errors(what: str, settings: Mapping[str, Any] | None) -> Iterator[None]:
-    """Say which package is missing where loading ``what``, which has these quantisation ``settings``, fails for want of it.
+def quantisation_errors(what: str, settings: Mapping[str, Any] | None, device: torch.device) -> Iterator[None]:
+    """Say why ``what``, which has these quantisation ``settings``, cannot be loaded for ``device``.
 
     Raises:
-        PotError: the method is not known, so that transformers would ignore it and take packed weights for plain ones; or the
-            model cannot be loaded.
+        PotError: the method is not known, so that transformers would ignore it and take packed weights for plain ones; it
+            runs on GPUs only; or the model cannot be loaded, mostly because a package is missing, which the message names.
     """
     if settings is None:
         yield
@@ -213,6 +215,13 @@ def quantisation_errors(what: str, settings: Mapping[str, Any] | None) -> Iterat
         raise PotError(
             f"{what} is quantised by {method!r}, which transformers {transformers.__version__} cannot read: install a version "
             "that can, or name an unquantised or dequantised copy"
+        )
+    if device.type == "cpu" and method in _WITHOUT_CPU_KERNELS and _dequantising(settings) is None:
+        import transformers
+
+        raise PotError(
+            f"{what} is quantised by {method}, which runs on a GPU only, and transformers {transformers.__version__} cannot "
+            "dequantise it: install transformers 5 or newer, set device='cuda', or name an unquantised or dequantised copy"
         )
     try:
         yield

@@ -195,7 +195,10 @@ def test_an_adapter_that_is_applied_twice_is_no_wrong_position_encoding(seed: in
 def test_a_wrong_position_encoding_is_named(seed: int) -> None:
     def other_base(model: PreTrainedModel) -> PreTrainedModel:
         config: Any = copy.deepcopy(model.config)
-        config.rope_parameters = {**config.rope_parameters, "rope_theta": 1e6}
+        if hasattr(config, "rope_parameters"):
+            config.rope_parameters = {**config.rope_parameters, "rope_theta": 1e6}
+        else:  # transformers 4
+            config.rope_theta = 1e6
         changed: PreTrainedModel = AutoModelForCausalLM.from_config(config)
         changed.load_state_dict(model.state_dict())
         changed.eval()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -22,9 +23,10 @@ from pytest_pot.engines.pytorch.quantised import is_quantised, loading_options, 
 from pytest_pot.engines.registry import load_model
 
 from ...models import tiny
-from ...published_formats import FORMATS, make, save, unquantised, write_config
+from ...published_formats import FORMATS, make, save, unquantised, write_config, write_fp8
 
 AUTO = ScoringConfig(device="cpu")
+IS_4 = transformers.__version__.startswith("4.")
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries of the formats warn while they are imported
 
@@ -127,6 +129,21 @@ def test_fp8_is_dequantised_straight_to_float32(folder_of: Callable[[str], Path]
     assert all(torch.equal(tensor, exact[name]) for name, tensor in automatic.items())
 
 
+@pytest.mark.skipif(not IS_4, reason="transformers 5 dequantises fp8")
+def test_fp8_that_cannot_be_dequantised_is_refused_on_a_cpu(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Also where there is a GPU: its kernel would fail in the first forward on the CPU."""
+    folder = tmp_path / "fp8"
+    write_fp8(save(unquantised(), tmp_path / "source", tokenizer), folder)
+    assert loading_options(settings_in(str(folder)), torch.device("cpu"), "auto") == {}
+    with pytest.raises(PotError) as error:
+        load_model(str(folder), "candidate", AUTO)
+    assert str(error.value) == (
+        f"the candidate {str(folder)!r} is quantised by fp8, which runs on a GPU only, and transformers "
+        f"{transformers.__version__} cannot dequantise it: install transformers 5 or newer, set device='cuda', or name an "
+        "unquantised or dequantised copy"
+    )
+
+
 def test_layers_that_a_user_quantised_count_too(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     """Nothing on the model says so; its weights do."""
     quantization = pytest.importorskip("torchao.quantization")
@@ -215,8 +232,6 @@ def test_a_method_that_transformers_does_not_know_is_refused(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, settings: dict[str, object]
 ) -> None:
     """transformers would go on without it, and take whatever is in the file for the weights."""
-    import transformers
-
     save(tiny("llama"), tmp_path, tokenizer)
     write_config(tmp_path, tmp_path, quantization_config=settings)
     with pytest.raises(PotError) as error:
@@ -258,7 +273,7 @@ def test_models_are_loaded_onto_the_device_where_their_kernels_are() -> None:
     assert loading_options({"quant_method": "torchao"}, on_cpu, "auto") == {}
     assert loading_options({"load_in_8bit": True}, on_cpu, "auto") == {"device_map": {"": on_cpu}}
     assert loading_options(None, on_cpu, "auto") == {}
-    for method in ("fp8", "mxfp4"):
+    for method in ("mxfp4",) if IS_4 else ("fp8", "mxfp4"):
         options = loading_options({"quant_method": method}, on_cpu, "auto")
         assert options["quantization_config"].dequantize
         assert options["dtype"] == torch.float32
