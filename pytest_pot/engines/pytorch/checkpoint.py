@@ -78,13 +78,13 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     settings = None if options else settings_in(folder)
     if options:
         # A GGUF file holds quantised weights; transformers dequantises them to float32.
-        if Path(spec).exists():
-            _require_gguf(spec)
         options["dtype"] = choose_dtype(config.dtype, torch.float32, device)
     else:
         options["dtype"] = "auto" if config.dtype == "auto" else choose_dtype(config.dtype, None, device)
         options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
     with quantisation_errors(what, settings, device), loading_errors(what, MODEL_FORMS, spec):
+        if "gguf_file" in options:
+            _require_gguf(spec)
         with without_adapter(folder) as files:
             model = complete_model(files, options, what, config.allow_tensors)
         if files != folder:
@@ -99,7 +99,8 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     if is_quantised(model):
         refuse_dtype(model, config, what)
     asked_for = loaded_dtype if config.dtype == "auto" else None
-    remember(model, origin_of_file(spec) if "gguf_file" in options else origin_of_folder(folder, settings, asked_for))
+    gguf_file = options.get("gguf_file")
+    remember(model, origin_of_file(folder, gguf_file) if gguf_file else origin_of_folder(folder, settings, asked_for))
     return model
 
 

@@ -19,6 +19,7 @@ from torch import nn
 
 from pytest_pot.engines.base import ModelDescription
 from pytest_pot.engines.pytorch.device import own_dtype
+from pytest_pot.engines.pytorch.gguf_tensors import gguf_path
 from pytest_pot.engines.pytorch.quantised import is_quantised, method_of, package_of, settings_in
 from pytest_pot.engines.pytorch.stored_weights import gguf_types, safetensors_dtype
 
@@ -100,11 +101,11 @@ def _folder_of(spec: str) -> Path:
     return Path(str(hub.cached_file(spec, "config.json", local_files_only=True))).parent
 
 
-def origin_of_file(file: str) -> Origin:
-    """What a ``.gguf`` file holds."""
+def origin_of_file(folder: str, name: str) -> Origin:
+    """What the ``.gguf`` file ``name`` of ``folder`` holds, a folder or hub id."""
     kinds: list[str] = []
     with suppress(Exception):  # only a remark depends on it
-        kinds = [kind for kind, _ in gguf_types(Path(file)).most_common()]
+        kinds = [kind for kind, _ in gguf_types(gguf_path(folder, name)).most_common()]
     stored = _UNQUANTISED.get(kinds[0]) if kinds else None
     return Origin(" ".join(["GGUF", " and ".join(kinds)]).strip(), stored, quantised=stored is None)
 

@@ -7,17 +7,31 @@ and models may split or join what a file holds in other parts.
 from __future__ import annotations
 
 import mmap
+import os
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
-__all__ = ["left_out"]
+__all__ = ["gguf_path", "left_out"]
 
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value, by the number of its type in GGUF."""
 _STRING, _ARRAY = 8, 9
+
+
+def gguf_path(folder: str, name: str) -> Path:
+    """Where the GGUF file ``name`` of ``folder`` lies, a folder or hub id; the file of a hub id is fetched if need be.
+
+    Raises:
+        OSError: the hub has no such file, or cannot be reached.
+    """
+    if os.path.isdir(folder):
+        return Path(folder) / name
+    from transformers.utils import hub
+
+    return Path(str(hub.cached_file(folder, name)))
 
 
 def left_out(path: Path, model: Any) -> set[str]:

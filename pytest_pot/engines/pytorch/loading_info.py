@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
-from pytest_pot.engines.pytorch.gguf_tensors import left_out
+from pytest_pot.engines.pytorch.gguf_tensors import gguf_path, left_out
 
 __all__ = ["complete_model", "refuse_incomplete"]
 
@@ -49,7 +48,7 @@ def complete_model(folder: str, options: Mapping[str, Any], what: str, allowed: 
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
     model, info = loaded
     if "gguf_file" in options:
-        info["unexpected_keys"] = {*info["unexpected_keys"], *left_out(Path(folder) / options["gguf_file"], model)}
+        info["unexpected_keys"] = {*info["unexpected_keys"], *left_out(gguf_path(folder, options["gguf_file"]), model)}
     refuse_incomplete(model, info, what, allowed)
     return model
 
