@@ -27,6 +27,9 @@ from pytest_pot.engines.pytorch.description import adapter_name
 __all__ = ["IGNORED", "IGNORE_ADAPTER", "Adapter", "adapter_in", "apply_adapter", "check_not_applied", "without_adapter"]
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FULL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FULL_WEIGHTS_IN_FOLDER = (_FULL_WEIGHTS, _INDEX, "model-*.safetensors", "pytorch_model*.bin")
+"""Files that only a whole model has; ``.bin`` is not read, but such a folder must be refused, not be taken for an adapter."""
 _PREFIX = "base_model.model."
 _FORMS = "An adapter is a directory or hub id with adapter_config.json and adapter_model.safetensors."
 _MOST_NAMED = 5
@@ -67,7 +70,7 @@ def adapter_in(spec: str) -> Adapter | None:
         folder=spec,
         base=base if isinstance(base, str) and base else None,
         kind=adapter_name(settings),
-        beside_full_weights=_file(spec, "config.json") is not None,
+        beside_full_weights=_holds_full_weights(spec),
     )
 
 
@@ -106,7 +109,7 @@ def apply_adapter(adapter: Adapter, what: str, load_base: Callable[[str, str], A
 def without_adapter(folder: str) -> Iterator[str]:
     """The model in ``folder`` without the adapter beside it: a folder of links to the other files.
 
-    Some versions of transformers apply an adapter in a folder whatever they are told.
+    Some versions of transformers apply an adapter in a folder whatever they are told. Errors raised inside name ``folder``.
     """
     if not (Path(folder) / _CONFIG).is_file():
         yield folder
@@ -119,7 +122,18 @@ def without_adapter(folder: str) -> Iterator[str]:
         except OSError:  # links need a right that Windows gives to few
             yield folder
             return
-        yield view
+        try:
+            yield view
+        except Exception as error:
+            _rename_in(error, view, folder)
+            raise
+
+
+def _rename_in(error: Exception, view: str, folder: str) -> None:
+    """Say ``folder`` in the message of ``error`` where it says ``view``, a folder that will be gone when it is read."""
+    error.args = tuple(value.replace(view, folder) if isinstance(value, str) else value for value in error.args)
+    if view in str(error):  # such as an OSError, which keeps the name of a file elsewhere
+        raise OSError(str(error).replace(view, folder)) from error
 
 
 def check_not_applied(model: Any, what: str) -> None:
@@ -164,6 +178,14 @@ def _file(spec: str, name: str) -> Path | None:
         )
         return None if found is None else Path(found)
     return None
+
+
+def _holds_full_weights(spec: str) -> bool:
+    """Whether the folder or hub id ``spec`` has weights other than an adapter's. Its config alone may be that of the base."""
+    folder = Path(spec)
+    if os.path.isdir(folder):
+        return any(any(folder.glob(pattern)) for pattern in _FULL_WEIGHTS_IN_FOLDER)
+    return any(_file(spec, name) is not None for name in (_FULL_WEIGHTS, _INDEX))
 
 
 def _is_path(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,39 @@ def test_folders_without_an_adapter_have_none(base: Path, tmp_path: Path) -> Non
     found = adapter_in(str(tmp_path))
     assert found is not None
     assert (found.base, found.kind, found.beside_full_weights) == (None, "peft", False)
+
+
+def test_an_adapter_beside_a_config_alone_is_an_adapter(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainers write the base model's config beside an adapter; only weights make a whole model."""
+    shutil.copy(base / "config.json", adapter)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    assert error_of(adapter) == (
+        f"the candidate {str(adapter)!r} is an adapter, and that needs a package that is not installed: pip install peft"
+    )
+    for name in ("model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"):
+        (adapter / name).touch()
+        found = adapter_in(str(adapter))
+        assert found is not None
+        assert found.beside_full_weights, name
+        (adapter / name).unlink()
+
+
+@pytest.mark.parametrize("wrong", ["absent", "broken", "of a missing shard"])
+def test_errors_name_the_folder_with_the_adapter_and_no_temporary_one(base: Path, adapter: Path, wrong: str) -> None:
+    """The adapter is left out by a temporary view of the folder."""
+    folder = adapter.parent / "both"
+    shutil.copytree(base, folder)
+    shutil.copy(adapter / "adapter_config.json", folder)
+    weights = folder / "model.safetensors"
+    if wrong == "absent":
+        weights.rename(folder / "pytorch_model.bin")
+    elif wrong == "broken":
+        weights.write_bytes(b"no tensors" * 9)
+    else:
+        weights.unlink()
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": {"a": "gone.safetensors"}})
+        )
+    reason = error_of(folder).removeprefix(f"cannot load the candidate {str(folder)!r}: ")
+    assert wrong == "broken" or str(folder) in reason
+    assert tempfile.gettempdir() not in reason.replace(str(folder), "")
