@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
+from pytest_pot.engines.pytorch.experts import misnumbered_experts
 from pytest_pot.engines.pytorch.gguf_tensors import gguf_path, left_out
 
 __all__ = ["complete_model", "refuse_incomplete"]
@@ -43,6 +45,8 @@ def complete_model(folder: str, options: Mapping[str, Any], what: str, allowed: 
         PotError: tensors are missing, have another shape, or no place in the model.
         Exception: whatever transformers raises for files that it cannot read.
     """
+    if "gguf_file" not in options:
+        _refuse_misnumbered(folder, what, allowed)
     # Other shapes are ignored here only because transformers would refuse them without their names.
     wanted = {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True, **options}
     loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **wanted)
@@ -65,16 +69,13 @@ def refuse_incomplete(model: Any, info: Mapping[str, Any], what: str, allowed: S
         PotError: it names the tensors, the class that was loaded and what the config says that the files hold.
     """
 
-    def checked(names: Collection[str]) -> list[str]:
-        return sorted(name for name in names if not any(fnmatchcase(name, pattern) for pattern in allowed))
-
-    missing = checked(info["missing_keys"])
-    extra = [name for name in checked(info["unexpected_keys"]) if _has_effect(name, model)]
+    missing = _checked(info["missing_keys"], allowed)
+    extra = [name for name in _checked(info["unexpected_keys"], allowed) if _has_effect(name, model)]
     shapes = dict(map(_with_shapes, info["mismatched_keys"]))
-    reshaped = checked(shapes)
+    reshaped = _checked(shapes, allowed)
     if not (missing or extra or reshaped):
         return
-    lines = [f"the files of {what} do not hold the model that transformers makes of them:"]
+    lines = [_beginning(what)]
     if missing:
         lines.append(f"  {count(len(missing), 'tensor')} missing, filled as before training: {some_of(missing)}")
     if reshaped:
@@ -87,6 +88,28 @@ def refuse_incomplete(model: Any, info: Mapping[str, Any], what: str, allowed: S
         lines.append(f"  the names differ: {renamed[0]} in the files seems to be {renamed[1]} in the model")
     example = next(iter([*missing, *reshaped, *extra]))
     raise PotError("\n".join([*lines, _loaded_as(model), _advice(example)]))
+
+
+def _refuse_misnumbered(folder: str, what: str, allowed: Sequence[str]) -> None:
+    """Raise :class:`PotError` if experts in ``folder``, unless it is a hub id, are missing or have numbers that there are not."""
+    found = misnumbered_experts(Path(folder))
+    missing, extra = ([name for name in _checked(names, allowed) if not _OTHER_PARTS.match(name)] for names in found)
+    if not (missing or extra):
+        return
+    lines = [_beginning(what)]
+    if missing:
+        lines.append(f"  {count(len(missing), 'tensor')} of experts missing: {some_of(missing)}")
+    if extra:
+        lines.append(f"  {count(len(extra), 'tensor')} of experts that the model has not: {some_of(extra)}")
+    raise PotError("\n".join([*lines, _advice([*missing, *extra][0])]))
+
+
+def _checked(names: Collection[str], allowed: Sequence[str]) -> list[str]:
+    return sorted(name for name in names if not any(fnmatchcase(name, pattern) for pattern in allowed))
+
+
+def _beginning(what: str) -> str:
+    return f"the files of {what} do not hold the model that transformers makes of them:"
 
 
 def _loaded_as(model: Any) -> str:
