@@ -22,9 +22,14 @@ from pytest_pot.engines.pytorch.gguf_tensors import gguf_path, left_out
 __all__ = ["complete_model", "refuse_incomplete"]
 
 _CONSTANT_BUFFERS = re.compile(
-    r"(^|\.)(masked_bias|position_ids|inv_freq|cos_cached|sin_cached|(attn|attention|self_attn|self_attention)\.bias)$"
+    r"(^|\.)(masked_bias|position_ids|inv_freq|cos_cached|sin_cached|(attn|attention|self_attn|self_attention)\.bias"
+    r"|embed_positions\.weights|(encoder|decoder)\.version)$"
 )
-"""Causal masks, positions and rotary tables, which earlier versions of transformers saved and later ones compute."""
+"""Causal masks, positions, and tables of rotary and sinusoidal ones (``weights``, where learned ones are ``weight``), which
+earlier versions of transformers saved and later ones compute; and fairseq's number of a format."""
+
+_CACHE_SCALES = re.compile(r"\.(attn|attention|self_attn|self_attention)\.([kv]_proj\.)?(k|v|kv)_scale$")
+"""Scales for a cache of keys and values in fewer bits, which only servers keep so. They also stand beside unquantised weights."""
 
 _OTHER_PARTS = re.compile(
     r"^(\w+\.)?(vision\w*|visual\w*|image\w*|img\w*|audio\w*|speech\w*|video\w*|embed_(vision|audio)|multi_modal_projector"
@@ -91,7 +96,7 @@ def refuse_incomplete(model: Any, info: Mapping[str, Any], what: str, allowed: S
 
 
 def _refuse_misnumbered(folder: str, what: str, allowed: Sequence[str]) -> None:
-    """Raise :class:`PotError` if experts in ``folder``, unless it is a hub id, are missing or have numbers that there are not."""
+    """Raise :class:`PotError` if experts in ``folder`` are missing, or there are too many; a hub id is not checked."""
     found = misnumbered_experts(Path(folder))
     missing, extra = ([name for name in _checked(names, allowed) if not _OTHER_PARTS.match(name)] for names in found)
     if not (missing or extra):
@@ -128,6 +133,8 @@ def _advice(example: str) -> str:
 def _has_effect(name: str, model: Any) -> bool:
     """Whether the model's logits might depend on a tensor that it has no place for."""
     if _CONSTANT_BUFFERS.search(name):
+        return False
+    if _CACHE_SCALES.search(name) and getattr(model.config, "quantization_config", None) is None:
         return False
     part = _OTHER_PARTS.match(name)
     if part is None:

@@ -14,7 +14,7 @@ from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.pytorch.experts import misnumbered_experts
 from pytest_pot.engines.registry import load_model
 
-from ...checkpoints import Tensors, rewritten
+from ...checkpoints import Tensors, rewritten, without_its_tensor
 from ...models import tiny
 
 LAYER = "model.layers.0.block_sparse_moe.experts."
@@ -78,7 +78,7 @@ def test_a_renamed_expert_is_refused_by_name(mixture: Path, tmp_path: Path, shar
 def test_a_lost_tensor_of_an_expert_is_refused_by_name(mixture: Path, tmp_path: Path) -> None:
     for number in range(4):
         lost = f"{LAYER}{number}.w2.weight"
-        folder = rewritten(mixture, tmp_path / "broken", lambda tensors, lost=lost: tensors.pop(lost, None))
+        folder = without_its_tensor(mixture, tmp_path / "broken", "dropped", lost)
         assert error_of(folder) == say(folder, f"1 tensor of experts missing: {lost}", example=lost)
         assert not error_of(folder, allow=("*experts*",)).startswith("the files of the candidate")  # our check is off
 

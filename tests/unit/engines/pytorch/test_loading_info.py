@@ -198,13 +198,45 @@ def other_parts(tensors: Tensors) -> None:
     tensors["v_head.summary.weight"] = torch.ones(1, 2)
 
 
+def test_scales_that_the_model_may_need_are_refused(tmp_path: Path) -> None:
+    """Those of quantised weights, and of a cache where the config says that the model is quantised."""
+    tiny("llama").save_pretrained(tmp_path / "whole")
+    name = "model.layers.0.self_attn.k_proj.weight_scale"
+    folder = rewritten(tmp_path / "whole", tmp_path / "more", lambda tensors: tensors.update({name: torch.ones(1)}))
+    assert f"1 tensor without a place in the model, left out: {name}\n" in message(folder)
+    model: Any = tiny("llama")
+    model.config.quantization_config = {"quant_method": "fp8"}
+    info = {"missing_keys": set(), "unexpected_keys": {"model.layers.0.self_attn.k_scale"}, "mismatched_keys": set()}
+    with pytest.raises(PotError, match=r"left out: model\.layers\.0\.self_attn\.k_scale\n"):
+        refuse_incomplete(model, info, "the candidate")
+
+
 def duplicate_head(tensors: Tensors) -> None:
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
 
 
+def sinusoids(tensors: Tensors) -> None:
+    """As XGLM and other models that came from fairseq."""
+    tensors["model.embed_positions.weights"] = torch.ones(8, 32)
+    tensors["model.decoder.version"] = torch.tensor([3.0])
+
+
+def cache_scales(tensors: Tensors) -> None:
+    for name in ("k_scale", "v_scale", "kv_scale", "k_proj.k_scale", "v_proj.v_scale"):
+        tensors[f"model.layers.0.self_attn.{name}"] = torch.ones(1)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("gpt2", older_gpt2), ("gpt2", duplicate_head), ("llama", older_llama), ("llama", other_parts), ("gpt2", other_parts)],
+    [
+        ("llama", sinusoids),
+        ("llama", cache_scales),
+        ("gpt2", older_gpt2),
+        ("gpt2", duplicate_head),
+        ("llama", older_llama),
+        ("llama", other_parts),
+        ("gpt2", other_parts),
+    ],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_tensors_that_no_logit_depends_on_are_no_error(name: str, change: Callable[[Tensors], None], tmp_path: Path) -> None:
