@@ -44,12 +44,12 @@ def refuse_git_leftovers_of_model(spec: str, role: str) -> None:
     refuse_git_leftovers(f"cannot load the {role} {spec!r}", [path / name for name in (*_WEIGHTS, *_shards(path / _INDEX))])
 
 
-def refuse_git_leftovers_of_tokenizer(spec: str) -> None:
-    """:func:`refuse_git_leftovers_of_model` for the tokenizer ``spec``."""
+def refuse_git_leftovers_of_tokenizer(spec: str, role: str | None = None) -> None:
+    """:func:`refuse_git_leftovers_of_model` for the tokenizer ``spec``; ``role``: of the model beside it, if there is one."""
     if os.path.exists(spec):
         path = Path(spec)
         files = [path / name for name in _TOKENIZER] if path.is_dir() else [path]
-        refuse_git_leftovers(f"cannot load the tokenizer {spec!r}", files)
+        refuse_git_leftovers(f"cannot load the tokenizer {f'of the {role} ' if role else ''}{spec!r}", files)
 
 
 def _shards(index: Path) -> list[str]:

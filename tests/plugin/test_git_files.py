@@ -46,13 +46,13 @@ def test_a_pointer_in_the_place_of_a_tokenizers_file(project: Project) -> None:
     folder = project.path / "new"
     shutil.copytree(project.tiny.copy, folder)
     (folder / "tokenizer.json").write_text(pointer())
+    (folder / "model.safetensors").write_text("not even read")
     project.ini(pot_reference=project.tiny.reference, pot_candidate=folder, pot_prompts="prompts.jsonl")
     result = project.run_tests(MARKED)
     result.assert_outcomes(errors=1)
     assert section(result, "_ ERROR at setup of test_it _") == [
-        f"the candidate's weights were loaded, but not its tokenizer: cannot load the tokenizer {str(folder)!r}: "
-        f"{folder / 'tokenizer.json'} is a Git LFS pointer to 1,234,567 bytes, not the file itself. This fetches what is "
-        "missing:",
+        f"cannot load the tokenizer of the candidate {str(folder)!r}: {folder / 'tokenizer.json'} is a Git LFS pointer to "
+        "1,234,567 bytes, not the file itself. This fetches what is missing:",
         f"  git -C {project.path} lfs pull --include=new/tokenizer.json",
     ]
 
@@ -110,7 +110,7 @@ def test_a_conflict_in_a_models_file(recorded: Project, name: str) -> None:
     result.assert_outcomes(errors=1)
     what = f"cannot load the candidate {str(folder)!r}"
     if name != "config.json":
-        what = f"the candidate's weights were loaded, but not its tokenizer: cannot load the tokenizer {str(folder)!r}"
+        what = f"cannot load the tokenizer of the candidate {str(folder)!r}"
     assert section(result, "_ ERROR at setup of test_it _") == [
         f"{what}: {folder / name} has the markers of a conflict that a merge in Git left (line 1: '<<<<<<< HEAD'). {KEEP}",
         f"  git -C {recorded.path} checkout --ours -- new/{name}",

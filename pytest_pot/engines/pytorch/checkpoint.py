@@ -18,7 +18,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
-from pytest_pot.engines.model_files import refuse_git_leftovers_of_model
+from pytest_pot.engines.model_files import refuse_git_leftovers_of_model, refuse_git_leftovers_of_tokenizer
 from pytest_pot.engines.pytorch.adapters import (
     IGNORE_ADAPTER,
     IGNORED,
@@ -46,6 +46,8 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
         PotError: the model or its tokenizer cannot be loaded; the message gives the reason.
     """
     refuse_git_leftovers_of_model(spec, role)
+    if _may_have_tokenizer(spec):  # before the weights are loaded, which may take minutes
+        refuse_git_leftovers_of_tokenizer(spec, role)
     # Imported modules and loaded weights stay in use; searching them for garbage repeatedly took a sixth of the time.
     with gc_paused(), without_progress_bars(), rng_untouched():
         adapter = adapter_in(spec)
@@ -113,15 +115,20 @@ def _convert(model: Any, config: ScoringConfig) -> None:
 
 
 def _tokenizer_beside(spec: str, role: str) -> Any:
-    path = Path(spec)
-    if os.path.isdir(path) and not any((path / name).exists() for name in _TOKENIZER_FILES):
+    if not _may_have_tokenizer(spec):
         return None
     try:
         return load_tokenizer(spec)
     except PotError as error:
-        if os.path.exists(path):
+        if os.path.exists(spec):
             raise PotError(f"the {role}'s weights were loaded, but not its tokenizer: {error}") from error
         return None  # a hub repository may hold weights only
+
+
+def _may_have_tokenizer(spec: str) -> bool:
+    """Whether a tokenizer is looked for: a folder without any file of one has none."""
+    path = Path(spec)
+    return not os.path.isdir(path) or any((path / name).exists() for name in _TOKENIZER_FILES)
 
 
 def _require_gguf(spec: str) -> None:

@@ -29,7 +29,7 @@ _CONSTANT_BUFFERS = re.compile(
 earlier versions of transformers saved and later ones compute; and fairseq's number of a format."""
 
 _CACHE_SCALES = re.compile(r"\.(attn|attention|self_attn|self_attention)\.([kv]_proj\.)?(k|v|kv)_scale$")
-"""Scales for a cache of keys and values in fewer bits, which only servers keep so. They also stand beside unquantised weights."""
+"""Scales for a cache of keys and values in fewer bits, which only servers keep so, for unquantised models as well."""
 
 _OTHER_PARTS = re.compile(
     r"^(\w+\.)?(vision\w*|visual\w*|image\w*|img\w*|audio\w*|speech\w*|video\w*|embed_(vision|audio)|multi_modal_projector"
