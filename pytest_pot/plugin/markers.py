@@ -6,6 +6,7 @@ A new kind of gate is one line in :data:`MARKERS`. A project may :func:`register
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -122,11 +123,15 @@ def unknown_marks(item: pytest.Item) -> list[str]:
     """The names of marks on ``item`` that look like a gate's marker, and that neither pytest-pot nor the project has."""
     names = {mark.name for mark in item.iter_markers()} - set(MARKERS)
     meant = {_plain(name) for name in MARKERS}
-    unknown = {name for name in names if name.lower().startswith("pot_") or _plain(name) in meant}
+    unknown = {name for name in names if name.lower().startswith("pot_") or name == "pot" or _is_meant(_plain(name), meant)}
     if not unknown:
         return []
     lines: list[str] = item.config.getini("markers")
     return sorted(unknown - {line.partition(":")[0].partition("(")[0].strip() for line in lines})
+
+
+def _is_meant(plain: str, meant: set[str]) -> bool:
+    return plain in meant or (plain.startswith("pot") and bool(get_close_matches(plain, meant, n=1, cutoff=0.8)))
 
 
 def _plain(name: str) -> str:

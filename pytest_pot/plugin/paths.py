@@ -17,6 +17,7 @@ from pytest_pot.plugin.options import flag, option
 __all__ = [
     "check_paths",
     "existing",
+    "files_state",
     "fixture_path",
     "option_bases",
     "option_path",
@@ -61,6 +62,23 @@ def placed(value: str, bases: Sequence[Path]) -> str:
     """:func:`existing` for a file that need not exist yet: then it is below the first of ``bases``."""
     path = Path(existing(value, bases))
     return str(path if path.is_absolute() or os.path.exists(path) else bases[0] / value)
+
+
+def files_state(spec: str) -> tuple[tuple[str, int, int, int], ...] | None:
+    """What tells whether the files that a model or a tokenizer is loaded from were written since: names, times, sizes, inodes.
+
+    None where ``spec`` names none on this machine.
+    """
+    path = Path(spec)
+    try:
+        if path.is_dir():
+            files = sorted({*(file for file in path.iterdir() if file.is_file()), *path.rglob("*.safetensors")})
+        else:
+            files = [path] if path.is_file() else []
+        states = [(str(file), file.stat()) for file in files]
+    except (OSError, ValueError):  # a file that went away, or a name that cannot be one
+        return None
+    return tuple((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in states) or None
 
 
 @contextmanager

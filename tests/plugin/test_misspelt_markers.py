@@ -188,3 +188,15 @@ def test_the_readmes_settings_fail_where_the_plugin_is_missing(project: Project,
     result = project.run()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == ["ERROR: Missing required plugins: pytest-pot"]
+
+
+@pytest.mark.parametrize("name", ["pot", "potidentiy", "PotDistint", "potlatency"])
+def test_a_name_that_is_nearly_a_marker_is_refused_too(project: Project, name: str) -> None:
+    result = project.run_tests(f"import pytest\n\n@pytest.mark.{name}\ndef test_it():\n    pass\n", ONLY_WARN)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert any(f"there is no marker {name}" in line for line in result.errlines)
+
+
+def test_names_that_only_begin_alike_are_the_projects_own(project: Project) -> None:
+    text = "import pytest\n\n@pytest.mark.potato\n@pytest.mark.potential\n@pytest.mark.pottery\ndef test_it():\n    pass\n"
+    project.run_tests(text, ONLY_WARN).assert_outcomes(passed=1, warnings=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 
 import pytest
@@ -207,3 +208,13 @@ def test_the_command_spells_options_as_the_command_line_does(project: Project) -
     command = error(project.run("--pot-max-length=100"))[-1].split()
     assert command == ["pytest", "test_it.py::test_it", "--pot-update", "--pot-max-length=100"]
     project.run(*command[1:]).assert_outcomes(passed=1)
+
+
+def test_the_printed_command_works_where_the_ini_file_names_one_model_in_both_roles(project: Project) -> None:
+    tiny = project.tiny
+    project.ini(pot_reference=tiny.reference, pot_candidate=tiny.reference, pot_prompts="prompts.jsonl")
+    text = 'import pytest\n\n@pytest.mark.pot_identity(reference="base.pot.safetensors")\ndef test_it():\n    pass\n'
+    result = project.run_tests(text)
+    [command] = [line.strip() for line in result.outlines if "--pot-update" in line and line.strip().startswith("pytest ")]
+    project.run(*shlex.split(command)[1:]).assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)

@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, some_of
 from pytest_pot.engines.pytorch.model_traits import has_own_code
 
 __all__ = ["not_loaded", "refuse_absent_weights"]
+
+_SAMPLED = 1 << 18
+_SPREAD_TOLERANCE = 0.15
+"""Relative. The spread of a few hundred normal numbers is known to some 4 %; trained matrices have other spreads."""
 
 
 def refuse_absent_weights(model: nn.Module, role: str) -> None:
@@ -39,12 +43,27 @@ def not_loaded(model: nn.Module) -> list[str]:
     """The parameters of ``model`` that ``from_pretrained`` did not find in its checkpoint, nor made of others there.
 
     transformers 5 marks those that it found. Nothing is known of a model that was not loaded by it, or with modules of other
-    libraries, such as adapters.
+    libraries, such as adapters. What was set later, as by a quantiser, has no mark either, but other numbers than those of
+    before training.
     """
     if has_own_code(model):
         return []
     found = {name: hasattr(tensor, "_is_hf_initialized") for name, tensor in model.named_parameters()}
-    return sorted(name for name, is_found in found.items() if not is_found) if any(found.values()) else []
+    if not any(found.values()):
+        return []
+    spread = getattr(getattr(model, "config", None), "initializer_range", None)
+    parameters = dict(model.named_parameters())
+    return sorted(name for name, is_found in found.items() if not is_found and _is_as_before_training(parameters[name], spread))
+
+
+def _is_as_before_training(tensor: Tensor, spread: float | None) -> bool:
+    """Whether ``tensor`` has the numbers that transformers gives to weights: constants, or normal ones of this ``spread``."""
+    if tensor.is_meta or not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    values = tensor.detach().flatten()[:_SAMPLED].float()
+    if tensor.ndim < 2 or spread is None:
+        return spread is None or bool((values == values[0]).all())
+    return abs(float(values.std()) / spread - 1) < _SPREAD_TOLERANCE
 
 
 def _absent(model: nn.Module) -> Iterator[str]:

@@ -240,6 +240,8 @@ class BaselineStore:
             return []
         live = option_path(self._config, "reference")
         live = None if is_baseline(live) else live
+        if live is not None and self._config.getoption("pot_reference") is None and self._is_candidate_too(item, live):
+            return [f"--pot-reference={os.path.relpath(live, self._config.invocation_params.dir)}"]  # it has to be said there
         if live is not None and (self._config.getoption("pot_reference") is not None or recorded_from is None):
             return []
         if recorded_from is None:
@@ -253,6 +255,13 @@ class BaselineStore:
         if spec is not None or _FACTORY.fullmatch(recorded_from):
             return [f"--pot-reference={recorded_from}"]
         return ["--pot-reference=MODEL"] if live is None else []
+
+    def _is_candidate_too(self, item: pytest.Item, reference: str) -> bool:
+        """Whether the folder or file ``reference`` is also the candidate that the options name."""
+        candidate = None if is_overridden(item, "pot_candidate") else option_path(self._config, "candidate")
+        return (
+            candidate is not None and os.path.exists(reference) and os.path.realpath(candidate) == os.path.realpath(reference)
+        )
 
 
 @contextmanager

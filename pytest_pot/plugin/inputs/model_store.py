@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +14,77 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.plugin.options import option_config
-from pytest_pot.plugin.paths import option_bases, option_path, places_named
+from pytest_pot.plugin.options import option, option_config
+from pytest_pot.plugin.paths import files_state, option_bases, option_path, places_named
 
 __all__ = ["ModelStore", "load_by_spec", "model_store", "no_model", "no_tokenizer"]
+
+
+_Kept = tuple[tuple[str, str | None, Any], LoadedModel]
+"""A model, and what it was loaded from: its spec, the precision that it was to run in, and the state of its files."""
 
 
 class ModelStore:
     """Loads models for gates and fixtures.
 
     Of the models that markers name, the last one in each role is kept: tests that follow each other with the same reference
-    share it, and a suite over twenty candidates does not end with twenty models in memory.
+    share it, and a suite over twenty candidates does not end with twenty models in memory. A model or tokenizer whose files
+    were written since is loaded again: a suite may export one candidate after the other into the same folder.
     """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._latest: dict[str, tuple[str, LoadedModel]] = {}
-        self._from_options: dict[str, LoadedModel] = {}
-        self._tokenizer: Any = None
-        self._beside: tuple[str, Any] | None = None
+        self._latest: dict[str, _Kept] = {}
+        self._from_options: dict[str, _Kept] = {}
+        self._tokenizer: tuple[Any, Any] | None = None
+        self._beside: tuple[Any, Any] | None = None
+        self.wanted_dtype: str | None = None
+        """The precision that the model which is being loaded will run in, where the options do not say it."""
 
-    def load(self, spec: str, role: str) -> LoadedModel:
+    def load(self, spec: str, role: str, dtype: str | None = None) -> LoadedModel:
         """The model that ``spec`` names; from memory where it is the last one loaded in that role.
+
+        ``dtype``: the precision it will run in, where that is not what the options say: weights that were rounded while loading
+        would stay rounded.
 
         Raises:
             PotError: nothing can be loaded by that name.
         """
+        dtype = self._dtype(role, dtype)
+        key = spec, dtype, files_state(spec)
         latest = self._latest.get(role)
-        if latest is not None and latest[0] == spec:
+        if latest is not None and latest[0] == key:
             return latest[1]
         self._latest.pop(role, None)  # before loading: two models in one role need not fit into memory
-        loaded = self._load(spec, role)
-        self._latest[role] = spec, loaded
+        loaded = self._load(spec, role, dtype)
+        self._latest[role] = key, loaded
         return loaded
 
-    def from_options(self, role: str) -> LoadedModel | None:
-        """The model that ``--pot-reference`` or ``--pot-candidate`` (or the ini key) names; None where neither does."""
+    def from_options(self, role: str, dtype: str | None = None) -> LoadedModel | None:
+        """The model that ``--pot-reference`` or ``--pot-candidate`` (or the ini key) names; None where neither does.
+
+        ``dtype``: as for :meth:`load`.
+        """
         spec = option_path(self._config, role)
         if spec is None:
             return None
-        if role not in self._from_options:
+        dtype = self._dtype(role, dtype)
+        key = spec, dtype, files_state(spec)
+        kept = self._from_options.get(role)
+        if kept is None or kept[0] != key:
+            self._from_options.pop(role, None)
             with places_named(option_bases(self._config, role)):
-                self._from_options[role] = _recording(spec) if is_baseline(spec) else self._load(spec, role)
-        return self._from_options[role]
+                loaded = _recording(spec) if is_baseline(spec) else self._load(spec, role, dtype)
+            kept = self._from_options[role] = key, loaded
+        return kept[1]
 
-    def resolve(self, value: Any, role: str) -> LoadedModel:
+    def resolve(self, value: Any, role: str, dtype: str | None = None) -> LoadedModel:
         """What a fixture returned as a model: a spec, (model, tokenizer), or a model."""
         if isinstance(value, str | Path):
-            return self.load(str(value), role)
+            return self.load(str(value), role, dtype)
         loaded = LoadedModel.of(value)
         if loaded.tokenizer is None:
-            for known in self._from_options.values():
+            for _, known in self._from_options.values():
                 if known.model is loaded.model:
                     return known
         return loaded
@@ -71,16 +92,20 @@ class ModelStore:
     def tokenizer(self) -> Any | None:
         """The one that ``--pot-tokenizer`` or the ini key names; None where neither does."""
         spec = option_path(self._config, "tokenizer")
-        if spec is not None and self._tokenizer is None:
+        if spec is None:
+            return None
+        key = spec, files_state(spec)
+        if self._tokenizer is None or self._tokenizer[0] != key:
             with places_named(option_bases(self._config, "tokenizer")):
-                self._tokenizer = _load_tokenizer(spec)
-        return self._tokenizer
+                self._tokenizer = key, _load_tokenizer(spec)
+        return self._tokenizer[1]
 
     def tokenizer_beside(self, spec: str) -> Any | None:
         """The tokenizer beside a model's files; None where there is none."""
-        if self._beside is None or self._beside[0] != spec:
+        key = spec, files_state(spec)
+        if self._beside is None or self._beside[0] != key:
             try:
-                self._beside = spec, _load_tokenizer(spec)
+                self._beside = key, _load_tokenizer(spec)
             except PotError:
                 return None
         return self._beside[1]
@@ -94,7 +119,11 @@ class ModelStore:
             return None
         return self.tokenizer_beside(home)
 
-    def _load(self, spec: str, role: str) -> LoadedModel:
+    def _dtype(self, role: str, dtype: str | None) -> str | None:
+        return option(self._config, "candidate_dtype") if dtype is None and role == "candidate" else dtype
+
+    def _load(self, spec: str, role: str, dtype: str | None) -> LoadedModel:
+        self.wanted_dtype = dtype
         with raised_in(f"the hook pytest_pot_load_model, asked for the {role} {spec!r},"):
             return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
 
@@ -113,7 +142,9 @@ def load_by_spec(spec: str, role: str, config: pytest.Config) -> LoadedModel:
     """pytest-pot's own implementation of the hook ``pytest_pot_load_model``."""
     from pytest_pot.engines.registry import load_model
 
-    return load_model(spec, role, option_config(config)[1])
+    scoring = option_config(config)[1]
+    dtype = model_store(config).wanted_dtype
+    return load_model(spec, role, scoring if dtype is None else replace(scoring, dtype=dtype))
 
 
 def _recording(spec: str) -> LoadedModel:

@@ -76,11 +76,15 @@ class ModelSources:
         if is_baseline(source):
             raise PotError(f"the {role} {source} is a recording (*{RECORDED_SUFFIX}), and a model is needed here")
         if getattr(self._settings, role) is None and source == option_path(self._config, role):
-            loaded = self._store.from_options(role)
+            loaded = self._store.from_options(role, self._dtype(role))
             assert loaded is not None
             return loaded
         with places_named(self._bases(role)):
-            return self._store.resolve(source, role)
+            return self._store.resolve(source, role, self._dtype(role))
+
+    def _dtype(self, role: str) -> str | None:
+        """The candidate's precision, where the marker or an option gives it one of its own."""
+        return self._settings.candidate_dtype if role == "candidate" else None
 
     def _bases(self, role: str) -> list[Path]:
         """The folders in which the path that the marker or the fixture names is looked for."""

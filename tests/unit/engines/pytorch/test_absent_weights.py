@@ -83,3 +83,15 @@ def test_all_weights_of_a_whole_checkpoint_count_as_found(name: str, tmp_path: P
     model = tiny("llama", tie_word_embeddings=True) if name == "llama, tied" else tiny(name)
     model.save_pretrained(tmp_path)
     assert not_loaded(type(model).from_pretrained(tmp_path)) == []
+
+
+def test_what_a_quantiser_set_later_is_no_weight_that_was_not_found(tmp_path: Path) -> None:
+    """A fixture that rounds trained weights replaces parameters, which then have no mark."""
+    trained = tiny("llama", scale=3.0)
+    trained.save_pretrained(tmp_path)
+    model: Any = LlamaForCausalLM.from_pretrained(tmp_path)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight = torch.nn.Parameter((layer.mlp.up_proj.weight * 64).round() / 64)
+        layer.input_layernorm.weight = torch.nn.Parameter(layer.input_layernorm.weight + torch.linspace(0, 0.1, 32))
+    model.resize_token_embeddings(model.config.vocab_size + 3)
+    assert not_loaded(model) == []
