@@ -7,7 +7,7 @@ import json
 import os
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import pytest_pot
+from pytest_pot.plugin.markers import MARKERS
 
 VOCAB = 280
 PROMPTS: list[dict[str, Any]] = [
@@ -204,7 +205,7 @@ class Project:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     # A test that rewrites a file within a second, at the same length, would run what Python kept of the old one.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -215,4 +216,7 @@ def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
     for name in _OUTER_RUN_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    return Project(pytester, tiny)
+    markers = dict(MARKERS)
+    yield Project(pytester, tiny)
+    MARKERS.clear()  # a project's conftest may have registered one of its own in this process
+    MARKERS.update(markers)

@@ -73,11 +73,13 @@ def _packages(distribution: metadata.Distribution) -> list[str]:
 @cache
 def owner_of(file: str) -> str | None:
     """The installed distribution that ``file`` belongs to, with its version: ``"einops 0.8.1"``. None if there is none."""
-    for folder in dict.fromkeys(os.path.abspath(folder) for folder in sys.path):
-        if file.startswith(folder + os.sep):
-            package = file[len(folder) + 1 :].partition(os.sep)[0].removesuffix(".py")
-            return _owners(folder).get(package)
-    return None
+    folders = {os.path.abspath(folder) for folder in sys.path}
+    # An environment often lies below the project's own folder, which may be on the path too: the nearest counts.
+    folder = max((folder for folder in folders if file.startswith(folder + os.sep)), key=len, default=None)
+    if folder is None:
+        return None
+    package = file[len(folder) + 1 :].partition(os.sep)[0].removesuffix(".py")
+    return _owners(folder).get(package)
 
 
 @cache

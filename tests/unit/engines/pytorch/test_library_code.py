@@ -87,3 +87,11 @@ print(why_no_content(model) or "known", content_of(model) is not None, loads_as_
     environment = {"PYTHONPATH": str(Path(__file__).parents[4]), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert result.stdout == "known True True\n", result.stderr
+
+
+def test_an_environment_below_a_folder_that_is_on_the_path_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with .venv or .tox in a project whose root is on the path."""
+    file = installed(tmp_path / ".venv" / "site-packages", "einops_for_pot", "0.8")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(tmp_path / ".venv" / "site-packages"), *sys.path])
+    owner_of.cache_clear()
+    assert owner_of(str(file)) == "einops_for_pot 0.8"
