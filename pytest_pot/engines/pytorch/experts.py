@@ -38,6 +38,8 @@ def misnumbered_experts(folder: Path) -> tuple[list[str], list[str]]:
     config = config if isinstance(config, dict) else {}
     text = config.get("text_config")
     text = {**config, **text} if isinstance(text, dict) else config
+    if text.get("zero_expert_num"):  # LongCat: experts that pass their input on have some of the tensors, or none
+        return [], []
     n_layers = text.get("num_hidden_layers")
     # Some of a quantised layer's experts may be left unquantised, and have tensors of other names.
     by_module = not text.keys().isdisjoint(("quantization_config", "compression_config"))
@@ -77,5 +79,7 @@ def _is_beyond(name: str, n_layers: object) -> bool:
 
 def _n_experts(config: Mapping[str, Any]) -> int | None:
     """How many experts each layer has; None if ``config`` does not say, or says two numbers."""
+    if "per_layer_config" in config:  # layers may differ
+        return None
     stated = {config[name] for name in _NUMBERS if isinstance(config.get(name), int) and config[name] > 0}
     return stated.pop() if len(stated) == 1 else None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.pytorch.experts import misnumbered_experts
@@ -99,6 +101,8 @@ def test_only_what_is_certain_is_reported(tmp_path: Path) -> None:
         (experts, {"text_config": {"num_experts": 3}}),
         (experts, {"num_experts": 8, "n_routed_experts": 3}),  # it says two numbers
         (experts, {"num_experts": [3, 3]}),
+        (experts, {"num_experts": 4, "per_layer_config": {"0": {"num_experts": 3}, "1": {"num_experts": 3}}}),
+        (experts[:5], {"n_routed_experts": 2, "zero_expert_num": 1}),
         ([*experts, further], {"num_experts": 3, "num_hidden_layers": 2}),  # a layer that predicts further tokens
         ([*experts[:5], f"{experts[5].removesuffix('weight')}qweight"], {"quantization_config": {}}),
         (["model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.shared_experts.1.weight"], {"num_experts": 3}),
@@ -108,3 +112,18 @@ def test_only_what_is_certain_is_reported(tmp_path: Path) -> None:
     assert misnumbered_experts(write(tmp_path / "x", experts[:5], {})) == ([], [])  # a shape will be wrong
     assert misnumbered_experts(write(tmp_path / "x", experts[:5], {"num_experts": 3})) == (experts[5:], [])
     assert misnumbered_experts(tmp_path / "nowhere") == ([], [])
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "deepseek_v3", "jamba", "olmoe"])
+def test_whole_mixtures_of_other_kinds_are_loaded(kind: str, tmp_path: Path) -> None:
+    sizes: dict[str, int] = dict.fromkeys(("hidden_size", "intermediate_size", "moe_intermediate_size"), 32)
+    sizes |= dict.fromkeys(("num_attention_heads", "num_key_value_heads", "num_experts", "n_routed_experts"), 4)
+    sizes |= dict.fromkeys(("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "head_dim"), 8)
+    sizes |= {"vocab_size": 97, "num_hidden_layers": 2, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    defaults = AutoConfig.for_model(kind)
+    own = {name: size for name, size in sizes.items() if hasattr(defaults, name)}
+    config = AutoConfig.for_model(kind, **own, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    model: Any = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    assert misnumbered_experts(tmp_path) == ([], [])
+    assert error_of(tmp_path) == ""
