@@ -1,4 +1,4 @@
-"""Checkpoints with one tensor dropped, renamed or reshaped."""
+"""Checkpoints with one tensor dropped, renamed or reshaped, and what is said of them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from pytest_pot import PotError, ScoringConfig
+from pytest_pot.engines.registry import load_model
 
 Tensors = dict[str, Tensor]
 
@@ -66,3 +70,22 @@ def without_its_tensor(folder: Path, target: Path, how: str, name: str) -> Path:
             CHANGES[how](tensors, name)
 
     return rewritten(folder, target, change)
+
+
+def refusal_of(folder: Path, **options: Any) -> str:
+    """Why the checkpoint in ``folder`` is refused; empty if it is loaded."""
+    try:
+        load_model(str(folder), "candidate", ScoringConfig(device="cpu", **options))
+    except PotError as error:
+        return str(error)
+    return ""
+
+
+def incomplete(folder: Path, *lines: str, example: str) -> str:
+    """The whole message about ``folder``, which does not hold the model that is made of it."""
+    first = f"the files of the candidate {str(folder)!r} do not hold the model that transformers makes of them:"
+    last = (
+        "Convert or save the model again, as the class that its config names. If you mean it, list the tensors in pytest's "
+        f"ini file, by name or by a pattern with *: pot_allow_tensors = {example}"
+    )
+    return "\n".join([first, *(f"  {line}" for line in lines), last])

@@ -12,11 +12,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.pytorch.experts import misnumbered_experts
-from pytest_pot.engines.registry import load_model
 
-from ...checkpoints import Tensors, rewritten, without_its_tensor
+from ...checkpoints import Tensors, incomplete, refusal_of, rewritten, without_its_tensor
 from ...models import tiny
 
 LAYER = "model.layers.0.block_sparse_moe.experts."
@@ -28,24 +26,6 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixture") / "whole"
     tiny("mixtral").save_pretrained(folder)
     return folder
-
-
-def error_of(folder: Path, **options: tuple[str, ...]) -> str:
-    """Why the checkpoint in ``folder`` is refused; empty if it is loaded."""
-    try:
-        load_model(str(folder), "candidate", ScoringConfig(device="cpu", allow_tensors=options.get("allow", ())))
-    except PotError as error:
-        return str(error)
-    return ""
-
-
-def say(folder: Path, *lines: str, example: str) -> str:
-    first = f"the files of the candidate {str(folder)!r} do not hold the model that transformers makes of them:"
-    last = (
-        "Convert or save the model again, as the class that its config names. If you mean it, list the tensors in pytest's "
-        f"ini file, by name or by a pattern with *: pot_allow_tensors = {example}"
-    )
-    return "\n".join([first, *(f"  {line}" for line in lines), last])
 
 
 def renumber(tensors: Tensors, number: int, other: int) -> None:
@@ -63,7 +43,7 @@ def test_a_renamed_expert_is_refused_by_name(mixture: Path, tmp_path: Path, shar
         source = tmp_path / "shards"
         tiny("mixtral").save_pretrained(source, max_shard_size="30KB")
         assert (source / "model.safetensors.index.json").exists()
-    assert error_of(source) == ""
+    assert refusal_of(source) == ""
     folder = rewritten(source, tmp_path / "renamed", lambda tensors: renumber(tensors, 1, 4))
     if not says_number:
         config = json.loads((folder / "config.json").read_text())
@@ -74,15 +54,15 @@ def test_a_renamed_expert_is_refused_by_name(mixture: Path, tmp_path: Path, shar
     if says_number:
         extra = [name.replace("experts.1", "experts.4") for name in missing]
         lines.append(f"3 tensors of experts that the model has not: {', '.join(extra)}")
-    assert error_of(folder) == say(folder, *lines, example=missing[0])
+    assert refusal_of(folder) == incomplete(folder, *lines, example=missing[0])
 
 
 def test_a_lost_tensor_of_an_expert_is_refused_by_name(mixture: Path, tmp_path: Path) -> None:
     for number in range(4):
         lost = f"{LAYER}{number}.w2.weight"
         folder = without_its_tensor(mixture, tmp_path / "broken", "dropped", lost)
-        assert error_of(folder) == say(folder, f"1 tensor of experts missing: {lost}", example=lost)
-        assert not error_of(folder, allow=("*experts*",)).startswith("the files of the candidate")  # our check is off
+        assert refusal_of(folder) == incomplete(folder, f"1 tensor of experts missing: {lost}", example=lost)
+        assert not refusal_of(folder, allow_tensors=("*experts*",)).startswith("the files of the candidate")  # our check is off
 
 
 def write(folder: Path, names: list[str], config: dict[str, object]) -> Path:
@@ -126,4 +106,4 @@ def test_whole_mixtures_of_other_kinds_are_loaded(kind: str, tmp_path: Path) -> 
     model: Any = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path)
     assert misnumbered_experts(tmp_path) == ([], [])
-    assert error_of(tmp_path) == ""
+    assert refusal_of(tmp_path) == ""

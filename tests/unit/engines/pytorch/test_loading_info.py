@@ -28,7 +28,7 @@ from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.pytorch.loading_info import complete_model, refuse_incomplete
 from pytest_pot.engines.registry import load_model
 
-from ...checkpoints import CHANGES, Tensors, rewritten, tensors_in, without_its_tensor
+from ...checkpoints import CHANGES, Tensors, incomplete, refusal_of, rewritten, tensors_in, without_its_tensor
 from ...models import CONFIGS, tiny
 
 CPU = ScoringConfig(device="cpu")
@@ -42,31 +42,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
 
 
-def message(folder: Path, **options: Any) -> str:
-    """Why the checkpoint in ``folder`` is refused; empty if it is loaded."""
-    try:
-        load_model(str(folder), "candidate", ScoringConfig(device="cpu", **options))
-    except PotError as error:
-        return str(error)
-    return ""
-
-
-def say(folder: Path, *lines: str, example: str) -> str:
-    """The whole message about ``folder``."""
-    first = f"the files of the candidate {str(folder)!r} do not hold the model that transformers makes of them:"
-    last = (
-        "Convert or save the model again, as the class that its config names. If you mean it, list the tensors in pytest's "
-        f"ini file, by name or by a pattern with *: pot_allow_tensors = {example}"
-    )
-    return "\n".join([first, *(f"  {line}" for line in lines), last])
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_any_one_tensor_that_is_not_the_models_is_named(case: str, tmp_path: Path) -> None:
     name, options = CASES[case]
     folder = tmp_path / "whole"
     tiny(name, **options).save_pretrained(folder)
-    assert message(folder) == ""
+    assert refusal_of(folder) == ""
     tensors = tensors_in(folder)
     is_tied = "lm_head.weight" not in tensors
     assert is_tied is (case in ("gpt2", "llama, tied"))
@@ -85,7 +66,7 @@ def test_any_one_tensor_that_is_not_the_models_is_named(case: str, tmp_path: Pat
             broken = without_its_tensor(folder, tmp_path / "broken", how, tensor)
             loaded_as = f"it was loaded as {CLASSES[name]}; the config says {CLASSES[name]}"
             example = "lm_head.weight" if lines[0].startswith("2 ") else tensor
-            assert message(broken) == say(broken, *lines, loaded_as, example=example)
+            assert refusal_of(broken) == incomplete(broken, *lines, loaded_as, example=example)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -93,9 +74,9 @@ def test_any_one_tensor_that_the_shards_lack_is_named(name: str, tmp_path: Path)
     folder = tmp_path / "whole"
     tiny(name).save_pretrained(folder, max_shard_size="30KB")
     assert len(list(folder.glob("*.safetensors"))) > 2
-    assert message(folder) == ""
+    assert refusal_of(folder) == ""
     for tensor in tensors_in(folder):
-        assert tensor in message(without_its_tensor(folder, tmp_path / "broken", "dropped", tensor)).splitlines()[1]
+        assert tensor in refusal_of(without_its_tensor(folder, tmp_path / "broken", "dropped", tensor)).splitlines()[1]
 
 
 def test_the_whole_message(tmp_path: Path) -> None:
@@ -110,13 +91,13 @@ def test_the_whole_message(tmp_path: Path) -> None:
     layer = "model.layers.0"
     names = ["lm_head.weight", "model.embed_tokens.weight", f"{layer}.input_layernorm.weight"]
     names += [f"{layer}.mlp.{part}_proj.weight" for part in ("down", "gate", "up")]
-    extra = message(folder).splitlines()[2]
+    extra = refusal_of(folder).splitlines()[2]
     assert extra.startswith("  21 tensors without a place in the model, left out: ")
     assert extra.endswith(" and 15 more")
     assert "policy.lm_head.weight, " in extra
-    renamed = message(folder).splitlines()[3]
+    renamed = refusal_of(folder).splitlines()[3]
     assert renamed.endswith("policy.lm_head.weight in the files seems to be lm_head.weight in the model")
-    assert message(folder) == say(
+    assert refusal_of(folder) == incomplete(
         folder,
         f"21 tensors missing, filled as before training: {', '.join(names)} and 15 more",
         extra.strip(),
@@ -132,14 +113,14 @@ def classifier(name: str, kind: type[PreTrainedModel], **options: Any) -> PreTra
 
 def test_a_checkpoint_of_another_class_is_refused_with_both_names(tmp_path: Path) -> None:
     tiny("llama").model.save_pretrained(tmp_path / "headless")
-    assert message(tmp_path / "headless") == say(
+    assert refusal_of(tmp_path / "headless") == incomplete(
         tmp_path / "headless",
         "1 tensor missing, filled as before training: lm_head.weight",
         "it was loaded as LlamaForCausalLM; the config says LlamaModel",
         example="lm_head.weight",
     )
     classifier("llama", LlamaForSequenceClassification).save_pretrained(tmp_path / "classifier")
-    assert message(tmp_path / "classifier") == say(
+    assert refusal_of(tmp_path / "classifier") == incomplete(
         tmp_path / "classifier",
         "1 tensor missing, filled as before training: lm_head.weight",
         "1 tensor without a place in the model, left out: score.weight",
@@ -148,7 +129,7 @@ def test_a_checkpoint_of_another_class_is_refused_with_both_names(tmp_path: Path
     )
     # With a tied head nothing is missing.
     classifier("gpt2", GPT2ForSequenceClassification).save_pretrained(tmp_path / "tied")
-    assert message(tmp_path / "tied") == say(
+    assert refusal_of(tmp_path / "tied") == incomplete(
         tmp_path / "tied",
         "1 tensor without a place in the model, left out: score.weight",
         "it was loaded as GPT2LMHeadModel; the config says GPT2ForSequenceClassification",
@@ -159,7 +140,7 @@ def test_a_checkpoint_of_another_class_is_refused_with_both_names(tmp_path: Path
     BartForConditionalGeneration(BartConfig(vocab_size=97, encoder_layers=1, decoder_layers=1, **sizes)).save_pretrained(
         tmp_path / "bart"
     )
-    assert "model.encoder.layer" in message(tmp_path / "bart")
+    assert "model.encoder.layer" in refusal_of(tmp_path / "bart")
 
 
 def test_a_config_that_says_less_than_the_files_hold_is_refused(tmp_path: Path) -> None:
@@ -168,11 +149,11 @@ def test_a_config_that_says_less_than_the_files_hold_is_refused(tmp_path: Path) 
     tiny("llama").save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
-    assert "  9 tensors without a place in the model, left out: model.layers.1.input_layernorm.weight, " in message(folder)
+    assert "  9 tensors without a place in the model, left out: model.layers.1.input_layernorm.weight, " in refusal_of(folder)
     tiny("llama", attention_bias=True).save_pretrained(tmp_path / "biases")
     config = json.loads((tmp_path / "biases" / "config.json").read_text())
     (tmp_path / "biases" / "config.json").write_text(json.dumps({**config, "attention_bias": False}))
-    assert "  8 tensors without a place in the model, left out: model.layers.0.self_attn.k_proj.bias, " in message(
+    assert "  8 tensors without a place in the model, left out: model.layers.0.self_attn.k_proj.bias, " in refusal_of(
         tmp_path / "biases"
     )
 
@@ -203,7 +184,7 @@ def test_scales_that_the_model_may_need_are_refused(tmp_path: Path) -> None:
     tiny("llama").save_pretrained(tmp_path / "whole")
     name = "model.layers.0.self_attn.k_proj.weight_scale"
     folder = rewritten(tmp_path / "whole", tmp_path / "more", lambda tensors: tensors.update({name: torch.ones(1)}))
-    assert f"1 tensor without a place in the model, left out: {name}\n" in message(folder)
+    assert f"1 tensor without a place in the model, left out: {name}\n" in refusal_of(folder)
     model: Any = tiny("llama")
     model.config.quantization_config = {"quant_method": "fp8"}
     info = {"missing_keys": set(), "unexpected_keys": {"model.layers.0.self_attn.k_scale"}, "mismatched_keys": set()}
@@ -250,7 +231,7 @@ def test_tensors_that_no_logit_depends_on_are_no_error(name: str, change: Callab
 @pytest.mark.parametrize("name", CONFIGS)
 def test_whole_checkpoints_are_loaded(name: str, tmp_path: Path) -> None:
     tiny(name).save_pretrained(tmp_path)
-    assert message(tmp_path) == ""
+    assert refusal_of(tmp_path) == ""
 
 
 def test_a_model_with_eyes_is_loaded_and_its_text_model_is_checked(tmp_path: Path) -> None:
@@ -261,9 +242,9 @@ def test_a_model_with_eyes_is_loaded_and_its_text_model_is_checked(tmp_path: Pat
     )
     config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path / "whole")
-    assert message(tmp_path / "whole") == ""
+    assert refusal_of(tmp_path / "whole") == ""
     name = next(name for name in tensors_in(tmp_path / "whole") if name.endswith("layers.0.self_attn.q_proj.weight"))
-    assert "q_proj.weight" in message(without_its_tensor(tmp_path / "whole", tmp_path / "broken", "dropped", name))
+    assert "q_proj.weight" in refusal_of(without_its_tensor(tmp_path / "whole", tmp_path / "broken", "dropped", name))
 
 
 def test_a_part_of_a_model_with_eyes_must_be_whole_too(tmp_path: Path) -> None:
@@ -285,8 +266,8 @@ def test_tensors_can_be_allowed_by_name_and_by_pattern(tmp_path: Path) -> None:
             how(tensors, name)
 
     folder = rewritten(tmp_path / "whole", tmp_path / "broken", change)
-    assert message(folder, allow_tensors=("lm_head.weight", "model.layers.1.mlp.*")) == ""
-    assert message(folder, allow_tensors=("*.mlp.*",)) == say(
+    assert refusal_of(folder, allow_tensors=("lm_head.weight", "model.layers.1.mlp.*")) == ""
+    assert refusal_of(folder, allow_tensors=("*.mlp.*",)) == incomplete(
         folder,
         "1 tensor missing, filled as before training: lm_head.weight",
         "it was loaded as LlamaForCausalLM; the config says LlamaForCausalLM",
@@ -305,10 +286,10 @@ def test_an_adapter_and_its_base_model_must_be_whole(tmp_path: Path) -> None:
     assert torch.equal(load_model(str(tmp_path / "adapter"), "candidate", CPU).model(ids).logits, adapted(ids).logits)
     name = next(iter(tensors_in(tmp_path / "adapter")))
     broken = without_its_tensor(tmp_path / "adapter", tmp_path / "broken", "renamed", name)
-    assert "it lacks model.layers.0.self_attn.q_proj.lora_A.weight: not all of it would run" in message(broken)
+    assert "it lacks model.layers.0.self_attn.q_proj.lora_A.weight: not all of it would run" in refusal_of(broken)
     broken = without_its_tensor(tmp_path / "base", tmp_path / "broken", "dropped", "model.norm.weight")
     (broken / "model.safetensors").replace(tmp_path / "base" / "model.safetensors")
-    lines = message(tmp_path / "adapter").splitlines()
+    lines = refusal_of(tmp_path / "adapter").splitlines()
     assert lines[0].startswith(f"the files of the base model {str(tmp_path / 'base')!r} of the candidate '")
     assert lines[1] == "  1 tensor missing, filled as before training: model.norm.weight"
 
