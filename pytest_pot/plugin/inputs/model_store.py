@@ -124,8 +124,11 @@ class ModelStore:
 
     def _load(self, spec: str, role: str, dtype: str | None) -> LoadedModel:
         self.wanted_dtype = dtype
-        with raised_in(f"the hook pytest_pot_load_model, asked for the {role} {spec!r},"):
-            return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
+        try:
+            with raised_in(f"the hook pytest_pot_load_model, asked for the {role} {spec!r},"):
+                return LoadedModel.of(self._config.hook.pytest_pot_load_model(spec=spec, role=role, config=self._config))
+        finally:
+            self.wanted_dtype = None  # of this model only: a project may call the hook itself
 
 
 _STORE = pytest.StashKey[ModelStore]()
