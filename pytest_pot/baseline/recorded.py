@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.engines.distributions import Flags, Floats, TopK
+from pytest_pot.engines.distributions import Flags, Floats, Ints, StoredArrays, TopK
 from pytest_pot.engines.tokens import Tokens
+
+if TYPE_CHECKING:  # this imports torch
+    from pytest_pot.engines.tensors import Distributions
 
 __all__ = ["Recorded", "certainly_clear", "position_starts"]
 
@@ -66,6 +69,26 @@ class Recorded:
                 return compact
         return encode(top.log_probs, top.targets, zeros, np.float64)
 
+    @staticmethod
+    def whole(block: Distributions, targets: Ints) -> tuple[Recorded, Floats]:
+        """A block of a whole vocabulary in id order, in the model's own precision, at least float32; nothing is converted to
+        float64 here. ``targets``: [n], the continuation's token at each position.
+
+        Also the largest magnitude of the numbers at each position, [n]: NaN or infinite where one of them is.
+        """
+        arrays = block.whole_arrays()
+        rows = np.arange(len(block))
+        clear = arrays.clear | _leads(arrays.first, arrays.second, arrays.log_normalisers)
+        recorded = Recorded(
+            ids=None,
+            values=arrays.values,
+            target_values=arrays.values[rows, targets],
+            log_normalisers=arrays.log_normalisers,
+            log_tail=None,
+            clear=clear,
+        )
+        return recorded, arrays.magnitude
+
     def rows(self, start: int, stop: int) -> Recorded:
         """The positions ``start`` to ``stop`` - 1, as views."""
         part = slice(start, stop)
@@ -104,6 +127,19 @@ class Recorded:
 
     def _scale(self, temperature: float) -> Floats:
         return np.where(self.log_normalisers == 0.0, 1.0, 1.0 / temperature)
+
+    def stored(self, temperature: float, vocab_size: int) -> StoredArrays:
+        """The same arrays, with what makes log-probabilities of them."""
+        return StoredArrays(
+            ids=self.ids,
+            values=self.values,
+            target_values=self.target_values,
+            log_normalisers=self.log_normalisers,
+            log_tail=self.log_tail,
+            clear=self.clear,
+            scale=1.0 if temperature == 1.0 else self._scale(temperature),
+            vocab_size=vocab_size,
+        )
 
     def top_k(self, temperature: float, vocab_size: int) -> TopK:
         """What the reference's engine returned for these positions."""
@@ -145,5 +181,10 @@ def certainly_clear(top: TopK) -> Flags:
         others = top.log_probs.copy()
         others[np.arange(len(top)), top.top_ids] = -np.inf
         second = others.max(axis=1)
-    size = np.where(top.log_normalisers == 0.0, _LARGE_LOGIT, np.abs(first + top.log_normalisers))
+    return _leads(first, second, top.log_normalisers)
+
+
+def _leads(first: Floats, second: Floats, log_normalisers: Floats) -> Flags:
+    """[n]: whether the log-probability ``first`` exceeds ``second`` by more than rounding error in any precision."""
+    size = np.where(log_normalisers == 0.0, _LARGE_LOGIT, np.abs(first + log_normalisers))
     return np.asarray(first - second > 1.001 * _FLAT_LEAD * size)

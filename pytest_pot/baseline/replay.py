@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
+
+import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.core.errors import PotError
@@ -30,6 +33,7 @@ class Replay:
         self._note = note
         # By identity: equal prompts may have been recorded in different batches, and so rounded differently.
         self._rows = {id(tokens): rows for tokens, rows in zip(baseline.tokens, pairwise(baseline.starts), strict=True)}
+        self._arrays = baseline.recorded.stored(baseline.config.temperature, baseline.vocab_size)
 
     @property
     def label(self) -> str:
@@ -44,6 +48,12 @@ class Replay:
         if not isinstance(ids, int) or top.log_probs.shape[1] < top.vocab_size:
             raise PotError("a recording has values only for the ids that were recorded")
         return top.in_order().first(ids)
+
+    def reading(self, batch: Sequence[Tokens], device: Any, *, wide_tail: bool = False) -> Any:  # noqa: ARG002
+        """See :class:`~pytest_pot.engines.tensors.Reads`."""
+        from pytest_pot.engines.host_reading import StoredReading  # this imports torch
+
+        return StoredReading(self._arrays, np.concatenate([np.arange(*self._rows[id(tokens)]) for tokens in batch]), device)
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:  # noqa: ARG002
         raise PotError("a recording cannot continue a prompt: it has the recorded tokens only")

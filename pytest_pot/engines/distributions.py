@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Flags", "Floats", "Ints", "TopK"]
+__all__ = ["EMPTY_CELL", "Flags", "Floats", "Ints", "StoredArrays", "TopK"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
 
-_EMPTY_CELL = -750.0
+EMPTY_CELL = -750.0
 """Log-probability of a cell in which a model has no token. It is finite, so that divergences are finite, and its ``exp`` is
 exactly 0. That makes ``tv`` and ``jsd`` exact, and ``kl`` and ``kl_reverse`` too if the cell is empty in the model that weights
 the sum. If it is empty in the other model, the exact divergence is infinite; we report about 750 nats times the weighting
@@ -107,7 +107,7 @@ class TopK:
     def with_empty_tail(self) -> TopK:
         """Add a tail of probability 0 to a whole vocabulary, to compare it with a model that has more ids."""
         assert self.log_tail is None
-        return replace(self, log_tail=np.full(len(self), _EMPTY_CELL))
+        return replace(self, log_tail=np.full(len(self), EMPTY_CELL))
 
     @property
     def tail_mass(self) -> Floats:
@@ -127,6 +127,25 @@ class TopK:
             vocab_size=first.vocab_size,
             **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_POSITION_FIELDS},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredArrays:
+    """The distributions at N positions as a recording keeps them: a :class:`TopK` whose log-probabilities are
+    ``values * scale - log_normalisers``."""
+
+    ids: npt.NDArray[Any] | None
+    """[N, k], most likely first; None for the whole vocabulary in id order."""
+    values: npt.NDArray[Any]
+    """[N, k]"""
+    target_values: npt.NDArray[Any]
+    """[N]"""
+    log_normalisers: Floats
+    log_tail: Floats | None
+    clear: npt.NDArray[np.bool_]
+    scale: float | Floats
+    """One number, or [N]."""
+    vocab_size: int
 
 
 def _not_none(array: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic]:

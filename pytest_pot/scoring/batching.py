@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Engine, OutOfMemory, Room
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Batches", "Progress", "cheapest", "does_not_fit"]
+__all__ = ["Batches", "Progress", "Started", "cheapest", "does_not_fit"]
 
 _DEFAULT_ROOM = Room(most=1024, per_forward=32)
 """Used if no engine tells its own room."""
@@ -27,6 +27,13 @@ Progress = Callable[[int, int], None]
 """A callback that gets the number of prompts done, and of all prompts."""
 
 Result = TypeVar("Result")
+
+
+class Started(Protocol[Result]):
+    """Work on a batch that a device may still be doing."""
+
+    def results(self) -> list[Result]:
+        """One result per prompt of the batch, in order; waits for them."""
 
 
 class Batches(Generic[Result]):
@@ -69,11 +76,14 @@ class Batches(Generic[Result]):
         """Prompts per forward pass; with ``"auto"``, those of the largest batch since memory last ran out."""
         return self._largest if self._config.batch_size == "auto" or self.most is None else self.most
 
-    def run(self, work: Callable[[Sequence[int]], list[Result]], indices: Sequence[int] | None = None) -> dict[int, Result]:
+    def run(self, work: Callable[[Sequence[int]], Started[Result]], indices: Sequence[int] | None = None) -> dict[int, Result]:
         """Call ``work`` on batches of prompts and collect the results.
 
+        The next batch is started before the results of the last one are waited for, so that the host prepares a batch while
+        the device computes another.
+
         Args:
-            work: gets the prompt indices of a batch and returns one result per prompt.
+            work: gets the prompt indices of a batch, and starts to compute one result per prompt.
             indices: the prompts to run, all by default.
 
         Returns:
@@ -87,26 +97,42 @@ class Batches(Generic[Result]):
         results: dict[int, Result] = {}
         plan: list[int] = []
         plan_limits = None
-        while remaining:
-            limits = self.most, self._room()
-            if not plan or limits != plan_limits:
-                plan, plan_limits = self._plan(remaining), limits
-            batch = remaining[: plan[0]]
+        waiting: tuple[Sequence[int], Started[Result]] | None = None
+        while remaining or waiting is not None:
+            started: tuple[Sequence[int], Started[Result]] | None = None
+            batch: Sequence[int] = ()
             try:
-                batch_results = work(batch)
+                if remaining:
+                    limits = self.most, self._room()
+                    if not plan or limits != plan_limits:
+                        plan, plan_limits = self._plan(remaining), limits
+                    batch = remaining[: plan[0]]
+                    started = batch, work(batch)
+                    remaining, plan = remaining[len(batch) :], plan[1:]
+                if waiting is not None:
+                    batch, pending = waiting
+                    results.update(zip(batch, pending.results(), strict=True))
+                    self._count(batch)
+                waiting = started
             except (OutOfMemory, MemoryError) as error:  # from an engine, or from the arithmetic after it
-                if len(batch) == 1:
-                    tokens = self._tokens[batch[0]]
-                    raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
-                self.most, self._largest = len(batch) // 2, 0
-                continue
-            self._largest = max(self._largest, len(batch))
-            results.update(zip(batch, batch_results, strict=True))
-            remaining, plan = remaining[len(batch) :], plan[1:]
-            self._done += len(batch)
-            if self._progress is not None:
-                self._progress(self._done, self._total)
+                self._halve(batch, error)
+                # What was not collected runs again, in the order of before.
+                again = [index for part in (waiting, started) if part is not None for index in part[0] if index not in results]
+                remaining, plan, waiting = [*again, *remaining], [], None
         return {index: results[index] for index in sorted(results)}
+
+    def _count(self, batch: Sequence[int]) -> None:
+        self._largest = max(self._largest, len(batch))
+        self._done += len(batch)
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    def _halve(self, batch: Sequence[int], error: Exception) -> None:
+        """Run at most half as many prompts at a time as in ``batch``, which did not fit."""
+        if len(batch) == 1:
+            tokens = self._tokens[batch[0]]
+            raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
+        self.most, self._largest = len(batch) // 2, 0
 
     def _room(self) -> Room:
         rooms = [room for engine in self._engines if (room := getattr(engine, "room", None)) is not None] or [_DEFAULT_ROOM]

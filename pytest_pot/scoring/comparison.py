@@ -1,22 +1,46 @@
-"""Run two engines on the same token ids, and compute the divergences of each prompt over the same cells."""
+"""Run two engines on the same token ids, and compute the divergences of each prompt over the same cells.
+
+A comparison runs where the models do: what leaves the device are a few numbers per position, in one copy per batch, and the
+host does not wait for them before it starts the next batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.names import METRICS
 from pytest_pot.core.text import shorten
-from pytest_pot.engines.base import Decoding, Engine
-from pytest_pot.engines.distributions import Floats, Ints, TopK
+from pytest_pot.engines.base import Decoding, Engine, OutOfMemory
+from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.host_reading import HostReading
+from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.transfer import HostCopy
+from pytest_pot.engines.tensors import (
+    Distributions,
+    Reading,
+    Reads,
+    ReadsSteps,
+    ReferenceReading,
+    block_height,
+    device_for_cells,
+)
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.scoring.metrics import position_divergences, renormalised
+from pytest_pot.scoring.metrics import divergences, renormalised
 
-__all__ = ["Comparison", "PromptResult", "check_finite"]
+__all__ = ["Comparison", "PromptResult", "check_finite", "memory_errors", "not_finite"]
+
+_PER_MODEL = ("log_tail", "targets", "top_ids", "top_log_probs", "clear", "magnitude", "tail_underflows")
+"""What is copied to the host of each model, beside the metrics: one number per position."""
+_N_METRICS, _N_PER_MODEL = len(METRICS), len(_PER_MODEL)
 
 
 @dataclass(frozen=True)
@@ -45,10 +69,16 @@ class Comparison:
         Raises:
             PotError: ``candidate`` cannot read token by token, as the path ``"decode"`` needs.
         """
+        if config.path == "decode" and not isinstance(candidate, Decoding):
+            raise PotError(
+                f"path='decode' cannot read the candidate token by token: its engine, {type(candidate).__name__}, has no "
+                "method decode (see pytest_pot.engines.base.Decoding). Use path='prefill', which reads each continuation in "
+                "one pass"
+            )
         self._config = config
         self._reference = reference
         self._candidate = candidate
-        self._candidate_at = _reading(candidate, config)
+        self._device = device_for_cells([reference, candidate])
         self.prompts = prompts
         self.tokens = tokens
 
@@ -56,67 +86,175 @@ class Comparison:
     def engines(self) -> tuple[Engine, Engine]:
         return self._reference, self._candidate
 
-    def __call__(self, batch: Sequence[int]) -> list[PromptResult]:
-        """The results of one batch of prompt indices. Both models run the batch in the same shape, even if it was halved.
+    def __call__(self, batch: Sequence[int]) -> _Started:
+        """Start to compare one batch of prompt indices. Both models run it in the same shape, even if it was halved.
+
+        Returns:
+            the results on their way from the device; see :class:`_Started`.
 
         Raises:
             OutOfMemory: the batch does not fit; the caller may try a smaller one.
             PotError: a log-probability of a model is NaN or infinite.
         """
-        reference, candidate = self._distributions(batch)
-        if self._config.tail == "renormalise":
-            reference, candidate = renormalised(reference), renormalised(candidate)
-        metrics = position_divergences(reference, candidate, self._config.tail)
-        tail_mass = reference.tail_mass
-        results, start = [], 0
-        for index in batch:
-            stop = start + self.tokens[index].n_positions
-            results.append(
-                PromptResult(
-                    divergences={name: values[start:stop].copy() for name, values in metrics.items()},
-                    reference=reference.rows(start, stop).without_cells(),
-                    candidate=candidate.rows(start, stop).without_cells(),
-                    tail_mass=tail_mass[start:stop].copy(),
-                )
-            )
-            start = stop
-        return results
+        return _Started(self, batch, self._numbers(batch, wide_tail=False))
 
-    def _distributions(self, batch: Sequence[int]) -> tuple[TopK, TopK]:
-        """Both models' distributions over the same cells.
+    def _numbers(self, batch: Sequence[int], *, wide_tail: bool) -> HostCopy:
+        """The metrics and what is shown of both models: [numbers, positions], on their way to the host."""
+        tokens = [self.tokens[index] for index in batch]
+        with memory_errors(f"the comparison on {self._device}"):
+            reference = self._reference_reading(tokens, wide_tail)
+            candidate = self._candidate_reading(tokens, wide_tail)
+            parts = [self._compared(p, q) for p, q in self._pairs(reference, candidate)]
+            return HostCopy([torch.cat(parts, dim=1)])
+
+    def _reference_reading(self, tokens: Sequence[Tokens], wide_tail: bool) -> ReferenceReading:
+        if isinstance(self._reference, Reads):
+            return self._reference.reading(tokens, self._device, wide_tail=wide_tail)
+        return HostReading(self._reference, tokens, self._device, k=self._config.top_k)
+
+    def _candidate_reading(self, tokens: Sequence[Tokens], wide_tail: bool) -> Reading:
+        decodes = self._config.path == "decode"
+        if decodes and isinstance(self._candidate, ReadsSteps):
+            return self._candidate.decoding(tokens, self._device, wide_tail=wide_tail)
+        if not decodes and isinstance(self._candidate, Reads):
+            return self._candidate.reading(tokens, self._device, wide_tail=wide_tail)
+        at = self._candidate.decode if decodes and isinstance(self._candidate, Decoding) else self._candidate.at
+        return HostReading(self._candidate, tokens, self._device, at=at)
+
+    def _pairs(self, reference: ReferenceReading, candidate: Reading) -> Iterator[tuple[Distributions, Distributions]]:
+        """Both models' distributions over the same cells, part by part.
 
         If we compare whole vocabularies of different size, the cells are the ids that both models have. The tail is the ids
         that only one model has; it is empty in the other.
         """
-        tokens = [self.tokens[index] for index in batch]
-        reference = self._reference.top_k(tokens, self._config.top_k)
-        self._check_finite(reference, "reference", batch)
-        if reference.log_tail is None:
-            reference = reference.in_order()
-        candidate = self._candidate_at(tokens, reference.vocab_size if reference.ids is None else reference.ids)
-        self._check_finite(candidate, "candidate", batch)
-        if reference.log_tail is None:
-            reference = reference.first(candidate.vocab_size)
-        if reference.log_tail is None and candidate.log_tail is not None:
-            reference = reference.with_empty_tail()
-        if candidate.log_tail is None and reference.log_tail is not None:
-            candidate = candidate.with_empty_tail()
-        return reference, candidate
+        k, size = self._config.top_k, reference.vocab_size
+        if k is not None and k < size:
+            p = reference.top_k(k).to(self._device)
+            assert p.ids is not None
+            pairs = iter([(p, candidate.at(p.ids, size).to(self._device))])
+        else:
+            shared, height = candidate.n_shared(size), block_height(len(reference), size, self._device)
+            blocks = zip(reference.blocks(shared, height), candidate.blocks(shared, height), strict=True)
+            pairs = ((p.to(self._device), q.to(self._device)) for p, q in blocks)
+        for p, q in pairs:
+            if p.log_tail is None and q.log_tail is not None:
+                p = p.with_empty_tail()
+            if q.log_tail is None and p.log_tail is not None:
+                q = q.with_empty_tail()
+            yield p, q
 
-    def _check_finite(self, top: TopK, role: str, batch: Sequence[int]) -> None:
-        check_finite(top, role, self.prompts, self.tokens, batch)
+    def _compared(self, reference: Distributions, candidate: Distributions) -> Tensor:
+        """[numbers, positions] float64: the metrics, then :data:`_PER_MODEL` of each model."""
+        if self._config.tail == "renormalise":
+            reference, candidate = renormalised(reference), renormalised(candidate)
+        metrics = divergences(reference, candidate, self._config.tail)
+        return torch.cat([metrics, _shown(reference), _shown(candidate)])
+
+    def results(self, batch: Sequence[int], numbers: HostCopy) -> list[PromptResult]:
+        """The results of one batch from what :meth:`_numbers` computed.
+
+        Raises:
+            PotError: a log-probability of a model is NaN or infinite.
+        """
+        rows = _Rows.of(numbers)
+        if rows.underflow:
+            rows = _Rows.of(self._numbers(batch, wide_tail=True))
+        for role, model in (("reference", rows.reference), ("candidate", rows.candidate)):
+            not_finite(model["magnitude"], role, self.prompts, self.tokens, batch)
+        tail_mass = np.exp(rows.reference["log_tail"])
+        results, start = [], 0
+        for index in batch:
+            part = slice(start, start + self.tokens[index].n_positions)
+            results.append(
+                PromptResult(
+                    divergences={name: row[part] for name, row in zip(METRICS, rows.metrics, strict=True)},
+                    reference=_without_cells(rows.reference, part),
+                    candidate=_without_cells(rows.candidate, part),
+                    tail_mass=tail_mass[part],
+                )
+            )
+            start = part.stop
+        return results
 
 
-def _reading(candidate: Engine, config: ScoringConfig) -> Callable[[Sequence[Tokens], Ints | int], TopK]:
-    """The method of ``candidate`` that reads on the path of ``config``."""
-    if config.path == "prefill":
-        return candidate.at
-    if not isinstance(candidate, Decoding):
-        raise PotError(
-            f"path='decode' cannot read the candidate token by token: its engine, {type(candidate).__name__}, has no method "
-            "decode (see pytest_pot.engines.base.Decoding). Use path='prefill', which reads each continuation in one pass"
-        )
-    return candidate.decode
+@dataclass(frozen=True)
+class _Started:
+    """A batch that is being compared."""
+
+    comparison: Comparison
+    batch: Sequence[int]
+    numbers: HostCopy
+
+    def results(self) -> list[PromptResult]:
+        """The results of each prompt; waits for them.
+
+        Raises:
+            PotError: a log-probability of a model is NaN or infinite.
+        """
+        return self.comparison.results(self.batch, self.numbers)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The numbers of one batch on the host, each [positions]."""
+
+    metrics: Floats
+    """[metrics, positions]"""
+    reference: Mapping[str, Floats]
+    candidate: Mapping[str, Floats]
+
+    @staticmethod
+    def of(numbers: HostCopy) -> _Rows:
+        [array] = numbers.arrays()
+        values: Floats = array.astype(np.float64, copy=False)
+        models = [values[start : start + _N_PER_MODEL] for start in (_N_METRICS, _N_METRICS + _N_PER_MODEL)]
+        reference, candidate = (dict(zip(_PER_MODEL, rows, strict=True)) for rows in models)
+        return _Rows(values[:_N_METRICS], reference, candidate)
+
+    @property
+    def underflow(self) -> bool:
+        """Whether a tail was too small for the precision that it was summed in."""
+        return any(bool(model["tail_underflows"].any()) for model in (self.reference, self.candidate))
+
+
+def _shown(distributions: Distributions) -> Tensor:
+    """[numbers, positions] float64: :data:`_PER_MODEL`."""
+    d = distributions
+    zeros = torch.zeros_like(d.targets, dtype=torch.float64)
+    tail = zeros - torch.inf if d.log_tail is None else d.log_tail
+    underflows = zeros if d.tail_underflows is None else d.tail_underflows
+    rows = (tail, d.targets, d.top_ids, d.top_log_probs, d.clear, d.magnitude(), underflows)
+    return torch.stack([row.to(torch.float64) for row in rows])
+
+
+def _without_cells(model: Mapping[str, Floats], part: slice) -> TopK:
+    """What a report shows of the positions ``part``."""
+    targets = model["targets"][part]
+    return TopK(
+        ids=None,
+        log_probs=_NO_CELLS[: len(targets)] if len(targets) <= len(_NO_CELLS) else np.empty((len(targets), 0)),
+        log_tail=None,
+        targets=targets,
+        top_ids=model["top_ids"][part].astype(np.int64),
+        top_log_probs=model["top_log_probs"][part],
+        clear=model["clear"][part] != 0.0,
+        log_normalisers=np.zeros(len(targets)),
+        vocab_size=0,
+    )
+
+
+_NO_CELLS = np.empty((1 << 10, 0))
+
+
+@contextmanager
+def memory_errors(what: str) -> Iterator[None]:
+    """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{what} ran out of memory: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
 
 
 def check_finite(
@@ -127,16 +265,28 @@ def check_finite(
     batch: Sequence[int],
 ) -> None:
     """Raise :class:`PotError`, with prompt and position, if any log-probability of a batch is NaN or infinite."""
-    finite = np.isfinite(top.targets) & np.isfinite(top.log_probs).all(axis=1)
-    if top.log_tail is not None:
-        finite &= np.isfinite(top.log_tail)
+    magnitude = np.abs(top.targets) + np.abs(top.log_probs).max(axis=1)
+    not_finite(magnitude if top.log_tail is None else magnitude + np.abs(top.log_tail), role, prompts, tokens, batch)
+
+
+def not_finite(
+    magnitude: Floats,
+    role: str,
+    prompts: Sequence[Prompt],
+    tokens: Sequence[Tokens] | Mapping[int, Tokens],
+    batch: Sequence[int],
+) -> None:
+    """Raise :class:`PotError`, with prompt and position, if any number of a batch is NaN or infinite.
+
+    ``magnitude``: [n], NaN or infinite where any number of the position is.
+    """
+    finite = np.isfinite(magnitude)
     if finite.all():
         return
     row = int(np.argmin(finite))
     index, position = [(i, j) for i in batch for j in range(tokens[i].n_positions)][row]
-    problem = "NaN" if np.isnan(top.targets[row]) or np.isnan(top.log_probs[row]).any() else "infinite"
     raise PotError(
-        f"the {role}'s log-probabilities are {problem} at prompt {index} "
+        f"the {role}'s log-probabilities are {'NaN' if np.isnan(magnitude[row]) else 'infinite'} at prompt {index} "
         f"({shorten(prompts[index].text, 40)!r}), position {position}, and at {int((~finite).sum())} of the "
         f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
         "weights that are not finite"

@@ -1,155 +1,194 @@
-"""The six metrics: how much two next-token distributions differ at each position, computed in float64.
+"""The six metrics: how much two next-token distributions differ at each position, in float64, on the device that has them.
 
 p is the reference and q the candidate. Both have the same cells: the reference's top-k tokens and, as one more cell, the tail.
 Every metric is exactly 0 for equal distributions, because it sums terms that are 0 where ``ln p`` and ``ln q`` are the same
 number. Merging cells can only lower a divergence (data-processing inequality), so with ``tail="bucket"`` each divergence is a
 lower bound of the one over the whole vocabulary.
+
+======================  ================================================================================================
+metric                  at one position
+======================  ================================================================================================
+``tv``                  total variation distance, ``½ Σ |p − q|``, in 0..1: the share of sampled tokens that would differ
+``jsd``                 Jensen-Shannon divergence, base 2, in 0..1 (Lin 1991)
+``kl``                  Kullback-Leibler divergence of the candidate from the reference, ``Σ p ln(p/q)``, nats
+``kl_reverse``          of the reference from the candidate, ``Σ q ln(q/p)``, nats
+``delta_ce``            change of the cross-entropy of the continuation's token y, ``|ln p(y) − ln q(y)|``, nats
+``top1_flip``           1 where the likeliest token differs and the reference's margin is above rounding error, else 0
+======================  ================================================================================================
+
+With ``d = ln(q/p)``: ``kl`` is ``Σ (q − p) − Σ p d``, whose terms are never negative together (Csiszár's form; the added sum is
+0), so that rounding cannot make a small divergence negative. With ``r = (q − p) / (p + q) = tanh(d/2)``, ``jsd`` sums
+``¼ [(p + q) ln(1 − r²) + (q − p) d] / ln 2``, in which nothing cancels where p and q are close. Where they are far apart,
+``1 − r²`` would cancel, and ``ln(1 − r²) = 2 ln 2 − |d| − 2 ln(1 + exp(−|d|))``.
+
+With ``tail="renormalise"``, all log-probabilities are relative to the mass of the reference's top-k S, for ``delta_ce`` too:
+``|ln p(y)/p(S) − ln q(y)/q(S)|``. If y is outside S, these terms are not log-probabilities and may be above 0, but the metric
+still shows how much the odds of y against S changed. Only a token in S can then be the likeliest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import log
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from pytest_pot.core.names import METRICS
 from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.tensors import Distributions, as_distributions
 
-__all__ = ["Cells", "position_divergences", "renormalised"]
+__all__ = ["divergences", "position_divergences", "renormalised", "renormalised_top"]
 
-_CELLS_PER_CHUNK = 1 << 18
-"""Half a dozen float64 temporaries of this size fit into a CPU's cache."""
+_CELLS_PER_CHUNK = {"cpu": 1 << 17}
+_CELLS_PER_CHUNK_ELSEWHERE = 1 << 22
+"""Cells that are compared at a time, by device type: half a dozen float64 temporaries of this size fit into a CPU's cache, and
+into 200 MB elsewhere."""
 
 _ROUNDING = 1e-12
 """Far above the rounding error of a sum of a thousand probabilities; far below that of a log-probability in float32."""
 
-
-@dataclass(frozen=True)
-class Cells:
-    """Two distributions over the same cells at n positions: natural log-probabilities and probabilities, [n, cells]."""
-
-    log_p: Floats
-    log_q: Floats
-    p: Floats
-    q: Floats
-
-    @staticmethod
-    def of(log_p: Floats, log_q: Floats) -> Cells:
-        return Cells(log_p, log_q, np.exp(log_p), np.exp(log_q))
+_FAR = 3.0
+"""``|ln(q/p)|`` from which ``1 − r²`` is below 0.2, and begins to cancel."""
 
 
-def tv(cells: Cells) -> Floats:
-    """Total variation distance, ``½ Σ |p − q|``, in 0..1: the share of sampled tokens that would differ."""
-    return np.asarray(0.5 * np.abs(cells.p - cells.q).sum(axis=-1))
+def divergences(reference: Distributions, candidate: Distributions, tail: str) -> Tensor:
+    """Every metric, in the order of :data:`~pytest_pot.core.names.METRICS`: [6, n] float64, on the device of both.
 
-
-def kl(cells: Cells) -> Floats:
-    """Kullback-Leibler divergence of the candidate from the reference, ``Σ p ln(p/q)``, nats.
-
-    We sum ``p ln(p/q) − p + q``, whose terms are never negative (Csiszár's form; the added terms sum to 0), so that rounding
-    cannot make a small divergence negative.
+    ``candidate`` must have the same ids as ``reference``. ``tail`` is ``"bucket"``, or ``"renormalise"`` where both are
+    :func:`renormalised`.
     """
-    return _kl(cells.log_p, cells.log_q, cells.p, cells.q)
-
-
-def kl_reverse(cells: Cells) -> Floats:
-    """Kullback-Leibler divergence of the reference from the candidate, ``Σ q ln(q/p)``, nats."""
-    return _kl(cells.log_q, cells.log_p, cells.q, cells.p)
-
-
-def _kl(log_a: Floats, log_b: Floats, a: Floats, b: Floats) -> Floats:
-    return np.asarray(np.maximum((a * (log_a - log_b) + (b - a)).sum(axis=-1), 0.0))
-
-
-def jsd(cells: Cells) -> Floats:
-    """Jensen-Shannon divergence, base 2, in 0..1 (Lin 1991).
-
-    With ``m = (p + q) / 2`` and ``r = (q − p) / (p + q)``, the term ``½ p ln(p/m) + ½ q ln(q/m)`` is
-    ``½ m [ln(1 − r²) + r ln(q/p)]``, because ``p = m (1 − r)``, ``q = m (1 + r)``: nothing cancels
-    where p and q are close.
-    """
-    total = cells.p + cells.q
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(total > 0.0, (cells.q - cells.p) / total, 0.0)
-    # Where one of p and q is far larger than the other, 1 - r² would cancel, so we compute it as p q / m².
-    far = np.abs(ratio) > 0.9
-    log_one_minus_r2 = np.log1p(-np.square(np.where(far, 0.0, ratio)))
-    if far.any():
-        log_one_minus_r2[far] = log(4.0) + cells.log_p[far] + cells.log_q[far] - 2.0 * np.log(total[far])
-    terms = 0.25 * total * (log_one_minus_r2 + ratio * (cells.log_q - cells.log_p))
-    return np.asarray(np.clip(terms.sum(axis=-1) / log(2.0), 0.0, 1.0))
-
-
-def delta_ce(reference: TopK, candidate: TopK) -> Floats:
-    """Change of the cross-entropy of the continuation's token y, ``|ln p(y) − ln q(y)|``, nats.
-
-    With ``tail="renormalise"``, both logarithms are relative to the mass of the reference's top-k S:
-    ``|ln p(y)/p(S) − ln q(y)/q(S)|``, where each term is the logit of y minus the log-sum-exp of the logits in S. If y is
-    outside S, these terms are not log-probabilities and may be above 0, but the metric still shows how much the odds of y
-    against S changed.
-    """
-    return np.abs(reference.targets - candidate.targets)
-
-
-def top1_flip(reference: TopK, candidate: TopK) -> Floats:
-    """1 where the likeliest token differs and the reference's margin is above rounding error, else 0.
-
-    With ``tail="renormalise"``, only the reference's top-k can be the likeliest token.
-    """
-    differs = reference.top_ids != candidate.top_ids
-    return np.asarray(differs & reference.clear, dtype=np.float64)
-
-
-_CELL_METRICS: Mapping[str, Callable[[Cells], Floats]] = {"tv": tv, "jsd": jsd, "kl": kl, "kl_reverse": kl_reverse}
-_TOKEN_METRICS: Mapping[str, Callable[[TopK, TopK], Floats]] = {"delta_ce": delta_ce, "top1_flip": top1_flip}
+    sums = _sums(reference, candidate, with_tail=tail == "bucket" and reference.log_tail is not None)
+    by_name = {
+        "tv": 0.5 * sums.absolute,
+        "jsd": ((sums.diff_d + sums.log_total) / (4.0 * log(2.0))).clamp(0.0, 1.0),
+        "kl": (sums.diff - sums.p_d).clamp_min(0.0),
+        "kl_reverse": (sums.q_d - sums.diff).clamp_min(0.0),
+        "delta_ce": (reference.targets - candidate.targets).abs(),
+        "top1_flip": (reference.top_ids != candidate.top_ids) & reference.clear,
+    }
+    return torch.stack([by_name[name].to(torch.float64) for name in METRICS])
 
 
 def position_divergences(reference: TopK, candidate: TopK, tail: str) -> dict[str, Floats]:
-    """Every metric by name, each [n]; ``candidate`` must have the same ids as ``reference``.
-
-    ``tail`` is ``"bucket"`` or ``"renormalise"``. With the latter, all log-probabilities of both models are relative to the
-    mass of the reference's top-k: a softmax over these ids alone.
-    """
+    """Every metric by name, each [n], of distributions on the host; see :func:`divergences`."""
+    p, q = (as_distributions(top, torch.device("cpu")) for top in (reference, candidate))
     if tail == "renormalise":
-        reference, candidate = renormalised(reference), renormalised(candidate)
-    chunk = max(1, _CELLS_PER_CHUNK // (reference.log_probs.shape[1] + 1))
-    parts: dict[str, list[Floats]] = {name: [] for name in _CELL_METRICS}
-    for start in range(0, len(reference), chunk):
-        stop = start + chunk
-        cells = Cells.of(*(_cells(top.rows(start, stop), tail) for top in (reference, candidate)))
-        for name, metric in _CELL_METRICS.items():
-            parts[name].append(metric(cells))
-    divergences = {name: np.concatenate(part) for name, part in parts.items()}
-    divergences.update({name: metric(reference, candidate) for name, metric in _TOKEN_METRICS.items()})
-    return {name: divergences[name] for name in METRICS}
+        p, q = renormalised(p), renormalised(q)
+    values = divergences(p, q, tail)
+    return dict(zip(METRICS, values.numpy(), strict=True))
 
 
-def renormalised(top: TopK) -> TopK:
-    """Turn ``top`` into the softmax over its own ids alone; its first choice is then the likeliest of these ids.
+def renormalised(distributions: Distributions) -> Distributions:
+    """The softmax over the ids of ``distributions`` alone; its first choice is then the likeliest of these ids.
 
-    ``log_tail`` does not change: it is still the mass of all other ids in the whole vocabulary. If ``top`` is renormalised
-    already, we return it unchanged.
+    ``log_tail`` does not change: it is still the mass of all other ids in the whole vocabulary. A position that is renormalised
+    already stays as it is.
     """
-    peak = top.log_probs.max(axis=-1, keepdims=True)
-    mass = (peak + np.log(np.exp(top.log_probs - peak).sum(axis=-1, keepdims=True)))[:, 0]
-    if np.abs(mass).max(initial=0.0) < _ROUNDING:
-        return top
-    rows = np.arange(len(top))
-    first = top.log_probs.argmax(axis=-1)
+    mass = distributions.log_probs().logsumexp(-1)
+    mass = torch.where(mass.abs() < _ROUNDING, torch.zeros_like(mass), mass)
+    best = distributions.values.argmax(-1, keepdim=True)
+    first = best if distributions.ids is None else distributions.ids.gather(-1, best)
+    changed = mass != 0.0
+    top = (distributions.log_probs().gather(-1, best))[:, 0] - mass
+    return replace(
+        distributions,
+        log_normalisers=distributions.log_normalisers + mass,
+        targets=distributions.targets - mass,
+        top_ids=torch.where(changed, first[:, 0], distributions.top_ids),
+        top_log_probs=torch.where(changed, top, distributions.top_log_probs),
+    )
+
+
+def renormalised_top(top: TopK) -> TopK:
+    """:func:`renormalised` of distributions on the host."""
+    changed = renormalised(as_distributions(top, torch.device("cpu")))
+    mass = changed.log_normalisers.numpy()
     return replace(
         top,
         log_probs=top.log_probs - mass[:, None],
         targets=top.targets - mass,
-        top_ids=first if top.ids is None else top.ids[rows, first],
-        top_log_probs=top.log_probs[rows, first] - mass,
+        top_ids=changed.top_ids.numpy(),
+        top_log_probs=changed.top_log_probs.numpy(),
         log_normalisers=top.log_normalisers + mass,
     )
 
 
-def _cells(top: TopK, tail: str) -> Floats:
-    """Log-probabilities of the cells, [n, cells]: those of the ids and, if there is a tail and it counts, of the tail."""
-    if top.log_tail is None or tail == "renormalise":
-        return top.log_probs
-    return np.concatenate([top.log_probs, top.log_tail[:, None]], axis=1)
+@dataclass
+class _Sums:
+    """Sums over the cells of n positions, each [n]; with d = ln(q/p)."""
+
+    absolute: Tensor
+    """Σ |q − p|"""
+    diff: Tensor
+    """Σ (q − p)"""
+    p_d: Tensor
+    """Σ p d"""
+    q_d: Tensor
+    """Σ q d"""
+    diff_d: Tensor
+    """Σ (q − p) d"""
+    log_total: Tensor
+    """Σ (p + q) ln(1 − r²)"""
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(**{name: getattr(self, name) + getattr(other, name) for name in vars(self)})
+
+    @staticmethod
+    def concatenate(parts: list[_Sums]) -> _Sums:
+        if len(parts) == 1:
+            return parts[0]
+        return _Sums(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+def _sums(reference: Distributions, candidate: Distributions, *, with_tail: bool) -> _Sums:
+    """In chunks of cells, so that little is held in float64: some positions, or a part of the ids of one."""
+    n, m = reference.values.shape
+    most = _CELLS_PER_CHUNK.get(reference.device.type, _CELLS_PER_CHUNK_ELSEWHERE)
+    width = -(-m // max(1, -(-m // most)))
+    height = max(1, most // max(1, width))
+    parts = []
+    for start in range(0, n, height):
+        p, q = (each.rows(start, min(start + height, n)) for each in (reference, candidate))
+        columns = [slice(left, left + width) for left in range(0, m, width)]
+        total: _Sums | None = None
+        for part in columns:
+            log_p, log_q = p.log_probs(part), q.log_probs(part)
+            if with_tail and part is columns[-1]:
+                assert p.log_tail is not None
+                assert q.log_tail is not None
+                log_p, log_q = (
+                    torch.cat([log, tail[:, None]], dim=1) for log, tail in ((log_p, p.log_tail), (log_q, q.log_tail))
+                )
+            sums = _sums_of_chunk(log_p, log_q)
+            total = sums if total is None else total + sums
+        assert total is not None
+        parts.append(total)
+    return _Sums.concatenate(parts)
+
+
+def _sums_of_chunk(log_p: Tensor, log_q: Tensor) -> _Sums:
+    """The sums over the cells with these log-probabilities, both [n, cells]; overwrites both."""
+    d = log_q - log_p
+    p, q = log_p.exp_(), log_q.exp_()
+    diff = q - p
+    on_cpu = d.device.type == "cpu"
+    dot = torch.linalg.vecdot if on_cpu else _dot
+    absolute, sum_of_diff = torch.linalg.vector_norm(diff, 1, dim=-1), diff.sum(-1)
+    p_d, q_d, diff_d = dot(p, d), dot(q, d), dot(diff, d)
+    total = q.add_(p)
+    ratio = diff.div_(total.clamp_min(torch.finfo(total.dtype).tiny))  # 0 where both underflow
+    distance = d.abs_()
+    near = distance < _FAR
+    # Only on a CPU does it cost nothing to look whether there are cells to treat apart; elsewhere the host would have to wait.
+    if on_cpu and bool(near.all()):
+        logs = ratio.square_().neg_().log1p_()
+    else:
+        logs = torch.where(near, ratio.square_().neg_(), torch.exp(-distance)).log1p_()
+        logs = torch.where(near, logs, 2.0 * log(2.0) - distance - 2.0 * logs)
+    return _Sums(absolute, sum_of_diff, p_d, q_d, diff_d, dot(total, logs))
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """[n]: the dot products of the rows of ``x`` and ``y``; as a batch of matrix products, they would use a GPU badly."""
+    return (x * y).sum(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ import numpy as np
 from pytest_pot.baseline.recorded import Recorded, certainly_clear
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
+from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.tensors import Reads, ReferenceReading, block_height, device_for_cells
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.batching import Batches, Progress
-from pytest_pot.scoring.comparison import check_finite
-from pytest_pot.scoring.metrics import renormalised
+from pytest_pot.scoring.comparison import check_finite, memory_errors, not_finite
+from pytest_pot.scoring.metrics import renormalised_top
 
 __all__ = ["RecordedPass", "as_compared", "record"]
 
@@ -44,22 +46,59 @@ def record(
         PotError: a log-probability is NaN or infinite, or one prompt alone does not fit into memory.
     """
     vocab_size = 0
+    device = device_for_cells([reference])
 
-    def work(batch: Sequence[int]) -> list[Recorded]:
+    def work(batch: Sequence[int]) -> _Done:
         nonlocal vocab_size
-        top = reference.top_k([tokens[index] for index in batch], config.top_k)
-        check_finite(top, "reference", prompts, tokens, batch)
-        vocab_size = top.vocab_size
-        if config.tail == "renormalise":
-            top = renormalised(top)
-        # An engine may leave the flags 0 where they are not; a recording with such flags would be refused.
-        top = replace(top, clear=top.clear | certainly_clear(top))
-        ends = np.cumsum([0, *(tokens[index].n_positions for index in batch)])
-        return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
+        batch_tokens = [tokens[index] for index in batch]
+        with memory_errors(f"the recording on {device}"):
+            if config.top_k is None and isinstance(reference, Reads):
+                reading = reference.reading(batch_tokens, device)
+                vocab_size = reading.vocab_size
+                height = block_height(len(reading), vocab_size, device)
+                recorded, magnitude = _whole_vocabulary(reading, batch_tokens, height)
+                not_finite(magnitude, "reference", prompts, tokens, batch)
+            else:
+                top = reference.top_k(batch_tokens, config.top_k)
+                vocab_size = top.vocab_size
+                check_finite(top, "reference", prompts, tokens, batch)
+                recorded = _as_recorded(top, config)
+        ends = np.cumsum([0, *(t.n_positions for t in batch_tokens)])
+        return _Done([recorded.rows(start, stop).copy() for start, stop in pairwise(ends.tolist())])
 
     batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
     positions = Recorded.concatenate(list(batches.run(work).values()))
     return RecordedPass(positions, vocab_size, batches.size)
+
+
+def _as_recorded(top: TopK, config: ScoringConfig) -> Recorded:
+    if config.tail == "renormalise":
+        top = renormalised_top(top)
+    # An engine may leave the flags 0 where they are not; a recording with such flags would be refused.
+    return Recorded.of(replace(top, clear=top.clear | certainly_clear(top)), config.temperature)
+
+
+def _whole_vocabulary(reading: ReferenceReading, batch: Sequence[Tokens], height: int) -> tuple[Recorded, Floats]:
+    """All ids at the positions of ``batch``, a block at a time, and the magnitude of each position."""
+    size, parts, magnitudes, start = reading.vocab_size, [], [], 0
+    targets = np.fromiter(chain.from_iterable(tokens.targets for tokens in batch), dtype=np.int64)
+    for block in reading.blocks(size, height):
+        stop = start + len(block)
+        part, magnitude = Recorded.whole(block, targets[start:stop])
+        parts.append(part)
+        magnitudes.append(magnitude)
+        start = stop
+    return Recorded.concatenate(parts), np.concatenate(magnitudes)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The results of a batch; see :class:`~pytest_pot.scoring.batching.Started`."""
+
+    parts: list[Recorded]
+
+    def results(self) -> list[Recorded]:
+        return self.parts
 
 
 def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +18,7 @@ from pytest_pot.engines.pytorch.model_traits import accepted, is_causal, reads_a
 from pytest_pot.engines.pytorch.output_layer import Hidden, Logits, OutputLayer, Rows, joined
 from pytest_pot.engines.pytorch.prefix_cache import PrefixCaches, shared_prefix
 from pytest_pot.engines.pytorch.rounding import same_distributions
+from pytest_pot.engines.pytorch.transfer import to_device
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Reader", "each_alone", "padded"]
@@ -36,15 +41,13 @@ class Forward(Protocol):
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool = False) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, both [batch, length], padded on the right, or on the left if ``left``."""
-    length = max(map(len, rows))
-
-    def pad(row: Sequence[int], value: int) -> list[int]:
-        padding = [value] * (length - len(row))
-        return [*padding, *row] if left else [*row, *padding]
-
-    ids = [pad(row, _PAD_ID) for row in rows]
-    mask = [pad([1] * len(row), 0) for row in rows]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64)
+    place = np.arange(lengths.max())
+    kept = place >= lengths.max() - lengths[:, None] if left else place < lengths[:, None]
+    ids = np.full(kept.shape, _PAD_ID, dtype=np.int64)
+    ids[kept] = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
+    both = to_device(np.stack([ids, kept.astype(np.int64)]), device)
+    return both[0], both[1]
 
 
 def each_alone(batch: Sequence[Tokens], forward: Forward, device: torch.device) -> Rows:
@@ -131,33 +134,31 @@ class Reader:
         cache = self.prefixes.get(prefix, len(batch), read)
         if cache is None:
             return None
-        ids, mask, row, column = self._layout(batch)
-        return self._hidden(self._states(ids[:, len(prefix) :], mask, cache), row, column - len(prefix))
+        ids, mask, places = self._layout(batch)
+        return self._hidden(self._states(ids[:, len(prefix) :], mask, cache), places.after(len(prefix)))
 
     def _rows_without_cache(self, batch: Sequence[Tokens]) -> Rows:
         """Run ``batch`` in one forward pass, padded on the right, and keep what predicts a position of some prompt."""
-        ids, mask, row, column = self._layout(batch)
-        hidden = self._hidden(self._states(ids, mask), row, column)
+        ids, mask, places = self._layout(batch)
+        hidden = self._hidden(self._states(ids, mask), places)
         if hidden is not None:
             return hidden
         # The model has to compute the logits itself. If its forward allows, ask only for the columns that some prompt needs.
-        start, stop = int(column.min()), int(column.max()) + 1
+        start, stop = int(places.column.min()), int(places.column.max()) + 1
         columns = torch.arange(start, stop, device=self._device)
         optional = {"logits_to_keep": columns} if takes_columns(self._model) else {}
         logits = self._forward(ids, mask, {stop - start}, **optional)
         offset = start if logits.shape[1] == stop - start else 0
-        return Logits(logits[row.to(logits.device), (column - offset).to(logits.device)])
+        return Logits(places.after(offset).of_each(logits))
 
-    def _layout(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ids and mask, both [batch, length]; row and column, both [n], of the inputs that predict the n positions.
+    def _layout(self, batch: Sequence[Tokens]) -> tuple[Tensor, Tensor, _Places]:
+        """Ids and mask, both [batch, length], and the inputs that predict the positions.
 
         The last token of each prompt predicts no position, so models that are known to be causal do not read it.
         """
         end = -1 if self._causal and self.output_layer is not None else None
         ids, mask = padded([tokens.ids[:end] for tokens in batch], self._device)
-        row = torch.tensor([i for i, t in enumerate(batch) for _ in range(t.n_positions)])
-        column = torch.tensor([c for t in batch for c in range(t.prompt_len - 1, len(t.ids) - 1)])
-        return ids, mask, row, column
+        return ids, mask, _Places.of(batch)
 
     def _states(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor | None:
         """Hidden states [batch, length, d] that enter the output layer; None if its output does not give the logits.
@@ -173,7 +174,33 @@ class Reader:
             self.output_layer = None
         return states
 
-    def _hidden(self, states: Tensor | None, row: Tensor, column: Tensor) -> Hidden | None:
+    def _hidden(self, states: Tensor | None, places: _Places) -> Hidden | None:
         if states is None or self.output_layer is None:
             return None
-        return Hidden(states[row.to(states.device), column.to(states.device)], self.output_layer)
+        return Hidden(places.of_each(states), self.output_layer)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The inputs of a batch that predict its n positions."""
+
+    row: npt.NDArray[np.int64]
+    """[n]"""
+    column: npt.NDArray[np.int64]
+    """[n]"""
+
+    @classmethod
+    def of(cls, batch: Sequence[Tokens]) -> _Places:
+        counts = np.array([tokens.n_positions for tokens in batch])
+        ends = np.array([len(tokens.ids) - 1 for tokens in batch])
+        row = np.repeat(np.arange(len(batch)), counts)
+        return cls(row, np.arange(counts.sum()) + np.repeat(ends - counts.cumsum(), counts))
+
+    def after(self, n: int) -> _Places:
+        """The same in sequences without their first ``n`` tokens."""
+        return replace(self, column=self.column - n)
+
+    def of_each(self, tensor: Tensor) -> Tensor:
+        """[n, d]: of ``tensor`` [batch, length, d], what is at these places."""
+        index = to_device(self.row * tensor.shape[1] + self.column, tensor.device)
+        return tensor.flatten(0, 1).index_select(0, index)

@@ -9,24 +9,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import shorten
-from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.batch_reader import Forward, each_alone, padded
 from pytest_pot.engines.pytorch.device import is_out_of_memory
-from pytest_pot.engines.pytorch.forced_steps import Cells, Reduce, Steps, tokens_counted
+from pytest_pot.engines.pytorch.forced_steps import Reduce, Steps, tokens_counted
 from pytest_pot.engines.pytorch.model_traits import generating_module, has_own_code, max_positions, reads_alone
 from pytest_pot.engines.pytorch.rounding import largest_difference, same_cells
+from pytest_pot.engines.tensors import Distributions
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Decoder"]
+__all__ = ["Decoder", "Reduction"]
 
 _CACHE_SETTINGS = ("cache_implementation", "cache_config", "max_cache_len", "prefill_chunk_size")
 """What a model's generation config says about its cache. Its other settings choose tokens, and we choose them here."""
@@ -41,6 +42,17 @@ _ROUNDING_FACTOR = 3.0
 model in half precision."""
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """What becomes of logits."""
+
+    reduce: Reduce
+    device: torch.device
+    """Where the model takes its inputs."""
+    eps: float
+    """Machine epsilon of the model's dtype."""
+
+
 class Decoder:
     """Reads batches token by token.
 
@@ -48,7 +60,7 @@ class Decoder:
     prompt with the most padding also runs alone. If that makes a difference, only prompts of the same length share a batch.
     """
 
-    def __init__(self, model: nn.Module, role: str, config: ScoringConfig, forward: Forward, reduce: Reduce) -> None:
+    def __init__(self, model: nn.Module, role: str, config: ScoringConfig, forward: Forward) -> None:
         """``forward``: runs the model on whole sequences, for the check of the padding.
 
         Raises:
@@ -65,7 +77,6 @@ class Decoder:
         self._generator = generator
         self._role = role
         self._forward = forward
-        self._reduce = reduce
         self._own_code = has_own_code(model)
         self._takes_mask = _takes_mask(generator)
         self._limit = max_positions(model)
@@ -81,25 +92,23 @@ class Decoder:
             return None
         return "prompts of different length apart, because padding changes its results"
 
-    def at(self, batch: Sequence[Tokens], ids: Ints | int, device: torch.device, eps: float) -> TopK:
-        """The distributions at ``ids``, as :meth:`~pytest_pot.engines.base.Engine.at` returns them.
-
-        ``eps``: machine epsilon of the model's dtype.
-        """
-        ends = np.cumsum([tokens.n_positions for tokens in batch])[:-1]
-        cells: Cells = [ids] * len(batch) if isinstance(ids, int) else list(np.split(ids, ends))
-        results: dict[int, TopK] = {}
+    def at(self, batch: Sequence[Tokens], ids: Tensor | int, reduction: Reduction) -> Distributions:
+        """The distributions at ``ids`` [n, m], or at the first m of the vocabulary, at the n positions of ``batch``."""
+        starts = [0, *accumulate(tokens.n_positions for tokens in batch)]
+        results: dict[int, Distributions] = {}
         waiting = self._groups(batch, range(len(batch)))
         while waiting:
             group = waiting.pop(0)
-            tokens, group_cells = [batch[i] for i in group], [cells[i] for i in group]
-            tops = self._read(tokens, group_cells, device)
-            if self._is_harmless(tokens, group_cells, tops, device, eps):
-                results.update(zip(group, tops, strict=True))
+            tokens = [batch[i] for i in group]
+            cells = ids if isinstance(ids, int) else torch.cat([ids[starts[i] : starts[i + 1]] for i in group])
+            read = self._read(tokens, cells, reduction)
+            if self._is_harmless(tokens, cells, read, reduction):
+                ends = [0, *accumulate(t.n_positions for t in tokens)]
+                results.update({i: read.rows(*part) for i, part in zip(group, pairwise(ends), strict=True)})
             else:
                 self._pads = False
                 waiting = self._groups(batch, group) + waiting
-        return TopK.concatenate([results[i] for i in range(len(batch))])
+        return Distributions.concatenate([results[i] for i in range(len(batch))])
 
     def _groups(self, batch: Sequence[Tokens], indices: Sequence[int]) -> list[list[int]]:
         """Split ``indices`` into groups of prompts that can be read together."""
@@ -120,33 +129,35 @@ class Decoder:
             return False
         return self._pads or min(prompts) == max(prompts)
 
-    def _is_harmless(
-        self, batch: Sequence[Tokens], cells: Cells, tops: Sequence[TopK], device: torch.device, eps: float
-    ) -> bool:
-        """Whether the padding of ``batch`` left its results ``tops`` alone, but for rounding."""
+    def _is_harmless(self, batch: Sequence[Tokens], ids: Tensor | int, read: Distributions, reduction: Reduction) -> bool:
+        """Whether the padding of ``batch`` left its results ``read`` alone, but for rounding."""
         longest = max(tokens.prompt_len for tokens in batch)
         shortest = min(range(len(batch)), key=lambda i: batch[i].prompt_len)
         padding = longest - batch[shortest].prompt_len
         if padding <= self._harmless_padding:
             return True
-        alone, ids = [batch[shortest]], cells[shortest]
-        targets = torch.tensor(alone[0].targets, device=device)
+        alone, eps = [batch[shortest]], reduction.eps
+        start = sum(tokens.n_positions for tokens in batch[:shortest])
+        stop = start + alone[0].n_positions
+        cells = ids if isinstance(ids, int) else ids[start:stop]
+        padded_read = read.rows(start, stop)
+        targets = torch.tensor(alone[0].targets, device=reduction.device)
         # One forward pass is cheap, and shows that the padding did nothing if the cache did nothing either.
-        whole = self._reduce(each_alone(alone, self._forward, device), targets, ids)
-        harmless = same_cells(whole, tops[shortest], eps)
+        whole = reduction.reduce(each_alone(alone, self._forward, reduction.device), targets, cells)
+        harmless = same_cells(whole, padded_read, eps)
         if not harmless:
-            stepwise = self._read(alone, [ids], device)[0]
+            stepwise = self._read(alone, cells, reduction)
             # In half precision, rounding alone may move a model by more than any fixed bound: see by how much it does here.
             rounding = _ROUNDING_FACTOR * largest_difference(whole, stepwise) if eps > _FLOAT32_EPS else 0.0
-            harmless = same_cells(stepwise, tops[shortest], eps, or_within=rounding)
+            harmless = same_cells(stepwise, padded_read, eps, or_within=rounding)
         self._harmless_padding = padding if harmless else self._harmless_padding
         return harmless
 
-    def _read(self, batch: Sequence[Tokens], cells: Cells, device: torch.device) -> list[TopK]:
-        """Read ``batch`` token by token; the distributions of each prompt."""
-        steps = Steps(self._reduce, batch, cells, device)
+    def _read(self, batch: Sequence[Tokens], ids: Tensor | int, reduction: Reduction) -> Distributions:
+        """Read ``batch`` token by token; the distributions of all positions, prompt after prompt."""
+        steps = Steps(reduction.reduce, batch, ids, reduction.device)
         with self._own_code_mode(), self._as_before(), tokens_counted(self._generator, steps):
-            ids, mask = padded([tokens.ids[: tokens.prompt_len] for tokens in batch], device, left=True)
+            ids, mask = padded([tokens.ids[: tokens.prompt_len] for tokens in batch], reduction.device, left=True)
             try:
                 self._generate(ids, mask, steps)
             except PotError:

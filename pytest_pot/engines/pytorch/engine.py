@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from pytest_pot.engines.base import ModelDescription, OutOfMemory, PeakMemory, R
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
-from pytest_pot.engines.pytorch.decoding import Decoder
+from pytest_pot.engines.pytorch.decoding import Decoder, Reduction
 from pytest_pot.engines.pytorch.description import describe
 from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
@@ -25,9 +25,12 @@ from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
 from pytest_pot.engines.pytorch.output_layer import Rows
-from pytest_pot.engines.pytorch.reduction import reduce_over_choice, reduce_rows
+from pytest_pot.engines.pytorch.reading import StepsReading, TorchReading
+from pytest_pot.engines.pytorch.reduction import Softmax
 from pytest_pot.engines.pytorch.sampling import sample_continuation
 from pytest_pot.engines.pytorch.threads import TorchThreads
+from pytest_pot.engines.pytorch.transfer import to_device
+from pytest_pot.engines.tensors import Distributions, Reading, block_height
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["TorchEngine"]
@@ -144,29 +147,39 @@ class TorchEngine:
         return padded(rows, self._device, left=left)
 
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
-        with self.memory_errors():
-            rows, targets = self._rows(batch)
-            top = self._reduce(rows, targets, select=k, first=rows.vocab_size if k is None else None)
-            if self._config.tail == "bucket" or top.ids is None or top.log_tail is None:
-                return top
-            # Recompute by the operations that at() applies to candidates: the same weights must give the same bits.
-            renormalised = self._over_choice(rows, targets, torch.from_numpy(top.ids).to(targets.device)).most_likely_first()
-            return replace(renormalised, log_tail=top.log_tail)
+        return self._on_host(lambda wide_tail: self._top_k(self.reading(batch, self._device, wide_tail=wide_tail), k))
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        return self._on_host(lambda wide_tail: _at(self.reading(batch, self._device, wide_tail=wide_tail), ids, self._device))
+
+    def reading(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> TorchReading:  # noqa: ARG002
         with self.memory_errors():
-            return self._at(*self._rows(batch), ids)
+            rows, targets = self._rows(batch)
+        return TorchReading(rows, targets, self._softmax(wide_tail), self._role, self._config.tail == "renormalise")
 
     @property
     def decoding_note(self) -> str | None:
         return None if self._decoder is None else self._decoder.note
 
     def decode(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        return self._on_host(lambda wide_tail: _at(self.decoding(batch, self._device, wide_tail=wide_tail), ids, self._device))
+
+    def decoding(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> StepsReading:  # noqa: ARG002
         self._check_batch(batch)
         if self._decoder is None:
-            self._decoder = Decoder(self._model, self._role, self._config, self._forward, self._at)
-        with self.memory_errors(), self._autocast(), self._room.measured(sum(len(tokens.ids) for tokens in batch)):
-            return self._decoder.at(batch, ids, self._device, self._eps)
+            self._decoder = Decoder(self._model, self._role, self._config, self._forward)
+        decoder = self._decoder
+
+        def reduce(rows: Rows, targets: Tensor, ids: Tensor | int) -> Distributions:
+            self.check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
+            reading = TorchReading(rows, targets, self._softmax(wide_tail), self._role, self._config.tail == "renormalise")
+            return _at(reading, ids, rows.device)
+
+        def read(ids: Tensor | int) -> Distributions:
+            with self.memory_errors(), self._autocast(), self._room.measured(sum(len(tokens.ids) for tokens in batch)):
+                return decoder.at(batch, ids, Reduction(reduce, self._device, self._eps))
+
+        return StepsReading(read, sum(tokens.n_positions for tokens in batch))
 
     @property
     def on_cpu(self) -> bool:
@@ -217,29 +230,19 @@ class TorchEngine:
                 for context in contexts
             ]
 
-    def _at(self, rows: Rows, targets: Tensor, ids: Ints | int) -> TopK:
-        """The distributions at ``ids`` from the logits in ``rows``; ``targets`` [n]: the ids to predict."""
-        self.check_ids([int(targets.max())], rows.vocab_size)
-        if isinstance(ids, int):
-            return self._reduce(rows, targets, select=None, first=min(ids, rows.vocab_size))
-        highest = int(ids.max(initial=0))
-        if highest >= rows.vocab_size:
-            raise PotError(
-                f"the {self._role}'s vocabulary has {rows.vocab_size} tokens, but the other model's likeliest tokens "
-                f"include id {highest}. Vocabularies may differ in padding only: every id that is used must exist in both"
-            )
-        select = torch.from_numpy(ids).to(targets.device)
-        if self._config.tail == "renormalise":
-            return self._over_choice(rows, targets, select)
-        return self._reduce(rows, targets, select=select, first=None)
+    def _softmax(self, wide_tail: bool) -> Softmax:
+        return Softmax(self._config.temperature, self._eps, wide_tail)
 
-    def _reduce(self, rows: Rows, targets: Tensor, *, select: int | Tensor | None, first: int | None) -> TopK:
-        return reduce_rows(rows, targets, select=select, first=first, temperature=self._config.temperature, eps=self._eps)
+    def _top_k(self, reading: TorchReading, k: int | None) -> Distributions:
+        return _at(reading, reading.vocab_size, self._device) if k is None else reading.top_k(k)
 
-    def _over_choice(self, rows: Rows, targets: Tensor, ids: Tensor) -> TopK:
-        """The softmax over ``ids`` [n, m] only; computes no logits but theirs and those of the continuation's tokens."""
-        logits = rows.at(torch.cat([ids, targets[:, None]], dim=-1))
-        return reduce_over_choice(logits[:, :-1], logits[:, -1], ids, self._config.temperature, self._eps, rows.vocab_size)
+    def _on_host(self, read: Callable[[bool], Distributions]) -> TopK:
+        """The result of ``read(wide_tail)`` as arrays; with wide tails if narrow ones underflow."""
+        with self.memory_errors():
+            distributions = read(False)
+            if distributions.tail_underflows is not None and bool(distributions.tail_underflows.any()):
+                distributions = read(True)
+            return distributions.to_host()
 
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
         """The logits that predict each position of ``batch``, and the ids to predict, [positions]."""
@@ -247,9 +250,9 @@ class TorchEngine:
         with self._room.measured(len(batch) * max(len(tokens.ids) for tokens in batch)):
             reader = self._reader
             rows = each_alone(batch, self._forward, self._device) if reader is None else reader.rows(batch)
-        targets = torch.tensor(list(chain.from_iterable(tokens.targets for tokens in batch)), device=rows.device)
         self.check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
-        return rows, targets
+        targets = np.fromiter(chain.from_iterable(tokens.targets for tokens in batch), dtype=np.int64)
+        return rows, to_device(targets, rows.device)
 
     def _forward(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
         """A :class:`~pytest_pot.engines.pytorch.batch_reader.Forward`."""
@@ -322,3 +325,13 @@ class TorchEngine:
                 torch.cuda.empty_cache()
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error
+
+
+def _at(reading: Reading, ids: Tensor | Ints | int, device: torch.device) -> Distributions:
+    """The distributions at ``ids`` [n, m], or at the first m of the vocabulary, as far as it has so many."""
+    if isinstance(ids, int):
+        first = reading.n_shared(ids)
+        return Distributions.concatenate(list(reading.blocks(first, block_height(len(reading), first, device))))
+    if isinstance(ids, Tensor):
+        return reading.at(ids, int(ids.max()) + 1)
+    return reading.at(to_device(ids, device), int(ids.max(initial=0)) + 1)

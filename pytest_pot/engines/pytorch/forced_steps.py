@@ -4,44 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.output_layer import Logits, Rows
+from pytest_pot.engines.tensors import Distributions
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Cells", "Reduce", "Steps", "tokens_counted"]
+__all__ = ["Reduce", "Steps", "tokens_counted"]
 
 _LOGITS_PER_REDUCTION = {"cpu": 1 << 20}
 _LOGITS_PER_REDUCTION_ELSEWHERE = 1 << 26
 """Logits of several steps that are kept to be reduced together, by device type."""
 
-Reduce = Callable[[Rows, Tensor, "Ints | int"], TopK]
-"""The distributions at n positions from their logits, the continuation's tokens [n], and the ids of the cells."""
-
-Cells = list["Ints | int"]
-"""For each prompt of a batch, the ids that get a cell: [n_positions, m], or the first m of the vocabulary."""
+Reduce = Callable[[Rows, Tensor, "Tensor | int"], Distributions]
+"""The distributions at n positions from their logits, the continuation's tokens [n], and the ids of the cells: [n, m], or the
+first m of the vocabulary."""
 
 
 class Steps:
     """A logits processor that keeps the distributions of every step, and leaves only the given token possible."""
 
-    def __init__(self, reduce: Reduce, batch: Sequence[Tokens], cells: Cells, device: torch.device) -> None:
+    def __init__(self, reduce: Reduce, batch: Sequence[Tokens], ids: Tensor | int, device: torch.device) -> None:
+        """``ids``: of the cells of all positions, prompt after prompt, [n, m]; or the first m of the vocabulary."""
         self.count = max(tokens.n_positions for tokens in batch)
         self.done = 0
         self._reduce = reduce
-        self._cells = cells
+        self._ids = ids
         self._lengths = [tokens.n_positions for tokens in batch]
+        self._starts = [0, *accumulate(self._lengths)]
         # A prompt whose continuation is shorter goes on with its last token; those steps are not looked at.
         targets = [[*tokens.targets, *[tokens.targets[-1]] * (self.count - tokens.n_positions)] for tokens in batch]
         self._targets = torch.tensor(targets, device=device)
         self._logits: list[Tensor] = []
         self._positions: list[list[tuple[int, int]]] = []
-        self._tops: list[TopK] = []
+        self._parts: list[Distributions] = []
         self._order: list[tuple[int, int]] = []
         self._tokens_read = 0
         self._read_per_step: list[int] = []
@@ -72,20 +72,21 @@ class Steps:
         later = self._read_per_step[1 : self.count]
         return sum(read != 1 for read in later) > len(later) / 2
 
-    def results(self) -> list[TopK]:
-        """The distributions of each prompt."""
-        top = TopK.concatenate(self._tops)
+    def results(self) -> Distributions:
+        """The distributions of all positions, prompt after prompt."""
         place = {position: i for i, position in enumerate(self._order)}
-        return [top.take(np.array([place[row, step] for step in range(length)])) for row, length in enumerate(self._lengths)]
+        order = [place[row, step] for row, length in enumerate(self._lengths) for step in range(length)]
+        return Distributions.concatenate(self._parts).take(order)
 
     def _flush(self) -> None:
         """Reduce the logits kept so far."""
         logits = torch.cat(self._logits)
         positions = [position for step in self._positions for position in step]
         rows, steps = (torch.tensor(part, device=self._targets.device) for part in zip(*positions, strict=True))
-        first = self._cells[0]
-        ids = first if isinstance(first, int) else np.stack([self._cells[row][step] for row, step in positions])  # type: ignore[index]
-        self._tops.append(self._reduce(Logits(logits), self._targets[rows, steps].to(logits.device), ids))
+        ids = self._ids
+        if isinstance(ids, Tensor):
+            ids = ids[torch.tensor([self._starts[row] + step for row, step in positions], device=ids.device)]
+        self._parts.append(self._reduce(Logits(logits), self._targets[rows, steps].to(logits.device), ids))
         self._order += positions
         self._logits, self._positions = [], []
 

@@ -15,17 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pytest_pot.engines.pytorch.rounding import same_logits
+from pytest_pot.engines.tensors import block_height
 
 __all__ = ["Hidden", "Logits", "OutputLayer", "Rows", "joined"]
-
-_LOGITS_PER_CHUNK = {"cpu": 6 << 20}
-_LOGITS_PER_CHUNK_ELSEWHERE = 1 << 27
-"""Logits that are computed at a time, by device type. On a CPU this is 24 MiB in float32: the C library maps a larger block
-anew at each allocation."""
-
-_MIN_POSITIONS_PER_CHUNK = 64
-"""Positions per chunk, however large the vocabulary: with fewer, reading the weights takes longer than multiplying by them."""
-
 
 Ending = Callable[[Tensor], Tensor]
 """What a model does to each logit after the matrix product: nothing, capping or scaling."""
@@ -39,8 +31,8 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def chunks(self) -> Iterator[Tensor]:
-        """All logits, in chunks of [any number of positions, vocab]."""
+    def chunks(self, height: int | None = None) -> Iterator[Tensor]:
+        """All logits, in chunks of at most ``height`` positions, [positions, vocab]; None: as many as suit the device."""
 
     def at(self, ids: Tensor) -> Tensor:
         """Logits [n, m] at ``ids`` [n, m], which may differ from position to position."""
@@ -58,8 +50,8 @@ class Logits:
     def __len__(self) -> int:
         return len(self._logits)
 
-    def chunks(self) -> Iterator[Tensor]:
-        yield from torch.split(self._logits, _positions_per_chunk(self._logits, self.vocab_size))
+    def chunks(self, height: int | None = None) -> Iterator[Tensor]:
+        yield from torch.split(self._logits, height or block_height(len(self), self.vocab_size, self.device))
 
     def at(self, ids: Tensor) -> Tensor:
         return self._logits.gather(-1, ids)
@@ -82,20 +74,27 @@ class Hidden:
         """The last ``n`` positions."""
         return Hidden(self.states[len(self) - n :], self.layer)
 
-    def chunks(self) -> Iterator[Tensor]:
-        for states in torch.split(self.states, _positions_per_chunk(self.states, self.vocab_size)):
+    def chunks(self, height: int | None = None) -> Iterator[Tensor]:
+        for states in torch.split(self.states, height or block_height(len(self), self.vocab_size, self.device)):
             yield self.layer(states)
 
     def at(self, ids: Tensor) -> Tensor:
         """Multiply by the weights of every id that some position needs: the positions of a text have most ids in common."""
+        if not self.layer.some_ids:
+            return self._gathered(ids)
         union, columns = torch.unique(ids, return_inverse=True)
         if not self.layer.can_select_ids(self.states[:1], union):
-            id_chunks = torch.split(ids, _positions_per_chunk(self.states, self.vocab_size))
-            return torch.cat([chunk.gather(-1, part) for chunk, part in zip(self.chunks(), id_chunks, strict=True)])
-        logits, chunk_size = [], _positions_per_chunk(self.states, len(union))
+            return self._gathered(ids)
+        logits, chunk_size = [], block_height(len(self), len(union), self.device)
         for states, part in zip(torch.split(self.states, chunk_size), torch.split(columns, chunk_size), strict=True):
             logits.append(self.layer(states, union).gather(-1, part))
         return torch.cat(logits)
+
+    def _gathered(self, ids: Tensor) -> Tensor:
+        """The logits at ``ids`` from those of the whole vocabulary."""
+        height = block_height(len(self), self.vocab_size, self.device)
+        chunks = zip(self.chunks(height), torch.split(ids, height), strict=True)
+        return torch.cat([chunk.gather(-1, part) for chunk, part in chunks])
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
@@ -106,13 +105,6 @@ def joined(parts: Sequence[Rows]) -> Rows:
     return Logits(torch.cat([chunk for part in parts for chunk in part.chunks()]))
 
 
-def _positions_per_chunk(tensor: Tensor, width: int) -> int:
-    """Positions of ``tensor`` [n, ...] per chunk, with ``width`` logits each; all chunks get about the same size."""
-    most = max(_MIN_POSITIONS_PER_CHUNK, _LOGITS_PER_CHUNK.get(tensor.device.type, _LOGITS_PER_CHUNK_ELSEWHERE) // width)
-    n_chunks = max(1, -(-len(tensor) // most))
-    return max(1, -(-len(tensor) // n_chunks))
-
-
 class OutputLayer:
     """The matrix product in which a model ends, and what the model does to each logit after it.
 
@@ -120,7 +112,8 @@ class OutputLayer:
     """
 
     some_ids = True
-    """Whether we may compute the logits of some ids without the others; if not, we always compute the whole vocabulary."""
+    """Whether we may compute the logits of some ids without the others; if not, we always compute the whole vocabulary. Only on
+    a CPU does it take less time: elsewhere the search for the ids makes the host wait, and the product is the smaller part."""
 
     def __init__(self, layer: nn.Linear, ending: Ending, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._layer = layer
@@ -129,6 +122,7 @@ class OutputLayer:
         self._confirmed = False
         self._some_ids_confirmed = False
         self.vocab_size = layer.weight.shape[0]
+        self.some_ids = self.some_ids and layer.weight.device.type == "cpu"
 
     @classmethod
     def of(cls, model: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> OutputLayer | None:

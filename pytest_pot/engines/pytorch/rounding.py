@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.tensors import Distributions
 
 __all__ = ["largest_difference", "relative_rounding", "same_cells", "same_distributions", "same_logits"]
 
@@ -44,7 +43,7 @@ def same_distributions(first: Tensor, second: Tensor, eps: float) -> bool:
     return distance <= _largest_distance(eps)
 
 
-def same_cells(first: TopK, second: TopK, eps: float, *, or_within: float = 0.0) -> bool:
+def same_cells(first: Distributions, second: Distributions, eps: float, *, or_within: float = 0.0) -> bool:
     """Whether the distributions of two results with the same cells differ only by rounding; False if one is not finite.
 
     Args:
@@ -54,12 +53,12 @@ def same_cells(first: TopK, second: TopK, eps: float, *, or_within: float = 0.0)
     return largest_difference(first, second) <= max(_largest_distance(eps), or_within)
 
 
-def largest_difference(first: TopK, second: TopK) -> float:
+def largest_difference(first: Distributions, second: Distributions) -> float:
     """The largest total variation, over positions, between two results with the same cells; NaN if one is not finite."""
-    with np.errstate(all="ignore"):  # of numbers that are not finite
-        distances = np.abs(np.exp(first.log_probs) - np.exp(second.log_probs)).sum(axis=1)
-        distances += np.abs(first.tail_mass - second.tail_mass)
-    return float((0.5 * distances).max())
+    distances = (first.log_probs().exp_() - second.log_probs().exp_()).abs_().sum(-1)
+    if first.log_tail is not None and second.log_tail is not None:
+        distances += (first.log_tail.exp() - second.log_tail.exp()).abs_()
+    return 0.5 * float(distances.max())
 
 
 def _largest_distance(eps: float) -> float:

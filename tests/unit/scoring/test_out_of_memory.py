@@ -10,9 +10,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.tensors import Distributions
 from pytest_pot.scoring import comparison
-from pytest_pot.scoring.metrics import position_divergences
+from pytest_pot.scoring.metrics import divergences
 
 from ..models import changed, tiny
 
@@ -99,20 +99,21 @@ def test_a_prompt_that_does_not_fit_during_sampling_is_an_error_with_the_sizes(
     )
 
 
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_out_of_memory_during_the_comparison_halves_the_batch(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """With the whole vocabulary, the comparison takes as much memory as the models do."""
-    compare = position_divergences
+    compare = divergences
 
-    def compare_small_batches(reference: TopK, candidate: TopK, tail: str) -> dict[str, Floats]:
-        if len(reference.targets) > 12:
-            raise MemoryError
+    def compare_small_batches(reference: Distributions, candidate: Distributions, tail: str) -> torch.Tensor:
+        if len(reference) > 12:
+            raise error
         return compare(reference, candidate, tail)
 
     scorer = TeacherForcedScorer(ScoringConfig(top_k=None, batch_size=4, positions_per_prompt=6))
     whole = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
-    monkeypatch.setattr(comparison, "position_divergences", compare_small_batches)
+    monkeypatch.setattr(comparison, "divergences", compare_small_batches)
     report = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
     assert (report.batch_size, report.n_prompts) == (2, whole.n_prompts)
 

@@ -319,7 +319,7 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_has_all_positions_and_the_whole_vocabulary(
     preset: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_pot.engines.pytorch.output_layer._LOGITS_PER_CHUNK", {"cpu": 1})
+    monkeypatch.setattr("pytest_pot.engines.tensors._LOGITS_PER_BLOCK", {"cpu": 1})
     model = tiny("llama", vocab_size=5000)
     prompts = [Prompt("a" * 60, "b" * 30)] * 16
     with Largest() as largest:  # type: ignore[no-untyped-call]  # torch gives the mode's own __init__ no types

@@ -8,7 +8,7 @@ import torch
 
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.pytorch.output_layer import Logits
-from pytest_pot.engines.pytorch.reduction import _likeliest, reduce_rows
+from pytest_pot.engines.pytorch.reduction import Softmax, _likeliest, reduce_rows, whole_vocabulary
 from pytest_pot.scoring.metrics import position_divergences
 
 VOCAB = 10_000  # large enough that the tail is summed in float32
@@ -18,8 +18,16 @@ EPS = torch.finfo(torch.float32).eps
 def top_k_of(
     logits: torch.Tensor, select: int | torch.Tensor | None, first: int | None = None, temperature: float = 1.0
 ) -> TopK:
+    """What an engine returns; the tail in float64 where float32 underflows."""
     targets = torch.arange(len(logits)) * 7
-    return reduce_rows(Logits(logits), targets, select=select, first=first, temperature=temperature, eps=EPS)
+    if select is None:
+        assert first is not None
+        [block] = whole_vocabulary(Logits(logits), targets, first, len(logits), Softmax(temperature, EPS))
+        return block.to_host()
+    top = reduce_rows(Logits(logits), targets, select, Softmax(temperature, EPS))
+    if top.tail_underflows is not None and top.tail_underflows.any():
+        top = reduce_rows(Logits(logits), targets, select, Softmax(temperature, EPS, wide_tail=True))
+    return top.to_host()
 
 
 def float64_cells(logits: torch.Tensor, ids: torch.Tensor, temperature: float = 1.0) -> tuple[Floats, Floats]:

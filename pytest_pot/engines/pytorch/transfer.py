@@ -1,0 +1,51 @@
+"""Copies between the host and a device that do not make the host wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["HostCopy", "to_device"]
+
+
+def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """``array`` on ``device``; on a CPU a view of the same memory.
+
+    For CUDA it goes through pinned memory, from which the device copies while the host goes on. torch keeps a pinned block
+    until the copy has finished.
+    """
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))  # torch warns of others
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class HostCopy:
+    """Tensors on their way from a device to the host; :meth:`arrays` waits for them."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        """Start the copies. On a CPU nothing is copied."""
+        self._event: torch.cuda.Event | None = None
+        self._tensors = [self._started(tensor) for tensor in tensors]
+        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+        for device in devices:
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(device))
+
+    def arrays(self) -> list[npt.NDArray[np.generic]]:
+        """The tensors as arrays."""
+        if self._event is not None:
+            self._event.synchronize()
+            self._event = None
+        return [tensor.numpy() for tensor in self._tensors]
+
+    @staticmethod
+    def _started(tensor: Tensor) -> Tensor:
+        if tensor.device.type != "cuda":
+            return tensor.cpu()
+        target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return target.copy_(tensor, non_blocking=True)
