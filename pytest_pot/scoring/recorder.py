@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.baseline.recorded import Recorded, certainly_clear
+from pytest_pot.baseline.recorded import Recorded, RecordedSuite, certainly_clear
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.tokens import Tokens
@@ -57,9 +57,16 @@ def record(
         ends = np.cumsum([0, *(tokens[index].n_positions for index in batch)])
         return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
 
-    batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
-    positions = Recorded.concatenate(list(batches.run(work).values()))
-    return RecordedPass(positions, vocab_size, batches.size)
+    suite = RecordedSuite(tokens)
+
+    def keep(batch: Sequence[int]) -> list[None]:
+        for index, positions in zip(batch, work(batch), strict=True):
+            suite.put(index, positions)
+        return [None] * len(batch)
+
+    batches: Batches[None] = Batches(config, tokens, progress, [reference])
+    batches.run(keep)
+    return RecordedPass(suite.recorded(), vocab_size, batches.size)
 
 
 def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:
