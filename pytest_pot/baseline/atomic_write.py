@@ -40,9 +40,10 @@ def has_content(path: Path, content: Pieces) -> bool:
     if path.stat().st_size != size_of(content):
         return False
     with path.open("rb") as stream:
-        for piece in map(memoryview, content):
-            for start in range(0, len(piece), _COMPARED_BYTES):
-                expected = piece[start : start + _COMPARED_BYTES]
+        for piece in content:
+            view = memoryview(piece)
+            for start in range(0, len(view), _COMPARED_BYTES):
+                expected = view[start : start + _COMPARED_BYTES]
                 if stream.read(len(expected)) != expected:
                     return False
     return True

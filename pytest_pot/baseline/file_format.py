@@ -20,8 +20,8 @@ bytes, or ``6 k + 21`` if ids fit into 16 bits, plus its tokens and texts.
 A file may come from an untrusted source, so all of it is checked. safetensors checks that header, shapes and size agree before
 it allocates memory. The checksum finds accidental damage, and :mod:`pytest_pot.baseline.file_validation` finds forged values.
 
-A recording of the whole vocabulary takes gigabytes. It is written piece by piece, and its ``ids`` and ``values`` are mapped from
-the file when it is read: the system loads the pages that are used, and can drop them again.
+A recording of the whole vocabulary takes gigabytes. It is written piece by piece, and its ``ids`` and ``values`` are mapped
+from the file when it is read: the system loads the pages that are used, and can drop them again.
 
 This module handles arrays and JSON only; :class:`~pytest_pot.Baseline` is converted to them and built from them.
 """

@@ -81,7 +81,8 @@ class Recorded:
 
     def copy(self) -> Recorded:
         """A copy with arrays of its own, so that the arrays it is a view of can be freed."""
-        return Recorded(**{name: None if array is None else array.copy() for name, array in self.arrays().items()})
+        copies: dict[str, Any] = {name: None if array is None else array.copy() for name, array in self.arrays().items()}
+        return Recorded(**copies)
 
     def arrays(self) -> dict[str, Any]:
         """The fields by name: an array each, or None."""
@@ -135,7 +136,8 @@ class RecordedSuite:
         for name, array in part.arrays().items():
             whole = self._arrays.get(name)
             if name not in self._arrays:
-                whole = None if array is None else np.empty((self._starts[-1], *array.shape[1:]), array.dtype)
+                # Not np.empty: what is in its memory may warn when it is converted. Untouched zeros take no memory either.
+                whole = None if array is None else np.zeros((self._starts[-1], *array.shape[1:]), array.dtype)
             shape, expected = (None if a is None else a.shape for a in (array, None if whole is None else whole[start:stop]))
             if shape != expected:
                 raise PotError(f"the reference returned {name} of shape {shape} for prompt {index}, but must return {expected}")

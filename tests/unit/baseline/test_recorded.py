@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pytest_pot import PotError
@@ -87,3 +90,17 @@ def test_a_copy_does_not_keep_the_arrays_alive_that_it_was_a_view_of() -> None:
     np.testing.assert_array_equal(copy.values, whole.values[2:5])
     assert copy.ids is None
     assert copy.values.base is None
+
+
+def test_memory_that_was_never_written_to_is_not_converted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Converting what ``np.empty`` returns may warn of invalid values: it holds what was in that memory before."""
+    narrow, wide = part(COUNTS[2], 2), part(COUNTS[0], 0)
+    wide = replace(wide, values=np.random.default_rng(9).normal(size=wide.values.shape))
+
+    def signalling_nan(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        return np.frombuffer(b"\x01\x00\xa0\x7f" * (2 * prod(shape)), dtype, prod(shape)).reshape(shape).copy()
+
+    monkeypatch.setattr(np, "empty", signalling_nan)
+    suite = RecordedSuite(TOKENS)
+    suite.put(2, narrow)
+    suite.put(0, wide)
