@@ -6,20 +6,50 @@ import glob
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, kind_of_file
 
-__all__ = ["replace_file", "write_bytes"]
+__all__ = ["Pieces", "has_content", "replace_file", "size_of", "write_pieces"]
+
+Pieces: TypeAlias = Sequence[bytes | memoryview]
+"""The content of a file, in parts of bytes, so that nobody has to hold a copy of it."""
 
 _UNFINISHED = ".tmp"
 _ABANDONED_S = 600.0
 """After so many seconds an unfinished file belongs to a writer that was killed."""
+_COMPARED_BYTES = 1 << 20
+"""How much of a file is read at a time to compare it."""
 
 
-def write_bytes(content: bytes, path: Path) -> Path:
+def size_of(content: Pieces) -> int:
+    """How many bytes ``content`` has."""
+    return sum(map(len, content))
+
+
+def has_content(path: Path, content: Pieces) -> bool:
+    """Whether the file ``path`` holds just the bytes of ``content``.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.stat().st_size != size_of(content):
+        return False
+    with path.open("rb") as stream:
+        for piece in content:
+            view = memoryview(piece)
+            for start in range(0, len(view), _COMPARED_BYTES):
+                expected = view[start : start + _COMPARED_BYTES]
+                if stream.read(len(expected)) != expected:
+                    return False
+    return True
+
+
+def write_pieces(content: Pieces, path: Path) -> Path:
     """Put ``content`` in the place of ``path``, in one step. Of a link, the target is written and the link stays.
 
     Raises:
@@ -38,7 +68,7 @@ def write_bytes(content: bytes, path: Path) -> Path:
     return target
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: Pieces) -> None:
     """Write beside ``path`` and move that into its place; a writer that is killed leaves the old file as it was.
 
     Raises:
@@ -49,7 +79,8 @@ def replace_file(path: Path, content: bytes) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_UNFINISHED}")
     try:
         with beside.open("xb") as stream:
-            stream.write(content)
+            for piece in content:
+                stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
         if path.exists():

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.baseline.atomic_write import write_bytes
-from pytest_pot.baseline.file_format import FORMAT, Arrays, pack, reading_errors, unpack
+from pytest_pot.baseline.atomic_write import Pieces, write_pieces
+from pytest_pot.baseline.file_format import FORMAT, Arrays, pieces, reading_errors, unpack
 from pytest_pot.baseline.file_validation import Malformed, check_count, check_recorded, check_text, tokens_of
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
@@ -90,7 +90,15 @@ class Baseline:
         Raises:
             PotError: a prompt's text cannot be written as UTF-8.
         """
-        return pack(_arrays(self), _document(self))
+        return b"".join(self.pieces())
+
+    def pieces(self) -> Pieces:
+        """:meth:`to_bytes` in parts, which are views of the recording where that is possible.
+
+        Raises:
+            PotError: a prompt's text cannot be written as UTF-8.
+        """
+        return pieces(_arrays(self), _document(self))
 
     def save(self, path: str | Path) -> Path:
         """Write the file ``path``, whose name must end in ``.pot.safetensors``.
@@ -106,11 +114,14 @@ class Baseline:
             raise InvalidArgument(
                 f"the baseline's name {str(path)!r} must end in {RECORDED_SUFFIX}, which marks a file as a recorded reference"
             )
-        return write_bytes(self.to_bytes(), Path(path))
+        return write_pieces(self.pieces(), Path(path))
 
     @staticmethod
     def load(path: str | Path) -> Baseline:
         """Read the recording in the file ``path`` and check all of it: the file may come from an untrusted source.
+
+        A file of 64 MB or more (one of the whole vocabulary) is not copied into memory: as long as the baseline is used, it may
+        be replaced or deleted, but not overwritten in place.
 
         Raises:
             PotError: the file does not exist, is damaged, or holds values that no recording can have; the message says where.

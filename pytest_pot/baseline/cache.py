@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_pot.baseline.atomic_write import replace_file
+from pytest_pot.baseline.atomic_write import replace_file, size_of
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import digest_of_prompts, libraries
 from pytest_pot.core.config import ScoringConfig
@@ -54,9 +54,9 @@ class ReferenceCache:
             why it could not be written, which is no error: the next run is slower. None where it was.
         """
         named = replace(record, provenance=replace(record.provenance, reference=key))
-        content, path = named.to_bytes(), self._path(key)
+        content, path = named.pieces(), self._path(key)
         try:
-            if len(content) <= self._limit:
+            if size_of(content) <= self._limit:
                 replace_file(path, content)
         except OSError as error:
             return error

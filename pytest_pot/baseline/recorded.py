@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pytest_pot.core.errors import PotError
 from pytest_pot.engines.distributions import Flags, Floats, Ints, StoredArrays, TopK
 from pytest_pot.engines.tokens import Tokens
 
 if TYPE_CHECKING:  # this imports torch
     from pytest_pot.engines.tensors import Distributions
 
-__all__ = ["Recorded", "certainly_clear", "position_starts"]
+__all__ = ["Recorded", "RecordedSuite", "certainly_clear", "position_starts"]
 
 _FLAT_LEAD = 2.0**-6
 """By what part of its own logit a first choice leads at most where only rounding decides it: the error of bfloat16 logits, see
@@ -103,19 +104,22 @@ class Recorded:
 
     def copy(self) -> Recorded:
         """A copy with arrays of its own, so that the arrays it is a view of can be freed."""
-        return Recorded.concatenate([self], always=True)
+        copies: dict[str, Any] = {name: None if array is None else array.copy() for name, array in self.arrays().items()}
+        return Recorded(**copies)
 
     @staticmethod
-    def concatenate(parts: Sequence[Recorded], *, always: bool = False) -> Recorded:
-        """The positions of all ``parts`` one after the other."""
-        if len(parts) == 1 and not always:
+    def concatenate(parts: Sequence[Recorded]) -> Recorded:
+        """The positions of ``parts``, one part after the other."""
+        if len(parts) == 1:
             return parts[0]
+        arrays = [part.arrays() for part in parts]
+        names = [name for name, array in arrays[0].items() if array is not None]
+        joined: dict[str, Any] = {name: np.concatenate([each[name] for each in arrays]) for name in names}
+        return Recorded(**{**arrays[0], **joined})
 
-        def joined(name: str) -> Any:
-            arrays = [getattr(part, name) for part in parts]
-            return None if arrays[0] is None else np.concatenate(arrays)
-
-        return Recorded(**{name: joined(name) for name in Recorded.__dataclass_fields__})
+    def arrays(self) -> dict[str, Any]:
+        """The fields by name: an array each, or None."""
+        return {name: getattr(self, name) for name in Recorded.__dataclass_fields__}
 
     def log_probs(self, temperature: float) -> Floats:
         """[n, k] float64; applies the engine's operations, so that the bits are the same."""
@@ -157,6 +161,43 @@ class Recorded:
             log_normalisers=self.log_normalisers,
             vocab_size=vocab_size,
         )
+
+
+class RecordedSuite:
+    """Collects the distributions of a suite, prompt by prompt, in arrays of their final size: for a whole vocabulary they take
+    gigabytes, and to join parts would take twice that."""
+
+    def __init__(self, tokens: Sequence[Tokens]) -> None:
+        self._starts = position_starts(tokens)
+        self._arrays: dict[str, Any] = {}
+        self._missing = set(range(len(tokens)))
+
+    def put(self, index: int, part: Recorded) -> None:
+        """Copy the distributions of the prompt ``index``; prompts may come in any order.
+
+        Raises:
+            PotError: the engine returned another number of positions or ids than for a prompt before.
+        """
+        start, stop = self._starts[index], self._starts[index + 1]
+        for name, array in part.arrays().items():
+            whole = self._arrays.get(name)
+            if name not in self._arrays:
+                # Not np.empty: what is in its memory may warn when it is converted. Untouched zeros take no memory either.
+                whole = None if array is None else np.zeros((self._starts[-1], *array.shape[1:]), array.dtype)
+            shape, expected = (None if a is None else a.shape for a in (array, None if whole is None else whole[start:stop]))
+            if shape != expected:
+                raise PotError(f"the reference returned {name} of shape {shape} for prompt {index}, but must return {expected}")
+            if array is not None and whole is not None:
+                # Logits fit into float32, but the same engine may also return log-probabilities that do not.
+                whole = whole.astype(np.result_type(whole, array), copy=False)
+                whole[start:stop] = array
+            self._arrays[name] = whole
+        self._missing.discard(index)
+
+    def recorded(self) -> Recorded:
+        """The positions of all prompts, one prompt after the other."""
+        assert not self._missing, f"nothing was recorded for the prompts {sorted(self._missing)}"
+        return Recorded(**self._arrays)
 
 
 def position_starts(tokens: Sequence[Tokens]) -> list[int]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.baseline.recorded import Recorded, certainly_clear
+from pytest_pot.baseline.recorded import Recorded, RecordedSuite, certainly_clear
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
-from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.distributions import Floats
 from pytest_pot.engines.tensors import Reads, ReferenceReading, block_height, device_for_cells
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -51,35 +51,47 @@ def record(
     def work(batch: Sequence[int]) -> _Done:
         nonlocal vocab_size
         batch_tokens = [tokens[index] for index in batch]
+        parts = list(pairwise(position_starts(batch_tokens)))
         with memory_errors(f"the recording on {device}"):
             if config.top_k is None and isinstance(reference, Reads):
                 reading = reference.reading(batch_tokens, device)
                 vocab_size = reading.vocab_size
                 height = block_height(len(reading), vocab_size, device)
-                recorded, magnitude = _whole_vocabulary(reading, batch_tokens, height)
+                whole, magnitude = _whole_vocabulary(reading, batch_tokens, height)
                 not_finite(magnitude, "reference", prompts, tokens, batch)
-            else:
-                top = reference.top_k(batch_tokens, config.top_k)
-                vocab_size = top.vocab_size
-                check_finite(top, "reference", prompts, tokens, batch)
-                recorded = _as_recorded(top, config)
-        ends = np.cumsum([0, *(t.n_positions for t in batch_tokens)])
-        return _Done([recorded.rows(start, stop).copy() for start, stop in pairwise(ends.tolist())])
+                return _Done(suite, {i: whole.rows(*part) for i, part in zip(batch, parts, strict=True)})
+            top = reference.top_k(batch_tokens, config.top_k)
+            vocab_size = top.vocab_size
+            check_finite(top, "reference", prompts, tokens, batch)
+            if config.tail == "renormalise":
+                top = renormalised_top(top)
+            # An engine may leave the flags 0 where they are not; a recording with such flags would be refused.
+            top = replace(top, clear=top.clear | certainly_clear(top))
+            positions = {i: top.rows(*part) for i, part in zip(batch, parts, strict=True)}
+            return _Done(suite, {i: Recorded.of(rows, config.temperature) for i, rows in positions.items()})
 
-    batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
-    positions = Recorded.concatenate(list(batches.run(work).values()))
-    return RecordedPass(positions, vocab_size, batches.size)
+    suite = RecordedSuite(tokens)
+    batches: Batches[None] = Batches(config, tokens, progress, [reference])
+    batches.run(work)
+    return RecordedPass(suite.recorded(), vocab_size, batches.size)
 
 
-def _as_recorded(top: TopK, config: ScoringConfig) -> Recorded:
-    if config.tail == "renormalise":
-        top = renormalised_top(top)
-    # An engine may leave the flags 0 where they are not; a recording with such flags would be refused.
-    return Recorded.of(replace(top, clear=top.clear | certainly_clear(top)), config.temperature)
+@dataclass(frozen=True)
+class _Done:
+    """The distributions of a batch, by prompt; see :class:`~pytest_pot.scoring.batching.Started`."""
+
+    suite: RecordedSuite
+    parts: dict[int, Recorded]
+
+    def results(self) -> list[None]:
+        """Put them where they belong in the suite."""
+        for index, part in self.parts.items():
+            self.suite.put(index, part)
+        return [None] * len(self.parts)
 
 
 def _whole_vocabulary(reading: ReferenceReading, batch: Sequence[Tokens], height: int) -> tuple[Recorded, Floats]:
-    """All ids at the positions of ``batch``, a block at a time, and the magnitude of each position."""
+    """All ids at the positions of ``batch``, and the magnitude of each position; a block at a time."""
     size, parts, magnitudes, start = reading.vocab_size, [], [], 0
     targets = np.fromiter(chain.from_iterable(tokens.targets for tokens in batch), dtype=np.int64)
     for block in reading.blocks(size, height):
@@ -89,16 +101,6 @@ def _whole_vocabulary(reading: ReferenceReading, batch: Sequence[Tokens], height
         magnitudes.append(magnitude)
         start = stop
     return Recorded.concatenate(parts), np.concatenate(magnitudes)
-
-
-@dataclass(frozen=True)
-class _Done:
-    """The results of a batch; see :class:`~pytest_pot.scoring.batching.Started`."""
-
-    parts: list[Recorded]
-
-    def results(self) -> list[Recorded]:
-        return self.parts
 
 
 def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:

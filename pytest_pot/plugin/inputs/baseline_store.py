@@ -188,21 +188,21 @@ class BaselineStore:
 
     def _replace(self, path: Path, new: Baseline) -> str:
         """Write ``new`` unless the file holds it already, and say what that changes."""
-        from pytest_pot.baseline.atomic_write import write_bytes
+        from pytest_pot.baseline.atomic_write import has_content, size_of, write_pieces
         from pytest_pot.baseline.baseline import Baseline
         from pytest_pot.scoring.baseline_comparison import changes
 
-        content = new.to_bytes()
-        size = f"{new.n_prompts} prompts, {new.n_positions} positions, {len(content) / 1000:.0f} kB"
+        content = new.pieces()
+        size = f"{new.n_prompts} prompts, {new.n_positions} positions, {size_of(content) / 1000:.0f} kB"
         if kind_of_file(path) != FILE:
-            write_bytes(content, path)
+            write_pieces(content, path)
             return f"recorded {self.shown(path)}: {size}"
-        if path.read_bytes() == content:
+        if has_content(path, content):
             return f"unchanged {self.shown(path)}: {size}"
         try:
             old = Baseline.load(path)
         except PotError:
-            write_bytes(content, path)
+            write_pieces(content, path)
             return f"replaced {self.shown(path)}, which was damaged: {size}"
         changed = changes(old, new)
         if path.stat().st_mtime >= session_start(self._config) and changed.differences:
@@ -210,7 +210,7 @@ class BaselineStore:
                 f"two gates of this run record different things into {self.shown(path)}; give each a file of its own: "
                 + "; ".join(changed.differences)
             )
-        write_bytes(content, path)
+        write_pieces(content, path)
         names = old.provenance.reference, new.provenance.reference
         other = f"; reference: {names[0]} recorded, {names[1]} now" if names[0] != names[1] else ""
         return f"updated {self.shown(path)}: {size}; {changed}{other}"
