@@ -1,4 +1,4 @@
-"""Settings for all tests: the number of torch threads and of hypothesis examples."""
+"""Settings for all tests: the number of torch threads and of hypothesis examples, and what is skipped without a GPU."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ import torch
 hypothesis.settings.register_profile("quick", max_examples=30, deadline=None)
 hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None)
 hypothesis.settings.load_profile("quick")  # pytest reads --hypothesis-profile=thorough later, so it wins
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch sees none here")
 
 
 @pytest.fixture(scope="session", autouse=True)
