@@ -72,13 +72,18 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     document = described(bench)
     print(f"{document['device']}; {document['prompts']} prompts of {document['tokens']} tokens\n", flush=True)
+    deadline = time.perf_counter() + arguments.limit_s
     for name in arguments.sections:
+        if time.perf_counter() > deadline:
+            document["errors"][name] = f"not run: {arguments.limit_s:g} s were over"
+            continue
         run(name, sections(folder)[name], bench, document)
         (folder / "gpu.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         (folder / "gpu.md").write_text(gpu_report.page(document), encoding="utf-8")
     print("\n".join(gpu_report.targets(document)))
-    errors = f"; these sections failed: {', '.join(document['errors'])}" if document["errors"] else ""
-    print(f"\n{sum(document['seconds'].values()):.0f} s, written to {folder}: gpu.json, gpu.md{errors}")
+    print(f"\n{sum(document['seconds'].values()):.0f} s, written to {folder}: gpu.json, gpu.md")
+    for name, error in document["errors"].items():
+        print(f"{name} failed: {error}")
     return 1 if document["errors"] else 0
 
 
@@ -129,6 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=names, default=names)
     parser.add_argument("--prompts", type=int, help="built-in prompts; all 257 by default")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit-s", type=float, default=360, help="seconds after which no further section begins")
     return parser.parse_args()
 
 

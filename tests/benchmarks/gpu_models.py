@@ -64,7 +64,7 @@ def build(config: PretrainedConfig, device: torch.device, dtype: torch.dtype = t
     torch.manual_seed(0)
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
-    head = model.get_output_embeddings().weight
+    head = model.get_output_embeddings().weight.detach()
     spread = float(head[:1024].float().std())
     if head.device.type != device.type or not 0.01 < spread < 0.04:
         raise RuntimeError(f"the random weights are wrong: standard deviation {spread:.3g}, on {head.device}")

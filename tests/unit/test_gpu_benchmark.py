@@ -28,7 +28,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.slow
 def test_every_section_runs_on_tiny_shapes(gpu: ModuleType, tmp_path: Path) -> None:
     command = [sys.executable, str(FOLDER / "gpu.py"), "--out", str(tmp_path)]
-    options = ["--device", "cpu", "--shapes", "tiny", "--prompts", "4", "--rounds", "1"]
+    options = ["--device", "cpu", "--shapes", "tiny", "--prompts", "4", "--rounds", "1", "--limit-s", "3600"]
     paths = os.pathsep.join([str(FOLDER.parents[1]), os.environ.get("PYTHONPATH", "")])
     process = subprocess.run([*command, *options], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
@@ -68,7 +68,8 @@ def test_a_section_that_fails_keeps_its_rows_and_the_others_go_on(
         yield {"shape": "135m", "recorded / bare": 1.2, "recorded, share": 0.1}
 
     monkeypatch.setattr(gpu, "sections", lambda folder: {"peak": failing, "bare": working})
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--shapes", "tiny", "--out", str(tmp_path)])
+    options = ["--device", "cpu", "--shapes", "tiny", "--sections", "peak", "bare", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
     assert gpu.main() == 1
     document = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert document["errors"] == {"peak": "ZeroDivisionError: on purpose"}
@@ -79,3 +80,9 @@ def test_a_section_that_fails_keeps_its_rows_and_the_others_go_on(
     page = (tmp_path / "gpu.md").read_text(encoding="utf-8")
     assert "| bare: recorded / bare, at most 1.25 | 1 of 2 | 1.2 | 1.5 |" in page
     assert "| bare: recorded, share, 7b, at least 0.6 | 1 of 1 | 0.7 | 0.7 |" in page
+
+
+def test_no_section_begins_after_the_time_limit(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["--device", "cpu", "--shapes", "tiny", "--limit-s", "-1", "--sections", "peak", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *options])
+    assert gpu.main() == 1
