@@ -1,17 +1,25 @@
-"""Settings for all tests: the number of torch threads and of hypothesis examples."""
+"""Settings for all tests: the number of torch threads and of hypothesis examples, and what is skipped without a GPU."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
-import hypothesis
 import pytest
 import torch
 
-# No deadlines: the time of an example depends on the machine's other processes.
-hypothesis.settings.register_profile("quick", max_examples=30, deadline=None)
-hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None)
-hypothesis.settings.load_profile("quick")  # pytest reads --hypothesis-profile=thorough later, so it wins
+with suppress(ImportError):  # a machine with a GPU may lack it, and the tests that need the GPU do without
+    import hypothesis
+
+    # No deadlines: the time of an example depends on the machine's other processes.
+    hypothesis.settings.register_profile("quick", max_examples=30, deadline=None)
+    hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None)
+    hypothesis.settings.load_profile("quick")  # pytest reads --hypothesis-profile=thorough later, so it wins
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and torch sees none here")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,17 +23,22 @@ def products(model: Any, texts: Sequence[Tokens], config: ScoringConfig) -> Call
     tokens = sorted(texts, key=lambda prompt: -len(prompt.ids))
     with TorchEngine.opened(model, "candidate", config) as engine:
         sizes = cheapest([len(prompt.ids) for prompt in tokens], engine.room)
+    batches, start = [], 0
+    for size in sizes:
+        batches.append(tokens[start : start + size])
+        start += size
+    return products_of(model, batches, config)
+
+
+def products_of(model: Any, batches: Sequence[Sequence[Tokens]], config: ScoringConfig) -> Callable[[], None]:
+    """:func:`products` in ``batches``, on the device and in the precision of the model."""
     output_layer = model.get_output_embeddings()
     layers = [m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not output_layer]
     head = output_layer.weight[: config.top_k] if config.tail == "renormalise" else output_layer.weight
-    shapes, start = [], 0
-    for size in sizes:
-        batch = tokens[start : start + size]
-        shapes.append((sum(len(prompt.ids) - 1 for prompt in batch), sum(prompt.n_positions for prompt in batch)))
-        start += size
+    shapes = [(sum(len(prompt.ids) - 1 for prompt in batch), sum(prompt.n_positions for prompt in batch)) for batch in batches]
     widths = {weight.shape[1] for weight in [*layers, head]}
     most = max(n for n, _ in shapes)
-    states = {width: torch.randn(most, width) for width in widths}
+    states = {width: torch.randn(most, width, dtype=head.dtype, device=head.device) for width in widths}
 
     def run() -> None:
         with torch.inference_mode():
