@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.baseline.recorded import Recorded, RecordedSuite, certainly_clear
+from pytest_pot.baseline.recorded import Recorded, RecordedSuite, certainly_clear, position_starts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Floats
