@@ -223,7 +223,7 @@ def test_a_vocabulary_without_a_likely_id_of_the_reference_fails(project: Projec
     assert re.fullmatch(pattern, line), line
 
 
-@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest", "single", "original"])
+@pytest.mark.parametrize("preset", ["auto", "balanced", "accurate", "fastest", "single", "original"])
 def test_either_model_may_have_a_padded_vocabulary(project: Project, preset: str) -> None:
     result = project.run_tests(
         f"""
@@ -265,7 +265,7 @@ def test_a_prompt_above_the_length_limit_is_cut_and_counted(project: Project) ->
     )
     result = project.run("--pot-report=gates.json")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.re_match_lines([r"  reference .*; preset balanced, 2 prompts, 1 cut on the left, \d+ positions, top 100 .*"])
+    result.stdout.re_match_lines([r"  reference .*; preset auto, 2 prompts, 1 cut on the left, \d+ positions, top 100 .*"])
     assert [gate["truncated"] for gate in project.gates()] == [1, 1]
 
 
