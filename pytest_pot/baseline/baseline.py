@@ -18,7 +18,7 @@ import numpy as np
 
 from pytest_pot.baseline.atomic_write import write_bytes
 from pytest_pot.baseline.file_format import FORMAT, Arrays, pack, reading_errors, unpack
-from pytest_pot.baseline.file_validation import Malformed, check_batches, check_count, check_recorded, check_text, tokens_of
+from pytest_pot.baseline.file_validation import Malformed, check_count, check_recorded, check_text, tokens_of
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
 from pytest_pot.baseline.recorded import Recorded, position_starts
@@ -49,9 +49,6 @@ class Baseline:
     batch_size: int
     """Prompts per forward pass at the end of the recording; less than configured if memory ran out."""
     provenance: Provenance
-    batches: tuple[int, ...] = ()
-    """Prompts of each forward pass, in order. The same weights are at a distance of exactly 0 in the same batches only, and
-    with the batch size ``"auto"`` those depend on the device and its free memory. Empty in files that lack them."""
     source: str = "the baseline"
     """The file that it was loaded from, for messages."""
 
@@ -150,7 +147,6 @@ def _document(baseline: Baseline) -> dict[str, Any]:
         "config": asdict(baseline.config),
         "vocab_size": baseline.vocab_size,
         "batch_size": baseline.batch_size,
-        "batches": list(baseline.batches),
         "provenance": baseline.provenance.to_dict(),
         "prompts": [_entry(prompt) for prompt in baseline.prompts],
     }
@@ -188,7 +184,6 @@ def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Basel
         recorded=recorded,
         vocab_size=check_count(document, "vocab_size"),
         batch_size=check_count(document, "batch_size"),
-        batches=check_batches(document, len(prompts)),
         provenance=_provenance(document["provenance"]),
         source=source,
     )

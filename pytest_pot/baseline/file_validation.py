@@ -18,16 +18,7 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.distributions import Flags
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = [
-    "Malformed",
-    "check_batches",
-    "check_count",
-    "check_header",
-    "check_prompts",
-    "check_recorded",
-    "check_text",
-    "tokens_of",
-]
+__all__ = ["Malformed", "check_count", "check_header", "check_prompts", "check_recorded", "check_text", "tokens_of"]
 
 _DTYPES = {
     "tokens": ("U16", "U32"),
@@ -105,16 +96,6 @@ def check_count(document: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
         raise Malformed(f"{name} is {value!r}, not a count")
     return value
-
-
-def check_batches(document: Mapping[str, Any], n_prompts: int) -> tuple[int, ...]:
-    """``document["batches"]``, empty if it is missing; raise :class:`Malformed` unless they hold ``n_prompts`` prompts."""
-    sizes = document.get("batches", [])
-    if not isinstance(sizes, list) or any(type(size) is not int or size < 1 for size in sizes):
-        raise Malformed("batches is not a list of counts")
-    if sizes and sum(sizes) != n_prompts:
-        raise Malformed(f"its batches hold {sum(sizes)} prompts, but it has {n_prompts}")
-    return tuple(sizes)
 
 
 def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens, ...]:

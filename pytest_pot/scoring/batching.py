@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -63,10 +62,6 @@ class Batches(Generic[Result]):
         self._done = 0
         self.most: int | None = None if config.batch_size == "auto" else config.batch_size
         """Maximum prompts per forward pass, halved when a batch does not fit into memory. None: only the room limits it."""
-        self.sizes: list[int] = []
-        """The sizes of the batches that have run, in order."""
-        self.prescribed: Sequence[int] = ()
-        """The sizes of the batches to run, such as an earlier run's :attr:`sizes`; empty to plan them here."""
         self._largest = 0
 
     @property
@@ -106,7 +101,6 @@ class Batches(Generic[Result]):
                 self.most, self._largest = len(batch) // 2, 0
                 continue
             self._largest = max(self._largest, len(batch))
-            self.sizes.append(len(batch))
             results.update(zip(batch, batch_results, strict=True))
             remaining, plan = remaining[len(batch) :], plan[1:]
             self._done += len(batch)
@@ -120,10 +114,6 @@ class Batches(Generic[Result]):
 
     def _plan(self, remaining: Sequence[int]) -> list[int]:
         """The sizes of the next batches of ``remaining``, in order; at least of the first one."""
-        if self.prescribed:
-            ends = itertools.accumulate(self.prescribed)
-            size = next(end for end in ends if end > self._done) - self._done
-            return [size if self.most is None else min(size, self.most)]
         if self._config.batch_size != "auto":
             assert self.most is not None
             return [self.most]

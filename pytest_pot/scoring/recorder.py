@@ -29,8 +29,6 @@ class RecordedPass:
     vocab_size: int
     batch_size: int
     """Prompts per forward pass at the end; less than configured if memory ran out."""
-    batches: tuple[int, ...]
-    """The sizes of all batches, in the order of :func:`~pytest_pot.scoring.batching.longest_first`."""
 
 
 def record(
@@ -61,7 +59,7 @@ def record(
 
     batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
     positions = Recorded.concatenate(list(batches.run(work).values()))
-    return RecordedPass(positions, vocab_size, batches.size, tuple(batches.sizes))
+    return RecordedPass(positions, vocab_size, batches.size)
 
 
 def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:

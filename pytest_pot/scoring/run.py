@@ -80,7 +80,6 @@ class ScoringRun:
             recorded=recorded.positions,
             vocab_size=recorded.vocab_size,
             batch_size=recorded.batch_size,
-            batches=recorded.batches,
             provenance=Provenance(
                 reference=type(model).__name__ if name is None else name,
                 weights=weights_digest(model),
@@ -120,9 +119,7 @@ class ScoringRun:
         size = baseline.config.batch_size if same_batches else self.config.batch_size
         config = replace(self.config, batch_size=size)
         batches = Batches[PromptResult](config, baseline.tokens, self._progress, comparison.engines)
-        if same_batches and baseline.batches:
-            batches.most, batches.prescribed = None, baseline.batches
-        elif baseline.config.batch_size == size and (size != "auto" or same_batches):
+        if baseline.config.batch_size == size:
             batches.most = min(batches.most or baseline.batch_size, baseline.batch_size)  # where memory ran out while recording
         return self._whole(batches, comparison)
 

@@ -226,21 +226,6 @@ def test_an_impossible_vocabulary_size_is_rejected(baseline: Baseline, rejection
     assert rejection(forged(baseline, vocab_size=size)) == f"vocab_size is {size!r}, not a count"
 
 
-@pytest.mark.parametrize(
-    ("batches", "reason"),
-    [
-        ((4, 0, 4), "batches is not a list of counts"),
-        ((True, 7), "batches is not a list of counts"),
-        ((4.0, 4), "batches is not a list of counts"),
-        ((4, 3), "its batches hold 7 prompts, but it has 8"),
-    ],
-)
-def test_impossible_batches_are_rejected(
-    baseline: Baseline, rejection: Rejection, batches: tuple[Any, ...], reason: str
-) -> None:
-    assert rejection(forged(baseline, batches=batches)) == reason
-
-
 def test_a_sparse_file_that_claims_more_than_memory_holds_is_rejected(
     baseline: Baseline, content: bytes, rejection: Rejection, tmp_path: Path
 ) -> None:
