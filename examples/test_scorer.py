@@ -25,7 +25,7 @@ def test_int8_is_a_smaller_change_than_pruning(
 def test_the_reference_continues_a_prompt_without_a_continuation(
     pot_reference: PreTrainedModel, pot_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    scorer = TeacherForcedScorer(ScoringConfig.preset("balanced", positions_per_prompt=8))
+    scorer = TeacherForcedScorer(ScoringConfig.preset("auto", positions_per_prompt=8))
     report = scorer.score_batch(pot_reference, pot_reference, ["The three primary colours are"], pot_tokenizer)
     assert report.mean == 0
     assert len(report.tokens[0].targets) == 8  # sampled with a fixed seed, so always the same tokens

@@ -26,7 +26,7 @@ class ScoringConfig:
     tail: Literal["bucket", "renormalise"] = "bucket"
     """``"bucket"``: all other tokens are one more cell, which makes every divergence a lower bound of the exact one.
     ``"renormalise"``: softmax over the top-k only, for both models; cheaper, and not a bound."""
-    batch_size: int | Literal["auto"] = 4
+    batch_size: int | Literal["auto"] = "auto"
     """Prompts per forward pass. ``"auto"``: the batches that cost least, counting padding and the overhead of a forward pass,
     within the memory of the device. Either is halved when memory runs out."""
     positions_per_prompt: int = 32
@@ -93,11 +93,13 @@ class ScoringConfig:
 
 PRESETS: Mapping[str, ScoringConfig] = MappingProxyType(
     {
-        "balanced": ScoringConfig(),
+        "auto": ScoringConfig(),
+        "balanced": ScoringConfig(batch_size=4),
         "accurate": ScoringConfig(top_k=None, batch_size=2, positions_per_prompt=64, max_length=512),
         "fastest": ScoringConfig(top_k=50, tail="renormalise", batch_size=8, positions_per_prompt=16),
         "single": ScoringConfig(top_k=50, batch_size=1),
         "original": ScoringConfig(top_k=None, batch_size=1, max_length=1024, every_position=True),
     }
 )
-"""The presets by name; ``balanced`` is the default."""
+"""The presets by name; ``auto`` is the default. It is ``balanced`` with the batch size ``"auto"``: scores of the two differ by
+rounding only, and a recording made with one serves the other."""

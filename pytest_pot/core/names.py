@@ -10,8 +10,8 @@ __all__ = ["DEFAULT_PRESET", "DTYPES", "METRICS", "PATHS", "PRESET_NAMES", "RECO
 METRICS = ("tv", "jsd", "kl", "kl_reverse", "delta_ce", "top1_flip")
 """The metrics by name; :mod:`pytest_pot.scoring.metrics` defines each one."""
 
-PRESET_NAMES = ("balanced", "accurate", "fastest", "single", "original")
-DEFAULT_PRESET = "balanced"
+PRESET_NAMES = ("auto", "balanced", "accurate", "fastest", "single", "original")
+DEFAULT_PRESET = "auto"
 
 TAILS = ("bucket", "renormalise")
 PATHS = ("prefill", "decode")

@@ -31,7 +31,7 @@ class TeacherForcedScorer:
     reads the continuation token by token, through its own key-value cache.
 
     Args:
-        config: what is compared; the preset ``balanced`` by default.
+        config: what is compared; the preset ``auto`` by default.
         progress: called with (prompts done, prompts in all) after every batch.
     """
 

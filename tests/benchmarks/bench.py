@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ __all__ = ["AUTO", "Bench", "Model", "Rows", "Way", "against", "cut_short"]
 Model = torch.nn.Module
 Way = Callable[[], object]
 
-AUTO = replace(ScoringConfig.preset("balanced"), batch_size="auto")
+AUTO = ScoringConfig.preset("auto")
 
 
 @dataclass

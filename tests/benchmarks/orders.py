@@ -1,7 +1,7 @@
 """Verdicts at 95 % confidence on the whole built-in suite, in 100 seeded orders: SmolLM2 against changed copies of itself.
 
-For each order, the sequential test gets the scores that record_scores.py wrote, in batches of four, as in a gate. Writes
-results/orders.md, and fails if a verdict is wrong more often than expected.
+For each order, the sequential test gets the scores that record_scores.py wrote, in batches of four, as in a gate with
+the preset balanced. Writes results/orders.md, and fails if a verdict is wrong more often than expected.
 
     python tests/benchmarks/orders.py
 """

@@ -49,7 +49,7 @@ with torch.inference_mode():
 GATE = """
 import pytest
 
-@pytest.mark.pot_identity(reference="reference.pot.safetensors", candidate="candidate", tolerance="half")
+@pytest.mark.pot_identity(reference="reference.pot.safetensors", candidate="candidate", preset="balanced", tolerance="half")
 def test_same():
     pass
 """
@@ -76,7 +76,7 @@ def vocabulary(bench: Bench) -> Rows:
         torch.manual_seed(0)
         model = LlamaForCausalLM(LlamaConfig(vocab_size=size, max_position_embeddings=512, **sizes)).eval()
     prompts = [Prompt(f"{i} " + 300 * "word ", 40 * "and ") for i in range(64)]
-    for config in (ScoringConfig(), AUTO, ScoringConfig.preset("fastest")):
+    for config in (AUTO, ScoringConfig.preset("balanced"), ScoringConfig.preset("fastest")):
         scorer = TeacherForcedScorer(config)
         baseline = scorer.record(model, prompts, bench.tokenizer)
         peak = peak_of(partial(scorer.score_baseline, baseline, model, bench.tokenizer), model, torch.device("cpu"))
@@ -92,9 +92,8 @@ def startup(bench: Bench) -> Rows:
         model: Any = bench.candidate
         model.save_pretrained(home / "candidate")
         bench.tokenizer.save_pretrained(home / "candidate")
-        TeacherForcedScorer().record(bench.reference, builtin_prompts(), bench.tokenizer).save(
-            home / "reference.pot.safetensors"
-        )
+        scorer = TeacherForcedScorer(ScoringConfig.preset("balanced"))  # its batches are those of the bare script
+        scorer.record(bench.reference, builtin_prompts(), bench.tokenizer).save(home / "reference.pot.safetensors")
         (home / "bare.py").write_text(BARE, encoding="utf-8")
         (home / "test_gate.py").write_text(GATE, encoding="utf-8")
 

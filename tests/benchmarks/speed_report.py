@@ -11,7 +11,7 @@ __all__ = ["page", "plot", "section"]
 Document = dict[str, Any]
 
 TITLES = {
-    "presets": "The five configurations, 16 prompts",
+    "presets": "The presets, 16 prompts",
     "batches": "Batch sizes, 32 prompts, reference recorded",
     "top_k": "Top-k against the whole vocabulary, reference recorded, 32 positions",
     "counts": "10, 100 and 1000 prompts of 3 tokens, reference recorded, batches of 20",

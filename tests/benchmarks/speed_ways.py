@@ -24,22 +24,24 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 TOP_KS = (10, 100, 1000)
 COUNTS = (10, 100, 1000)
 _ONE_BY_ONE = ("accurate", "single")
+_LIVE = ("auto", "balanced")
+"""The presets that are also timed with both models run."""
 _EVERY_THIRD, _EVERY_FIFTH = 3, 5
 """``original`` and other ways with batches of one or two prompts score only one prompt in three or five, in order of length:
 their time per prompt hardly depends on the number of prompts."""
 
 
 def presets(bench: Bench) -> Rows:
-    """(a) The five configurations with the reference recorded, and the default with both models run, on 16 prompts."""
+    """(a) The presets with the reference recorded, and ``auto`` and ``balanced`` also with both models run, on 16 prompts."""
     prompts = cut_short(builtin_prompts(16), bench.tokenizer)
     sample = bench.spread(prompts, _EVERY_THIRD)
-    configs = {name: ScoringConfig.preset(name) for name in PRESETS if name != "original"} | {"balanced, batch auto": AUTO}
+    configs = {name: ScoringConfig.preset(name) for name in PRESETS if name != "original"}
     ways: dict[str, Way] = {"original": bench.original(sample)}
     floors: dict[str, Way] = {}
     n_prompts = {"original": len(sample)}
     for name, config in configs.items():
         texts, recorded = sample if name in _ONE_BY_ONE else prompts, f"{name}, recorded"
-        if name == "balanced":
+        if name in _LIVE:
             ways[name] = partial(bench.live, config, texts)
         ways[recorded], floors[recorded] = bench.recorded(config, texts), bench.floor(config, texts)
         n_prompts[name] = n_prompts[recorded] = len(texts)

@@ -14,7 +14,7 @@ def test_the_ladder_is_sorted_and_limits_lie_between_its_rungs(project: Project)
     result = project.run("--pot-calibrate")
     assert result.ret == pytest.ExitCode.OK
     lines = result.outlines
-    assert lines[0] == f"pot: {project.tiny.reference}, float32 on cpu; preset balanced, tv on 3 prompts"
+    assert lines[0] == f"pot: {project.tiny.reference}, float32 on cpu; preset auto, tv on 3 prompts"
     assert lines[1].startswith("noise floor ")
     assert re.split(r"  +", lines[2]) == ["change", "tv", "worst prompt", "cv", "top1_flip"]
     rungs = lines[3 : lines.index("")]

@@ -38,7 +38,7 @@ def test_a_copy_is_same_before_all_prompts_are_scored(pool: Project) -> None:
     result.assert_outcomes(passed=1)
     used = int(next(line for line in result.outlines if "used" in line).split()[-2])
     assert 30 < used < 70
-    result.stdout.re_match_lines([rf"test_it\.py::test_it +identity +balanced +tv +0 +<= 0\.01 +SAME 0\.95 +{used} of 120 "])
+    result.stdout.re_match_lines([rf"test_it\.py::test_it +identity +auto +tv +0 +<= 0\.01 +SAME 0\.95 +{used} of 120 "])
 
 
 def test_a_perturbed_model_is_different_after_one_batch(pool: Project) -> None:

@@ -75,7 +75,7 @@ def test_ten_architectures_pass_with_their_own_cache_and_fail_with_a_rolled_one(
 
 MESSAGE = """\
 pot_identity: DIFFERENT: tv * > 0.0001 (* times the limit)
-  reference zoo:right_gpt2, candidate zoo:rolled_gpt2; preset balanced, 3 prompts, 58 positions, top 100 + tail of 0.0%, \
+  reference zoo:right_gpt2, candidate zoo:rolled_gpt2; preset auto, 3 prompts, 58 positions, top 100 + tail of 0.0%, \
 float32 on cpu and float32 on cpu, read token by token through its cache, prompts of different length apart, because padding \
 changes its results, noise floor *
   worst prompts:

@@ -69,7 +69,7 @@ def test_messages_name_a_model_by_its_spec_or_its_class(project: Project, value:
     tiny = project.tiny
     name = name.replace("{perturbed}", str(tiny.perturbed))
     [line] = [line for line in result.outlines if line.startswith("  reference ")]
-    assert line.startswith(f"  reference {tiny.reference}, candidate {name}; preset balanced, 3 prompts, ")
+    assert line.startswith(f"  reference {tiny.reference}, candidate {name}; preset auto, 3 prompts, ")
 
 
 def test_a_parametrised_candidate_multiplies_the_tests(project: Project) -> None:
@@ -463,7 +463,7 @@ def test_the_fixtures_work_without_a_marker(project: Project) -> None:
         from pytest_pot import ScoringConfig
 
         def test_it(pot_scorer, pot_reference, pot_candidate, pot_prompts, pot_tokenizer):
-            assert pot_scorer.config == ScoringConfig.preset("balanced", metric="kl", device="cpu")
+            assert pot_scorer.config == ScoringConfig.preset("auto", metric="kl", device="cpu")
             assert pot_scorer.score_batch(pot_reference, pot_candidate, pot_prompts, pot_tokenizer).mean == 0.0
         """,
         "--pot-metric=kl",

@@ -90,10 +90,10 @@ def test_a_failing_body_fails_its_test_after_a_passing_gate(project: Project) ->
         """
     )
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["E       assert (1 + 1) == 3", "test_it.py::test_same  identity  balanced  tv * SAME *"])
+    result.stdout.fnmatch_lines(["E       assert (1 + 1) == 3", "test_it.py::test_same  identity  auto    tv * SAME *"])
 
 
-@pytest.mark.parametrize("preset", ["balanced", "accurate", "fastest", "single", "original"])
+@pytest.mark.parametrize("preset", ["auto", "balanced", "accurate", "fastest", "single", "original"])
 def test_a_copy_scores_exactly_zero(project: Project, preset: str) -> None:
     """On the marker's prompts and on the built-in suite, where most prompts are cut to the model's 128 positions."""
     project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy)

@@ -138,8 +138,8 @@ def test_a_wrong_marker_added_to_collected_tests_is_a_usage_error(project: Proje
     result = project.run_tests(UNMARKED)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert [line for line in result.errlines if line] == [
-        "ERROR: test_it.py::test_it: pot_identity: preset='slow' is not one of 'balanced', 'accurate', 'fastest', 'single', "
-        "'original'"
+        "ERROR: test_it.py::test_it: pot_identity: preset='slow' is not one of 'auto', 'balanced', 'accurate', 'fastest', "
+        "'single', 'original'"
     ]
 
 

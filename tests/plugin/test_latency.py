@@ -40,6 +40,27 @@ def latency_tests(*arguments: str, body: str = "pass", fixtures: str = "") -> st
     return "import pytest\n\n" + "\n".join(tests)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "n"),
+    [
+        ("", 4),
+        (", preset='auto'", 4),
+        (", preset='balanced'", 4),
+        (", preset='fastest'", 8),
+        (", preset='fastest', batch_size='auto'", 4),
+        (", batch_size=6", 6),
+    ],
+)
+def test_a_batch_of_the_preset_s_size_is_timed_and_of_4_prompts_where_that_is_auto(
+    project: Project, arguments: str, n: int
+) -> None:
+    project.prompts("ten.jsonl", *[{"text": "Who is there?", "continuation": " Nobody."}] * 10)
+    project.ini(pot_candidate=project.tiny.copy, pot_prompts="ten.jsonl")
+    result = project.run_tests(latency_tests(f"budget_ms=1e-6{arguments}"))
+    result.assert_outcomes(failed=1)
+    assert any(f"; scoring forward of {n} prompts, " in line for line in result.outlines)
+
+
 def test_a_slower_candidate_fails_and_a_copy_does_not(project: Project, layers: dict[int, Path]) -> None:
     slow, reference = str(layers[12]), str(layers[4])
     project.write(
@@ -66,7 +87,7 @@ def test_a_slower_candidate_fails_and_a_copy_does_not(project: Project, layers: 
     assert headline.fullmatch(line)
     conditions = (
         rf"  reference {re.escape(reference)}, candidate {re.escape(slow)}; scoring forward of 3 prompts, \d+ tokens"
-        r"(, \d+ runs per timing)?; preset balanced, float32 on cpu, 1 thread, \d+ s"
+        r"(, \d+ runs per timing)?; preset auto, float32 on cpu, 1 thread, \d+ s"
     )
     assert any(re.fullmatch(conditions, line) for line in result.outlines)
     copy, slower = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
@@ -236,7 +257,7 @@ def test_workers_skip_tests_of_latency_and_say_so_once(project: Project) -> None
     ]
     rows = sorted(line.split()[:10] for line in result.outlines if line.startswith("test_it.py::"))
     assert rows == [
-        [f"test_it.py::test_latency[{number}]", "latency", "balanced", "budget_ms", "-", "<=", "1e-06", "SKIPPED", "-", "-"]
+        [f"test_it.py::test_latency[{number}]", "latency", "auto", "budget_ms", "-", "<=", "1e-06", "SKIPPED", "-", "-"]
         for number in (1, 2)
     ]
     gates = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
@@ -264,7 +285,7 @@ def test_workers_still_gate_scores(project: Project) -> None:
     result = project.run_workers(2)
     result.assert_outcomes(passed=1, failed=1)
     assert [line for line in result.outlines if "latency is not gated" in line] == [NOT_GATED.format(2)]
-    assert sum("identity" in line and "balanced" in line for line in result.outlines) == 2
+    assert sum("identity" in line and "auto" in line for line in result.outlines) == 2
     assert sum("latency" in line and " SKIPPED" in line for line in result.outlines) == 2
 
 
@@ -314,7 +335,7 @@ def test_the_markdown_report_has_a_row_for_a_latency_gate(project: Project) -> N
     project.write(test_it=latency_tests("min_tokens_per_s=1e-3"))
     project.run("--pot-report=gates.md")
     *_, row = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
-    assert row.startswith("| test_it.py::test_0 | latency | balanced | tokens per second | ")
+    assert row.startswith("| test_it.py::test_0 | latency | auto | tokens per second | ")
     assert "| >= 0.001 | pass | 3 |" in row
 
 
@@ -434,7 +455,7 @@ RECORDED = (
         ),
         (
             "budget_ms=1, what='decode', new_tokens=256",
-            "new_tokens=256 leaves no room for a prompt in the 256 tokens of the preset balanced",
+            "new_tokens=256 leaves no room for a prompt in the 256 tokens of the preset auto",
         ),
         (
             "budget_ms=60, reference='base.pot.safetensors'",

@@ -25,7 +25,7 @@ def test_open():
 @pytest.mark.parametrize(
     ("ini", "options", "expected"),
     [
-        ({}, [], ("balanced", "tv")),
+        ({}, [], ("auto", "tv")),
         ({"pot_preset": "single", "pot_metric": "kl"}, [], ("single", "kl")),
         (
             {"pot_preset": "single", "pot_metric": "kl"},
@@ -168,9 +168,9 @@ def test_the_json_report_has_all_gates(project: Project) -> None:
     keys = ("test", "gate", "preset", "metric", "limit", "verdict", "passed", "prompts", "candidate")
     tiny = project.tiny
     assert [tuple(gate[key] for key in keys) for gate in document["gates"]] == [
-        ("test_it.py::test_both", "pot_identity", "balanced", "tv", 0.01, "SAME", True, 3, str(tiny.copy)),
-        ("test_it.py::test_both", "pot_distinct", "balanced", "tv", 0.3, "DIFFERENT", True, 3, str(tiny.perturbed)),
-        ("test_it.py::test_different", "pot_identity", "balanced", "kl", 0.5, "DIFFERENT", False, 3, str(tiny.perturbed)),
+        ("test_it.py::test_both", "pot_identity", "auto", "tv", 0.01, "SAME", True, 3, str(tiny.copy)),
+        ("test_it.py::test_both", "pot_distinct", "auto", "tv", 0.3, "DIFFERENT", True, 3, str(tiny.perturbed)),
+        ("test_it.py::test_different", "pot_identity", "auto", "kl", 0.5, "DIFFERENT", False, 3, str(tiny.perturbed)),
     ]
     last = document["gates"][-1]
     assert last["score"] == last["kl"] > 0.5
@@ -195,7 +195,7 @@ def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
         "| test | gate | preset | metric | score | limit | verdict | prompts | tail | ms/prompt | candidate ran in |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    cells = r"| test_it.py::test_it[a\|b] | identity | balanced | tv | 0.649 | <= 0.01 | DIFFERENT (fail) | 3 | "
+    cells = r"| test_it.py::test_it[a\|b] | identity | auto | tv | 0.649 | <= 0.01 | DIFFERENT (fail) | 3 | "
     assert lines[2].startswith(cells)
     assert len(lines) == 3
 
@@ -281,7 +281,7 @@ def _settings_row(project: Project, marker: str, *options: str, **ini: str) -> d
 
 @pytest.mark.parametrize(
     ("name", "preset", "values"),
-    [("max_length", "256", ("60", "70", "80")), ("positions", "32", ("3", "4", "5")), ("batch_size", "4", ("2", "auto", "1"))],
+    [("max_length", "256", ("60", "70", "80")), ("positions", "32", ("3", "4", "5")), ("batch_size", "auto", ("2", "3", "1"))],
 )
 def test_sizes_come_from_the_marker_then_the_command_line_then_the_ini_file(
     project: Project, name: str, preset: str, values: tuple[str, str, str]

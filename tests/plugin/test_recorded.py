@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pytest_pot import Baseline
 from pytest_pot.baseline.file_format import unpack
 
-from .conftest import PROMPTS, Project
+from .conftest import PROMPTS, VOCAB, Project
 
 GATED = """
 import pytest
@@ -57,7 +57,7 @@ def test_a_recorded_reference_is_not_loaded(recorded: Project) -> None:
     result = recorded.run("-s")
     result.assert_outcomes(passed=1)
     assert [line for line in result.outlines if "loading" in line] == ["test_it.py loading the candidate"]
-    result.stdout.re_match_lines([r"test_it\.py::test_it +identity +balanced +tv +0 +<= 0 +SAME +3 "])
+    result.stdout.re_match_lines([r"test_it\.py::test_it +identity +auto +tv +0 +<= 0 +SAME +3 "])
 
 
 def test_scores_equal_those_of_the_live_reference(recorded: Project) -> None:
@@ -72,11 +72,65 @@ def test_scores_equal_those_of_the_live_reference(recorded: Project) -> None:
     assert from_file["reference"] == "ref.pot.safetensors"
 
 
+WIDE = """
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+def wide():
+    torch.manual_seed(0)  # sums so long that their rounding depends on the batch shape
+    sizes = dict(hidden_size=384, intermediate_size=768, num_attention_heads=4, num_hidden_layers=2)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size={VOCAB}, **sizes)).eval()
+    model.lm_head.weight.data *= 10  # little probability is in the tail
+    return model, AutoTokenizer.from_pretrained({{reference}})
+
+@pytest.fixture(scope="session")
+def pot_reference():
+    return wide()
+
+@pytest.fixture(scope="session")
+def pot_candidate():
+    return wide()
+"""
+
+
+@pytest.mark.parametrize(("recorded_with", "gated_with"), [("balanced", "auto"), ("auto", "balanced")])
+@pytest.mark.parametrize("confidence", ["", ", confidence=0.95"])
+def test_a_recording_made_with_balanced_serves_auto_and_the_other_way_round(
+    project: Project, recorded_with: str, gated_with: str, confidence: str
+) -> None:
+    texts = [{"text": f"The old mill by the river, number {i}: " + i % 7 * "on ", "continuation": " stood."} for i in range(64)]
+    project.prompts("prompts.jsonl", *texts)
+    project.ini(pot_prompts="prompts.jsonl")
+    project.write(
+        conftest=WIDE.format(VOCAB=VOCAB),
+        test_it=f"""
+        import pytest
+
+        @pytest.mark.pot_identity(reference="ref.pot.safetensors", tolerance="numeric"{confidence})
+        def test_numeric():
+            pass
+
+        @pytest.mark.pot_identity(reference="ref.pot.safetensors", max_score=0{confidence})
+        def test_exact():
+            pass
+        """,
+    )
+    project.run(f"--pot-preset={recorded_with}", "--pot-update").assert_outcomes(passed=2)
+    numeric, exact = project.gates(f"--pot-preset={gated_with}")
+    assert (numeric["preset"], exact["preset"]) == (gated_with, gated_with)
+    assert (numeric["verdict"], exact["verdict"]) == ("SAME", "SAME")
+    assert 0 < numeric["score"] < 5e-6  # the preset's own batches round otherwise
+    assert exact["score"] == exact["kl"] == 0  # in the batches that were recorded
+    largest = Baseline.load(project.path / "ref.pot.safetensors").batch_size
+    assert largest == 4 if recorded_with == "balanced" else largest > 4
+
+
 def test_a_failure_says_that_the_reference_was_recorded(recorded: Project) -> None:
     recorded.ini(pot_candidate=recorded.tiny.perturbed, pot_prompts="prompts.jsonl")
     lines = failure(recorded)
     candidate = recorded.tiny.perturbed
-    assert lines[1].startswith(f"  reference ref.pot.safetensors, candidate {candidate}; preset balanced, 3 prompts, ")
+    assert lines[1].startswith(f"  reference ref.pot.safetensors, candidate {candidate}; preset auto, 3 prompts, ")
     assert ", float32 on cpu, recorded and float32 on cpu, noise floor " in lines[1]
 
 

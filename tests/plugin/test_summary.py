@@ -64,7 +64,7 @@ def test_the_table_has_a_row_per_gate(project: Project) -> None:
     assert [row[8] for row in whole] == ["3.4%", "-", "3.4%"]
     assert {row[10] for row in whole} == {"float32 on cpu"}
     cells = [row[:8] for row in whole]
-    assert cells[0] == ["test_it.py::test_same", "identity", "balanced", "tv", "0", "<= 0", "SAME", "3"]
+    assert cells[0] == ["test_it.py::test_same", "identity", "auto", "tv", "0", "<= 0", "SAME", "3"]
     assert cells[1][:4] + cells[1][5:] == [
         "test_it.py::test_distinct",
         "distinct",
@@ -74,7 +74,7 @@ def test_the_table_has_a_row_per_gate(project: Project) -> None:
         "DIFFERENT",
         "3",
     ]
-    assert cells[2] == ["test_it.py::test_miss", "identity", "balanced", "tv", "0.649", "<= 0.01", "DIFFERENT (fail)", "3"]
+    assert cells[2] == ["test_it.py::test_miss", "identity", "auto", "tv", "0.649", "<= 0.01", "DIFFERENT (fail)", "3"]
     assert {row.index("3", row.index("  3")) for row in rows} == {heading.index("prompts") + len("prompts") - 1}
     assert headings(result.outlines)[-3:-1] == ["pot", "short test summary info"]
 
@@ -86,7 +86,7 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
     text = lines[start : lines.index(next(line for line in lines if line.strip("=") == " pot "))]
     tiny = project.tiny
     assert re.fullmatch(
-        rf"  reference {re.escape(str(tiny.reference))}, candidate {re.escape(str(tiny.perturbed))}; preset balanced, "
+        rf"  reference {re.escape(str(tiny.reference))}, candidate {re.escape(str(tiny.perturbed))}; preset auto, "
         r"3 prompts, 41 positions, top 100 \+ tail of \d\.\d%, float32 on cpu, noise floor \S+",
         text[1],
     )

@@ -122,7 +122,7 @@ def test_an_expected_failure(project: Project) -> None:
         "test_no_verdict ERROR",
         "test_pass SAME",
     ]
-    assert sum(line.startswith("test_it.py::TestModel::") and "balanced" in line for line in result.outlines) == 5
+    assert sum(line.startswith("test_it.py::TestModel::") and "auto" in line for line in result.outlines) == 5
 
 
 def test_gates_run_after_set_up_and_before_the_method(project: Project) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from .conftest import Project
 
-PRESETS = "'balanced', 'accurate', 'fastest', 'single', 'original'"
+PRESETS = "'auto', 'balanced', 'accurate', 'fastest', 'single', 'original'"
 METRICS = "'tv', 'jsd', 'kl', 'kl_reverse', 'delta_ce', 'top1_flip'"
 TOLERANCES = "'identical', 'numeric', 'half', 'int8', 'int4'"
 DTYPES = "'auto', 'float32', 'float16', 'bfloat16', 'float64'"

@@ -41,7 +41,7 @@ def test_workers_reach_the_same_verdicts_in_one_table_and_one_report(project: Pr
     assert essence(spread) == essence(alone)
     scores = {gate["test"]: gate["score"] for gate in alone}
     assert {gate["test"]: gate["score"] for gate in spread} == pytest.approx(scores, abs=1e-6)
-    assert sum(line.startswith("test_it.py::") and "balanced" in line for line in result.outlines) == 3
+    assert sum(line.startswith("test_it.py::") and "auto" in line for line in result.outlines) == 3
     assert (project.path / "out.xml").read_text(encoding="utf-8").count('name="pot_verdict"') == 3
 
 
@@ -58,7 +58,8 @@ def test_a_usage_error_in_a_worker_is_readable(project: Project) -> None:
     result = project.run_workers(2)
     assert result.ret != 0
     message = (
-        "test_it.py::test_it: pot_identity: preset='slow' is not one of 'balanced', 'accurate', 'fastest', 'single', 'original'"
+        "test_it.py::test_it: pot_identity: preset='slow' is not one of 'auto', 'balanced', 'accurate', 'fastest', 'single', "
+        "'original'"
     )
     printed = result.outlines + result.errlines
     assert any(message in line for line in printed)
@@ -86,7 +87,7 @@ def test_each_worker_that_runs_all_tests_has_its_rows(project: Project) -> None:
     )
     result = project.run_workers(2, "--dist=each", "-v", "--pot-report=gates.json")
     result.assert_outcomes(passed=1, failed=1)
-    rows = sorted(line.split() for line in result.outlines if line.startswith("[gw") and "balanced" in line and "<=" in line)
+    rows = sorted(line.split() for line in result.outlines if line.startswith("[gw") and "auto" in line and "<=" in line)
     assert [[*row[:3], row[8]] for row in rows] == [
         ["[gw0]", "test_it.py::test_it", "identity", "SAME"],
         ["[gw1]", "test_it.py::test_it", "identity", "DIFFERENT"],

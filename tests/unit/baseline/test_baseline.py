@@ -243,6 +243,24 @@ def test_every_architecture_can_be_recorded(name: str, prompts: list[Prompt], to
     assert scorer.score_baseline(scorer.record(tiny(name), prompts, tokenizer), tiny(name), tokenizer).max == 0.0
 
 
+@pytest.mark.parametrize(("recorded_with", "scored_with"), [("balanced", "auto"), ("auto", "balanced")])
+def test_a_recording_made_with_balanced_serves_auto_and_the_other_way_round(
+    recorded_with: str, scored_with: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    wide = tiny("llama", hidden_size=384, intermediate_size=768)  # sums so long that their rounding depends on the batch shape
+    mixed = [*prompts, *(Prompt("z" * 40, "end") for _ in range(9))]
+    baseline = TeacherForcedScorer(ScoringConfig.preset(recorded_with)).record(wide, mixed, tokenizer)
+    baseline = Baseline.load(baseline.save(tmp_path / "x.pot.safetensors"))
+    scorer = TeacherForcedScorer(ScoringConfig.preset(scored_with))
+    same = scorer.score_baseline(baseline, wide, tokenizer, prompts=mixed)
+    assert {baseline.batch_size, same.batch_size} == {4, 9}
+    assert 0 < same.max < 1e-6  # other batches round differently
+    candidate = changed(tiny("llama", hidden_size=384, intermediate_size=768))
+    report, live = scorer.score_baseline(baseline, candidate, tokenizer), scorer.score_batch(wide, candidate, mixed, tokenizer)
+    assert live.mean > 1e-3
+    np.testing.assert_allclose(report.scores, live.scores, rtol=0, atol=1e-6)
+
+
 def test_duplicate_prompts_keep_their_own_batches(tokenizer: PreTrainedTokenizerFast) -> None:
     long = [Prompt("Nobody said " * k, "so long as this") for k in (9, 8, 7)]
     many = [*long, *[Prompt("The old mill", " stood empty")] * 6]

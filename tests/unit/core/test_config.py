@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pytest_pot import PRESETS, PotError, ScoringConfig
+from pytest_pot.core.names import DEFAULT_PRESET, PRESET_NAMES
 
 
 def test_the_presets_have_the_documented_values() -> None:
@@ -14,6 +16,7 @@ def test_the_presets_have_the_documented_values() -> None:
         for name, config in PRESETS.items()
     }
     assert presets == {
+        "auto": (100, "bucket", "auto", 32, 256),
         "balanced": (100, "bucket", 4, 32, 256),
         "accurate": (None, "bucket", 2, 64, 512),
         "fastest": (50, "renormalise", 8, 16, 256),
@@ -21,7 +24,16 @@ def test_the_presets_have_the_documented_values() -> None:
         "original": (None, "bucket", 1, 32, 1024),
     }
     assert [name for name, config in PRESETS.items() if config.every_position] == ["original"]
-    assert ScoringConfig() == ScoringConfig.preset() == PRESETS["balanced"]
+
+
+def test_the_default_is_auto_which_is_balanced_but_for_the_batch_size() -> None:
+    assert ScoringConfig() == ScoringConfig.preset() == ScoringConfig.preset("auto") == PRESETS[DEFAULT_PRESET]
+    assert replace(PRESETS["auto"], batch_size=4) == PRESETS["balanced"]
+
+
+def test_the_names_that_help_texts_list_are_the_presets_with_the_default_first() -> None:
+    assert tuple(PRESETS) == PRESET_NAMES
+    assert PRESET_NAMES[0] == DEFAULT_PRESET == "auto"
 
 
 def test_any_field_of_a_preset_can_be_overridden() -> None:
@@ -57,7 +69,7 @@ def test_errors_name_the_field_and_the_allowed_values(field: str, value: Any, al
 
 
 def test_errors_on_unknown_presets_and_fields_list_the_choices() -> None:
-    with pytest.raises(ValueError, match="preset='quick' is not one of 'balanced', 'accurate', 'fastest'"):
+    with pytest.raises(ValueError, match="preset='quick' is not one of 'auto', 'balanced', 'accurate', 'fastest'"):
         ScoringConfig.preset("quick")
     with pytest.raises(ValueError, match="'topk' is not a field of ScoringConfig; the fields are top_k, tail"):
         ScoringConfig.preset("balanced", topk=3)

@@ -161,7 +161,7 @@ def test_padding_of_probability_zero_changes_nothing(prompts: list[Prompt], toke
     model = tiny()
     for top_k in (20, None):
         report = TeacherForcedScorer(ScoringConfig(top_k=top_k)).score_batch(model, padded(model, 31, -1e4), prompts, tokenizer)
-        assert report.mean == pytest.approx(0, abs=1e-12)
+        assert report.mean == pytest.approx(0, abs=1e-7)  # products with more rows may round differently
 
 
 def test_likely_ids_that_the_candidate_lacks_are_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:

@@ -120,7 +120,7 @@ def test_errors_on_other_outputs_say_what_was_expected(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, wrap: Callable[[torch.Tensor], object], shown: str
 ) -> None:
     with pytest.raises(PotError, match=rf"the candidate's forward returned {shown} for token ids .* expected logits"):
-        TeacherForcedScorer().score_batch(tiny(), Returning(tiny(), wrap), prompts, tokenizer)
+        TeacherForcedScorer(ScoringConfig(batch_size=4)).score_batch(tiny(), Returning(tiny(), wrap), prompts, tokenizer)
 
 
 def test_an_argument_that_is_not_a_model_is_an_error(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:

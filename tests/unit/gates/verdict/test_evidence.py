@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 
 def settings(metric: str = "tv") -> ScoreSettings:
     config = ScoringConfig(metric=metric)
-    return ScoreSettings(gate="pot_identity", preset="balanced", config=config, limits=identity_limits(metric, max_score=0.01))
+    return ScoreSettings(gate="pot_identity", preset="auto", config=config, limits=identity_limits(metric, max_score=0.01))
 
 
 def report(tail_mass: float = 0.1, **metrics: float) -> Any:
