@@ -29,6 +29,8 @@ class RecordedPass:
     vocab_size: int
     batch_size: int
     """Prompts per forward pass at the end; less than configured if memory ran out."""
+    batches: Sequence[Sequence[int]]
+    """The prompts of each forward pass, in the order in which they ran."""
 
 
 def record(
@@ -58,8 +60,9 @@ def record(
         return [Recorded.of(top.rows(start, stop), config.temperature).copy() for start, stop in pairwise(ends.tolist())]
 
     batches: Batches[Recorded] = Batches(config, tokens, progress, [reference])
+    batches.settle(work)  # a recording is made once and scored often: its batches should be good ones
     positions = Recorded.concatenate(list(batches.run(work).values()))
-    return RecordedPass(positions, vocab_size, batches.size)
+    return RecordedPass(positions, vocab_size, batches.size, batches.ran)
 
 
 def as_compared(prompt: Prompt, tokens: Tokens, tokenizer: Any) -> Prompt:

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_pot.core.text import first_lines, number, printable, quoted, shorten, times_over
+from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
@@ -51,9 +51,10 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
+    batches = _batches(report) if verbosity > 0 else ""
     lines = [
         headline(outcome),
-        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
+        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}{batches}"),
     ]
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
@@ -117,6 +118,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "kinds": report.kinds,
         **({} if outcome.decision is None else _sequential_properties(outcome, outcome.decision)),
         "ms_per_prompt": report.ms_per_prompt,
+        **report.batching(),
         **report.metrics,
         "reference_ran": reference or report.labels[0],
         "candidate_ran": candidate or report.labels[1],
@@ -235,6 +237,16 @@ def _conditions(outcome: ScoreOutcome) -> str:
     positions = f"{report.n_positions} positions"
     floor = "" if outcome.noise_floor is None else f", noise floor {number(outcome.noise_floor)}"
     return f"preset {outcome.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}{floor}"
+
+
+def _batches(report: ScoreReport) -> str:
+    """The batches that ran, as the end of a line."""
+    shapes = report.batch_shapes
+    if not shapes:
+        return ""
+    prompts, tokens = (max(sizes) for sizes in zip(*shapes, strict=True))
+    batches = "1 batch" if len(shapes) == 1 else f"{len(shapes)} batches of up to"
+    return f", {batches}{' of' * (len(shapes) == 1)} {count(prompts, 'prompt')} and {count(tokens, 'token')}"
 
 
 def _worst_prompts(outcome: ScoreOutcome, most: int) -> list[str]:

@@ -11,14 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.base import Room
-from pytest_pot.scoring.batching import cheapest
+from pytest_pot.scoring.batch_plan import cheapest
 
 from ..models import changed, tiny
 
 
 def cost(sizes: list[int], lengths: list[int], room: Room) -> int:
     starts = list(itertools.accumulate(sizes, initial=0))
-    return sum(lengths[start] * size + room.per_forward for start, size in zip(starts, sizes, strict=False))
+    return sum(lengths[start] * size + room.fixed for start, size in zip(starts, sizes, strict=False))
 
 
 def all_partitions(n: int) -> Iterator[list[int]]:
@@ -32,7 +32,7 @@ def all_partitions(n: int) -> Iterator[list[int]]:
 def test_no_other_batches_cost_less(seed: int, most: int | None) -> None:
     generator = random.Random(seed)
     lengths = sorted((generator.randint(5, 90) for _ in range(9)), reverse=True)
-    room = Room(most=240, per_forward=32)
+    room = Room(most=240, fixed=32)
 
     def fits(sizes: list[int]) -> bool:
         starts = itertools.accumulate(sizes, initial=0)
@@ -47,13 +47,13 @@ def test_no_other_batches_cost_less(seed: int, most: int | None) -> None:
 
 
 def test_prompts_of_similar_length_share_a_batch_within_the_token_limit() -> None:
-    assert cheapest([50] * 20, Room(most=400, per_forward=1)) == [8, 8, 4]
-    assert cheapest([300, 10, 10], Room(most=1000, per_forward=32)) == [1, 2]
-    assert cheapest([500], Room(most=100, per_forward=32)) == [1]
+    assert cheapest([50] * 20, Room(most=400, fixed=1)) == [8, 8, 4]
+    assert cheapest([300, 10, 10], Room(most=1000, fixed=32)) == [1, 2]
+    assert cheapest([500], Room(most=100, fixed=32)) == [1]
 
 
 def test_a_thousand_prompts_are_each_in_one_batch_within_the_token_limit() -> None:
-    sizes = cheapest([60 - i // 25 for i in range(1000)], Room(most=1024, per_forward=32))
+    sizes = cheapest([60 - i // 25 for i in range(1000)], Room(most=1024, fixed=32))
     assert sum(sizes) == 1000
     assert max(sizes) * 21 <= 1024
 
@@ -72,7 +72,7 @@ def test_auto_pads_little_and_reports_its_largest_batch(prompts: list[Prompt], t
     lengths = sorted((len(t.ids) for t in report.tokens), reverse=True)
     assert shapes[0] == (3, 93)
     assert sum(n * length for n, length in shapes) + 32 * len(shapes) == cost(
-        [n for n, _ in shapes], lengths, Room(most=1024, per_forward=32)
+        [n for n, _ in shapes], lengths, Room(most=1024, fixed=32)
     )
     assert report.batch_size == report.to_dict()["batch_size"] == max(n for n, _ in shapes)
 
