@@ -156,14 +156,10 @@ class ScoreReport:
         lengths = {index: len(tokens.ids) for index, tokens in zip(self.indices, self.tokens, strict=True)}
         return [(len(batch), len(batch) * max(lengths[index] for index in batch)) for batch in self.batches]
 
-    def batching(self) -> dict[str, Any]:
-        """The batches that ran and what they were planned with, in plain JSON types; all figures but ``prompts`` in tokens."""
-        room = self.room
-        figures = None if room is None else {"launch": room.launch, "fixed": room.fixed, "most": room.most}
-        return {
-            "batches": [{"prompts": prompts, "tokens": tokens} for prompts, tokens in self.batch_shapes],
-            "batches_planned_with": figures,
-        }
+    @property
+    def planned_with(self) -> dict[str, int] | None:
+        """The figures of :attr:`room` by name, in tokens."""
+        return None if self.room is None else {name: getattr(self.room, name) for name in ("launch", "fixed", "most")}
 
     def worst(self, n: int = 5) -> list[WorstPosition]:
         """The ``n`` positions with the largest values of the gated metric, worst first."""
@@ -220,7 +216,8 @@ class ScoreReport:
             "elapsed_s": self.elapsed_s,
             "ms_per_prompt": self.ms_per_prompt,
             "batch_size": self.batch_size,
-            **self.batching(),
+            "batches": [{"prompts": prompts, "tokens": tokens} for prompts, tokens in self.batch_shapes],
+            "batches_planned_with": self.planned_with,
             "reference": self.labels[0],
             "candidate": self.labels[1],
             "ran": dict(zip(("reference", "candidate"), (ran and asdict(ran) for ran in self.ran), strict=True)),

@@ -143,7 +143,7 @@ class DeviceTimes:
         per_token = seconds / tokens
         if seconds <= _BOUND * launch:  # the device may be faster still
             return max(_INITIAL_LAUNCH, _rounded(_FURTHER * launch / per_token)), _LEAST_FIXED, False
-        # What smaller passes take above their tokens' time, less what may be noise: the least, because noise makes a pass slower.
+        # What smaller passes take above their tokens' time, less what may be noise. The least, because noise makes them slower.
         above = [s / per_token - _ALIKE * n for n, s in points if s > _BOUND * launch and 2 * n <= tokens]
         fixed = min(above) if len(above) >= _ENOUGH else 0.0
         return _rounded(launch / per_token), max(_LEAST_FIXED, _rounded(fixed)), True

@@ -118,7 +118,9 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "kinds": report.kinds,
         **({} if outcome.decision is None else _sequential_properties(outcome, outcome.decision)),
         "ms_per_prompt": report.ms_per_prompt,
-        **report.batching(),
+        "batches": len(report.batches),
+        **dict(zip(("largest_batch_prompts", "largest_batch_tokens"), _largest_batch(report), strict=True)),
+        "batches_planned_with": report.planned_with,
         **report.metrics,
         "reference_ran": reference or report.labels[0],
         "candidate_ran": candidate or report.labels[1],
@@ -241,12 +243,16 @@ def _conditions(outcome: ScoreOutcome) -> str:
 
 def _batches(report: ScoreReport) -> str:
     """The batches that ran, as the end of a line."""
+    n = len(report.batches)
+    prompts, tokens = _largest_batch(report)
+    batches = "1 batch of" if n == 1 else f"{n} batches of up to"
+    return f", {batches} {count(prompts, 'prompt')} and {count(tokens, 'token')}" if n else ""
+
+
+def _largest_batch(report: ScoreReport) -> tuple[int, int]:
+    """The most prompts, and the most tokens with their padding, of one batch."""
     shapes = report.batch_shapes
-    if not shapes:
-        return ""
-    prompts, tokens = (max(sizes) for sizes in zip(*shapes, strict=True))
-    batches = "1 batch" if len(shapes) == 1 else f"{len(shapes)} batches of up to"
-    return f", {batches}{' of' * (len(shapes) == 1)} {count(prompts, 'prompt')} and {count(tokens, 'token')}"
+    return max((prompts for prompts, _ in shapes), default=0), max((tokens for _, tokens in shapes), default=0)
 
 
 def _worst_prompts(outcome: ScoreOutcome, most: int) -> list[str]:
