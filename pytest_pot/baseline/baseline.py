@@ -18,7 +18,7 @@ import numpy as np
 
 from pytest_pot.baseline.atomic_write import Pieces, write_pieces
 from pytest_pot.baseline.file_format import FORMAT, Arrays, pieces, reading_errors, unpack
-from pytest_pot.baseline.file_validation import Malformed, check_count, check_recorded, check_text, tokens_of
+from pytest_pot.baseline.file_validation import Malformed, batches_of, check_count, check_recorded, check_text, tokens_of
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
 from pytest_pot.baseline.recorded import Recorded, position_starts
@@ -51,6 +51,9 @@ class Baseline:
     provenance: Provenance
     source: str = "the baseline"
     """The file that it was loaded from, for messages."""
+    batches: Sequence[Sequence[int]] = ()
+    """The prompts of each forward pass of the recording, in the order in which they ran: in the same batches, the same model
+    gives the same bits. Empty if the file is older than this."""
 
     @property
     def n_prompts(self) -> int:
@@ -160,6 +163,7 @@ def _document(baseline: Baseline) -> dict[str, Any]:
         "batch_size": baseline.batch_size,
         "provenance": baseline.provenance.to_dict(),
         "prompts": [_entry(prompt) for prompt in baseline.prompts],
+        **({"batches": [list(batch) for batch in baseline.batches]} if baseline.batches else {}),
     }
 
 
@@ -197,6 +201,7 @@ def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Basel
         batch_size=check_count(document, "batch_size"),
         provenance=_provenance(document["provenance"]),
         source=source,
+        batches=batches_of(document, len(prompts)),
     )
     if len(prompts) != len(tokens):
         raise Malformed(f"it has the texts of {len(prompts)} prompts, but the tokens of {len(tokens)}")

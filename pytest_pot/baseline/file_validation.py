@@ -18,7 +18,16 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.distributions import Flags
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Malformed", "check_count", "check_header", "check_prompts", "check_recorded", "check_text", "tokens_of"]
+__all__ = [
+    "Malformed",
+    "batches_of",
+    "check_count",
+    "check_header",
+    "check_prompts",
+    "check_recorded",
+    "check_text",
+    "tokens_of",
+]
 
 _DTYPES = {
     "tokens": ("U16", "U32"),
@@ -96,6 +105,23 @@ def check_count(document: Mapping[str, Any], name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 1 << 31:
         raise Malformed(f"{name} is {value!r}, not a count")
     return value
+
+
+def batches_of(document: Mapping[str, Any], n_prompts: int) -> tuple[tuple[int, ...], ...]:
+    """The batches in ``document``, as prompt indices, or none; raise :class:`Malformed` unless each prompt is in one."""
+    batches = document.get("batches", [])
+    if not isinstance(batches, list) or not all(isinstance(batch, list) and batch for batch in batches):
+        raise Malformed("batches is not a list of lists of prompts")
+    indices = [index for batch in batches for index in batch]
+    for index in indices:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < n_prompts:
+            raise Malformed(f"batches has the prompt {index!r}, but there are {n_prompts} prompts")
+    if batches and sorted(indices) != list(range(n_prompts)):
+        twice = len(indices) - len(set(indices))
+        missing = sorted(set(range(n_prompts)) - set(indices))
+        what = f"prompt {missing[0]} is in no batch" if missing else f"{twice} of its entries occur twice"
+        raise Malformed(f"batches must have each prompt once, but {what}")
+    return tuple(tuple(batch) for batch in batches)
 
 
 def tokens_of(ids: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> tuple[Tokens, ...]:

@@ -204,12 +204,22 @@ class PeakMemory:
 
 @dataclass(frozen=True)
 class Room:
-    """How large a batch should be, in tokens with their padding. An engine may offer it as its attribute ``room``."""
+    """How large a batch should be, and what it costs; all in tokens with their padding. An engine may offer it as its attribute
+    ``room``."""
 
     most: int
     """The most tokens per forward pass: more do not fit, or do not make it faster."""
-    per_forward: int
-    """What starting a forward pass costs, in tokens: less padding than this is cheaper than another forward pass."""
+    fixed: int = 0
+    """What a forward pass costs besides its tokens: less padding than this is cheaper than another forward pass."""
+    launch: int = 0
+    """What a forward pass costs at least. A GPU computes while the host starts the rest of the pass, so that a pass costs the
+    longer of the two times: up to this many tokens, the host's."""
+    settled: bool = True
+    """Whether more batches would not change the other figures much. False: the engine still measures its device."""
+
+    def cost(self, tokens: int) -> int:
+        """What a forward pass over ``tokens`` costs, in tokens."""
+        return max(self.launch, self.fixed + tokens)
 
 
 class OutOfMemory(PotError):

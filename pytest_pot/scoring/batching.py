@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Engine, OutOfMemory, Room
+from pytest_pot.engines.base import Engine, OutOfMemory, Restartable, Room
 from pytest_pot.engines.tokens import Tokens
+from pytest_pot.scoring.batch_plan import cheapest, joint_room, longest_first, remaining_sizes, worth_repeating
 
-__all__ = ["Batches", "Progress", "Started", "cheapest", "does_not_fit"]
-
-_DEFAULT_ROOM = Room(most=1024, per_forward=32)
-"""Used if no engine tells its own room."""
-
-_PREFIX_TOKENS, _MIN_GROUP = 32, 4
-"""Group at least 4 prompts that share their first 32 tokens, because engines may compute what they share only once."""
+__all__ = ["Batches", "Progress", "Started", "does_not_fit"]
 
 _WINDOW = (4, 16)
 """Minimum and maximum number of prompts in a random order that run before we evaluate their scores, with the batch size
 ``"auto"``. We sort them by length and run them in the batches that cost least; a verdict may come after any window."""
+
+_MOST_TRIALS = 8
+"""How often at most an engine that measures its device runs a batch for that alone."""
 
 Progress = Callable[[int, int], None]
 """A callback that gets the number of prompts done, and of all prompts."""
@@ -41,7 +38,8 @@ class Batches(Generic[Result]):
 
     Which prompts share a batch depends only on their token ids and the batch size, because batches of another shape round
     differently, and an unchanged candidate must be at distance 0 from its baseline. With the batch size ``"auto"``, it also
-    depends on the engines' room, which on a GPU depends on the free memory.
+    depends on the engines' room, which on a GPU depends on the free memory and on measured times; so a recording keeps its
+    batches, and :meth:`repeat` runs them again.
     """
 
     def __init__(
@@ -70,11 +68,19 @@ class Batches(Generic[Result]):
         self.most: int | None = None if config.batch_size == "auto" else config.batch_size
         """Maximum prompts per forward pass, halved when a batch does not fit into memory. None: only the room limits it."""
         self._largest = 0
+        self._recorded: Sequence[Sequence[int]] | None = None
+        self.ran: list[tuple[int, ...]] = []
+        """The prompts of each batch, in the order in which they ran."""
 
     @property
     def size(self) -> int:
         """Prompts per forward pass; with ``"auto"``, those of the largest batch since memory last ran out."""
         return self._largest if self._config.batch_size == "auto" or self.most is None else self.most
+
+    @property
+    def planned(self) -> bool:
+        """Whether the room decides what a batch is, and neither a given size nor a recording."""
+        return self._config.batch_size == "auto" and self._recorded is None
 
     def run(self, work: Callable[[Sequence[int]], Started[Result]], indices: Sequence[int] | None = None) -> dict[int, Result]:
         """Call ``work`` on batches of prompts and collect the results.
@@ -92,8 +98,7 @@ class Batches(Generic[Result]):
         Raises:
             PotError: a single prompt does not fit into memory.
         """
-        # Longest first: neighbours need the least padding, and if memory is too small, we find out at once.
-        remaining = longest_first(self._tokens, range(len(self._tokens)) if indices is None else indices)
+        remaining = self._order(indices)
         results: dict[int, Result] = {}
         plan: list[int] = []
         plan_limits = None
@@ -103,7 +108,7 @@ class Batches(Generic[Result]):
             batch: Sequence[int] = ()
             try:
                 if remaining:
-                    limits = self.most, self._room()
+                    limits = self.most, self.room
                     if not plan or limits != plan_limits:
                         plan, plan_limits = self._plan(remaining), limits
                     batch = remaining[: plan[0]]
@@ -123,6 +128,7 @@ class Batches(Generic[Result]):
 
     def _count(self, batch: Sequence[int]) -> None:
         self._largest = max(self._largest, len(batch))
+        self.ran.append(tuple(batch))
         self._done += len(batch)
         if self._progress is not None:
             self._progress(self._done, self._total)
@@ -134,16 +140,57 @@ class Batches(Generic[Result]):
             raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
         self.most, self._largest = len(batch) // 2, 0
 
-    def _room(self) -> Room:
-        rooms = [room for engine in self._engines if (room := getattr(engine, "room", None)) is not None] or [_DEFAULT_ROOM]
-        return Room(min(room.most for room in rooms), max(room.per_forward for room in rooms))
+    def repeat(self, recorded: Sequence[Sequence[int]], *, at_any_cost: bool) -> None:
+        """Let :meth:`run` run the batches of a recording where it runs all prompts; batches that do not fit are halved.
+
+        Args:
+            recorded: prompt indices of each batch; each prompt once.
+            at_any_cost: even if batches of our own would be much cheaper.
+        """
+        if at_any_cost or worth_repeating(recorded, self._tokens, self.room):
+            self._recorded = recorded
+
+    def settle(self, work: Callable[[Sequence[int]], object]) -> None:
+        """With the batch size ``"auto"``, let engines measure their device if they have not.
+
+        We run the first batch and drop its results, until the costs are known or all prompts are in the batch. Where nothing
+        has to be measured, nothing runs.
+        """
+        size, ran = 0, 0
+        while self._config.batch_size == "auto" and ran < _MOST_TRIALS and not self.room.settled:
+            order = self._order(None)
+            batch = order[: self._plan(order)[0]]
+            if len(batch) == size == len(order):  # no larger batch can be run
+                break
+            size, ran = len(batch), ran + 1
+            try:
+                work(batch)
+            except (OutOfMemory, MemoryError):  # the run finds out itself what fits
+                break
+        for engine in self._engines if ran else ():
+            if isinstance(engine, Restartable):
+                engine.restart()  # the other model has no such batches behind it
+
+    @property
+    def room(self) -> Room:
+        """How much fits into a batch, and what it costs, for the engines together."""
+        return joint_room([getattr(engine, "room", None) for engine in self._engines])
+
+    def _order(self, indices: Sequence[int] | None) -> list[int]:
+        """The order in which ``indices``, by default all prompts, run."""
+        if self._recorded is not None and indices is None:
+            return [index for batch in self._recorded for index in batch]
+        # Longest first: neighbours need the least padding, and if memory is too small, we find out at once.
+        return longest_first(self._tokens, range(len(self._tokens)) if indices is None else indices)
 
     def _plan(self, remaining: Sequence[int]) -> list[int]:
         """The sizes of the next batches of ``remaining``, in order; at least of the first one."""
+        if self._recorded is not None:
+            return remaining_sizes(self._recorded, len(remaining), self.most)
         if self._config.batch_size != "auto":
             assert self.most is not None
             return [self.most]
-        return cheapest([len(self._tokens[index].ids) for index in remaining], self._room(), self.most)
+        return cheapest([len(self._tokens[index].ids) for index in remaining], self.room, self.most)
 
     def window(self, wanted: int | None) -> int:
         """How many prompts in a random order to run before we evaluate their scores.
@@ -155,55 +202,6 @@ class Batches(Generic[Result]):
             return self._config.batch_size
         least, most = _WINDOW
         return max(least, min(most, self._done, most if wanted is None else wanted))
-
-
-def longest_first(tokens: Sequence[Tokens] | Mapping[int, Tokens], indices: Sequence[int]) -> list[int]:
-    """Sort ``indices`` by the length of their ``tokens``, but keep groups that share their first tokens together."""
-    prefixes = {index: _first_tokens(tokens[index]) for index in indices}
-    group_sizes = Counter(prefix for prefix in prefixes.values() if len(prefix) == _PREFIX_TOKENS)
-    # Smaller groups gain less from a shared prefix than they lose in padding, because their lengths differ.
-    groups = {index: prefix if group_sizes[prefix] >= _MIN_GROUP else () for index, prefix in prefixes.items()}
-    lengths = {index: len(tokens[index].ids) for index in indices}
-    longest: dict[tuple[int, ...], int] = {}
-    for index, group in groups.items():
-        longest[group] = max(lengths[index], longest.get(group, 0))
-    return sorted(indices, key=lambda index: (-longest[groups[index]], groups[index], -lengths[index]))
-
-
-def _first_tokens(tokens: Tokens) -> tuple[int, ...]:
-    return tokens.ids[: min(_PREFIX_TOKENS, tokens.prompt_len - 1)]
-
-
-def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> list[int]:
-    """Split sequences into batches of neighbours so that the cost is least: padded tokens, plus a cost per forward pass.
-
-    Args:
-        lengths: of the sequences, in tokens; the batches keep their order.
-        room: maximum padded tokens per batch, and the cost of a forward pass. A longer sequence gets a batch of its own.
-        most: maximum number of sequences per batch.
-
-    Returns:
-        the size of each batch.
-    """
-    # Dynamic programming. cost[j]: least cost of the first j sequences; begin[j]: where the last of their batches begins.
-    cost, begin = [0], [0]
-    for j in range(1, len(lengths) + 1):
-        best, longest = None, 0
-        for i in range(j - 1, -1, -1):
-            longest = max(longest, lengths[i])
-            tokens = longest * (j - i)
-            if j - i > 1 and (tokens > room.most or (most is not None and j - i > most)):
-                break
-            if best is None or cost[i] + tokens < best:
-                best, start = cost[i] + tokens, i
-        assert best is not None
-        cost.append(best + room.per_forward)
-        begin.append(start)
-    sizes, j = [], len(lengths)
-    while j:
-        sizes.append(j - begin[j])
-        j = begin[j]
-    return sizes[::-1]
 
 
 def does_not_fit(config: ScoringConfig, index: int, length: int, n_positions: int, error: Exception) -> PotError:

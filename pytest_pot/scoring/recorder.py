@@ -31,6 +31,8 @@ class RecordedPass:
     vocab_size: int
     batch_size: int
     """Prompts per forward pass at the end; less than configured if memory ran out."""
+    batches: Sequence[Sequence[int]]
+    """The prompts of each forward pass, in the order in which they ran."""
 
 
 def record(
@@ -72,8 +74,9 @@ def record(
 
     suite = RecordedSuite(tokens)
     batches: Batches[None] = Batches(config, tokens, progress, [reference])
+    batches.settle(work)  # a recording is made once and scored often: its batches should be good ones
     batches.run(work)
-    return RecordedPass(suite.recorded(), vocab_size, batches.size)
+    return RecordedPass(suite.recorded(), vocab_size, batches.size, batches.ran)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class ScoringRun:
             recorded=recorded.positions,
             vocab_size=recorded.vocab_size,
             batch_size=recorded.batch_size,
+            batches=recorded.batches,
             provenance=Provenance(
                 reference=type(model).__name__ if name is None else name,
                 weights=weights_digest(model),
@@ -113,14 +114,17 @@ class ScoringRun:
         Args:
             note: says in the report where the reference's numbers are from.
             same_batches: run the batches that were recorded, whatever the batch size is now: the same model is at a distance of
-                exactly 0 in these only.
+                exactly 0 in these only. They run without this too where they cost about as much as others.
         """
         comparison = self._recorded(baseline, candidate, note, baseline.tokens)
         size = baseline.config.batch_size if same_batches else self.config.batch_size
         config = replace(self.config, batch_size=size)
         batches = Batches[PromptResult](config, baseline.tokens, self._progress, comparison.engines)
-        if baseline.config.batch_size == size:
-            batches.most = min(batches.most or baseline.batch_size, baseline.batch_size)  # where memory ran out while recording
+        if baseline.batches and size in ("auto", baseline.config.batch_size):
+            batches.repeat(baseline.batches, at_any_cost=same_batches or size != "auto")
+        if baseline.config.batch_size == size and (size != "auto" or not baseline.batches):
+            largest = max([baseline.batch_size, *map(len, baseline.batches)])
+            batches.most = min(batches.most or largest, largest)  # where memory ran out while recording
         return self._whole(batches, comparison)
 
     def replay_until(
@@ -143,7 +147,7 @@ class ScoringRun:
         return Batches(self.config, tokens, self._progress, engines, total)
 
     def _whole(self, batches: Batches[PromptResult], comparison: Comparison) -> ScoreReport:
-        return self._report(batches.run(comparison), comparison, batches.size)
+        return self._report(batches.run(comparison), comparison, batches)
 
     def _drawn(
         self,
@@ -171,9 +175,11 @@ class ScoringRun:
             rule.update([float(batch_results[index].divergences[self.config.metric].mean()) for index in window])
             if rule.decided:
                 break
-        return self._report(dict(sorted(results.items())), comparison, batches.size)
+        return self._report(dict(sorted(results.items())), comparison, batches)
 
-    def _report(self, results: Mapping[int, PromptResult], comparison: Comparison, batch_size: int) -> ScoreReport:
+    def _report(
+        self, results: Mapping[int, PromptResult], comparison: Comparison, batches: Batches[PromptResult]
+    ) -> ScoreReport:
         """``results``: by the index of the prompt."""
         prompts: Sequence[Prompt] = comparison.prompts
         reference, candidate = comparison.engines
@@ -196,7 +202,9 @@ class ScoringRun:
             tail_masses=[result.tail_mass for result in results.values()],
             decode=self.encoded.tokenizer.decode,
             elapsed_s=time.perf_counter() - self._started,
-            batch_size=batch_size,
+            batch_size=batches.size,
+            batches=tuple(batches.ran),
+            room=batches.room if batches.planned else None,
             labels=(reference.label, _decoding_label(candidate) if decodes else candidate.label),
             ran=(description_of(reference), description_of(candidate)),
         )

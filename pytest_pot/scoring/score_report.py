@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_pot.core.config import ScoringConfig
-from pytest_pot.engines.base import ModelDescription
+from pytest_pot.engines.base import ModelDescription, Room
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -74,6 +74,11 @@ class ScoreReport:
     """The most prompts that ran in one forward pass; below the configured size if there were fewer, or memory ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
+    batches: Sequence[Sequence[int]] = ()
+    """The prompts of each forward pass, as indices in the caller's list, in the order in which they ran."""
+    room: Room | None = None
+    """What the batches were planned with, as it was known at the end; None where the batch size was given, or where they were
+    those of a recording."""
     ran: tuple[ModelDescription | None, ModelDescription | None] = (None, None)
     """What ran as reference and candidate; None where it was recorded, or where an engine does not say."""
 
@@ -145,6 +150,17 @@ class ScoreReport:
         """Milliseconds per prompt, including everything: tokenising, both models, arithmetic."""
         return 1000.0 * self.elapsed_s / self.n_prompts
 
+    @property
+    def batch_shapes(self) -> list[tuple[int, int]]:
+        """Prompts, and tokens with their padding, of each forward pass, in the order in which they ran."""
+        lengths = {index: len(tokens.ids) for index, tokens in zip(self.indices, self.tokens, strict=True)}
+        return [(len(batch), len(batch) * max(lengths[index] for index in batch)) for batch in self.batches]
+
+    @property
+    def planned_with(self) -> dict[str, int] | None:
+        """The figures of :attr:`room` by name, in tokens."""
+        return None if self.room is None else {name: getattr(self.room, name) for name in ("launch", "fixed", "most")}
+
     def worst(self, n: int = 5) -> list[WorstPosition]:
         """The ``n`` positions with the largest values of the gated metric, worst first."""
         ends = np.cumsum([len(values) for values in self.positions])
@@ -200,6 +216,8 @@ class ScoreReport:
             "elapsed_s": self.elapsed_s,
             "ms_per_prompt": self.ms_per_prompt,
             "batch_size": self.batch_size,
+            "batches": [{"prompts": prompts, "tokens": tokens} for prompts, tokens in self.batch_shapes],
+            "batches_planned_with": self.planned_with,
             "reference": self.labels[0],
             "candidate": self.labels[1],
             "ran": dict(zip(("reference", "candidate"), (ran and asdict(ran) for ran in self.ran), strict=True)),

@@ -10,7 +10,7 @@ import torch
 from pytest_pot import ScoringConfig
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.scoring.batching import cheapest
+from pytest_pot.scoring.batch_plan import cheapest
 
 
 def products(model: Any, texts: Sequence[Tokens], config: ScoringConfig) -> Callable[[], None]:

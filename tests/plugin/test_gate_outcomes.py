@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from .conftest import Project
@@ -174,3 +176,26 @@ def test_a_unittest_method_is_gated(project: Project) -> None:
     result.assert_outcomes(passed=1, failed=1)
     assert "body of same" in result.stdout.str()
     assert "body of different" not in result.stdout.str()
+
+
+def test_the_batches_that_ran_are_in_the_verbose_message_and_in_the_json_report(project: Project) -> None:
+    test = """
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed}, batch_size="auto")
+        def test_planned():
+            pass
+
+        @pytest.mark.pot_identity(candidate={perturbed}, batch_size=2)
+        def test_given():
+            pass
+        """
+    assert "batches of up to" not in project.run_tests(test).stdout.str()
+    lines = project.run_tests(test, "-v", "--pot-report=gates.json").stdout.str()
+    planned, given = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
+    for gate in (planned, given):
+        n, prompts, tokens = (gate[name] for name in ("batches", "largest_batch_prompts", "largest_batch_tokens"))
+        batches = "1 batch of" if n == 1 else f"{n} batches of up to"
+        assert f", {batches} {prompts} prompts and {tokens} tokens" in lines
+    assert planned["batches_planned_with"] == {"launch": 0, "fixed": 32, "most": 1024}
+    assert (given["largest_batch_prompts"], given["batches_planned_with"]) == (2, None)

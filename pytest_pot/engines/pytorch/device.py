@@ -15,11 +15,9 @@ from torch import nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Room
 from pytest_pot.engines.pytorch.quantised import is_quantised, refuse_dtype
 
 __all__ = [
-    "RoomForTokens",
     "choose_device",
     "choose_dtype",
     "device_of",
@@ -31,16 +29,6 @@ __all__ = [
     "rng_untouched",
     "synchroniser",
 ]
-
-_CPU_TOKENS = 1024
-_CPU_FORWARD_COST = 32
-"""Maximum tokens per CPU batch; cost of starting a forward pass, in tokens. In SmolLM2, reading the weights and calling 30
-layers took as long as 35 tokens."""
-
-_GPU_INITIAL_TOKENS, _GPU_MAX_TOKENS = 1 << 11, 1 << 16
-_GPU_FORWARD_COST = 1 << 11
-_USABLE_MEMORY = 0.5
-"""Initial and maximum tokens per GPU batch; cost of starting a forward pass, in tokens; share of the free memory to use."""
 
 _HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -160,43 +148,6 @@ def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
     finally:
         for module in training:
             module.training = True
-
-
-class RoomForTokens:
-    """How many tokens one forward pass should have on a device: as many as make it faster and fit into the free memory.
-
-    On a CPU, matrix products reach their full speed at some hundred tokens. On a GPU they gain from more, so the memory sets
-    the limit; the first batch shows how much a token needs. We round the limit down to a power of two, so that batches stay
-    the same while the free memory stays about the same.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._bytes_per_token: float | None = None
-
-    @property
-    def room(self) -> Room:
-        if self._device.type == "cpu":
-            return Room(most=_CPU_TOKENS, per_forward=_CPU_FORWARD_COST)
-        if self._bytes_per_token is None:
-            return Room(most=_GPU_INITIAL_TOKENS, per_forward=_GPU_FORWARD_COST)
-        free = torch.cuda.mem_get_info(self._device)[0]
-        free += torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        n_tokens = int(_USABLE_MEMORY * free / self._bytes_per_token)
-        most = max(_GPU_INITIAL_TOKENS, min(_GPU_MAX_TOKENS, 1 << max(0, n_tokens.bit_length() - 1)))
-        return Room(most=most, per_forward=_GPU_FORWARD_COST)
-
-    @contextmanager
-    def measured(self, n_tokens: int) -> Iterator[None]:
-        """Run a batch of ``n_tokens``, with padding, inside this context; the first one measures the memory per token."""
-        if self._device.type != "cuda" or self._bytes_per_token is not None:
-            yield
-            return
-        before = torch.cuda.memory_allocated(self._device)
-        yield
-        # The allocator reserves at least the peak of this forward pass. We do not use its peak statistics, because we would
-        # have to reset them, and they belong to the user.
-        self._bytes_per_token = max(1.0, (torch.cuda.memory_reserved(self._device) - before) / n_tokens)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -19,8 +20,9 @@ from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
 from pytest_pot.engines.pytorch.decoding import Decoder, Reduction
 from pytest_pot.engines.pytorch.description import describe
-from pytest_pot.engines.pytorch.device import RoomForTokens, device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
+from pytest_pot.engines.pytorch.device import device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
+from pytest_pot.engines.pytorch.forward_cost import RoomForTokens, room_for
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
@@ -63,8 +65,10 @@ class TorchEngine:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what earlier batches showed: whether the output layer can be split off, shared prefixes, room in memory."""
-        self._room = RoomForTokens(self._device)
+        """Forget what earlier batches showed: whether the output layer can be split off, shared prefixes.
+
+        What batches cost is kept: it changes no result.
+        """
         self._reader: Reader | None = None
         self._decoder: Decoder | None = None
         if not self._config.every_position:
@@ -108,6 +112,10 @@ class TorchEngine:
     @property
     def room(self) -> Room:
         return self._room.room
+
+    @cached_property
+    def _room(self) -> RoomForTokens:
+        return room_for(self._source, self._device, self._precision)
 
     @property
     def model(self) -> nn.Module:
@@ -258,7 +266,8 @@ class TorchEngine:
         """A :class:`~pytest_pot.engines.pytorch.batch_reader.Forward`."""
         self._reading = ids
         try:
-            output = self.call(ids, **{"attention_mask": mask, "use_cache": False, **optional})
+            with self._room.forward(ids.numel()):
+                output = self.call(ids, **{"attention_mask": mask, "use_cache": False, **optional})
         except IndexError as error:  # from a lookup outside nn.Embedding; others are the model's own
             if str(error) != "index out of range in self":
                 raise

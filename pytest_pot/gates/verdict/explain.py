@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pytest_pot.core.text import first_lines, number, printable, quoted, shorten, times_over
+from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
@@ -51,9 +51,10 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
+    batches = _batches(report) if verbosity > 0 else ""
     lines = [
         headline(outcome),
-        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
+        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}{batches}"),
     ]
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
@@ -117,6 +118,9 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "kinds": report.kinds,
         **({} if outcome.decision is None else _sequential_properties(outcome, outcome.decision)),
         "ms_per_prompt": report.ms_per_prompt,
+        "batches": len(report.batches),
+        **dict(zip(("largest_batch_prompts", "largest_batch_tokens"), _largest_batch(report), strict=True)),
+        "batches_planned_with": report.planned_with,
         **report.metrics,
         "reference_ran": reference or report.labels[0],
         "candidate_ran": candidate or report.labels[1],
@@ -235,6 +239,20 @@ def _conditions(outcome: ScoreOutcome) -> str:
     positions = f"{report.n_positions} positions"
     floor = "" if outcome.noise_floor is None else f", noise floor {number(outcome.noise_floor)}"
     return f"preset {outcome.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}{floor}"
+
+
+def _batches(report: ScoreReport) -> str:
+    """The batches that ran, as the end of a line."""
+    n = len(report.batches)
+    prompts, tokens = _largest_batch(report)
+    batches = "1 batch of" if n == 1 else f"{n} batches of up to"
+    return f", {batches} {count(prompts, 'prompt')} and {count(tokens, 'token')}" if n else ""
+
+
+def _largest_batch(report: ScoreReport) -> tuple[int, int]:
+    """The most prompts, and the most tokens with their padding, of one batch."""
+    shapes = report.batch_shapes
+    return max((prompts for prompts, _ in shapes), default=0), max((tokens for _, tokens in shapes), default=0)
 
 
 def _worst_prompts(outcome: ScoreOutcome, most: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,34 @@ def test_a_batch_size_that_ran_out_of_memory_while_recording_is_not_tried_again(
     assert report.max == 0.0
     assert max(largest) == 8
     assert Batches(scorer.config, report.tokens).size == 8
+
+
+def test_a_recording_keeps_its_batches_in_few_bytes(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size=3, top_k=10))
+    baseline = scorer.record(tiny(), prompts, tokenizer)
+    assert [len(batch) for batch in baseline.batches] == [3, 3, 2]
+    assert sorted(index for batch in baseline.batches for index in batch) == list(range(8))
+    loaded = Baseline.load(baseline.save(tmp_path / "x.pot.safetensors"))
+    assert loaded.batches == tuple(baseline.batches)
+    assert loaded.to_bytes() == baseline.to_bytes() == scorer.record(tiny(), prompts, tokenizer).to_bytes()
+    assert len(baseline.to_bytes()) - len(replace(baseline, batches=()).to_bytes()) <= 6 * len(prompts)
+
+
+def test_a_file_without_batches_is_read_and_scored_as_before(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    scorer = TeacherForcedScorer(ScoringConfig(batch_size="auto", top_k=10))
+    baseline = scorer.record(tiny(), prompts, tokenizer)
+    path = replace(baseline, batches=()).save(tmp_path / "x.pot.safetensors")
+    with safe_open(path, framework="numpy") as file:
+        assert "batches" not in json.loads(file.metadata()["pytest_pot"])
+    old = Baseline.load(path)
+    assert old.batches == ()
+    report = scorer.score_baseline(old, tiny(), tokenizer)
+    assert report.max == 0.0
+    assert list(report.batches) == list(baseline.batches)
 
 
 def test_saving_keeps_permissions_and_leaves_no_temporary_file(

@@ -283,6 +283,27 @@ def test_metadata_of_another_form_is_rejected(baseline: Baseline, rejection: Rej
     assert reason.startswith("its metadata has another structure (AttributeError: ")
 
 
+@pytest.mark.parametrize(
+    ("batches", "reason"),
+    [
+        ([[0, 1, 2], [3, 4, 5, 6]], "batches must have each prompt once, but prompt 7 is in no batch"),
+        ([[0, 1, 2, 3], [3, 4, 5, 6, 7]], "batches must have each prompt once, but 1 of its entries occur twice"),
+        ([[0, 1, 2, 3], [4, 5, 6, 8]], "batches has the prompt 8, but there are 8 prompts"),
+        ([[0, 1, 2, 3], [4, 5, 6, -1]], "batches has the prompt -1, but there are 8 prompts"),
+        ([[0, True, 2, 3], [4, 5, 6, 7]], "batches has the prompt True, but there are 8 prompts"),
+        ([[0, 1, 2, 3], [], [4, 5, 6, 7]], "batches is not a list of lists of prompts"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], "batches is not a list of lists of prompts"),
+        ("all", "batches is not a list of lists of prompts"),
+    ],
+)
+def test_batches_that_do_not_have_each_prompt_once_are_rejected(
+    batches: object, reason: str, baseline: Baseline, rejection: Rejection
+) -> None:
+    arrays, document = _arrays(baseline), {**_document(baseline), "batches": batches}
+    document["checksum"] = checksum(arrays, document)
+    assert rejection(save(dict(arrays), {"pytest_pot": json.dumps(document)})) == reason
+
+
 def test_an_invalid_configuration_is_rejected(baseline: Baseline, rejection: Rejection) -> None:
     config = copy.copy(baseline.config)
     object.__setattr__(config, "temperature", -1.0)

@@ -13,7 +13,7 @@ from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.prefix_cache import PrefixCaches, shared_prefix
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.scoring.batching import longest_first
+from pytest_pot.scoring.batch_plan import longest_first
 
 from ...models import CONFIGS, VOCAB, changed, tiny
 
