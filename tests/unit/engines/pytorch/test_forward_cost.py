@@ -104,12 +104,24 @@ def suite(n: int = 257) -> list[Tokens]:
     return [Tokens(tuple(generator.randint(1, 999) for _ in range(generator.randint(40, 120))), 5) for _ in range(n)]
 
 
+@dataclass
+class Submitted:
+    """A batch that a device works on until ``end``."""
+
+    device: Device
+    batch: Sequence[int]
+    end: float
+
+    def results(self) -> list[int]:
+        self.device.read(self.end)
+        return list(self.batch)
+
+
 def run(device: Device, tokens: Sequence[Tokens], *, settle: bool = False) -> list[int]:
     """The sizes of the batches of one run over ``tokens``."""
 
-    def work(batch: Sequence[int]) -> list[int]:
-        device.read(device.submit(len(batch) * max(len(tokens[i].ids) for i in batch)))
-        return list(batch)
+    def work(batch: Sequence[int]) -> Submitted:
+        return Submitted(device, batch, device.submit(len(batch) * max(len(tokens[i].ids) for i in batch)))
 
     batches: Batches[int] = Batches(ScoringConfig(batch_size="auto"), tokens, engines=[device])  # type: ignore[list-item]
     if settle:
