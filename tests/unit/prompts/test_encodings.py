@@ -14,6 +14,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts import encodings
 from pytest_pot.prompts.encodings import encoded_texts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_state
 
 from ..conftest import make_tokenizer
 from ..models import tiny
@@ -148,7 +149,18 @@ def test_a_tokenizer_that_is_changed_in_memory_encodes_anew(name: str) -> None:
         assert (after != before) == (name in CHANGES_IDS)
 
 
-class OwnClass(PreTrainedTokenizerFast):
+def test_changes_that_no_other_text_shows_are_seen() -> None:
+    """Neither the fixed text that is part of a tokenizer's digests, nor its components."""
+    backend = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "<a|b>": 3}, merges=[]))
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<a|b>")
+    assert encoded_texts(tokenizer, [("ab", True), ("<a|b>", True)]) == [[0, 1], [3]]
+    tokenizer.backend_tokenizer.model.ignore_merges = True
+    assert encoded_texts(tokenizer, [("ab", True), ("<a|b>", True)]) == [[2], [3]]
+    tokenizer.split_special_tokens = True
+    assert encoded_texts(tokenizer, [("<a|b>", True)]) == one_by_one(tokenizer, [("<a|b>", True)])
+
+
+class OwnCall(PreTrainedTokenizerFast):
     """A user's class, whose ids may depend on anything."""
 
     offset = 0
@@ -158,20 +170,34 @@ class OwnClass(PreTrainedTokenizerFast):
         return {"input_ids": [index + self.offset for index in encoding["input_ids"]]}
 
 
-def test_a_class_of_ones_own_is_asked_each_time_and_for_single_texts() -> None:
-    tokenizer = OwnClass(tokenizer_object=make_tokenizer().backend_tokenizer)
+class OwnEncoding(PreTrainedTokenizerFast):
+    """The same below the library's own ``__call__``."""
+
+    offset = 0
+
+    def _encode_plus(self, *arguments: Any, **keywords: Any) -> Any:
+        encoding: Any = super()._encode_plus(*arguments, **keywords)
+        return {"input_ids": [index + self.offset for index in encoding["input_ids"]]}
+
+
+@pytest.mark.parametrize("kind", [OwnCall, OwnEncoding])
+def test_a_class_of_ones_own_is_asked_each_time_and_for_single_texts(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = kind(tokenizer_object=make_tokenizer().backend_tokenizer)
     before = encoded_texts(tokenizer, TEXTS)
-    OwnClass.offset = 1
-    try:
-        assert encoded_texts(tokenizer, TEXTS) == [[index + 1 for index in ids] for ids in before]
-    finally:
-        OwnClass.offset = 0
+    assert tokenizer_state(tokenizer) is None
+    monkeypatch.setattr(kind, "offset", 1)
+    assert encoded_texts(tokenizer, TEXTS) == [[index + 1 for index in ids] for ids in before]
 
 
 def test_a_method_that_was_replaced_is_called_each_time() -> None:
     tokenizer: Any = make_tokenizer()
     encode_plus, made = tokenizer._encode_plus, []
-    tokenizer._encode_plus = lambda *arguments, **keywords: (made.append(1), encode_plus(*arguments, **keywords))[1]
+
+    def replaced(*arguments: Any, **keywords: Any) -> Any:
+        made.append(1)
+        return encode_plus(*arguments, **keywords)
+
+    tokenizer._encode_plus = replaced
     encoded_texts(tokenizer, TEXTS)
     n_first = len(made)
     encoded_texts(tokenizer, TEXTS)
@@ -180,18 +206,18 @@ def test_a_method_that_was_replaced_is_called_each_time() -> None:
 
 def test_a_part_in_python_is_asked_each_time() -> None:
     class Splits:
-        pattern = "m"
+        pattern = "¬"
 
         def pre_tokenize(self, text: Any) -> None:
             text.split(lambda _, piece: piece.split(self.pattern, "isolated"))
 
     splits = Splits()
-    backend = Tokenizer(models.WordLevel({"<unk>": 0, "The ": 1, "m": 2, "ill": 3, "The mil": 4, "l": 5}, unk_token="<unk>"))
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, "¬": 2, "a¬a": 3}, unk_token="<unk>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(splits)
-    assert encoded_texts(tokenizer, [("The mill", True)]) == [[1, 2, 3]]
-    splits.pattern = "l"
-    assert encoded_texts(tokenizer, [("The mill", True)]) != [[1, 2, 3]]
+    assert encoded_texts(tokenizer, [("a¬a", True)]) == [[1, 2, 1]]
+    splits.pattern = "¤"
+    assert encoded_texts(tokenizer, [("a¬a", True)]) == [[3]]
 
 
 def test_ids_are_the_callers_own() -> None:

@@ -65,9 +65,14 @@ def test_a_plain_module_whose_lookups_are_checked_is_walked_over_once(walks: lis
 
 def test_the_vocabulary_is_asked_for_once_however_many_prompts_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("gpt2")
-    asked = []
-    lookup = type(model).get_input_embeddings
-    monkeypatch.setattr(type(model), "get_input_embeddings", lambda self: (asked.append(1), lookup(self))[1])
+    asked: list[int] = []
+    lookup: Any = type(model).get_input_embeddings
+
+    def counted(self: Any) -> Any:
+        asked.append(1)
+        return lookup(self)
+
+    monkeypatch.setattr(type(model), "get_input_embeddings", counted)
     counts = []
     for n in (1, 6):
         asked.clear()
