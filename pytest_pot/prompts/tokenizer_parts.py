@@ -246,8 +246,9 @@ def _state(tokenizer: Any, small: Mapping[str, str]) -> str:
     backend, size = tokenizer.backend_tokenizer, 0
     with suppress(Exception):  # a class of one's own may have no length
         size = len(tokenizer)
-    attributes = [(name, repr(value)) for name, value in vars(tokenizer).items() if isinstance(value, str | int | float)]
-    model = backend.model
+    values = getattr(tokenizer, "__dict__", {})
+    attributes = [(name, repr(value)) for name, value in values.items() if isinstance(value, str | int | float)]
+    model = getattr(backend, "model", None)
     settings = [repr(getattr(model, name, None)) for name in _MODEL_SETTINGS]
     return digest([_json([id(backend), type(model).__name__, settings, size, sorted(attributes), sorted(small.items())])])
 

@@ -149,15 +149,20 @@ def test_a_tokenizer_that_is_changed_in_memory_encodes_anew(name: str) -> None:
         assert (after != before) == (name in CHANGES_IDS)
 
 
-def test_changes_that_no_other_text_shows_are_seen() -> None:
-    """Neither the fixed text that is part of a tokenizer's digests, nor its components."""
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [(set_model("ignore_merges", True), "ab"), (lambda tokenizer: setattr(tokenizer, "split_special_tokens", True), "<a|b>")],
+)
+def test_a_change_that_only_some_texts_show_is_seen(change: Callable[[Any], None], text: str) -> None:
+    """Neither the fixed text that is part of a tokenizer's digests shows it, nor any of the components."""
     backend = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "<a|b>": 3}, merges=[]))
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<a|b>")
-    assert encoded_texts(tokenizer, [("ab", True), ("<a|b>", True)]) == [[0, 1], [3]]
-    tokenizer.backend_tokenizer.model.ignore_merges = True
-    assert encoded_texts(tokenizer, [("ab", True), ("<a|b>", True)]) == [[2], [3]]
-    tokenizer.split_special_tokens = True
-    assert encoded_texts(tokenizer, [("<a|b>", True)]) == one_by_one(tokenizer, [("<a|b>", True)])
+    before = encoded_texts(tokenizer, [(text, True)])
+    change(tokenizer)
+    after = encoded_texts(tokenizer, [(text, True)])
+    assert after == one_by_one(tokenizer, [(text, True)])
+    if not transformers.__version__.startswith("4."):
+        assert after != before
 
 
 class OwnCall(PreTrainedTokenizerFast):
