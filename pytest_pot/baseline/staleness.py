@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from pytest_pot.baseline.baseline import Baseline
@@ -40,7 +39,7 @@ def refuse_other_prompts(baseline: Baseline, config: ScoringConfig, tokenizer: A
     """
     lines = config_differences(baseline.config, config) + _tokenizer_parts(baseline, tokenizer)
     if not lines:
-        encoded = EncodedPrompts([replace(prompt, continuation=None) for prompt in baseline.prompts], tokenizer)
+        encoded = EncodedPrompts(baseline.prompts, tokenizer)
         differences = (_context_difference(baseline, index, encoded) for index in range(len(encoded)))
         lines = [f"prompt {index}{line}" for index, line in enumerate(differences) if line]
     _refuse(baseline, lines)
@@ -99,11 +98,11 @@ def _source_difference(old: Prompt, new: Prompt) -> str | None:
 
 def _context_difference(baseline: Baseline, index: int, encoded: EncodedPrompts) -> str | None:
     """How the tokens of a context differ from the recorded ones, which may have been cut on the left."""
-    tokens, ids, tokenizer = baseline.tokens[index], encoded.ids[index][0], encoded.tokenizer
+    tokens, ids, tokenizer = baseline.tokens[index], encoded.contexts[index], encoded.tokenizer
     recorded, old, prompt = tokens.ids[: tokens.prompt_len], baseline.prompts[index], encoded.prompts[index]
     end = ids[-len(recorded) :]
     if tuple(end) == recorded:
-        return _cut_difference(tokens, len(ids), quoted(old.text, _WIDTH))
+        return _cut_difference(tokens, len(ids), old.text)
     difference = _token_difference(recorded, end if tokens.truncated else ids, tokenizer)
     line = f": {quoted(old.text, _WIDTH)} {_OTHER_TOKENS}: {difference}"
     if prompt.messages is not None and prompt.text != old.text:
@@ -117,14 +116,15 @@ def _context_difference(baseline: Baseline, index: int, encoded: EncodedPrompts)
     return line
 
 
-def _cut_difference(tokens: Tokens, n_ids: int, what: str) -> str | None:
+def _cut_difference(tokens: Tokens, n_ids: int, text: str) -> str | None:
     """How a context that ends as recorded was cut in another way than the recording says; ``n_ids``: the tokens that it has."""
     missing = n_ids - tokens.prompt_len
-    if missing and not tokens.truncated:
+    if bool(missing) == tokens.truncated:
+        return None
+    what = quoted(text, _WIDTH)
+    if missing:
         return f": {what} was recorded without the first {missing} of its {n_ids} tokens, and is not marked as cut"
-    if tokens.truncated and not missing:
-        return f": {what} is marked as cut on the left, but all of it was recorded"
-    return None
+    return f": {what} is marked as cut on the left, but all of it was recorded"
 
 
 def _continuation_difference(baseline: Baseline, index: int, new: Prompt, encoded: EncodedPrompts | None) -> str | None:

@@ -11,9 +11,10 @@ from pytest_pot.core.text import contrasted, first_difference, quoted, shorten
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.added_tokens import are_added_token_prompts, asks_for_added_tokens, expanded
 from pytest_pot.prompts.chats import rendered
+from pytest_pot.prompts.encodings import Text, encoded_texts
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 from pytest_pot.prompts.tokenizer_differences import listed_parts
-from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, unchanged
+from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests
 
 __all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokenise"]
 
@@ -72,6 +73,17 @@ class EncodedPrompts:
             PotError: as :func:`tokenise`.
         """
         return _encoded(self.tokenizer, self.prompts)
+
+    @cached_property
+    def contexts(self) -> list[list[int]]:
+        """The ids of every prompt's text; where :attr:`ids` were not needed so far, no continuation is encoded for them.
+
+        Raises:
+            PotError: as :func:`tokenise`.
+        """
+        if "ids" in vars(self):
+            return [context for context, _ in self.ids]
+        return _encoded_contexts(self.tokenizer, self.prompts)
 
     @property
     def holds_texts(self) -> bool:
@@ -172,7 +184,7 @@ def _doubled_tokens(tokenizer: Any, text: str, context: Sequence[int], most: int
     """How many tokens the tokenizer puts in front of ``text`` although it begins with them; ``context``: its ids with them."""
     for n in range(1, most + 1):
         if context[:n] == context[n : 2 * n]:
-            bare = _encode(tokenizer, text, special=False)
+            [bare] = encoded_texts(tokenizer, [(text, False)])
             if len(bare) >= n and context[n : n + len(bare)] == bare:
                 return n
     return 0
@@ -180,26 +192,40 @@ def _doubled_tokens(tokenizer: Any, text: str, context: Sequence[int], most: int
 
 def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
     """:func:`tokenise` for prompts whose chats are rendered."""
-    encoded: list[Encoded] = []
-    with unchanged(tokenizer):
-        for index, prompt in enumerate(prompts):
-            context = _encode(tokenizer, prompt.text, special=prompt.messages is None)
-            if not context:
-                raise PotError(
-                    f"prompt {index} ({prompt.text!r}) has no tokens with this tokenizer, so nothing predicts the first "
-                    "token of its continuation: give it a text"
-                )
-            continuation = None
-            if prompt.continuation is not None:
-                continuation = _encode(tokenizer, prompt.continuation, special=False)
-                if not continuation:
-                    raise PotError(
-                        f"prompt {index} ({shorten(prompt.text, 40)!r}) has the continuation {prompt.continuation!r}, which "
-                        "has no tokens: there is no position to score. Give it a text, or None to let the reference "
-                        "continue the prompt"
-                    )
-            encoded.append((context, continuation))
+    texts = [_context(prompt) for prompt in prompts]
+    texts += [(prompt.continuation, False) for prompt in prompts if prompt.continuation is not None]
+    ids = iter(encoded_texts(tokenizer, texts))
+    contexts = [next(ids) for _ in prompts]
+    continuations = [None if prompt.continuation is None else next(ids) for prompt in prompts]
+    encoded = list(zip(contexts, continuations, strict=True))
+    for index, (prompt, (context, continuation)) in enumerate(zip(prompts, encoded, strict=True)):
+        _check_context(index, prompt, context)
+        if continuation is not None and not continuation:
+            raise PotError(
+                f"prompt {index} ({shorten(prompt.text, 40)!r}) has the continuation {prompt.continuation!r}, which "
+                "has no tokens: there is no position to score. Give it a text, or None to let the reference "
+                "continue the prompt"
+            )
     return encoded
+
+
+def _encoded_contexts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    contexts = encoded_texts(tokenizer, [_context(prompt) for prompt in prompts])
+    for index, (prompt, context) in enumerate(zip(prompts, contexts, strict=True)):
+        _check_context(index, prompt, context)
+    return contexts
+
+
+def _context(prompt: Prompt) -> Text:
+    return prompt.text, prompt.messages is None
+
+
+def _check_context(index: int, prompt: Prompt, ids: Sequence[int]) -> None:
+    if not ids:
+        raise PotError(
+            f"prompt {index} ({prompt.text!r}) has no tokens with this tokenizer, so nothing predicts the first "
+            "token of its continuation: give it a text"
+        )
 
 
 def fit(index: int, context: Sequence[int], continuation: Sequence[int], max_length: int) -> Tokens:
@@ -216,12 +242,6 @@ def fit(index: int, context: Sequence[int], continuation: Sequence[int], max_len
         )
     kept = context[-room:]
     return Tokens((*kept, *continuation), len(kept), truncated=len(kept) < len(context))
-
-
-def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
-    # verbose=False: the warning about long texts would also change the tokenizer's state.
-    # int: a custom tokenizer may return numpy integers, which json cannot write.
-    return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
 
 
 def _listed(ids: Sequence[int], first: int, most: int = 24) -> str:

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "special_tokens",
     "tokenizer_digests",
     "tokenizer_identity",
+    "tokenizer_state",
     "tokens_beyond",
     "unchanged",
     "with_flags",
@@ -55,9 +57,24 @@ VERSIONED_PARTS = ("model", *COMPONENTS)
 """Parts as the tokenizers library writes them: compared only where the same version of it wrote both."""
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_MODEL_SETTINGS = (
+    "byte_fallback",
+    "continuing_subword_prefix",
+    "dropout",
+    "end_of_word_suffix",
+    "fuse_unk",
+    "ignore_merges",
+    "max_input_chars_per_word",
+    "unk_id",
+    "unk_token",
+)
+"""What the models of fast tokenizers let one set, whatever their kind."""
 _WHOLE = "whole"
 _LARGE_PARTS = (_WHOLE, "vocabulary", "merges", "scores", "model")
 _KEPT = 8
+
+_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+_content_and_flags = attrgetter("content", *_FLAGS)
 
 _PROBE = (
     "The quick brown fox, 3.14159 and 12,345 — “naïve” café; Zürich 東京 Москва\n\n\tdef f(x):\n        return x  # ok\r\n"
@@ -107,6 +124,19 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
         small = _small_parts(tokenizer)
         whole = _whole(tokenizer, small)
         return {**({_WHOLE: whole} if whole else _own_parts(tokenizer, small)), **small}
+
+
+def tokenizer_state(tokenizer: Any) -> str | None:
+    """What a tokenizer makes of texts stays the same while this does: it changes with all that people change in memory.
+
+    None where nothing can prove that: a tokenizer that is not one of transformers' fast ones, that has parts in Python, or
+    some of whose methods were replaced.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None or not _is_librarys_own(tokenizer):
+        return None
+    with unchanged(tokenizer):
+        small = _small_parts(tokenizer)
+    return _state(tokenizer, small) if small.keys() >= {"added_tokens", "encoding", *COMPONENTS} else None
 
 
 def different_parts(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
@@ -204,12 +234,23 @@ def _vocabulary_and_rules(tokenizer: Any) -> dict[str, str]:
     return _digests({**_vocabulary(tokenizer), **rules})
 
 
+def _is_librarys_own(tokenizer: Any) -> bool:
+    """Whether all that ``tokenizer`` runs is transformers' own, and takes a list of texts where it takes one."""
+    kind: Any = type(tokenizer)
+    own = kind.__module__.startswith("transformers.") and kind.__call__.__module__ == "transformers.tokenization_utils_base"
+    return own and not any(map(callable, vars(tokenizer).values()))
+
+
 def _state(tokenizer: Any, small: Mapping[str, str]) -> str:
     """Changes with everything of a fast tokenizer that people change in memory."""
-    size = 0
+    backend, size = tokenizer.backend_tokenizer, 0
     with suppress(Exception):  # a class of one's own may have no length
         size = len(tokenizer)
-    return digest([_json([id(tokenizer.backend_tokenizer), size, sorted(small.items())])])
+    values = getattr(tokenizer, "__dict__", {})
+    attributes = [(name, repr(value)) for name, value in values.items() if isinstance(value, str | int | float)]
+    model = getattr(backend, "model", None)
+    settings = [repr(getattr(model, name, None)) for name in _MODEL_SETTINGS]
+    return digest([_json([id(backend), type(model).__name__, settings, size, sorted(attributes), sorted(small.items())])])
 
 
 def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
@@ -295,8 +336,10 @@ def special_tokens(tokenizer: Any) -> dict[str, str | None]:
 
 def with_flags(token: Any) -> list[Any]:
     """The text of an added token, and the rules by which it is cut out of a text."""
-    flags = ("special", "lstrip", "rstrip", "single_word", "normalized")
-    return [str(token), *(getattr(token, name, None) for name in flags)]
+    try:
+        return list(_content_and_flags(token))  # at once: a tokenizer may have thousands of added tokens
+    except AttributeError:
+        return [str(token), *(getattr(token, name, None) for name in _FLAGS)]
 
 
 def _json(value: object) -> bytes:

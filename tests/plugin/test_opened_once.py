@@ -9,6 +9,7 @@ import pytest
 from .conftest import PROMPTS, WITH_CACHE, Project
 
 COUNTING = """
+import functools
 import pytest
 from collections import Counter
 from transformers import PreTrainedTokenizerFast
@@ -21,8 +22,9 @@ def count_opened(self, model, role, config):
     opened.append(role)
     return open_model(self, model, role, config)
 
+@functools.wraps(encode)
 def count_encoded(self, text, *arguments, **keywords):
-    encoded.append((id(self), text))
+    encoded.extend((id(self), each) for each in ([text] if isinstance(text, str) else text))
     return encode(self, text, *arguments, **keywords)
 
 @pytest.fixture(autouse=True)

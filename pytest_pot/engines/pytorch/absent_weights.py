@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, some_of
+from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.model_traits import has_own_code
 
 __all__ = ["not_loaded", "refuse_absent_weights"]
@@ -23,19 +24,18 @@ _SPREAD_TOLERANCE = 0.15
 """Relative. The spread of a few hundred normal numbers is known to some 4 %; trained matrices have other spreads."""
 
 
-def refuse_absent_weights(model: nn.Module, role: str) -> None:
+def refuse_absent_weights(model: nn.Module | ModelFacts, role: str) -> None:
     """Raise :class:`PotError`, with their names, if parameters or buffers of ``model`` were never loaded.
 
     accelerate keeps offloaded weights on ``meta`` too, and loads them when their module runs.
     """
-    if not any(tensor.is_meta for tensor in chain(model.parameters(), model.buffers())):
-        return
-    absent = sorted(_absent(model))
+    facts = facts_of(model)
+    absent = sorted(_absent(facts.model)) if facts.has_meta_tensors else []
     if absent:
         raise PotError(
-            f"the {role} ({type(model).__name__}) has {count(len(absent), 'tensor')} without numbers, on torch's meta device: "
-            f"{some_of(absent)}. They were never loaded: let the fixture or factory that makes the model load all of its "
-            "weights"
+            f"the {role} ({type(facts.model).__name__}) has {count(len(absent), 'tensor')} without numbers, on torch's meta "
+            f"device: {some_of(absent)}. They were never loaded: let the fixture or factory that makes the model load all of "
+            "its weights"
         )
 
 

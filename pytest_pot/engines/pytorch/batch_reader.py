@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.model_facts import ModelFacts
 from pytest_pot.engines.pytorch.model_traits import accepted, is_causal, reads_alone, takes_columns
 from pytest_pot.engines.pytorch.output_layer import Hidden, Logits, OutputLayer, Rows, joined
 from pytest_pot.engines.pytorch.prefix_cache import PrefixCaches, shared_prefix
@@ -68,7 +69,7 @@ class Reader:
 
     def __init__(
         self,
-        model: nn.Module,
+        facts: ModelFacts,
         forward: Forward,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
@@ -77,7 +78,7 @@ class Reader:
         share_prefixes: bool,
     ) -> None:
         """``eps``: machine epsilon of the model's dtype. ``share_prefixes``: whether to use :class:`PrefixCaches`."""
-        self._model = model
+        self._model = model = facts.model
         self._forward = forward
         self._device = device
         self._eps = eps
@@ -86,7 +87,7 @@ class Reader:
         # Prefixes without (False) or with (True) the model's padding id: those for which the cache passed our check.
         self._prefixes_confirmed: set[bool] = set()
         self._pad_id: Any = getattr(getattr(model, "get_input_embeddings", lambda: None)(), "padding_idx", None)
-        self._causal = is_causal(model)
+        self._causal = is_causal(facts)
 
     def rows(self, batch: Sequence[Tokens]) -> Rows:
         """The logits that predict each position of ``batch``, prompt after prompt."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +21,8 @@ from torch import nn
 from pytest_pot.engines.base import ModelDescription
 from pytest_pot.engines.pytorch.device import own_dtype
 from pytest_pot.engines.pytorch.gguf_tensors import gguf_path
-from pytest_pot.engines.pytorch.quantised import is_quantised, method_of, package_of, settings_in
+from pytest_pot.engines.pytorch.model_facts import ModelFacts
+from pytest_pot.engines.pytorch.quantised import is_quantised, methods_of, package_of, settings_in
 from pytest_pot.engines.pytorch.stored_weights import gguf_types, safetensors_dtype
 
 __all__ = [
@@ -110,9 +112,9 @@ def origin_of_file(folder: str, name: str) -> Origin:
     return Origin(" ".join(["GGUF", " and ".join(kinds)]).strip(), stored, quantised=stored is None)
 
 
-def describe(model: nn.Module, running: nn.Module, precision: str, device: torch.device) -> ModelDescription:
-    """What ran when ``running`` was scored in ``precision``: ``model`` itself, or a converted copy of it."""
-    origin = _ORIGINS.get(model) or _with_adapters(model, _origin_of_object(model))
+def describe(facts: ModelFacts, running: ModelFacts, precision: str, device: torch.device) -> ModelDescription:
+    """What ran when the ``running`` model was scored in ``precision``: that of ``facts``, or a converted copy of it."""
+    origin = _ORIGINS.get(facts.model) or _with_adapters(facts, _origin_of_object(facts))
     stored = origin.stored_dtype
     return ModelDescription(
         format=origin.format,
@@ -124,42 +126,38 @@ def describe(model: nn.Module, running: nn.Module, precision: str, device: torch
     )
 
 
-def _is_dequantised(model: nn.Module) -> bool:
+def _is_dequantised(facts: ModelFacts) -> bool:
     """Whether plain matrix products ran, on weights that were quantised in the files."""
-    if not is_quantised(model):
+    if not is_quantised(facts):
         return True
-    methods = {method_of(module) for module in model.modules()}
     # Without a kernel for fp8, compressed-tensors unpacks all weights before the first forward, and simulates the rest.
-    return "compressed-tensors" in methods and not any("FP8Linear" in type(module).__name__ for module in model.modules())
+    return "compressed-tensors" in methods_of(facts) and not any("FP8Linear" in kind.__name__ for kind in facts.classes)
 
 
-def _origin_of_object(model: nn.Module) -> Origin:
-    for module in model.modules():
-        settings = getattr(getattr(module, "config", None), "quantization_config", None)
+def _origin_of_object(facts: ModelFacts) -> Origin:
+    model = facts.model
+    for config in facts.configs:
+        settings = getattr(config, "quantization_config", None)
         if settings is not None:
             values = settings if isinstance(settings, Mapping) else settings.to_dict()
             return Origin(format_name(values), quantised=True)
-    if is_quantised(model):
+    if is_quantised(facts):
         return Origin(package_of(model), quantised=True)
     source = getattr(getattr(model, "config", None), "_name_or_path", None)
     settings = settings_in(source) if source and os.path.isdir(source) else None
     if settings is not None:  # transformers drops the settings of what it dequantises
         return Origin(format_name(settings), quantised=True)
-    own = own_dtype(model)
+    own = own_dtype(facts)
     return Origin(_IN_MEMORY, _rounded_to(model) if own == torch.float32 else _name(own))
 
 
-def _with_adapters(model: nn.Module, origin: Origin) -> Origin:
-    """``origin`` with the adapters that peft holds in ``model``, apart from its weights."""
-    names = [adapter_name(settings) for module in model.modules() for settings in _peft_settings(module)]
+def _with_adapters(facts: ModelFacts, origin: Origin) -> Origin:
+    """``origin`` with the adapters that peft holds in the model, apart from its weights."""
+    adapters = (config.values() for config in facts.peft_configs if isinstance(config, Mapping))
+    names = [adapter_name(settings) for settings in chain.from_iterable(adapters)]
     for name in dict.fromkeys(names):
         origin = _with_adapter(origin, name)
     return origin
-
-
-def _peft_settings(module: nn.Module) -> list[Any]:
-    settings = getattr(module, "peft_config", None)
-    return list(settings.values()) if isinstance(settings, Mapping) else []
 
 
 def adapter_name(settings: Any) -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.quantised import is_quantised, refuse_dtype
 
 __all__ = [
@@ -75,78 +76,77 @@ def hardware() -> list[str]:
     return [cpu, torch.backends.cpu.get_cpu_capability(), *cuda, str(torch.get_num_threads()), precision]
 
 
-def device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module | ModelFacts) -> torch.device:
     """The device of the inputs of ``model``; if accelerate has spread ``model`` over devices, the device of its embedding."""
-    lookup = getattr(model, "get_input_embeddings", None)
+    if isinstance(model, ModelFacts):
+        module, devices = model.model, iter(model.devices)
+    else:  # no walk: the first parameter is near
+        module, devices = model, (parameter.device for parameter in model.parameters())
+    lookup = getattr(module, "get_input_embeddings", None)
     hook = getattr(lookup() if lookup is not None else None, "_hf_hook", None)
     execution_device = getattr(hook, "execution_device", None)
     if execution_device is not None:
         return torch.device(execution_device)
-    devices = [tensor.device for tensor in model.parameters()]
     return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
 
 
-def own_dtype(model: nn.Module) -> torch.dtype | None:
+def own_dtype(model: nn.Module | ModelFacts) -> torch.dtype | None:
     """The dtype of the parameters of ``model``: a half-precision one if any parameter has it; None for any other mixture."""
-    dtypes = [tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()]
+    dtypes = facts_of(model).float_dtypes
     half = next((dtype for dtype in dtypes if dtype in _HALF_DTYPES), None)
     if half is not None:
         return half
-    return dtypes[0] if len(set(dtypes)) == 1 else None
+    return dtypes[0] if len(dtypes) == 1 else None
 
 
-def is_spread(model: nn.Module) -> bool:
+def is_spread(model: nn.Module | ModelFacts) -> bool:
     """Whether ``model`` is spread over devices, offloaded to files, or sharded over processes.
 
     We never copy such a model: accelerate's hooks would be shared with the copy.
     """
-    if any(hasattr(module, "_hf_hook") for module in model.modules()):
-        return True
-    parameters = list(model.parameters())
-    sharded = any(hasattr(parameter, "device_mesh") for parameter in parameters)  # torch.distributed's DTensor
-    return sharded or len({parameter.device for parameter in parameters}) > 1
+    facts = facts_of(model)
+    return facts.has_hooks or facts.is_sharded or len(facts.devices) > 1
 
 
 @contextmanager
-def prepared(model: nn.Module, config: ScoringConfig) -> Iterator[nn.Module]:
-    """Yield ``model`` in evaluation mode, on the device and in the dtype of ``config``; restore its mode afterwards.
+def prepared(facts: ModelFacts, config: ScoringConfig) -> Iterator[ModelFacts]:
+    """Bring a model into evaluation mode, on the device and in the dtype of ``config``; restore its mode afterwards.
 
-    If device or dtype change, we yield a copy and leave ``model`` alone. With ``device="auto"`` it stays where it is.
+    We yield the facts about the model that runs. If device or dtype change, that is a copy, and the model of ``facts`` is left
+    alone. With ``device="auto"`` it stays where it is.
 
     Raises:
-        PotError: ``config`` asks for another device or dtype, but ``model`` is quantised, or is spread over devices and
+        PotError: ``config`` asks for another device or dtype, but the model is quantised, or is spread over devices and
             cannot be copied.
     """
-    own_device = device_of(model)
+    own_device = device_of(facts)
     device = own_device if config.device == "auto" else choose_device(config.device)
     moves = device.type != own_device.type or (device.index is not None and device.index != own_device.index)
-    dtypes = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
-    own = own_dtype(model)
+    own = own_dtype(facts)
     dtype = choose_dtype(config.dtype, own, device)
-    converts = dtype != own if config.dtype == "auto" else dtypes != {dtype}
-    if is_spread(model):
+    converts = dtype != own if config.dtype == "auto" else set(facts.float_dtypes) != {dtype}
+    if is_spread(facts):
         if moves or (converts and config.dtype != "auto"):
             name, value = ("device", config.device) if moves else ("dtype", config.dtype)
             raise PotError(
                 f"cannot score this model with {name}={value!r}: it is spread over devices or offloaded, so it runs on the "
                 f"devices and in the dtype in which it was loaded. Load it with that {name}, or set {name}='auto'"
             )
-    elif is_quantised(model):
-        refuse_dtype(model, config)
+    elif is_quantised(facts):
+        refuse_dtype(facts, config)
         if moves:
             raise PotError(
                 f"cannot score this model with device={config.device!r}: it is quantised, so it runs on the device on which it "
                 f"was loaded ({own_device}). Load it on that device, or set device='auto'"
             )
     elif moves or converts:
-        model = copy.deepcopy(model).to(device=device, dtype=dtype)
-    training = [module for module in model.modules() if module.training]
+        facts = ModelFacts.of(copy.deepcopy(facts.model).to(device=device, dtype=dtype))
     try:
-        for module in training:
+        for module in facts.training:
             module.training = False
-        yield model
+        yield facts
     finally:
-        for module in training:
+        for module in facts.training:
             module.training = True
 
 
@@ -166,11 +166,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return any(phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
-def synchroniser(model: nn.Module) -> Callable[[], None]:
+def synchroniser(model: nn.Module | ModelFacts) -> Callable[[], None]:
     """A function that waits until every device that ``model`` is on has finished its work; a CPU has when a call returns."""
-    # Once: to walk over the parameters takes about a millisecond, which would count as the model's time.
-    devices = {parameter.device for parameter in model.parameters()}
-    waits = [_wait(device) for device in devices if device.type not in ("cpu", "meta")]
+    waits = [_wait(device) for device in facts_of(model).devices if device.type not in ("cpu", "meta")]
 
     def synchronise() -> None:
         for wait in waits:

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pytest_pot.engines.pytorch.model_facts import ModelFacts
+
 __all__ = ["lookups_checked"]
 
 
 @contextmanager
-def lookups_checked(model: nn.Module, refuse: Callable[[int, int], None]) -> Iterator[None]:
-    """Inside this context, call ``refuse(row, n_rows)`` before an embedding of ``model`` would fail; ``refuse`` must raise.
+def lookups_checked(facts: ModelFacts, refuse: Callable[[int, int], None]) -> Iterator[None]:
+    """Inside this context, call ``refuse(row, n_rows)`` before an embedding of the model would fail; ``refuse`` must raise.
 
     For models that do not tell which embedding reads the token ids. We check every lookup of every embedding instead of
     guessing, so a valid lookup is never rejected.
@@ -27,8 +29,7 @@ def lookups_checked(model: nn.Module, refuse: Callable[[int, int], None]) -> Ite
             if highest >= size:
                 refuse(highest, size)
 
-    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    handles = [module.register_forward_pre_hook(check, with_kwargs=True) for module in embeddings]
+    handles = [module.register_forward_pre_hook(check, with_kwargs=True) for module in facts.embeddings]
     try:
         yield
     finally:

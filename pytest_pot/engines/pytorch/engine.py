@@ -25,6 +25,7 @@ from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
 from pytest_pot.engines.pytorch.forward_cost import RoomForTokens, room_for
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
+from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
 from pytest_pot.engines.pytorch.output_layer import Rows
 from pytest_pot.engines.pytorch.reading import StepsReading, TorchReading
@@ -51,17 +52,19 @@ class TorchEngine:
     share_prefixes = True
     """Whether a prefix that several prompts of a batch share is read only once."""
 
-    def __init__(self, model: nn.Module, role: str, config: ScoringConfig) -> None:
+    def __init__(self, model: nn.Module | ModelFacts, role: str, config: ScoringConfig) -> None:
         """``model`` must be in evaluation mode while the engine is used; :meth:`opened` ensures that."""
-        self._model = self._source = model
+        self._facts = self._source = facts = facts_of(model)
+        self._model = model = facts.model
         self._role = role
         self._config = config
         self._accepts = accepted(model)
-        self._own_code = has_own_code(model)
-        self._device = device_of(model)
+        self._own_code = has_own_code(facts)
+        self._device = device_of(facts)
         self._reading: Tensor | None = None
-        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self._dtype = next(iter(facts.float_dtypes), torch.float32)
         self._eps = torch.finfo(self._dtype).eps
+        self._n_rows = embedding_rows(model)
         self.restart()
 
     def restart(self) -> None:
@@ -73,7 +76,7 @@ class TorchEngine:
         self._decoder: Decoder | None = None
         if not self._config.every_position:
             self._reader = Reader(
-                self._model, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
+                self._facts, self._forward, self._device, self._autocast, self._eps, share_prefixes=self.share_prefixes
             )
 
     @classmethod
@@ -84,11 +87,12 @@ class TorchEngine:
         Raises:
             PotError: ``model`` has weights that were never loaded, or cannot run as ``config`` asks.
         """
-        refuse_absent_weights(model, role)
-        with prepared(model, config) as running:
+        facts = ModelFacts.of(model)
+        refuse_absent_weights(facts, role)
+        with prepared(facts, config) as running:
             engine = cls(running, role, config)
-            engine._source = model
-            has_vocabulary = engine._vocabulary() is not None
+            engine._source = facts
+            has_vocabulary = engine._n_rows is not None
             lookup_check = nullcontext() if has_vocabulary else lookups_checked(running, engine._refuse_lookup)
             with rng_untouched(engine._device), torch.inference_mode(), lookup_check:
                 yield engine
@@ -103,7 +107,7 @@ class TorchEngine:
 
     @property
     def description(self) -> ModelDescription:
-        return describe(self._source, self._model, self._precision, self._device)
+        return describe(self._source, self._facts, self._precision, self._device)
 
     @property
     def max_positions(self) -> int | None:
@@ -210,7 +214,7 @@ class TorchEngine:
             self._reader.prefixes = None
 
     def synchroniser(self) -> Callable[[], None]:
-        return synchroniser(self._model)
+        return synchroniser(self._facts)
 
     def prefill(self, batch: Sequence[Tokens]) -> Callable[[], object]:
         self._check_batch(batch)
@@ -303,16 +307,13 @@ class TorchEngine:
 
         On CUDA, an id outside it would make the GPU unusable for the rest of the process.
         """
-        size = self._vocabulary() if size is None else size
+        size = self._n_rows if size is None else size
         if size is not None and max(ids) >= size:
             raise PotError(
                 f"the tokenizer gives id {max(ids)}, but the {self._role}'s vocabulary has only {size} tokens: the tokenizer "
                 "belongs to another model; or the token was added to it, and the model has no row for it "
                 "(resize_token_embeddings adds one)"
             )
-
-    def _vocabulary(self) -> int | None:
-        return embedding_rows(self._model)
 
     def _refuse_lookup(self, row: int, size: int) -> None:
         if self._reading is not None and row == int(self._reading.max()):

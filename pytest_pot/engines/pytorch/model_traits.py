@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
+
 __all__ = [
     "PACKAGES",
     "accepted",
@@ -49,15 +51,15 @@ def takes_columns(model: nn.Module) -> bool:
     return _has_known_forward(model) or (inner is not None and takes_columns(inner))
 
 
-def has_own_code(model: nn.Module) -> bool:
+def has_own_code(model: nn.Module | ModelFacts) -> bool:
     """Whether any module of ``model`` has a class from outside torch and transformers."""
-    return not all(type(module).__module__.startswith(PACKAGES) for module in model.modules())
+    return not all(kind.__module__.startswith(PACKAGES) for kind in facts_of(model).classes)
 
 
-def is_causal(model: nn.Module) -> bool:
+def is_causal(model: nn.Module | ModelFacts) -> bool:
     """Whether a token's hidden states are known not to depend on the tokens to its right, nor on how many there are."""
-    config = _text_config(model)
-    flags = [bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")]
+    facts = facts_of(model)
+    config, flags = _text_config(facts.model), facts.causal_flags
     return bool(flags) and all(flags) and getattr(config, "is_causal", True) is not False and _longrope_limit(config) is None
 
 

@@ -59,13 +59,13 @@ class PrefixCaches:
     def of(cls, model: nn.Module, accepts: Container[str]) -> PrefixCaches | None:
         """Prefix caches for ``model``; ``accepts``: the names of the arguments of its forward.
 
-        None if ``model`` is not a transformers model with a cache that keeps all tokens, or does not tell.
+        None if ``model`` is not a transformers model with a cache, or does not tell. Whether its cache keeps all tokens is
+        seen when the first prefix is stored: a cache has an object for each layer, and many batches share no prefix.
         """
         argument = next((name for name in _CACHE_ARGUMENTS if name in accepts), None)
         if argument is None or "use_cache" not in accepts or getattr(model, "_is_stateful", True):
             return None
-        caches = cls(getattr(model, "config", None), argument)
-        return caches if _keeps_all_tokens(caches._new()) else None
+        return cls(getattr(model, "config", None), argument)
 
     def get(self, ids: tuple[int, ...], n: int, read: Callable[[tuple[int, ...], Any], None]) -> Any:
         """A new cache that holds ``ids`` for ``n`` sequences.
@@ -84,6 +84,8 @@ class PrefixCaches:
             return True
         whole_steps = ids[: len(ids) - len(ids) % _STEP]
         cache = self._new()
+        if not _keeps_all_tokens(cache):
+            return False
         if 0 < len(whole_steps) < len(ids):
             if not self._store(whole_steps, read):
                 return False

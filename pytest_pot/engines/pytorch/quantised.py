@@ -19,12 +19,13 @@ from torch import nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 
 __all__ = [
     "float_dtypes",
     "is_quantised",
     "loading_options",
-    "method_of",
+    "methods_of",
     "package_of",
     "quantisation_errors",
     "refuse_dtype",
@@ -85,60 +86,68 @@ _LIBRARIES = frozenset(
 _WITHOUT_CPU_KERNELS = {"fp8": "FineGrainedFP8Config", "mxfp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 """Methods that run on GPUs only, and the class of transformers that can ask for dequantised weights."""
 
-_PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_FLAGS = ("is_loaded_in_4bit", "is_loaded_in_8bit")
+_PLAIN_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-def is_quantised(model: nn.Module) -> bool:
+def is_quantised(model: nn.Module | ModelFacts) -> bool:
     """Whether ``model``, or a model that it wraps (as an adapter does), holds quantised weights.
 
     Not if it was dequantised when it was loaded: its weights are plain numbers then.
     """
-    for module in model.modules():
-        if method_of(module) is not None or any(getattr(module, name, False) for name in _FLAGS) or _is_quantised_layer(module):
-            return True
-        if any(_is_quantised_tensor(tensor) for tensor in module.parameters(recurse=False)):
-            return True
-    return False
+    facts = facts_of(model)
+    return (
+        bool(methods_of(facts))
+        or facts.is_flagged_quantised
+        or any(map(_is_quantised_layer, facts.classes))
+        or any(map(_is_of_library, facts.parameter_classes))
+        or not _PLAIN_DTYPES.issuperset(facts.float_dtypes)  # float8
+    )
 
 
-def method_of(module: nn.Module) -> str | None:
-    """The method by which transformers quantised ``module``: ``"bitsandbytes"``. None if it did not, or dequantised it."""
+def methods_of(model: nn.Module | ModelFacts) -> set[str]:
+    """The methods by which transformers quantised modules of ``model``: ``"bitsandbytes"``. Not those that it dequantised."""
+    facts = facts_of(model)
+    methods = {name for module in facts.quantisers if (name := _method_of(module)) is not None}
+    # Weights of a GGUF file are plain numbers after loading, except in layers of a kernel library.
+    return methods if any("Gguf" in kind.__name__ for kind in facts.classes) else methods - {"gguf"}
+
+
+def _method_of(module: nn.Module) -> str | None:
     settings = getattr(getattr(module, "hf_quantizer", None), "quantization_config", None)
     method = getattr(module, "quantization_method", None) or getattr(settings, "quant_method", None)
     if method is None or getattr(settings, "dequantize", False):
         return None
-    name = str(getattr(method, "value", method))
-    # Weights of a GGUF file are plain numbers after loading, except in layers of a kernel library.
-    return None if name == "gguf" and not any("Gguf" in type(layer).__name__ for layer in module.modules()) else name
+    return str(getattr(method, "value", method))
 
 
 def package_of(model: nn.Module) -> str:
     """The library that holds the quantised weights of ``model``, and its class for them: ``"torchao Int8Tensor"``."""
     for module in model.modules():
         for part in (module, *module.parameters(recurse=False)):
-            library, *_ = type(part).__module__.split(".")
-            if library in _LIBRARIES or (part is module and _is_quantised_layer(module)):
-                return f"{library} {type(part).__name__}"
+            kind = type(part)
+            if _is_of_library(kind) or (part is module and _is_quantised_layer(kind)):
+                return f"{_library(kind)} {kind.__name__}"
     return "float8"
 
 
-def _is_quantised_layer(module: nn.Module) -> bool:
-    name = type(module).__module__
-    return name.partition(".")[0] in _LIBRARIES or name.startswith("torch.ao.nn.quantized")
+def _is_quantised_layer(kind: type) -> bool:
+    return _is_of_library(kind) or kind.__module__.startswith("torch.ao.nn.quantized")
 
 
-def _is_quantised_tensor(tensor: torch.Tensor) -> bool:
-    is_float8 = tensor.is_floating_point() and tensor.dtype not in _PLAIN_DTYPES
-    return is_float8 or type(tensor).__module__.partition(".")[0] in _LIBRARIES
+def _is_of_library(kind: type) -> bool:
+    return _library(kind) in _LIBRARIES
 
 
-def float_dtypes(model: nn.Module) -> set[torch.dtype]:
+def _library(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def float_dtypes(model: nn.Module | ModelFacts) -> set[torch.dtype]:
     """The dtypes of the parameters of ``model``, packed weights left out."""
-    return {tensor.dtype for tensor in model.parameters() if tensor.dtype in _PLAIN_DTYPES}
+    return _PLAIN_DTYPES.intersection(facts_of(model).float_dtypes)
 
 
-def refuse_dtype(model: nn.Module, config: ScoringConfig, spec: str | None = None) -> None:
+def refuse_dtype(model: nn.Module | ModelFacts, config: ScoringConfig, spec: str | None = None) -> None:
     """Raise :class:`PotError` if ``config`` asks for another dtype than that in which the quantised ``model`` is.
 
     ``spec``: what was just loaded with that dtype, with its role; None for an object in memory.

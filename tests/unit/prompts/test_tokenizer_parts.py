@@ -193,6 +193,20 @@ def test_the_vocabulary_of_a_class_of_ones_own_is_read_once_while_it_stays() -> 
     assert tokenizer_digests(tokenizer)["vocabulary"] != first["vocabulary"]
 
 
+def test_a_class_with_another_backend_and_no_attributes_has_digests() -> None:
+    class Backend:
+        normalizer = pre_tokenizer = post_processor = decoder = None
+
+    class Slotted:
+        __slots__ = ()
+        backend_tokenizer = Backend()
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"a": 0}
+
+    assert {"vocabulary", "normalizer"} <= set(tokenizer_digests(Slotted()))
+
+
 def test_a_tokenizer_with_parts_in_python_is_compared_in_the_others() -> None:
     from tokenizers import pre_tokenizers
 

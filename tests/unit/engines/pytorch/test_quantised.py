@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -174,6 +175,53 @@ def test_float8_weights_are_left_alone() -> None:
     layer = torch.nn.Linear(4, 4)
     layer.weight = torch.nn.Parameter(layer.weight.data.to(torch.float8_e4m3fn), requires_grad=False)
     assert is_quantised(layer)
+
+
+def marked(kind: type[torch.nn.Module] = torch.nn.Linear, **marks: Any) -> torch.nn.Module:
+    """A model with a layer of class ``kind`` and what libraries note on the models that they quantise."""
+    model = torch.nn.Sequential(torch.nn.Sequential(kind(4, 4)))
+    for name, value in marks.items():
+        setattr(model[0], name, value)
+    return model
+
+
+def quantiser(method: str, *, dequantize: bool = False) -> Any:
+    return SimpleNamespace(quantization_config=SimpleNamespace(quant_method=method, dequantize=dequantize))
+
+
+def layer_of(module: str, name: str) -> type[torch.nn.Linear]:
+    return type(name, (torch.nn.Linear,), {"__module__": module})
+
+
+@pytest.mark.parametrize(
+    ("model", "methods", "quantised_at_all"),
+    [
+        (marked(hf_quantizer=quantiser("awq")), {"awq"}, True),
+        (marked(hf_quantizer=quantiser("fp8", dequantize=True)), set(), False),
+        (marked(hf_quantizer=quantiser("fp8", dequantize=True), quantization_method="fp8"), set(), False),
+        (marked(quantization_method="gptq"), {"gptq"}, True),
+        (marked(quantization_method="gguf"), set(), False),
+        (marked(layer_of("kernels.gguf", "GgufLinear"), quantization_method="gguf"), {"gguf"}, True),
+        (marked(is_loaded_in_4bit=True), set(), True),
+        (marked(is_loaded_in_8bit=False), set(), False),
+        (marked(layer_of("bitsandbytes.nn.modules", "Linear4bit")), set(), True),
+        (marked(layer_of("torch.ao.nn.quantized.modules.linear", "Linear")), set(), True),
+        (marked(layer_of("bitsandbytesque", "Linear")), set(), False),
+    ],
+)
+def test_what_libraries_note_on_a_model_says_how_it_was_quantised(
+    model: torch.nn.Module, methods: set[str], quantised_at_all: bool
+) -> None:
+    assert quantised.methods_of(model) == methods
+    assert is_quantised(model) == quantised_at_all
+
+
+def test_parameters_of_a_library_are_quantised() -> None:
+    model = torch.nn.Linear(4, 4)
+    library_class = type("Int8Params", (torch.nn.Parameter,), {"__module__": "bitsandbytes.nn.modules"})
+    model.weight = library_class(model.weight.data)
+    assert is_quantised(torch.nn.Sequential(model))
+    assert quantised.package_of(torch.nn.Sequential(model)) == "bitsandbytes Int8Params"
 
 
 def test_a_quantised_model_is_compared_where_it_is(folder_of: Callable[[str], Path]) -> None:

@@ -1,0 +1,71 @@
+"""Encode texts in few calls of the tokenizer, and keep their ids while the tokenizer stays as it is."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from pytest_pot.prompts.tokenizer_parts import tokenizer_state, unchanged
+
+__all__ = ["Text", "encoded_texts"]
+
+Text: TypeAlias = tuple[str, bool]
+"""A text, and whether the tokenizer adds its special tokens to it."""
+
+_MOST_TOKENS = 1 << 19
+"""Tokens that are kept for one tokenizer: some 20 MB, and about eight times the built-in suite."""
+
+
+@dataclass
+class _Kept:
+    """The ids of texts by a tokenizer in one state."""
+
+    state: str
+    n_tokens: int = 0
+    ids: dict[Text, list[int]] = field(default_factory=dict)
+
+    def add(self, encoded: dict[Text, list[int]]) -> None:
+        """Keep ``encoded``, and forget all else where that would be too much."""
+        n_tokens = sum(map(len, encoded.values()))
+        if self.n_tokens + n_tokens > _MOST_TOKENS:
+            self.ids, self.n_tokens = {}, 0
+        if n_tokens <= _MOST_TOKENS:
+            self.ids.update(encoded)
+            self.n_tokens += n_tokens
+
+
+_KEPT: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
+
+
+def encoded_texts(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
+    """The ids of each of ``texts``. The tokenizer's settings are restored.
+
+    A text is encoded once by a tokenizer of transformers, for as long as nothing of the tokenizer is changed that people
+    change; see :func:`~pytest_pot.prompts.tokenizer_parts.tokenizer_state`.
+    """
+    state = tokenizer_state(tokenizer)
+    if state is None:
+        with unchanged(tokenizer):
+            return [_encode(tokenizer, text, special=special) for text, special in texts]
+    kept = _KEPT.get(tokenizer)
+    if kept is None or kept.state != state:
+        kept = _KEPT[tokenizer] = _Kept(state)
+    missing = dict.fromkeys(text for text in texts if text not in kept.ids)
+    encoded: dict[Text, list[int]] = {}
+    with unchanged(tokenizer):
+        for special in (True, False):
+            group = [text for text, is_special in missing if is_special == special]
+            if group:
+                # verbose=False: the warning about long texts would also change the tokenizer's state.
+                ids = tokenizer(group, add_special_tokens=special, verbose=False)["input_ids"]
+                encoded.update(zip(((text, special) for text in group), ids, strict=True))
+    known = {**kept.ids, **encoded} if encoded else kept.ids
+    kept.add(encoded)
+    return [known[text].copy() for text in texts]
+
+
+def _encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    # int: a custom tokenizer may return numpy integers, which json cannot write.
+    return [int(token) for token in tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]]
