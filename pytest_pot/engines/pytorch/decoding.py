@@ -22,6 +22,7 @@ from pytest_pot.core.text import shorten
 from pytest_pot.engines.pytorch.batch_reader import Forward, each_alone, padded
 from pytest_pot.engines.pytorch.device import is_out_of_memory
 from pytest_pot.engines.pytorch.forced_steps import Reduce, Steps, tokens_counted
+from pytest_pot.engines.pytorch.model_facts import ModelFacts
 from pytest_pot.engines.pytorch.model_traits import generating_module, has_own_code, max_positions, reads_alone
 from pytest_pot.engines.pytorch.rounding import largest_difference, same_cells
 from pytest_pot.engines.tensors import Distributions
@@ -60,12 +61,13 @@ class Decoder:
     prompt with the most padding also runs alone. If that makes a difference, only prompts of the same length share a batch.
     """
 
-    def __init__(self, model: nn.Module, role: str, config: ScoringConfig, forward: Forward) -> None:
+    def __init__(self, facts: ModelFacts, role: str, config: ScoringConfig, forward: Forward) -> None:
         """``forward``: runs the model on whole sequences, for the check of the padding.
 
         Raises:
             PotError: the model has no ``generate`` of transformers.
         """
+        model = facts.model
         generator = generating_module(model)
         if generator is None:
             raise PotError(
@@ -77,7 +79,7 @@ class Decoder:
         self._generator = generator
         self._role = role
         self._forward = forward
-        self._own_code = has_own_code(model)
+        self._own_code = has_own_code(facts)
         self._takes_mask = _takes_mask(generator)
         self._limit = max_positions(model)
         self._one_by_one = config.every_position

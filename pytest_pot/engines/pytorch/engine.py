@@ -119,7 +119,7 @@ class TorchEngine:
 
     @cached_property
     def _room(self) -> RoomForTokens:
-        return room_for(self._source, self._device, self._precision)
+        return room_for(self._source.model, self._device, self._precision)
 
     @property
     def model(self) -> nn.Module:
@@ -179,7 +179,7 @@ class TorchEngine:
     def decoding(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> StepsReading:  # noqa: ARG002
         self._check_batch(batch)
         if self._decoder is None:
-            self._decoder = Decoder(self._model, self._role, self._config, self._forward)
+            self._decoder = Decoder(self._facts, self._role, self._config, self._forward)
         decoder = self._decoder
 
         def reduce(rows: Rows, targets: Tensor, ids: Tensor | int) -> Distributions:
