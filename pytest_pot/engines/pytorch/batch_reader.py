@@ -33,19 +33,21 @@ an EOS token that the text contains too."""
 class Forward(Protocol):
     """A forward pass of a model that also checks the shape of the logits."""
 
-    def __call__(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
+    def __call__(self, ids: Tensor, mask: Tensor | None, lengths: Container[int] = (), **optional: Any) -> Tensor:
         """Logits [batch, length, vocab] of ``ids`` [batch, length]; their length may also be one of ``lengths``.
 
         ``optional``: more arguments for the model's forward; those that it does not accept are left out.
         """
 
 
-def padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool = False) -> tuple[Tensor, Tensor]:
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device, *, left: bool = False, pad_id: int = _PAD_ID
+) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask, both [batch, length], padded on the right, or on the left if ``left``."""
     lengths = np.fromiter(map(len, rows), dtype=np.int64)
     place = np.arange(lengths.max())
     kept = place >= lengths.max() - lengths[:, None] if left else place < lengths[:, None]
-    ids = np.full(kept.shape, _PAD_ID, dtype=np.int64)
+    ids = np.full(kept.shape, pad_id, dtype=np.int64)
     ids[kept] = np.fromiter(chain.from_iterable(rows), dtype=np.int64)
     both = to_device(np.stack([ids, kept.astype(np.int64)]), device)
     return both[0], both[1]
@@ -87,7 +89,13 @@ class Reader:
         # Prefixes without (False) or with (True) the model's padding id: those for which the cache passed our check.
         self._prefixes_confirmed: set[bool] = set()
         self._pad_id: Any = getattr(getattr(model, "get_input_embeddings", lambda: None)(), "padding_idx", None)
+        self.hides_padding = device.type == "cpu" or not is_causal(facts)
+        """Whether the model gets a mask. One that is known to be causal needs none, because padding is on the right. On a GPU
+        the host would wait for the device to look at it, and a faster kernel takes none; on a CPU it makes no difference."""
         self._causal = is_causal(facts)
+        # Some models warn of their own padding token where they get no mask.
+        own_pad_id = getattr(getattr(model, "config", None), "pad_token_id", None)
+        self._any_id = 1 if own_pad_id == _PAD_ID and not self.hides_padding else _PAD_ID
 
     def rows(self, batch: Sequence[Tokens]) -> Rows:
         """The logits that predict each position of ``batch``, prompt after prompt."""
@@ -158,7 +166,7 @@ class Reader:
         The last token of each prompt predicts no position, so models that are known to be causal do not read it.
         """
         end = -1 if self._causal and self.output_layer is not None else None
-        ids, mask = padded([tokens.ids[:end] for tokens in batch], self._device)
+        ids, mask = padded([tokens.ids[:end] for tokens in batch], self._device, pad_id=self._any_id)
         return ids, mask, _Places.of(batch)
 
     def _states(self, ids: Tensor, mask: Tensor, cache: Any = None) -> Tensor | None:
@@ -170,7 +178,8 @@ class Reader:
         if layer is None:
             return None
         optional = {} if cache is None or self.prefixes is None else {"use_cache": True, self.prefixes.argument: cache}
-        states = layer.states(lambda: self._forward(ids, mask, {layer.n_columns}, **optional), ids.shape)
+        seen = mask if self.hides_padding or cache is not None else None
+        states = layer.states(lambda: self._forward(ids, seen, {layer.n_columns}, **optional), ids.shape)
         if states is None:
             self.output_layer = None
         return states

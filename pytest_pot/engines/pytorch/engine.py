@@ -266,7 +266,7 @@ class TorchEngine:
         targets = np.fromiter(chain.from_iterable(tokens.targets for tokens in batch), dtype=np.int64)
         return rows, to_device(targets, rows.device)
 
-    def _forward(self, ids: Tensor, mask: Tensor, lengths: Container[int] = (), **optional: Any) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor | None, lengths: Container[int] = (), **optional: Any) -> Tensor:
         """A :class:`~pytest_pot.engines.pytorch.batch_reader.Forward`."""
         self._reading = ids
         try:

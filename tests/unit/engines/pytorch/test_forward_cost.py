@@ -289,7 +289,8 @@ def test_what_was_measured_is_kept_per_model_device_and_precision() -> None:
     with TorchEngine.opened(model, "candidate", ScoringConfig()) as engine:
         before = engine._room
         engine.restart()
-        assert engine._room is before is room_for(model, cpu, "float32")
+        assert engine._room is before
+        assert engine._room is room_for(model, cpu, "float32")
     with TorchEngine.opened(model, "candidate", ScoringConfig(dtype="bfloat16")) as engine:
         assert engine._room is room_for(model, cpu, "bfloat16")  # by the caller's model, not the copy that runs
 
