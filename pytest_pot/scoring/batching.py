@@ -140,6 +140,15 @@ class Batches(Generic[Result]):
             raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
         self.most, self._largest = len(batch) // 2, 0
 
+    def planned_batches(self) -> list[list[int]]:
+        """The batches that :meth:`run` would run, as far as is known now."""
+        order, batches = self._order(None), []
+        while order:
+            for size in self._plan(order):
+                batches.append(order[:size])
+                order = order[size:]
+        return batches
+
     def repeat(self, recorded: Sequence[Sequence[int]], *, at_any_cost: bool) -> None:
         """Let :meth:`run` run the batches of a recording where it runs all prompts; batches that do not fit are halved.
 

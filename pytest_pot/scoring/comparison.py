@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, product
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,6 +37,7 @@ from pytest_pot.engines.tensors import (
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.metrics import divergences, renormalised
+from pytest_pot.scoring.noise_floor import Probes
 
 __all__ = ["Comparison", "PromptResult", "check_finite", "memory_errors", "not_finite"]
 
@@ -81,6 +84,8 @@ class Comparison:
         self._device = device_for_cells([reference, candidate])
         self.prompts = prompts
         self.tokens = tokens
+        self.probes = Probes((), ())
+        """Prompts that also run alone, to see how far a model is from itself."""
 
     @property
     def engines(self) -> tuple[Engine, Engine]:
@@ -99,13 +104,49 @@ class Comparison:
         return _Started(self, batch, self._numbers(batch, wide_tail=False))
 
     def _numbers(self, batch: Sequence[int], *, wide_tail: bool) -> HostCopy:
-        """The metrics and what is shown of both models: [numbers, positions], on their way to the host."""
+        """What is on its way to the host: the metrics and what is shown of both models, [numbers, positions]; and of each probe
+        and role the metrics between its model in this batch and alone, [metrics, positions of the probe]."""
         tokens = [self.tokens[index] for index in batch]
+        kept: dict[tuple[str, int], list[Distributions]] = {}
         with memory_errors(f"the comparison on {self._device}"):
             reference = self._reference_reading(tokens, wide_tail)
             candidate = self._candidate_reading(tokens, wide_tail)
-            parts = [self._compared(p, q) for p, q in self._pairs(reference, candidate)]
-            return HostCopy([torch.cat(parts, dim=1)])
+            parts, start = [], 0
+            for p, q in self._pairs(reference, candidate):
+                parts.append(self._compared(p, q))
+                for role, index, rows in self._probed(batch, start, len(p)):
+                    kept.setdefault((role, index), []).append((p if role == "reference" else q).rows(*rows))
+                start += len(p)
+            alone = [self._alone(role, index, Distributions.concatenate(rows)) for (role, index), rows in kept.items()]
+            return HostCopy([torch.cat(parts, dim=1), *alone])
+
+    def _probed(self, batch: Sequence[int], start: int, n: int) -> Iterator[tuple[str, int, tuple[int, int]]]:
+        """Role and index of each probe of ``batch`` with positions among the ``n`` from ``start`` on, and which of these."""
+        probes = self.probes.of(batch) if self.probes.roles else []
+        ends = dict(zip(batch, accumulate(self.tokens[index].n_positions for index in batch), strict=True)) if probes else {}
+        for index in probes:
+            first, last = ends[index] - self.tokens[index].n_positions - start, ends[index] - start
+            if max(first, 0) < min(last, n):
+                yield from ((role, index, (max(first, 0), min(last, n))) for role in self.probes.roles)
+
+    def _alone(self, role: str, index: int, in_batch: Distributions) -> Tensor:
+        """[metrics, positions]: the divergence of a model between its run ``in_batch`` and a run on this prompt alone."""
+        engine = self._reference if role == "reference" else self._candidate
+        tokens = [self.tokens[index]]
+        reading: Reading = HostReading(engine, tokens, self._device, k=self._config.top_k)
+        if isinstance(engine, Reads):
+            reading = engine.reading(tokens, self._device)
+        if in_batch.ids is not None:
+            alone = reading.at(in_batch.ids, int(in_batch.vocab_size))
+        else:
+            first = in_batch.values.shape[1]
+            alone = Distributions.concatenate(list(reading.blocks(first, block_height(len(reading), first, self._device))))
+        alone = alone.to(self._device)
+        if alone.log_tail is None and in_batch.log_tail is not None:
+            alone = alone.with_empty_tail()
+        if self._config.tail == "renormalise":
+            in_batch, alone = renormalised(in_batch), renormalised(alone)
+        return divergences(in_batch, alone, self._config.tail)
 
     def _reference_reading(self, tokens: Sequence[Tokens], wide_tail: bool) -> ReferenceReading:
         if isinstance(self._reference, Reads):
@@ -150,17 +191,40 @@ class Comparison:
         metrics = divergences(reference, candidate, self._config.tail)
         return torch.cat([metrics, _shown(reference), _shown(candidate)])
 
+    def probe(self, batch: Sequence[int]) -> None:
+        """Let the reference read ``batch``, and its probes alone as well; nothing else is computed."""
+        reading = self._reference_reading([self.tokens[index] for index in batch], wide_tail=False)
+        k, size = self._config.top_k, reading.vocab_size
+        whole = k is None or k >= size
+        blocks = reading.blocks(size, block_height(len(reading), size, self._device)) if whole else [reading.top_k(k or size)]
+        kept: dict[tuple[str, int], list[Distributions]] = {}
+        start = 0
+        for p in blocks:
+            for role, index, rows in self._probed(batch, start, len(p)):
+                kept.setdefault((role, index), []).append(p.rows(*rows).to(self._device))
+            start += len(p)
+        alone = [self._alone(role, index, Distributions.concatenate(rows)) for (role, index), rows in kept.items()]
+        self._note_noise(batch, HostCopy(alone).arrays())
+
+    def _note_noise(self, batch: Sequence[int], alone: Sequence[npt.NDArray[np.generic]]) -> None:
+        metric = METRICS.index(self._config.metric)
+        for (_, role), noise in zip(product(self.probes.of(batch), self.probes.roles), alone, strict=True):
+            self.probes.add(role, float(noise[metric].mean()), len(batch))
+
     def results(self, batch: Sequence[int], numbers: HostCopy) -> list[PromptResult]:
         """The results of one batch from what :meth:`_numbers` computed.
 
         Raises:
             PotError: a log-probability of a model is NaN or infinite.
         """
-        rows = _Rows.of(numbers)
+        array, *alone = numbers.arrays()
+        rows = _Rows.of(array)
         if rows.underflow:
-            rows = _Rows.of(self._numbers(batch, wide_tail=True))
+            array, *alone = self._numbers(batch, wide_tail=True).arrays()
+            rows = _Rows.of(array)
         for role, model in (("reference", rows.reference), ("candidate", rows.candidate)):
             not_finite(model["magnitude"], role, self.prompts, self.tokens, batch)
+        self._note_noise(batch, alone)
         tail_mass = np.exp(rows.reference["log_tail"])
         results, start = [], 0
         for index in batch:
@@ -204,8 +268,7 @@ class _Rows:
     candidate: Mapping[str, Floats]
 
     @staticmethod
-    def of(numbers: HostCopy) -> _Rows:
-        [array] = numbers.arrays()
+    def of(array: npt.NDArray[np.generic]) -> _Rows:
         values: Floats = array.astype(np.float64, copy=False)
         models = [values[start : start + _N_PER_MODEL] for start in (_N_METRICS, _N_METRICS + _N_PER_MODEL)]
         reference, candidate = (dict(zip(_PER_MODEL, rows, strict=True)) for rows in models)

@@ -17,7 +17,7 @@ from pytest_pot.baseline.replay import Replay, check_fits
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
-from pytest_pot.engines.base import Engine, Restartable, description_of
+from pytest_pot.engines.base import Engine, OutOfMemory, Restartable, description_of
 from pytest_pot.engines.registry import weights_digest
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -26,15 +26,12 @@ from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 from pytest_pot.scoring.batching import Batches, Progress
 from pytest_pot.scoring.comparison import Comparison, PromptResult
 from pytest_pot.scoring.encoding import fit_all, fitter
-from pytest_pot.scoring.noise_floor import noise_floor
+from pytest_pot.scoring.noise_floor import NoiseFloor, Probes, as_texts, choose_probes, known_floor, remember
 from pytest_pot.scoring.recorder import as_compared, record
 from pytest_pot.scoring.score_report import ScoreReport
 from pytest_pot.scoring.stopping import StoppingRule
 
-__all__ = ["PROBED", "ScoringRun"]
-
-PROBED = 8
-"""How many prompts are searched for two that can show the noise floor."""
+__all__ = ["ScoringRun"]
 
 
 class ScoringRun:
@@ -46,20 +43,43 @@ class ScoringRun:
         self.encoded = encoded
         self._progress = progress
         self._started = time.perf_counter()
+        self.probed: Sequence[str] = ()
+        """The models, ``"reference"`` or ``"candidate"``, whose noise floor the next run measures on its way."""
+        self.floor: NoiseFloor | None = None
+        """The noise floor that was measured, or known already."""
 
-    def noise_floor(self, engine: Engine) -> float | None:
+    def noise_floor(self, engine: Engine, role: str = "reference") -> NoiseFloor | None:
         """How far the model of ``engine`` is from itself in another batch shape, in the gated metric.
 
-        Measured on the beginning of two of the prompts, which takes about as long as one of them. None where that is not
-        possible: fewer than two prompts, or of one token only. The time is not counted as the run's.
+        Measured in one of the batches that this run would run. None where that is not possible: fewer than two prompts of at
+        least two tokens, or each prompt runs alone anyway. The time is not counted as the run's.
         """
-        texts = [context + (continuation or []) for context, continuation in self.encoded.ids[:PROBED]]
         started = time.perf_counter()
-        floor = noise_floor(self.config, engine, texts)
-        if isinstance(engine, Restartable):
-            engine.restart()  # the other model has no such batches behind it
+        config = replace(self.config, path="prefill")
+        texts = [context + (continuation or [])[: config.positions_per_prompt] for context, continuation in self.encoded.ids]
+        tokens = as_texts(texts, config, engine.max_positions)
+        floor = known_floor(engine, role, config, tokens) if tokens else None
+        if floor is None and len(tokens) > 1:
+            comparison = Comparison(config, engine, engine, self.encoded.prompts, tokens)
+            batches: Batches[PromptResult] = Batches(config, tokens, engines=[engine])
+            comparison.probes = Probes(["reference"], choose_probes(tokens, config, batches.room))
+            batch = next((batch for batch in batches.planned_batches() if comparison.probes.of(batch)), None)
+            if batch is not None:
+                floor = self._probed(comparison, batch, role)
+                if isinstance(engine, Restartable):
+                    engine.restart()  # the other model has no such batches behind it
+            if floor is not None:
+                remember(floor, engine, config, tokens)
         self._started += time.perf_counter() - started
         return floor
+
+    @staticmethod
+    def _probed(comparison: Comparison, batch: Sequence[int], role: str) -> NoiseFloor | None:
+        try:
+            comparison.probe(batch)
+        except OutOfMemory:  # the run itself will halve its batches
+            return None
+        return next((replace(floor, role=role) for floor in comparison.probes.floors), None)
 
     def record(self, reference: Engine, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
         """Run ``reference`` over all prompts and keep what it says.
@@ -96,8 +116,8 @@ class ScoringRun:
     def score(self, reference: Engine, candidate: Engine) -> ScoreReport:
         """The report on all prompts."""
         tokens = fit_all(self.config, self.encoded.ids, reference, candidate.max_positions)
-        batches = self._batches(tokens, reference, candidate)
-        return self._whole(batches, Comparison(self.config, reference, candidate, self.encoded.prompts, tokens))
+        comparison = Comparison(self.config, reference, candidate, self.encoded.prompts, tokens)
+        return self._whole(self._batches(tokens, reference, candidate), comparison)
 
     def score_until(self, reference: Engine, candidate: Engine, rule: StoppingRule, *, seed: int | None = 0) -> ScoreReport:
         """The report on the first prompts in the order of ``seed`` that satisfy ``rule``; see :meth:`_drawn`."""
@@ -147,7 +167,29 @@ class ScoringRun:
         return Batches(self.config, tokens, self._progress, engines, total)
 
     def _whole(self, batches: Batches[PromptResult], comparison: Comparison) -> ScoreReport:
-        return self._report(batches.run(comparison), comparison, batches)
+        self._choose_probes(comparison, batches)
+        results = batches.run(comparison)
+        self._keep_floor(comparison)
+        return self._report(results, comparison, batches)
+
+    def _choose_probes(self, comparison: Comparison, batches: Batches[PromptResult]) -> None:
+        """Let some prompts of ``comparison`` run alone too, for the models whose noise floor is not known."""
+        tokens = dict(enumerate(comparison.tokens)) if isinstance(comparison.tokens, Sequence) else comparison.tokens
+        engines = dict(zip(("reference", "candidate"), comparison.engines, strict=True))
+        floors = {role: known_floor(engines[role], role, self.config, tokens) for role in self.probed}
+        known = [floor for floor in floors.values() if floor is not None]
+        self.floor = max(known, key=lambda floor: floor.value, default=None)
+        unknown = [role for role, floor in floors.items() if floor is None]
+        if unknown and not comparison.probes.roles:
+            comparison.probes = Probes(unknown, choose_probes(tokens, self.config, batches.room))
+
+    def _keep_floor(self, comparison: Comparison) -> None:
+        """Take the noise floor that the probes of ``comparison`` showed."""
+        tokens = dict(enumerate(comparison.tokens)) if isinstance(comparison.tokens, Sequence) else comparison.tokens
+        engines = dict(zip(("reference", "candidate"), comparison.engines, strict=True))
+        for floor in comparison.probes.floors:
+            remember(floor, engines[floor.role], self.config, tokens)
+            self.floor = floor if self.floor is None or floor.value > self.floor.value else self.floor
 
     def _drawn(
         self,
@@ -170,11 +212,14 @@ class ScoringRun:
         while len(results) < len(order):
             window = order[len(results) :][: batches.window(rule.expected_further)]
             tokens.update({index: encode(index) for index in window})
+            if not results:
+                self._choose_probes(comparison, batches)
             batch_results = batches.run(comparison, window)
             results.update(batch_results)
             rule.update([float(batch_results[index].divergences[self.config.metric].mean()) for index in window])
             if rule.decided:
                 break
+        self._keep_floor(comparison)
         return self._report(dict(sorted(results.items())), comparison, batches)
 
     def _report(

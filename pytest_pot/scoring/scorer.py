@@ -16,7 +16,7 @@ from pytest_pot.engines.registry import common_device, embedding_rows, opened
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 from pytest_pot.prompts.tokenization import EncodedPrompts
 from pytest_pot.scoring.batching import Progress
-from pytest_pot.scoring.run import PROBED, ScoringRun
+from pytest_pot.scoring.run import ScoringRun
 from pytest_pot.scoring.score_report import ScoreReport
 from pytest_pot.scoring.stopping import StoppingRule
 
@@ -168,15 +168,16 @@ class TeacherForcedScorer:
     ) -> float | None:
         """How far ``model`` is from itself when it is run in another batch shape, in the gated metric.
 
-        Measured on the beginning of two of the prompts, which takes about as long as one of them. None where that is not
-        possible: fewer than two prompts, or of one token only.
+        Measured in one of the batches that this configuration runs on these prompts: some of its prompts run alone as well. None
+        where that is not possible: fewer than two prompts of at least two tokens, or batches of one prompt.
 
         Raises:
             PotError: as :meth:`score_batch`.
         """
-        run = self._run(as_prompts(prompts)[:PROBED], tokenizer, model)
+        run = self._run(prompts, tokenizer, model)
         with opened(model, role, self.config) as engine:
-            return run.noise_floor(engine)
+            floor = run.noise_floor(engine, role)
+            return None if floor is None else floor.value
 
     def _run(self, prompts: Iterable[str | Prompt], tokenizer: Any, *models: Any) -> ScoringRun:
         rows = [n for n in map(embedding_rows, models) if n is not None]

@@ -122,6 +122,11 @@ class TorchEngine:
         return room_for(self._source.model, self._device, self._precision)
 
     @property
+    def source(self) -> nn.Module:
+        """The caller's model."""
+        return self._source.model
+
+    @property
     def model(self) -> nn.Module:
         """The model that runs: a copy of the caller's model if it had to be moved or converted."""
         return self._model

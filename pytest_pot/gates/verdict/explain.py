@@ -51,7 +51,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
-    batches = _batches(report) if verbosity > 0 else ""
+    batches = _batches(report) + _floor_measured(outcome) if verbosity > 0 else ""
     lines = [
         headline(outcome),
         printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}{batches}"),
@@ -115,6 +115,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "truncated": report.n_truncated,
         "tail_mass": report.tail_mass,
         "noise_floor": outcome.noise_floor,
+        "noise_floor_measured": None if outcome.floor is None else outcome.floor.how,
         "kinds": report.kinds,
         **({} if outcome.decision is None else _sequential_properties(outcome, outcome.decision)),
         "ms_per_prompt": report.ms_per_prompt,
@@ -247,6 +248,11 @@ def _batches(report: ScoreReport) -> str:
     prompts, tokens = _largest_batch(report)
     batches = "1 batch of" if n == 1 else f"{n} batches of up to"
     return f", {batches} {count(prompts, 'prompt')} and {count(tokens, 'token')}" if n else ""
+
+
+def _floor_measured(outcome: ScoreOutcome) -> str:
+    """How the noise floor was measured, as the end of a line."""
+    return "" if outcome.floor is None else f"; the noise floor is that of {outcome.floor.how}"
 
 
 def _largest_batch(report: ScoreReport) -> tuple[int, int]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # these need numpy, and a gate is made while tests are collec
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.engines.base import Engine
     from pytest_pot.gates.verdict.sequential import Decision
+    from pytest_pot.scoring.noise_floor import NoiseFloor
     from pytest_pot.scoring.run import ScoringRun
     from pytest_pot.scoring.score_report import ScoreReport
 
@@ -101,81 +102,76 @@ class _ScoreGate(Gate):
         )
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
-                floor = self._noise_floor(run, candidate, "candidate")
-                recorded = _recorded(
-                    inputs, run, config, None
-                )  # which may write a file: not before the candidate was seen to run
-                return self._against_recording(run, inputs, recorded, candidate, floor)
+                # This may write a file: not before the candidate was seen to run.
+                recorded = _recorded(inputs, run, config, None)
+                return self._against_recording(run, inputs, recorded, candidate)
         if inputs.recording is not None:  # the reference is run as a whole, so that it need not be run the next time
             with opened(inputs.reference, "reference", config) as reference:
-                floor = self._noise_floor(run, reference, "reference")
                 recorded = _recorded(inputs, run, config, reference)
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
-                if self.settings.candidate_dtype is not None:  # what rounds more decides
-                    floor = self._noise_floor(run, candidate, "candidate")
-                return self._against_recording(run, inputs, recorded, candidate, floor)
+                return self._against_recording(run, inputs, recorded, candidate)
         with (
             opened(inputs.reference, "reference", config) as reference,
             opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate,
         ):
-            if self.settings.candidate_dtype is None:
-                floor = self._noise_floor(run, reference, "reference")
-            else:  # what rounds more decides
-                floor = self._noise_floor(run, candidate, "candidate")
-            return self._against_model(run, inputs, reference, candidate, floor)
+            # In two precisions, the model that rounds more decides.
+            run.probed = ("reference",) if self.settings.candidate_dtype is None else ("reference", "candidate")
+            if self.settings.config.path == "decode":  # a run token by token alone costs as much as one of many prompts
+                run.probed = ("reference",)
+            return self._against_model(run, inputs, reference, candidate)
 
-    def _noise_floor(self, run: ScoringRun, engine: Engine, role: str) -> float | None:
-        """The noise floor of a model.
-
-        Raises:
-            PotError: the limit is below it, and not 0.
-        """
-        floor, limit = run.noise_floor(engine), self.settings.limits.score
-        if floor is not None and 0 < limit < floor:
+    def _refuse_below_noise(self, floor: NoiseFloor | None) -> None:
+        """Raise :class:`PotError` if the limit is below the noise floor of a model, and not 0."""
+        limit = self.settings.limits.score
+        if floor is not None and 0 < limit < floor.value:
             zero = "; or ask for 0, which the same weights reach where both models run in the very same way"
             alike = self.settings.config.path == "prefill" and self.settings.candidate_dtype is None
             raise PotError(
-                f"the limit {limit:.3g} on {self.settings.config.metric} is below the noise floor {floor:.3g}: that far "
-                f"is the {role} from itself when it is run in another batch shape. Raise the limit above it{zero * alike}"
+                f"the limit {limit:.3g} on {self.settings.config.metric} is below the noise floor {floor.value:.3g}: that far "
+                f"is the {floor.role} from itself when it is run in another batch shape ({floor.how}). Raise the limit above "
+                f"it{zero * alike}"
             )
-        return floor
 
-    def _against_model(
-        self, run: ScoringRun, inputs: GateInputs, reference: Engine, candidate: Engine, floor: float | None
-    ) -> ScoreResult:
+    def _against_model(self, run: ScoringRun, inputs: GateInputs, reference: Engine, candidate: Engine) -> ScoreResult:
         if not self.sequential:
-            return self._result(inputs, run.score(reference, candidate), floor)
+            return self._result(inputs, run.score(reference, candidate), run.floor)
         pool, seed = _drawing(inputs)
         test = self.settings.sequential_test(pool)
         report = run.score_until(reference, candidate, test, seed=seed)
-        return self._result(inputs, report, floor, test.decision(), pool)
+        return self._result(inputs, report, run.floor, test.decision(), pool)
 
     def _against_recording(
-        self, run: ScoringRun, inputs: GateInputs, recorded: RecordedReference, candidate: Engine, floor: float | None
+        self, run: ScoringRun, inputs: GateInputs, recorded: RecordedReference, candidate: Engine
     ) -> ScoreResult:
         baseline, note = recorded.baseline, recorded.note
+        if self.settings.config.path == "decode":
+            self._refuse_below_noise(floor := run.noise_floor(candidate, "candidate"))
+            run.floor = floor
+        else:
+            run.probed = ("candidate",)
         told = recorded_tokenizer_notes(self.settings, inputs, recorded)
         inputs = replace(inputs, notes=(*inputs.notes, *told))
         if not self.sequential:
             same_batches = self.settings.limits.score == 0
-            return self._result(inputs, run.replay(baseline, candidate, note=note, same_batches=same_batches), floor)
+            report = run.replay(baseline, candidate, note=note, same_batches=same_batches)
+            return self._result(inputs, report, run.floor)
         if self.settings.limits.score > 0:
             pool, seed = _drawing(inputs)
             test = self.settings.sequential_test(pool)
             report = run.replay_until(baseline, candidate, test, note=note, seed=seed)
-            return self._result(inputs, report, floor, test.decision(), pool)
+            return self._result(inputs, report, run.floor, test.decision(), pool)
         # A recording is made in batches by length. Drawn in another order, the same model would be rounded differently: a limit
         # of 0 is decided on the whole suite, in the batches that were recorded.
         report = run.replay(baseline, candidate, note=note, same_batches=True)
         test = self.settings.sequential_test(len(inputs.prompts))
         test.update(report.scores.tolist())
-        return self._result(inputs, report, floor, test.decision(), len(inputs.prompts))
+        return self._result(inputs, report, run.floor, test.decision(), len(inputs.prompts))
 
     def _result(
         self,
         inputs: GateInputs,
         report: ScoreReport,
-        floor: float | None,
+        floor: NoiseFloor | None,
         decision: Decision | None = None,
         pool: int | None = None,
     ) -> ScoreResult:
@@ -183,6 +179,7 @@ class _ScoreGate(Gate):
         from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden
         from pytest_pot.gates.verdict.explain import notes_on
 
+        self._refuse_below_noise(floor)
         settings = self.settings
         read = (tokens.ids for tokens in report.tokens)
         verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict

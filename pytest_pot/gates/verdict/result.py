@@ -10,6 +10,7 @@ from pytest_pot.gates.verdict.settings import ScoreSettings
 
 if TYPE_CHECKING:  # these need numpy
     from pytest_pot.gates.verdict.sequential import Decision
+    from pytest_pot.scoring.noise_floor import NoiseFloor
     from pytest_pot.scoring.score_report import ScoreReport
 
 __all__ = ["ScoreOutcome"]
@@ -26,8 +27,8 @@ class ScoreOutcome:
     verdict: Verdict
     decision: Decision | None = None
     """With a confidence: how the verdict was reached, score by score."""
-    noise_floor: float | None = None
-    """How far the same model is from itself in another batch shape; None where that could not be measured."""
+    floor: NoiseFloor | None = None
+    """How far the same model is from itself in another batch shape, and how that was measured; None where it could not be."""
     pool: int | None = None
     """With a confidence: how many prompts there were to draw from; None where there is no end of them."""
 
@@ -35,6 +36,11 @@ class ScoreOutcome:
     """What a reader of a green run should know, one line each."""
     warnings: tuple[str, ...] = ()
     """What to warn of if the gate passes, one line each."""
+
+    @property
+    def noise_floor(self) -> float | None:
+        """:attr:`floor` in the metric's unit."""
+        return None if self.floor is None else self.floor.value
 
     @property
     def passed(self) -> bool:
