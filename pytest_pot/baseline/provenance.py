@@ -8,7 +8,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,8 @@ def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
 def file_digests(spec: str) -> dict[str, str]:
     """SHA-256 of the files that a model is loaded from, by name: weights and configuration of a folder, or a GGUF file.
 
-    Names in a folder are relative to it. Empty if ``spec`` is neither a folder nor a GGUF file on this machine. A file that stays
-    as it is is read once in a process.
+    Names in a folder are relative to it. Empty if ``spec`` is neither a folder nor a GGUF file on this machine. A file is read
+    again only if it was written since.
     """
     path = Path(spec)
     if os.path.isdir(path):
@@ -200,6 +200,7 @@ def tokenizer_changes(old: Provenance, new: Provenance) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+@cache  # what is installed stays as it is while it runs
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)

@@ -168,7 +168,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        prepare(home, arguments.positions)
+        prepare(home, arguments.prompts)
         for kind in arguments.kinds:
             write_suite(home, kind, max(*arguments.gates, N_LISTS), arguments.positions)
             run(home, arguments.package, "--pot-update" if kind == "recorded" else "-q")  # records, or fills the cache
@@ -179,21 +179,21 @@ def main() -> None:
                     (home / "profile.pstats").rename(out / f"suite-{kind}-{n_gates}.pstats")
                 print(json.dumps(row), flush=True)
                 rows.append(row)
-    document = {"positions": arguments.positions, "cores": os.cpu_count(), "runs": rows}
+    document = {"prompts": arguments.prompts, "positions": arguments.positions, "cores": os.cpu_count(), "runs": rows}
     (out / "suite.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (out / "suite.md").write_text(page(document), encoding="utf-8")
     print(page(document), f"written to {out}: suite.json, suite.md", sep="\n")
 
 
-def prepare(home: Path, positions: int) -> None:
-    """Save both models and the lists of prompts: 8 to 16 short prompts each."""
+def prepare(home: Path, fewest: int) -> None:
+    """Save both models, and the lists of ``fewest`` to twice as many short prompts."""
     for name, (model, tokenizer) in (("reference", smollm2.reference()), ("candidate", smollm2.bf16())):
         model.save_pretrained(home / name)
         tokenizer.save_pretrained(home / name)
     short = cut_short([prompt for prompt in builtin_prompts(None) if prompt.kind != "long"], tokenizer)
     start = 0
     for index in range(N_LISTS):
-        n_prompts = 8 + index % 9
+        n_prompts = fewest + index % (fewest + 1)
         prompts = [short[i % len(short)] for i in range(start, start + n_prompts)]
         start += n_prompts
         lines = [json.dumps({"text": prompt.text, "continuation": prompt.continuation}) for prompt in prompts]
@@ -305,6 +305,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gates", type=int, nargs="+", default=[1, 10, 100], help="gates per suite")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="where the reference comes from")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts per gate: from this number to twice of it")
     parser.add_argument("--positions", type=int, default=16, help="positions per prompt")
     parser.add_argument("--package", default=str(Path(__file__).parents[2]), help="the checkout to measure")
     parser.add_argument("--profile", action="store_true", help="profile the runs; their times are then no figures")

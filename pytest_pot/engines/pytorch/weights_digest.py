@@ -1,8 +1,8 @@
 """The digest of a model's weights, computed anew only if a fast checksum over all their bytes says that they have changed.
 
-A gate must not use what is known of other weights, and the version counters of tensors miss changes through ``.data`` or NumPy.
-SHA-256 over the weights takes long beside a short suite of prompts, so later gates read them with a checksum instead: products of
-the bytes with random numbers, by the instructions for 8-bit integers.
+A gate must not use what is known of other weights, and the version counters of tensors miss changes through ``.data`` or
+NumPy. SHA-256 over the weights takes long beside a short suite of prompts, so later gates read them with a checksum instead:
+products of the bytes with random numbers, by the instructions for 8-bit integers.
 
 The checksum is a random one, and no file holds it. Let x and y be two different rows of bytes, and w a column of independent
 random bytes, all signed. If x·w = y·w, then at an index where x and y differ, the other bytes of w leave at most one of 256
