@@ -170,7 +170,7 @@ def main() -> None:
         home = Path(folder)
         prepare(home, arguments.prompts)
         for kind in arguments.kinds:
-            write_suite(home, kind, max(*arguments.gates, N_LISTS), arguments.positions)
+            write_suite(home, kind, min(max(arguments.gates), N_LISTS), arguments.positions)
             run(home, arguments.package, "--pot-update" if kind == "recorded" else "-q")  # records, or fills the cache
             for n_gates in arguments.gates:
                 write_suite(home, kind, n_gates, arguments.positions)
