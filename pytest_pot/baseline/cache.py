@@ -19,6 +19,7 @@ from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import digest_of_prompts, libraries
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.files import Kept
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.prompts.tokenization import EncodedPrompts
@@ -26,23 +27,33 @@ from pytest_pot.prompts.tokenizer_parts import tokenizer_identity
 
 __all__ = ["ReferenceCache", "cache_key", "is_cacheable"]
 
+_KEPT_BYTES = 64_000_000
+"""Records that are kept in memory, by the size of their files."""
+
 
 class ReferenceCache:
-    """Records in a folder; the least recently used ones are deleted when the folder exceeds ``limit_bytes``."""
+    """Records in a folder; the least recently used ones are deleted when the folder exceeds ``limit_bytes``.
+
+    The last few that were read stay in memory. A key stands for one content, so these stay right whatever becomes of the files.
+    """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
         self._limit = limit_bytes
+        self._kept: Kept[Baseline] = Kept(most=8, most_bytes=_KEPT_BYTES)
 
     def get(self, key: str) -> Baseline | None:
         """The record with that key; None if it is missing or cannot be read."""
         path = self._path(key)
-        try:
-            record = Baseline.load(path)
-        except (PotError, OSError):
-            return None  # missing, damaged or not readable: the gate makes it again
-        if record.provenance.reference != key:
-            return None  # the file holds the record of another key
+        record = self._kept.get(key)
+        if record is None:
+            try:
+                record, n_bytes = Baseline.load(path), path.stat().st_size
+            except (PotError, OSError):
+                return None  # missing, damaged or not readable: the gate makes it again
+            if record.provenance.reference != key:
+                return None  # the file holds the record of another key
+            self._kept.keep(key, record, n_bytes)
         with suppress(OSError):
             os.utime(path)
         return record

@@ -8,11 +8,13 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.files import KeptFiles
 from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
@@ -42,6 +44,9 @@ _SOFT_PARTS = ("whole", "chat_template", "special_tokens", "sentencepiece", *VER
 """Parts of a tokenizer that do not make a recording stale by themselves."""
 
 _LIBRARIES = ("pytest-pot", "torch", "transformers", "tokenizers", "numpy")
+
+_FILE_DIGESTS: KeptFiles[str] = KeptFiles(most=1024)
+"""Digests of files by path: many gates compare the same models, whose files take seconds to read."""
 
 _NAME = 100
 """The most characters of a recorded name that a message shows."""
@@ -80,7 +85,8 @@ def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
 def file_digests(spec: str) -> dict[str, str]:
     """SHA-256 of the files that a model is loaded from, by name: weights and configuration of a folder, or a GGUF file.
 
-    Names in a folder are relative to it. Empty if ``spec`` is neither a folder nor a GGUF file on this machine.
+    Names in a folder are relative to it. Empty if ``spec`` is neither a folder nor a GGUF file on this machine. A file is read
+    again only if it was written since.
     """
     path = Path(spec)
     if os.path.isdir(path):
@@ -92,13 +98,16 @@ def file_digests(spec: str) -> dict[str, str]:
     for file in sorted(files):
         if os.path.isfile(file):
             name = file.name if file == path else file.relative_to(path).as_posix()
-            pointer = pointer_at(file)
-            if pointer is not None and pointer.sha256 is not None:
-                digests[name] = pointer.sha256  # a Git LFS pointer has the digest of the file that it stands for
-                continue
-            with file.open("rb") as stream:
-                digests[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests[name] = _FILE_DIGESTS.get(file, partial(_file_digest, file))
     return digests
+
+
+def _file_digest(file: Path) -> str:
+    pointer = pointer_at(file)
+    if pointer is not None and pointer.sha256 is not None:
+        return pointer.sha256  # a Git LFS pointer has the digest of the file that it stands for
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def libraries(*others: str) -> dict[str, str]:
@@ -191,6 +200,7 @@ def tokenizer_changes(old: Provenance, new: Provenance) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+@cache  # what is installed stays as it is while it runs
 def _version(library: str) -> str | None:
     try:
         return metadata.version(library)

@@ -235,7 +235,8 @@ def resolved_inputs(request: pytest.FixtureRequest) -> Iterator[None]:
             raise failure(str(error)) from None
         item.stash[_UNRESOLVED] = str(error)  # its setUp, which has yet to run, may skip the test for that very reason
     yield
-    item.stash[INPUTS] = []  # models must not outlive the test with its item
+    # The item lives until the session ends; models, and results with their distributions, are megabytes each.
+    item.stash[INPUTS], item.stash[RESULT] = [], PotResult()
 
 
 def result_of(request: pytest.FixtureRequest) -> PotResult:

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.files import FileState, state_of
 from pytest_pot.engines.loading import NoSuchPath, none_exists
 from pytest_pot.plugin.options import flag, option
 
@@ -64,8 +65,8 @@ def placed(value: str, bases: Sequence[Path]) -> str:
     return str(path if path.is_absolute() or os.path.exists(path) else bases[0] / value)
 
 
-def files_state(spec: str) -> tuple[tuple[str, int, int, int], ...] | None:
-    """What tells whether the files that a model or a tokenizer is loaded from were written since: names, times, sizes, inodes.
+def files_state(spec: str) -> tuple[tuple[str, FileState], ...] | None:
+    """What tells whether the files that a model or a tokenizer is loaded from were written since: names and states.
 
     None where ``spec`` names none on this machine.
     """
@@ -75,10 +76,9 @@ def files_state(spec: str) -> tuple[tuple[str, int, int, int], ...] | None:
             files = sorted({*(file for file in path.iterdir() if file.is_file()), *path.rglob("*.safetensors")})
         else:
             files = [path] if path.is_file() else []
-        states = [(str(file), file.stat()) for file in files]
+        return tuple((str(file), state_of(file)) for file in files) or None
     except (OSError, ValueError):  # a file that went away, or a name that cannot be one
         return None
-    return tuple((name, s.st_mtime_ns, s.st_size, s.st_ino) for name, s in states) or None
 
 
 @contextmanager

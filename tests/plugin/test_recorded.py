@@ -367,7 +367,8 @@ def test_a_baseline_without_the_file_extension_is_a_usage_error(project: Project
     result.stderr.fnmatch_lines(["ERROR: --pot-baseline='x.safetensors' must end in .pot.safetensors"])
 
 
-def test_the_file_is_read_once_for_many_tests(recorded: Project) -> None:
+def test_the_file_is_read_once_for_many_tests(recorded: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_pot.core.files._SETTLED_S", 0.0)  # a file that was written just now is not kept
     recorded.write(test_it=GATED + "\n\n" + GATED.replace("test_it", "test_too"))
     with mock.patch("pytest_pot.baseline.baseline.unpack", side_effect=unpack) as read:
         recorded.run().assert_outcomes(passed=2)

@@ -16,9 +16,10 @@ from pytest_pot.engines.pytorch.absent_weights import not_loaded
 from pytest_pot.engines.pytorch.checkpoint import load_checkpoint
 from pytest_pot.engines.pytorch.device import device_of, is_spread
 from pytest_pot.engines.pytorch.engine import TorchEngine
-from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, weights_digest, why_no_content
+from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, why_no_content
 from pytest_pot.engines.pytorch.model_traits import embedding_rows, max_positions
 from pytest_pot.engines.pytorch.quantised import is_quantised
+from pytest_pot.engines.pytorch.weights_digest import weights_digest
 
 __all__ = ["PyTorchBackend"]
 

@@ -6,11 +6,9 @@ may code that is patched at run time.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
@@ -18,14 +16,14 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import nn
 
-from pytest_pot.core.hashing import digest
 from pytest_pot.engines.pytorch.library_code import is_known_code, owner_of
 from pytest_pot.engines.pytorch.model_traits import PACKAGES
 from pytest_pot.engines.pytorch.quantised import settings_in
+from pytest_pot.engines.pytorch.weights_digest import weights_digest
 
-__all__ = ["content_of", "loads_as_known", "weights_digest", "why_no_content"]
+__all__ = ["content_of", "loads_as_known", "why_no_content"]
 
 _PLAIN_TYPES = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size)
 _SKIPPED_ATTRIBUTES = frozenset({"config", "generation_config", "training", *vars(nn.Module())})
@@ -208,27 +206,3 @@ def _unknown_file(function: FunctionType) -> str | None:
             return file
         current = getattr(current, "__wrapped__", None)
     return None
-
-
-def weights_digest(model: nn.Module) -> str | None:
-    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers; None if we cannot read the bytes of some.
-
-    Buffers that are computed and not saved (a table of rotary frequencies) count too, because they affect the logits. A tensor
-    with two names is read once.
-    """
-    tensors = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
-    distinct = {id(tensor): tensor for tensor in tensors.values()}
-    try:
-        # Threads help, because hashlib releases the GIL while it hashes.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            hashes = dict(zip(distinct, pool.map(_hash, distinct.values()), strict=True))
-    except (RuntimeError, NotImplementedError, TypeError):
-        return None  # on the meta device, offloaded to disk, or packed in a class that shows no bytes
-    return digest(
-        f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashes[id(tensor)]}".encode() for name, tensor in sorted(tensors.items())
-    )
-
-
-def _hash(tensor: Tensor) -> str:
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(raw.data).hexdigest()

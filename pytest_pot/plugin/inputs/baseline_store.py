@@ -17,7 +17,7 @@ import pytest
 
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.files import FILE, kind_of_file
+from pytest_pot.core.files import FILE, KeptFiles, kind_of_file
 from pytest_pot.core.text import first_lines
 from pytest_pot.gates.base import RecordReference
 from pytest_pot.plugin.options import OPTIONS, option_flag
@@ -41,6 +41,8 @@ _OTHER_TOKENIZER = (
 )
 _LOCK_S = 600.0
 """How long a worker waits for another one to compare and replace a file."""
+_KEPT_BYTES = 64_000_000
+"""Recordings that are kept in memory between gates, by the size of their files."""
 
 
 OfReference: TypeAlias = "Callable[[Baseline], bool | None]"
@@ -64,9 +66,8 @@ class BaselineStore:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._loaded: dict[Path, tuple[tuple[int, int], Baseline]] = {}
-        self._written: dict[Path, Baseline] = {}
-        self._file_digests: dict[str, dict[str, str]] = {}
+        self._loaded: KeptFiles[Baseline] = KeptFiles(most=8, most_bytes=_KEPT_BYTES)
+        self._written: set[Path] = set()
 
     def shown(self, path: Path) -> str:
         """``path`` as people call it."""
@@ -139,8 +140,7 @@ class BaselineStore:
         """
         from pytest_pot.baseline.staleness import refuse_stale
 
-        baseline = self._written.get(path)
-        if baseline is None:
+        if path not in self._written:
             recorded = record(live.model, name=live.spec or live.name, max_length=live.max_length)
             provenance = replace(recorded.provenance, reference=live.name)
             baseline = replace(recorded, source=self.shown(path), provenance=provenance)
@@ -150,8 +150,9 @@ class BaselineStore:
                     line = self._replace(path, baseline)
             except (OSError, ValueError) as error:  # ValueError: a name with NUL
                 raise PotError(f"cannot write {self.shown(path)}: {error}") from error
-            self._written[path] = baseline
+            self._written.add(path)
             return baseline, line
+        baseline = replace(self._load(path), source=self.shown(path))
         try:
             refuse_stale(baseline, config, prompts)
         except PotError as error:
@@ -161,12 +162,10 @@ class BaselineStore:
     def _load(self, path: Path) -> Baseline:
         from pytest_pot.baseline.baseline import Baseline
 
-        status = path.stat()
-        state = status.st_mtime_ns, status.st_size
-        entry = self._loaded.get(path)
-        if entry is None or entry[0] != state:
-            entry = self._loaded[path] = state, Baseline.load(path)
-        return entry[1]
+        try:
+            return self._loaded.get(path, lambda: Baseline.load(path))
+        except (OSError, ValueError) as error:  # it went away
+            raise PotError(f"cannot read the recorded reference {self.shown(path)}: {error}") from error
 
     def _reference_differences(self, baseline: Baseline, path: Path) -> list[str]:
         """How the reference's files differ from the recorded ones, where the options name it and it is on this machine."""
@@ -178,9 +177,7 @@ class BaselineStore:
         named = option_path(self._config, "baseline")
         if self.name_of(place) != baseline.provenance.reference and (named is None or Path(named) != path):
             return []  # a suite may have recordings of several models; the options name one of them
-        if place not in self._file_digests:
-            self._file_digests[place] = file_digests(place)
-        now, recorded = self._file_digests[place], baseline.provenance.files
+        now, recorded = file_digests(place), baseline.provenance.files
         if recorded or self.name_of(place) == baseline.provenance.reference:
             # A recorded file that is not on this machine proves nothing; a file here that was not recorded is a difference.
             return mapping_differences("reference file ", {name: recorded[name] for name in now if name in recorded}, now)

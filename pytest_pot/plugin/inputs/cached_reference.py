@@ -23,6 +23,9 @@ __all__ = ["CachedReference"]
 _OWN_HOOKS = "pytest_pot.plugin.hooks"
 """The module of pytest-pot's own implementation of the hook that loads models."""
 
+_RECORDS = pytest.StashKey[ReferenceCache]()
+"""The session's records."""
+
 Recording = Callable[[RecordReference], RecordedReference]
 
 
@@ -51,8 +54,9 @@ class CachedReference:
         except OSError as error:  # a read-only checkout, for example
             _note_not_cached(config, error)
             return None
-        records = ReferenceCache(folder, cache_limit(config))
-        return cls(config, records, scoring, prompts, candidate)
+        if _RECORDS not in config.stash:
+            config.stash[_RECORDS] = ReferenceCache(folder, cache_limit(config))
+        return cls(config, config.stash[_RECORDS], scoring, prompts, candidate)
 
     @staticmethod
     def is_on(config: pytest.Config, scoring: ScoringConfig) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.files import Kept
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.engines.base import LoadedModel
@@ -20,7 +21,10 @@ from pytest_pot.plugin.paths import files_state, option_bases, option_path, plac
 __all__ = ["ModelStore", "load_by_spec", "model_store", "no_model", "no_tokenizer"]
 
 
-_Kept = tuple[tuple[str, str | None, Any], LoadedModel]
+_TOKENIZERS = 4
+"""Tokenizers of references that are kept, which the cache of live references needs in place of the models."""
+
+_KeptModel = tuple[tuple[str, str | None, Any], LoadedModel]
 """A model, and what it was loaded from: its spec, the precision that it was to run in, and the state of its files."""
 
 
@@ -34,10 +38,10 @@ class ModelStore:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._latest: dict[str, _Kept] = {}
-        self._from_options: dict[str, _Kept] = {}
+        self._latest: dict[str, _KeptModel] = {}
+        self._from_options: dict[str, _KeptModel] = {}
         self._tokenizer: tuple[Any, Any] | None = None
-        self._beside: tuple[Any, Any] | None = None
+        self._beside: Kept[tuple[Any, Any]] = Kept(_TOKENIZERS)
         self.wanted_dtype: str | None = None
         """The precision that the model which is being loaded will run in, where the options do not say it."""
 
@@ -102,13 +106,15 @@ class ModelStore:
 
     def tokenizer_beside(self, spec: str) -> Any | None:
         """The tokenizer beside a model's files; None where there is none."""
-        key = spec, files_state(spec)
-        if self._beside is None or self._beside[0] != key:
+        state = files_state(spec)
+        kept = self._beside.get(spec)
+        if kept is None or kept[0] != state:
             try:
-                self._beside = key, _load_tokenizer(spec)
+                kept = state, _load_tokenizer(spec)
             except PotError:
                 return None
-        return self._beside[1]
+            self._beside.keep(spec, kept, 0)
+        return kept[1]
 
     def tokenizer_of(self, loaded: LoadedModel) -> Any | None:
         """The tokenizer that came with a model, or the one in the folder that the model says it was loaded from."""
