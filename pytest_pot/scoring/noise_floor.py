@@ -46,7 +46,7 @@ class NoiseFloor:
     def how(self) -> str:
         """How it was measured, for people."""
         prompts = "one prompt" if self.n_prompts == 1 else count(self.n_prompts, "prompt")
-        return f"the {self.role} on {prompts}, alone and in batches of up to {self.largest_batch}"
+        return f"measured on {prompts} alone and in batches of up to {self.largest_batch}"
 
 
 class Probes:

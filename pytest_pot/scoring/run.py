@@ -54,9 +54,10 @@ class ScoringRun:
         Measured in one of the batches that this run would run. None where that is not possible: fewer than two prompts of at
         least two tokens, or each prompt runs alone anyway. The time is not counted as the run's.
         """
+        encoded = self.encoded.ids  # that time is the run's
         started = time.perf_counter()
         config = replace(self.config, path="prefill")
-        texts = [context + (continuation or [])[: config.positions_per_prompt] for context, continuation in self.encoded.ids]
+        texts = [context + (continuation or [])[: config.positions_per_prompt] for context, continuation in encoded]
         tokens = as_texts(texts, config, engine.max_positions)
         floor = known_floor(engine, role, config, tokens) if tokens else None
         if floor is None and len(tokens) > 1:

@@ -168,8 +168,8 @@ class TeacherForcedScorer:
     ) -> float | None:
         """How far ``model`` is from itself when it is run in another batch shape, in the gated metric.
 
-        Measured in one of the batches that this configuration runs on these prompts: some of its prompts run alone as well. None
-        where that is not possible: fewer than two prompts of at least two tokens, or batches of one prompt.
+        Measured in one of the batches that this configuration runs on these prompts: some of its prompts run alone as well.
+        None where that is not possible: fewer than two prompts of at least two tokens, or batches of one prompt.
 
         Raises:
             PotError: as :meth:`score_batch`.

@@ -44,12 +44,13 @@ def test_a_limit_below_the_noise_floor_fails(project: Project, gate: str, limit:
     result = run(project, gate, limit)
     result.assert_outcomes(failed=1)
     [line] = [line for line in result.outlines if line.startswith(f"pot_{gate}: ")]
-    head, floor, rest = re.split(r"(0\.000\d+)", line)
+    head, floor, rest = re.split(r"(0\.00\d+)", line)
     assert head == f"pot_{gate}: the limit 1e-05 on tv is below the noise floor "
     assert float(floor) > 1e-5
     assert rest == (
-        ": that far is the reference from itself when it is run in another batch shape. Raise the limit above it; or ask for "
-        "0, which the same weights reach where both models run in the very same way"
+        ": that far is the reference from itself when it is run in another batch shape (measured on one prompt alone and in "
+        "batches of up to 3). Raise the limit above it; or ask for 0, which the same weights reach where both models run in the "
+        "very same way"
     )
 
 
@@ -62,9 +63,14 @@ def test_the_noise_floor_is_reported(project: Project) -> None:
     run(project, "identity", "", "--pot-report=out.json")
     [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
     assert 1e-5 < gate["noise_floor"] < 1e-2
+    assert gate["noise_floor_measured"] == "measured on one prompt alone and in batches of up to 3"
     result = run(project, "distinct", "")
     result.assert_outcomes(failed=1)
-    assert any(", noise floor 0.000" in line for line in result.outlines)
+    assert any(", noise floor 0.00" in line for line in result.outlines)
+    told = run(project, "identity", "", "-v")
+    assert any(
+        "; noise floor of the reference, measured on one prompt alone and in batches of up to 3" in x for x in told.outlines
+    )
 
 
 def test_a_recorded_reference_uses_the_noise_floor_of_the_candidate(project: Project) -> None:

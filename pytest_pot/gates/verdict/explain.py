@@ -252,7 +252,7 @@ def _batches(report: ScoreReport) -> str:
 
 def _floor_measured(outcome: ScoreOutcome) -> str:
     """How the noise floor was measured, as the end of a line."""
-    return "" if outcome.floor is None else f"; the noise floor is that of {outcome.floor.how}"
+    return "" if outcome.floor is None else f"; noise floor of the {outcome.floor.role}, {outcome.floor.how}"
 
 
 def _largest_batch(report: ScoreReport) -> tuple[int, int]:

@@ -15,8 +15,11 @@ from ..models import changed, tiny
 def test_the_noise_floor_is_far_below_a_change(preset: str, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     scorer = TeacherForcedScorer(ScoringConfig.preset(preset))
     floor = scorer.noise_floor(tiny("llama"), prompts, tokenizer)
-    assert floor is not None
-    assert floor < 1e-5
+    if scorer.config.batch_size == 1:
+        assert floor is None  # every prompt runs alone
+    else:
+        assert floor is not None
+        assert floor < 1e-5
     assert scorer.score_batch(tiny("llama"), changed(tiny("llama")), prompts, tokenizer).mean > 1e-3
 
 
