@@ -33,6 +33,8 @@ def test_it():
     pass
 """
 
+MEASURED = "measured on one prompt alone and in batches of up to 3"
+
 
 def run(project: Project, gate: str, limit: str, *options: str) -> pytest.RunResult:
     project.write(conftest=NOISY)
@@ -48,9 +50,8 @@ def test_a_limit_below_the_noise_floor_fails(project: Project, gate: str, limit:
     assert head == f"pot_{gate}: the limit 1e-05 on tv is below the noise floor "
     assert float(floor) > 1e-5
     assert rest == (
-        ": that far is the reference from itself when it is run in another batch shape (measured on one prompt alone and in "
-        "batches of up to 3). Raise the limit above it; or ask for 0, which the same weights reach where both models run in the "
-        "very same way"
+        f": that far is the reference from itself when it is run in another batch shape ({MEASURED}). Raise the limit above it; "
+        "or ask for 0, which the same weights reach where both models run in the very same way"
     )
 
 
@@ -63,7 +64,7 @@ def test_the_noise_floor_is_reported(project: Project) -> None:
     run(project, "identity", "", "--pot-report=out.json")
     [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
     assert 1e-5 < gate["noise_floor"] < 1e-2
-    assert gate["noise_floor_measured"] == "measured on one prompt alone and in batches of up to 3"
+    assert gate["noise_floor_measured"] == MEASURED
     result = run(project, "distinct", "")
     result.assert_outcomes(failed=1)
     assert any(", noise floor 0.00" in line for line in result.outlines)

@@ -125,7 +125,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         **report.metrics,
         "reference_ran": reference or report.labels[0],
         "candidate_ran": candidate or report.labels[1],
-        "conditions": _conditions(outcome),
+        "conditions": _conditions(outcome) + _batches(report) + _floor_measured(outcome),
         "notes": list(outcome.notes),
         "warnings": list(outcome.warnings),
     }
