@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ __all__ = [
     "block_height",
     "blocks_of",
     "device_for_cells",
+    "reads",
+    "reads_steps",
     "wide_dtype",
 ]
 
@@ -94,7 +96,13 @@ class Distributions:
         return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> Distributions:
-        return self if device == self.device else self._each(lambda tensor: tensor.to(device))
+        """The same on ``device``; in float64 what is wide there, but for the values."""
+        if device == self.device:
+            return self
+        moved = self._each(lambda tensor: tensor.to(device))
+        names = ("log_normalisers", "log_tail", "targets", "top_log_probs")
+        wide = {name: tensor.to(wide_dtype(device)) for name in names if (tensor := getattr(moved, name)) is not None}
+        return replace(moved, **wide)
 
     def with_empty_tail(self) -> Distributions:
         """Add a tail of probability 0 to a whole vocabulary, to compare it with a model that has more ids."""
@@ -116,7 +124,11 @@ class Distributions:
         """The ids 0 .. m-1 of a whole vocabulary, sorted by id, and all others merged into the tail."""
         if m >= self.vocab_size:
             return self
-        return replace(self, values=self.values[:, :m], log_tail=self.log_probs(slice(m, None)).logsumexp(1))
+        # By the operations of an engine that merges them, so that the bits are the same.
+        wide = self.values.to(self.log_normalisers.dtype) * self.scale
+        peak = wide.amax(1, keepdim=True)
+        rest = (wide - peak).exp_()[:, m:].sum(1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+        return replace(self, values=self.values[:, :m], log_tail=(rest.log() + peak - self.log_normalisers[:, None])[:, 0])
 
     def to_host(self) -> TopK:
         """The same as arrays; waits for the device."""
@@ -216,7 +228,6 @@ class ReferenceReading(Reading, Protocol):
         """The ``k`` likeliest ids, fewer than the vocabulary has, most likely first, and all else as the tail."""
 
 
-@runtime_checkable
 class Reads(Protocol):
     """An engine whose distributions can be compared on a device, before they are copied to the host."""
 
@@ -232,12 +243,30 @@ class Reads(Protocol):
         """
 
 
-@runtime_checkable
 class ReadsSteps(Protocol):
     """The same for an engine that reads token by token: :class:`~pytest_pot.engines.base.Decoding`."""
 
     def decoding(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> Reading:
         """As :meth:`Reads.reading`, but as :meth:`~pytest_pot.engines.base.Decoding.decode` reads."""
+
+
+def reads(engine: object) -> TypeGuard[Reads]:
+    """Whether ``engine`` is a :class:`Reads`.
+
+    Not where a subclass or a wrapper has a ``top_k`` or ``at`` of its own, but the other's ``reading``: its own count.
+    """
+    return _defines_together(type(engine), "reading", ("top_k", "at"))
+
+
+def reads_steps(engine: object) -> TypeGuard[ReadsSteps]:
+    """Whether ``engine`` is a :class:`ReadsSteps`; see :func:`reads`."""
+    return _defines_together(type(engine), "decoding", ("decode",))
+
+
+def _defines_together(kind: type, name: str, others: Sequence[str]) -> bool:
+    """Whether the first class of ``kind`` that defines any of ``others`` defines ``name`` too."""
+    definer = next((each for each in kind.__mro__ if any(other in vars(each) for other in others)), None)
+    return definer is not None and name in vars(definer)
 
 
 def as_distributions(top: TopK, device: torch.device) -> Distributions:
@@ -247,13 +276,13 @@ def as_distributions(top: TopK, device: torch.device) -> Distributions:
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
 
     return Distributions(
-        ids=None if top.ids is None else tensor(top.ids),
+        ids=None if top.ids is None else tensor(top.ids.astype(np.int64, copy=False)),  # an engine may have unsigned ones
         values=tensor(top.log_probs),
         scale=1.0,
         log_normalisers=torch.zeros(len(top), dtype=torch.float64, device=device),
         log_tail=None if top.log_tail is None else tensor(top.log_tail),
         targets=tensor(top.targets),
-        top_ids=tensor(top.top_ids),
+        top_ids=tensor(top.top_ids.astype(np.int64, copy=False)),
         top_log_probs=tensor(top.top_log_probs),
         clear=tensor(top.clear),
         vocab_size=top.vocab_size,

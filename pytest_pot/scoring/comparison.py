@@ -28,11 +28,11 @@ from pytest_pot.engines.pytorch.transfer import HostCopy
 from pytest_pot.engines.tensors import (
     Distributions,
     Reading,
-    Reads,
-    ReadsSteps,
     ReferenceReading,
     block_height,
     device_for_cells,
+    reads,
+    reads_steps,
 )
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -134,7 +134,7 @@ class Comparison:
         engine = self._reference if role == "reference" else self._candidate
         tokens = [self.tokens[index]]
         reading: Reading = HostReading(engine, tokens, self._device, k=self._config.top_k)
-        if isinstance(engine, Reads):
+        if reads(engine):
             reading = engine.reading(tokens, self._device)
         if in_batch.ids is not None:
             alone = reading.at(in_batch.ids, int(in_batch.vocab_size))
@@ -149,15 +149,15 @@ class Comparison:
         return divergences(in_batch, alone, self._config.tail)
 
     def _reference_reading(self, tokens: Sequence[Tokens], wide_tail: bool) -> ReferenceReading:
-        if isinstance(self._reference, Reads):
+        if reads(self._reference):
             return self._reference.reading(tokens, self._device, wide_tail=wide_tail)
         return HostReading(self._reference, tokens, self._device, k=self._config.top_k)
 
     def _candidate_reading(self, tokens: Sequence[Tokens], wide_tail: bool) -> Reading:
         decodes = self._config.path == "decode"
-        if decodes and isinstance(self._candidate, ReadsSteps):
+        if decodes and reads_steps(self._candidate):
             return self._candidate.decoding(tokens, self._device, wide_tail=wide_tail)
-        if not decodes and isinstance(self._candidate, Reads):
+        if not decodes and reads(self._candidate):
             return self._candidate.reading(tokens, self._device, wide_tail=wide_tail)
         at = self._candidate.decode if decodes and isinstance(self._candidate, Decoding) else self._candidate.at
         return HostReading(self._candidate, tokens, self._device, at=at)

@@ -13,7 +13,7 @@ from pytest_pot.baseline.recorded import Recorded, RecordedSuite, certainly_clea
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Floats
-from pytest_pot.engines.tensors import Reads, ReferenceReading, block_height, device_for_cells
+from pytest_pot.engines.tensors import ReferenceReading, block_height, device_for_cells, reads
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.batching import Batches, Progress
@@ -55,13 +55,15 @@ def record(
         batch_tokens = [tokens[index] for index in batch]
         parts = list(pairwise(position_starts(batch_tokens)))
         with memory_errors(f"the recording on {device}"):
-            if config.top_k is None and isinstance(reference, Reads):
+            if config.top_k is None and reads(reference):
                 reading = reference.reading(batch_tokens, device)
                 vocab_size = reading.vocab_size
                 height = block_height(len(reading), vocab_size, device)
                 whole, magnitude = _whole_vocabulary(reading, batch_tokens, height)
                 not_finite(magnitude, "reference", prompts, tokens, batch)
-                return _Done(suite, {i: whole.rows(*part) for i, part in zip(batch, parts, strict=True)})
+                for index, part in zip(batch, parts, strict=True):
+                    suite.put(index, whole.rows(*part))
+                return _Done(len(batch))
             top = reference.top_k(batch_tokens, config.top_k)
             vocab_size = top.vocab_size
             check_finite(top, "reference", prompts, tokens, batch)
@@ -69,8 +71,10 @@ def record(
                 top = renormalised_top(top)
             # An engine may leave the flags 0 where they are not; a recording with such flags would be refused.
             top = replace(top, clear=top.clear | certainly_clear(top))
-            positions = {i: top.rows(*part) for i, part in zip(batch, parts, strict=True)}
-            return _Done(suite, {i: Recorded.of(rows, config.temperature) for i, rows in positions.items()})
+            # At once, because an engine may reuse its arrays for the next batch.
+            for index, part in zip(batch, parts, strict=True):
+                suite.put(index, Recorded.of(top.rows(*part), config.temperature))
+            return _Done(len(batch))
 
     suite = RecordedSuite(tokens)
     batches: Batches[None] = Batches(config, tokens, progress, [reference])
@@ -81,16 +85,12 @@ def record(
 
 @dataclass(frozen=True)
 class _Done:
-    """The distributions of a batch, by prompt; see :class:`~pytest_pot.scoring.batching.Started`."""
+    """A batch whose distributions are in the suite; see :class:`~pytest_pot.scoring.batching.Started`."""
 
-    suite: RecordedSuite
-    parts: dict[int, Recorded]
+    n_prompts: int
 
     def results(self) -> list[None]:
-        """Put them where they belong in the suite."""
-        for index, part in self.parts.items():
-            self.suite.put(index, part)
-        return [None] * len(self.parts)
+        return [None] * self.n_prompts
 
 
 def _whole_vocabulary(reading: ReferenceReading, batch: Sequence[Tokens], height: int) -> tuple[Recorded, Floats]:

@@ -50,8 +50,8 @@ def test_a_limit_below_the_noise_floor_fails(project: Project, gate: str, limit:
     assert head == f"pot_{gate}: the limit 1e-05 on tv is below the noise floor "
     assert float(floor) > 1e-5
     assert rest == (
-        f": that far is the reference from itself when it is run in another batch shape ({MEASURED}). Raise the limit above it; "
-        "or ask for 0, which the same weights reach where both models run in the very same way"
+        f": that far is the reference from itself when it is run in another batch shape ({MEASURED}). Raise the limit above "
+        "it; or ask for 0, which the same weights reach where both models run in the very same way"
     )
 
 

@@ -91,16 +91,17 @@ def test_terminal_control_characters_are_escaped(
     assert "evil\\x1b[2J, float32 on cpu" in out
 
 
-def test_the_module_runs_without_torch(files: Path) -> None:
+@pytest.mark.parametrize(("command", "imported"), [("inspect", []), ("compare", ["torch"])])
+def test_the_module_runs_without_pytest_and_inspects_without_torch(command: str, imported: list[str], files: Path) -> None:
     script = (
-        "import runpy, sys; sys.argv = ['pytest_pot', 'compare', sys.argv[1], sys.argv[1]]\n"
+        "import runpy, sys; sys.argv = ['pytest_pot', *sys.argv[1:]]\n"
         "try: runpy.run_module('pytest_pot', run_name='__main__')\n"
-        "except SystemExit as end: print('exit', end.code, [m for m in ('torch', 'pytest') if m in sys.modules])"
+        "except SystemExit as end:\n"
+        "    print('exit', end.code, [m for m in ('torch', 'pytest', 'transformers') if m in sys.modules])"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", script, str(files / "a.pot.safetensors")], capture_output=True, text=True, check=True
-    )
-    assert process.stdout.splitlines()[-1] == "exit 0 []"
+    names = [str(files / "a.pot.safetensors")] * (2 if command == "compare" else 1)
+    process = subprocess.run([sys.executable, "-c", script, command, *names], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == f"exit 0 {imported}"
     process = subprocess.run([sys.executable, "-m", "pytest_pot"], capture_output=True, text=True, check=False)
     assert process.returncode == 2
     assert "COMMAND" in process.stderr

@@ -37,9 +37,8 @@ class TorchReading:
 
     def top_k(self, k: int) -> Distributions:
         top = reduce_rows(self.rows, self.targets, k, self.softmax)
-        if not self.renormalises:
+        if not self.renormalises or top.ids is None or top.log_tail is None:
             return top
-        assert top.ids is not None
         # Recompute by the operations that at() applies to candidates: the same weights must give the same bits.
         return replace(self._over_choice(top.ids).most_likely_first(), log_tail=top.log_tail)
 

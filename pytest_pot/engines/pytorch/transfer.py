@@ -29,18 +29,16 @@ class HostCopy:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         """Start the copies. On a CPU nothing is copied."""
-        self._event: torch.cuda.Event | None = None
         self._tensors = [self._started(tensor) for tensor in tensors]
-        devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
-        for device in devices:
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(device))
+        self._events = [
+            _end_of_work(device) for device in {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
+        ]
 
     def arrays(self) -> list[npt.NDArray[np.generic]]:
         """The tensors as arrays."""
-        if self._event is not None:
-            self._event.synchronize()
-            self._event = None
+        for event in self._events:
+            event.synchronize()
+        self._events = []
         return [tensor.numpy() for tensor in self._tensors]
 
     @staticmethod
@@ -49,3 +47,10 @@ class HostCopy:
             return tensor.cpu()
         target = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         return target.copy_(tensor, non_blocking=True)
+
+
+def _end_of_work(device: torch.device) -> torch.cuda.Event:
+    """A mark behind all that ``device`` has got so far."""
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -229,10 +230,9 @@ def test_the_key_value_cache_is_counted_even_after_an_earlier_run() -> None:
 def test_every_device_of_a_model_is_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
     devices: list[torch.device] = []
     monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace(synchronize=devices.append))
-    places = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("xpu:0"), torch.device("cpu"), torch.device("meta")]
+    places = tuple(torch.device(name) for name in ("cuda:0", "cuda:1", "xpu:0", "cpu", "meta"))
     with TorchEngine.opened(gpt2(), "candidate", CONFIG) as engine:
-        parameters = [SimpleNamespace(device=place) for place in [*places, *places]]
-        monkeypatch.setattr(engine.model, "parameters", lambda: iter(parameters))
+        monkeypatch.setattr(engine, "_facts", replace(engine._facts, devices=places))
         synchroniser([engine])()
     assert sorted(map(str, devices)) == ["cuda:0", "cuda:1", "xpu:0"]
 
