@@ -23,6 +23,7 @@ __all__ = [
     "Distributions",
     "Reading",
     "Reads",
+    "ReadsAside",
     "ReadsSteps",
     "ReferenceReading",
     "as_distributions",
@@ -230,6 +231,14 @@ class Reads(Protocol):
         Raises:
             OutOfMemory: the batch does not fit; the caller may try a smaller one.
         """
+
+
+@runtime_checkable
+class ReadsAside(Protocol):
+    """The same for an engine that measures what batches cost, to plan the next ones."""
+
+    def reading_aside(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> ReferenceReading:
+        """As :meth:`Reads.reading`, but what this batch costs changes no plan."""
 
 
 @runtime_checkable
