@@ -85,7 +85,7 @@ class Probes:
 
 
 def choose_probes(batches: Sequence[Sequence[int]], tokens: Sequence[Tokens] | Mapping[int, Tokens], room: Room) -> list[int]:
-    """The prompts that run once more, alone: a few of usual length as far as they are cheap, else a short one.
+    """The prompts that run once more, alone: a few of usual length from different batches, if they are cheap, else a short one.
 
     A prompt is never cut: a shorter forward pass may run other kernels than any of the gate's, and round far more coarsely. In
     bfloat16 on a CPU, 31 tokens alone were at a distance of 0.012 from their batch, and 33 at 0. Empty where each prompt runs
@@ -102,7 +102,12 @@ def choose_probes(batches: Sequence[Sequence[int]], tokens: Sequence[Tokens] | M
         return []
     in_order = sorted(lengths[index] for index in together)
     usual, short = in_order[len(in_order) // 2], in_order[(len(in_order) - 1) // 4]
-    nearest = sorted(together, key=lambda index: (abs(lengths[index] - usual), index))
+    distance = {index: (abs(lengths[index] - usual), index) for index in together}
+    # Of each batch one first: on a CPU, often all of one batch round alike, and none of another.
+    ranks = {
+        index: rank for batch in batches if len(batch) > 1 for rank, index in enumerate(sorted(batch, key=distance.__getitem__))
+    }
+    nearest = sorted(together, key=lambda index: (ranks[index], distance[index]))
     budget = _SHARE * sum(room.cost(len(batch) * max(lengths[index] for index in batch)) for batch in batches)
     costs = accumulate(room.cost(lengths[index]) for index in nearest)
     affordable = [index for index, cost in zip(nearest[:_MOST], costs, strict=False) if cost <= budget]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
 from typing import Any
@@ -63,8 +63,8 @@ class Stop:
     def __init__(self, n: int) -> None:
         self.left = n
 
-    def update(self, scores: Sequence[float]) -> None:
-        self.left -= len(scores)
+    def update(self, scores: Iterable[float]) -> None:
+        self.left -= len(list(scores))
 
     @property
     def decided(self) -> bool:
@@ -200,6 +200,8 @@ def test_precisions_are_measured_apart(prompts: list[Prompt], tokenizer: PreTrai
     half = replace(config, dtype="bfloat16")
     _, floor = measure(config, model, model, prompts, tokenizer, probed=["reference", "candidate"], candidate_config=half)
     assert floor is not None
+    assert floor.value > 1e-4
+    assert floor.role == "candidate"
     single = measure(config, model, model, prompts, tokenizer)[1]
     assert single is not None
     assert single.value < 1e-5
@@ -282,8 +284,8 @@ def test_a_model_is_measured_once(prompts: list[Prompt], tokenizer: PreTrainedTo
     def forwards(config: ScoringConfig, texts: Sequence[Prompt] = prompts, role: str = "reference") -> int:
         """How often ``model`` runs one prompt."""
         model.shapes.clear()
-        pair = (model, tiny()) if role == "reference" else (tiny(), model)
-        assert measure(config, *pair, texts, tokenizer, probed=[role])[1] is not None
+        reference, candidate = (model, tiny()) if role == "reference" else (tiny(), model)
+        assert measure(config, reference, candidate, texts, tokenizer, probed=[role])[1] is not None
         return sum(size == 1 for size, _ in model.shapes)
 
     config = ScoringConfig(batch_size=4)
@@ -293,8 +295,29 @@ def test_a_model_is_measured_once(prompts: list[Prompt], tokenizer: PreTrainedTo
     for other in (replace(config, metric="kl"), replace(config, top_k=7), replace(config, batch_size=8)):
         assert forwards(other) == 1
         assert forwards(other) == 0
-    assert forwards(replace(config, dtype="bfloat16")) == 0  # its first gate in bf16 runs a copy
     assert forwards(config, prompts * 8) >= 1
+
+
+def test_decoding_measures_the_floor_in_one_pass(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+    """Live, it is the reference's, which reads each prompt and its continuation at once."""
+    config = ScoringConfig(positions_per_prompt=8)
+    model = tiny()
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output * (1.0 + 0.01 * len(output)))
+    _, prefill = measure(config, model, tiny(), prompts, tokenizer)
+    _, decode = measure(replace(config, path="decode"), model, tiny(), prompts, tokenizer)
+    assert prefill is not None
+    assert decode == prefill
+    # Recorded, it is the candidate's, of texts so short that they cost little beside reading token by token.
+    run = ScoringRun(replace(config, path="decode"), EncodedPrompts(prompts, tokenizer))
+    shapes = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[:2])))
+    with opened(model, "candidate", run.config) as engine:
+        brief = run.noise_floor(engine, "candidate", brief=True)
+    assert brief is not None
+    assert brief.role == "candidate"
+    assert brief.largest_batch > 1
+    assert brief.value > 1e-4
+    assert 1 <= len(shapes) <= 2
 
 
 def test_known_floors_keep_no_model_alive(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
@@ -322,10 +345,11 @@ def test_probes_are_cheap_and_of_usual_length(n: int) -> None:
         assert lengths[index] == sorted(lengths)[(n - 1) // 4]
     else:
         assert spent <= 0.05 * total
-        usual = sorted(lengths)[n // 2]
         together = [lengths[index] for batch in batches for index in batch if len(batch) > 1]
-        nearest = sorted(abs(length - usual) for length in together)[: len(probes)]
-        assert sorted(abs(lengths[index] - usual) for index in probes) == nearest
+        usual = sorted(together)[len(together) // 2]
+        nearest = [min(abs(lengths[i] - usual) for i in batch) for batch in batches if len(batch) > 1]
+        assert sorted(abs(lengths[index] - usual) for index in probes) == sorted(nearest)[: len(probes)]
+        assert len({index // 8 for index in probes}) == len(probes)
     assert len(probes) == (1 if n <= 32 else 4)
 
 
