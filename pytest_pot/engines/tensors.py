@@ -23,6 +23,7 @@ __all__ = [
     "Distributions",
     "Reading",
     "Reads",
+    "ReadsAside",
     "ReadsSteps",
     "ReferenceReading",
     "as_distributions",
@@ -30,6 +31,7 @@ __all__ = [
     "blocks_of",
     "device_for_cells",
     "reads",
+    "reads_aside",
     "reads_steps",
     "wide_dtype",
 ]
@@ -89,6 +91,10 @@ class Distributions:
     def rows(self, start: int, stop: int) -> Distributions:
         """The positions ``start`` to ``stop`` - 1, as views."""
         return self._each(lambda tensor: tensor[start:stop])
+
+    def copy(self) -> Distributions:
+        """A copy with tensors of its own, so that the tensors it is a view of can be freed."""
+        return self._each(Tensor.clone)
 
     def take(self, positions: Sequence[int]) -> Distributions:
         """Copies of these positions, in this order."""
@@ -243,6 +249,13 @@ class Reads(Protocol):
         """
 
 
+class ReadsAside(Protocol):
+    """The same for an engine that measures what batches cost, to plan the next ones."""
+
+    def reading_aside(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> ReferenceReading:
+        """As :meth:`Reads.reading`, but what this batch costs changes no plan."""
+
+
 class ReadsSteps(Protocol):
     """The same for an engine that reads token by token: :class:`~pytest_pot.engines.base.Decoding`."""
 
@@ -256,6 +269,11 @@ def reads(engine: object) -> TypeGuard[Reads]:
     Not where a subclass or a wrapper has a ``top_k`` or ``at`` of its own, but the other's ``reading``: its own count.
     """
     return _defines_together(type(engine), "reading", ("top_k", "at"))
+
+
+def reads_aside(engine: object) -> TypeGuard[ReadsAside]:
+    """Whether ``engine`` is a :class:`ReadsAside`; see :func:`reads`."""
+    return _defines_together(type(engine), "reading_aside", ("top_k", "at"))
 
 
 def reads_steps(engine: object) -> TypeGuard[ReadsSteps]:

@@ -140,9 +140,9 @@ class Batches(Generic[Result]):
             raise does_not_fit(self._config, batch[0], len(tokens.ids), tokens.n_positions, error) from error
         self.most, self._largest = len(batch) // 2, 0
 
-    def planned_batches(self) -> list[list[int]]:
-        """The batches that :meth:`run` would run, as far as is known now."""
-        order, batches = self._order(None), []
+    def planned_batches(self, indices: Sequence[int] | None = None) -> list[list[int]]:
+        """The batches that :meth:`run` would run of ``indices``, by default of all prompts, as far as is known now."""
+        order, batches = self._order(indices), []
         while order:
             for size in self._plan(order):
                 batches.append(order[:size])

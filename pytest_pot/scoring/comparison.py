@@ -7,9 +7,9 @@ host does not wait for them before it starts the next batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import accumulate, product
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from pytest_pot.engines.tensors import (
     block_height,
     device_for_cells,
     reads,
+    reads_aside,
     reads_steps,
 )
 from pytest_pot.engines.tokens import Tokens
@@ -103,43 +104,46 @@ class Comparison:
         """
         return _Started(self, batch, self._numbers(batch, wide_tail=False))
 
-    def _numbers(self, batch: Sequence[int], *, wide_tail: bool) -> HostCopy:
-        """What is on its way to the host: the metrics and what is shown of both models, [numbers, positions]; and of each probe
-        and role the metrics between its model in this batch and alone, [metrics, positions of the probe]."""
+    def _numbers(self, batch: Sequence[int], *, wide_tail: bool) -> _Numbers:
+        """The metrics and what is shown of both models, and the distance of probes from themselves."""
         tokens = [self.tokens[index] for index in batch]
-        kept: dict[tuple[str, int], list[Distributions]] = {}
+        kept = _Kept(self.probes, batch, tokens)
         with memory_errors(f"the comparison on {self._device}"):
             reference = self._reference_reading(tokens, wide_tail)
             candidate = self._candidate_reading(tokens, wide_tail)
-            parts, start = [], 0
+            parts = []
             for p, q in self._pairs(reference, candidate):
                 parts.append(self._compared(p, q))
-                for role, index, rows in self._probed(batch, start, len(p)):
-                    kept.setdefault((role, index), []).append((p if role == "reference" else q).rows(*rows))
-                start += len(p)
-            alone = [self._alone(role, index, Distributions.concatenate(rows)) for (role, index), rows in kept.items()]
-            return HostCopy([torch.cat(parts, dim=1), *alone])
+                kept.add(reference=p, candidate=q)
+            numbers = torch.cat(parts, dim=1)
+        alone = self._alone(kept, wide_tail=wide_tail)
+        return _Numbers(HostCopy([numbers, *alone.values()]), list(alone))
 
-    def _probed(self, batch: Sequence[int], start: int, n: int) -> Iterator[tuple[str, int, tuple[int, int]]]:
-        """Role and index of each probe of ``batch`` with positions among the ``n`` from ``start`` on, and which of these."""
-        probes = self.probes.of(batch) if self.probes.roles else []
-        ends = dict(zip(batch, accumulate(self.tokens[index].n_positions for index in batch), strict=True)) if probes else {}
-        for index in probes:
-            first, last = ends[index] - self.tokens[index].n_positions - start, ends[index] - start
-            if max(first, 0) < min(last, n):
-                yield from ((role, index, (max(first, 0), min(last, n))) for role in self.probes.roles)
+    def _alone(self, kept: _Kept, *, wide_tail: bool = False) -> dict[tuple[str, int], Tensor]:
+        """By role and prompt index [metrics, positions]: how far each probe alone is from what its batch showed.
 
-    def _alone(self, role: str, index: int, in_batch: Distributions) -> Tensor:
-        """[metrics, positions]: the divergence of a model between its run ``in_batch`` and a run on this prompt alone."""
+        Without those that do not fit into memory: a batch that fits is not halved for a probe.
+        """
+        alone = {}
+        for (role, index), in_batch in kept.distributions.items():
+            with suppress(OutOfMemory), memory_errors("a prompt alone"):
+                alone[role, index] = self._distance_alone(role, index, in_batch, wide_tail)
+        return alone
+
+    def _distance_alone(self, role: str, index: int, in_batch: Distributions, wide_tail: bool) -> Tensor:
+        """[metrics, positions]: between what the batch showed of a prompt and a run on this prompt alone."""
         engine = self._reference if role == "reference" else self._candidate
         tokens = [self.tokens[index]]
-        reading: Reading = HostReading(engine, tokens, self._device, k=self._config.top_k)
-        if reads(engine):
-            reading = engine.reading(tokens, self._device)
-        if in_batch.ids is not None:
-            alone = reading.at(in_batch.ids, int(in_batch.vocab_size))
+        if reads_aside(engine):
+            reading: Reading = engine.reading_aside(tokens, self._device, wide_tail=wide_tail)
+        elif reads(engine):
+            reading = engine.reading(tokens, self._device, wide_tail=wide_tail)
         else:
-            first = in_batch.values.shape[1]
+            reading = HostReading(engine, tokens, self._device)
+        if in_batch.ids is not None:
+            alone = reading.at(in_batch.ids, in_batch.vocab_size)
+        else:
+            first = reading.n_shared(in_batch.values.shape[1])
             alone = Distributions.concatenate(list(reading.blocks(first, block_height(len(reading), first, self._device))))
         alone = alone.to(self._device)
         if alone.log_tail is None and in_batch.log_tail is not None:
@@ -192,39 +196,46 @@ class Comparison:
         return torch.cat([metrics, _shown(reference), _shown(candidate)])
 
     def probe(self, batch: Sequence[int]) -> None:
-        """Let the reference read ``batch``, and its probes alone as well; nothing else is computed."""
-        reading = self._reference_reading([self.tokens[index] for index in batch], wide_tail=False)
-        k, size = self._config.top_k, reading.vocab_size
-        whole = k is None or k >= size
-        blocks = reading.blocks(size, block_height(len(reading), size, self._device)) if whole else [reading.top_k(k or size)]
-        kept: dict[tuple[str, int], list[Distributions]] = {}
-        start = 0
-        for p in blocks:
-            for role, index, rows in self._probed(batch, start, len(p)):
-                kept.setdefault((role, index), []).append(p.rows(*rows).to(self._device))
-            start += len(p)
-        alone = [self._alone(role, index, Distributions.concatenate(rows)) for (role, index), rows in kept.items()]
-        self._note_noise(batch, HostCopy(alone).arrays())
+        """Let the reference read ``batch``, and its probes alone as well; nothing else is computed.
 
-    def _note_noise(self, batch: Sequence[int], alone: Sequence[npt.NDArray[np.generic]]) -> None:
+        Raises:
+            OutOfMemory: the batch does not fit.
+        """
+        tokens = [self.tokens[index] for index in batch]
+        kept = _Kept(self.probes, batch, tokens)
+        with memory_errors(f"the noise floor on {self._device}"):
+            reading = self._reference_reading(tokens, wide_tail=False)
+            k, size = self._config.top_k, reading.vocab_size
+            if k is not None and k < size:
+                kept.add(reference=reading.top_k(k).to(self._device))
+            else:
+                for p in reading.blocks(size, block_height(len(reading), size, self._device)):
+                    kept.add(reference=p.to(self._device))
+        alone = self._alone(kept)
+        self._note_noise(batch, list(alone), HostCopy(list(alone.values())).arrays())
+
+    def _note_noise(
+        self, batch: Sequence[int], probes: Sequence[tuple[str, int]], alone: Sequence[npt.NDArray[np.generic]]
+    ) -> None:
         metric = METRICS.index(self._config.metric)
-        for (_, role), noise in zip(product(self.probes.of(batch), self.probes.roles), alone, strict=True):
-            self.probes.add(role, float(noise[metric].mean()), len(batch))
+        for (role, _), noise in zip(probes, alone, strict=True):
+            self.probes.add(role, float(noise[metric].mean()), noise.shape[1], len(batch))
 
-    def results(self, batch: Sequence[int], numbers: HostCopy) -> list[PromptResult]:
+    def results(self, batch: Sequence[int], numbers: _Numbers) -> list[PromptResult]:
         """The results of one batch from what :meth:`_numbers` computed.
 
         Raises:
             PotError: a log-probability of a model is NaN or infinite.
         """
-        array, *alone = numbers.arrays()
+        array, *alone = numbers.copy.arrays()
         rows = _Rows.of(array)
         if rows.underflow:
-            array, *alone = self._numbers(batch, wide_tail=True).arrays()
+            numbers = self._numbers(batch, wide_tail=True)
+            array, *alone = numbers.copy.arrays()
             rows = _Rows.of(array)
         for role, model in (("reference", rows.reference), ("candidate", rows.candidate)):
             not_finite(model["magnitude"], role, self.prompts, self.tokens, batch)
-        self._note_noise(batch, alone)
+        self._note_noise(batch, numbers.probes, alone)
         tail_mass = np.exp(rows.reference["log_tail"])
         results, start = [], 0
         for index in batch:
@@ -242,12 +253,56 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class _Numbers:
+    """What is known of one batch, on its way to the host."""
+
+    copy: HostCopy
+    """[numbers, positions]: the metrics, then :data:`_PER_MODEL` of each model; and of each probe [metrics, its positions]."""
+    probes: list[tuple[str, int]]
+    """Role and prompt index of each probe."""
+
+
+class _Kept:
+    """What a batch showed of its probes, collected while the parts of the batch are compared."""
+
+    def __init__(self, probes: Probes, batch: Sequence[int], tokens: Sequence[Tokens]) -> None:
+        self._roles = probes.roles
+        self._rows: dict[int, tuple[int, int]] = {}
+        """By prompt index, the positions of the batch to keep."""
+        if indices := probes.of(batch):
+            n_positions = dict(zip(batch, (each.n_positions for each in tokens), strict=True))
+            starts = dict(zip(batch, accumulate(n_positions.values(), initial=0), strict=False))
+            self._rows = {index: (starts[index], starts[index] + n_positions[index]) for index in indices}
+        self._parts: dict[tuple[str, int], list[Distributions]] = {}
+        self._done = 0
+
+    def add(self, **parts: Distributions) -> None:
+        """The next positions of the batch, by role."""
+        n = len(next(iter(parts.values())))
+        for index, (first, last) in self._rows.items():
+            rows = max(0, first - self._done), min(n, last - self._done)
+            for role in self._roles if rows[0] < rows[1] else ():
+                part = parts[role].rows(*rows)
+                # A view would keep all of a whole vocabulary's part in memory.
+                part = part.copy() if part.ids is None else part
+                if "reference" in parts:  # which of its first choices are clear, only a reference knows
+                    part = replace(part, clear=parts["reference"].rows(*rows).clear)
+                self._parts.setdefault((role, index), []).append(part)
+        self._done += n
+
+    @property
+    def distributions(self) -> dict[tuple[str, int], Distributions]:
+        """By role and prompt index."""
+        return {key: Distributions.concatenate(parts) for key, parts in self._parts.items()}
+
+
+@dataclass(frozen=True)
 class _Started:
     """A batch that is being compared."""
 
     comparison: Comparison
     batch: Sequence[int]
-    numbers: HostCopy
+    numbers: _Numbers
 
     def results(self) -> list[PromptResult]:
         """The results of each prompt; waits for them.

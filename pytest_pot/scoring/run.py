@@ -17,7 +17,7 @@ from pytest_pot.baseline.replay import Replay, check_fits
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
-from pytest_pot.engines.base import Engine, OutOfMemory, Restartable, description_of
+from pytest_pot.engines.base import Engine, OutOfMemory, Restartable, Room, description_of
 from pytest_pot.engines.registry import weights_digest
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -26,7 +26,17 @@ from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 from pytest_pot.scoring.batching import Batches, Progress
 from pytest_pot.scoring.comparison import Comparison, PromptResult
 from pytest_pot.scoring.encoding import fit_all, fitter
-from pytest_pot.scoring.noise_floor import NoiseFloor, Probes, as_texts, choose_probes, known_floor, remember
+from pytest_pot.scoring.noise_floor import (
+    FloorKey,
+    NoiseFloor,
+    Probes,
+    as_texts,
+    choose_probes,
+    floor_key,
+    known_floor,
+    remember,
+    shortened,
+)
 from pytest_pot.scoring.recorder import as_compared, record
 from pytest_pot.scoring.score_report import ScoreReport
 from pytest_pot.scoring.stopping import StoppingRule
@@ -47,39 +57,55 @@ class ScoringRun:
         """The models, ``"reference"`` or ``"candidate"``, whose noise floor the next run measures on its way."""
         self.floor: NoiseFloor | None = None
         """The noise floor that was measured, or known already."""
+        self._floor_keys: dict[str, FloorKey] = {}
+        """By role, for what the probes of the run that goes on measure a floor."""
 
-    def noise_floor(self, engine: Engine, role: str = "reference") -> NoiseFloor | None:
+    def noise_floor(self, engine: Engine, role: str = "reference", *, brief: bool = False) -> NoiseFloor | None:
         """How far the model of ``engine`` is from itself in another batch shape, in the gated metric.
 
         Measured in one of the batches that this run would run. None where that is not possible: fewer than two prompts of at
         least two tokens, or each prompt runs alone anyway. The time is not counted as the run's.
+
+        Args:
+            engine: of the model.
+            role: ``"reference"`` or ``"candidate"``, for the result.
+            brief: let the batch read only so much of its texts as costs little beside reading them token by token.
         """
         encoded = self.encoded.ids  # that time is the run's
         started = time.perf_counter()
         config = replace(self.config, path="prefill")
         texts = [context + (continuation or [])[: config.positions_per_prompt] for context, continuation in encoded]
-        tokens = as_texts(texts, config, engine.max_positions)
-        floor = known_floor(engine, role, config, tokens) if tokens else None
-        if floor is None and len(tokens) > 1:
-            comparison = Comparison(config, engine, engine, self.encoded.prompts, tokens)
-            batches: Batches[PromptResult] = Batches(config, tokens, engines=[engine])
-            comparison.probes = Probes(["reference"], choose_probes(tokens, config, batches.room))
-            batch = next((batch for batch in batches.planned_batches() if comparison.probes.of(batch)), None)
-            if batch is not None:
-                floor = self._probed(comparison, batch, role)
-                if isinstance(engine, Restartable):
-                    engine.restart()  # the other model has no such batches behind it
-            if floor is not None:
-                remember(floor, engine, config, tokens)
+        tokens = as_texts(dict(enumerate(texts)), config, engine.max_positions)
+        tokens = dict(enumerate(tokens.values()))
+        floor = None
+        if len(tokens) > 1 and not config.every_position:
+            key = floor_key(engine, self.config if brief else config, tokens)
+            floor = known_floor(engine, role, key)
+            if floor is None and (floor := self._measured_floor(engine, role, config, tokens, brief)) is not None:
+                remember(floor, engine, key)
         self._started += time.perf_counter() - started
         return floor
 
-    @staticmethod
-    def _probed(comparison: Comparison, batch: Sequence[int], role: str) -> NoiseFloor | None:
+    def _measured_floor(
+        self, engine: Engine, role: str, config: ScoringConfig, tokens: dict[int, Tokens], brief: bool
+    ) -> NoiseFloor | None:
+        batches: Batches[PromptResult] = Batches(config, tokens, engines=[engine])
+        room, planned = batches.room, batches.planned_batches()
+        probes = choose_probes(planned, tokens, room)
+        batch = next((batch for batch in planned if not set(probes).isdisjoint(batch)), None)
+        if batch is None:
+            return None
+        if brief:
+            tokens = shortened({index: tokens[index] for index in batch}, config, room, _cost_of_steps(planned, tokens, room))
+        comparison = Comparison(config, engine, engine, self.encoded.prompts, tokens)
+        comparison.probes = Probes(["reference"], probes)
         try:
             comparison.probe(batch)
         except OutOfMemory:  # the run itself will halve its batches
             return None
+        finally:
+            if isinstance(engine, Restartable):
+                engine.restart()  # the other model has no such batches behind it
         return next((replace(floor, role=role) for floor in comparison.probes.floors), None)
 
     def record(self, reference: Engine, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
@@ -173,24 +199,38 @@ class ScoringRun:
         self._keep_floor(comparison)
         return self._report(results, comparison, batches)
 
-    def _choose_probes(self, comparison: Comparison, batches: Batches[PromptResult]) -> None:
-        """Let some prompts of ``comparison`` run alone too, for the models whose noise floor is not known."""
-        tokens = dict(enumerate(comparison.tokens)) if isinstance(comparison.tokens, Sequence) else comparison.tokens
+    def _choose_probes(
+        self, comparison: Comparison, batches: Batches[PromptResult], indices: Sequence[int] | None = None
+    ) -> None:
+        """Let some prompts of ``comparison`` run alone too, for the models whose noise floor is not known.
+
+        ``indices``: the prompts that run first; all by default.
+        """
         engines = dict(zip(("reference", "candidate"), comparison.engines, strict=True))
-        floors = {role: known_floor(engines[role], role, self.config, tokens) for role in self.probed}
-        known = [floor for floor in floors.values() if floor is not None]
-        self.floor = max(known, key=lambda floor: floor.value, default=None)
-        unknown = [role for role, floor in floors.items() if floor is None]
-        if unknown and not comparison.probes.roles:
-            comparison.probes = Probes(unknown, choose_probes(tokens, self.config, batches.room))
+        config = replace(self.config, path="prefill")  # no model is probed while it reads token by token
+        unknown = []
+        for role in self.probed:
+            self._floor_keys[role] = key = floor_key(engines[role], config, comparison.tokens)
+            floor = known_floor(engines[role], role, key)
+            if floor is None:
+                unknown.append(role)
+            else:
+                self._note(floor)
+        if unknown and not self.config.every_position:
+            chosen = choose_probes(batches.planned_batches(indices), comparison.tokens, batches.room)
+            comparison.probes = Probes(unknown, chosen)
 
     def _keep_floor(self, comparison: Comparison) -> None:
         """Take the noise floor that the probes of ``comparison`` showed."""
-        tokens = dict(enumerate(comparison.tokens)) if isinstance(comparison.tokens, Sequence) else comparison.tokens
         engines = dict(zip(("reference", "candidate"), comparison.engines, strict=True))
         for floor in comparison.probes.floors:
-            remember(floor, engines[floor.role], self.config, tokens)
-            self.floor = floor if self.floor is None or floor.value > self.floor.value else self.floor
+            remember(floor, engines[floor.role], self._floor_keys[floor.role])
+            self._note(floor)
+
+    def _note(self, floor: NoiseFloor) -> None:
+        """Of several models, the one that rounds more decides."""
+        if self.floor is None or floor.value > self.floor.value:
+            self.floor = floor
 
     def _drawn(
         self,
@@ -214,7 +254,7 @@ class ScoringRun:
             window = order[len(results) :][: batches.window(rule.expected_further)]
             tokens.update({index: encode(index) for index in window})
             if not results:
-                self._choose_probes(comparison, batches)
+                self._choose_probes(comparison, batches, window)
             batch_results = batches.run(comparison, window)
             results.update(batch_results)
             rule.update([float(batch_results[index].divergences[self.config.metric].mean()) for index in window])
@@ -254,6 +294,16 @@ class ScoringRun:
             labels=(reference.label, _decoding_label(candidate) if decodes else candidate.label),
             ran=(description_of(reference), description_of(candidate)),
         )
+
+
+def _cost_of_steps(batches: Sequence[Sequence[int]], tokens: Mapping[int, Tokens], room: Room) -> int:
+    """What it costs, in tokens, to read ``tokens`` as ``path="decode"`` does: each position in a step of its own."""
+    cost = 0
+    for batch in batches:
+        prompts = [tokens[index] for index in batch]
+        steps = max(prompt.n_positions for prompt in prompts) - 1
+        cost += room.cost(len(batch) * max(prompt.prompt_len for prompt in prompts)) + steps * room.cost(len(batch))
+    return cost
 
 
 def _decoding_label(candidate: Engine) -> str:

@@ -87,8 +87,9 @@ def noise(bench: GpuBench) -> Rows:
             scorers = {str(size): TeacherForcedScorer(replace(AUTO, batch_size=size)) for size in (1, 8, "auto")}
             floors = {size: scorer.noise_floor(model, prompts, pair.tokenizer) for size, scorer in scorers.items()}
             for first, second in combinations(scorers, 2):
-                baseline = scorers[first].record(model, prompts, pair.tokenizer)
-                report = scorers[second].score_baseline(baseline, model, pair.tokenizer)
+                # Not the other way round: with the batch size "auto", the batches of a recording are run again.
+                baseline = scorers[second].record(model, prompts, pair.tokenizer)
+                report = scorers[first].score_baseline(baseline, model, pair.tokenizer)
                 floor = floors[second]
                 row = {"shape": shape, "precision": str(dtype).removeprefix("torch."), "batches": f"{first} and {second}"}
                 ratio = floor / report.mean if floor is not None and report.mean > 0 else None

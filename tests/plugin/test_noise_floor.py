@@ -33,7 +33,7 @@ def test_it():
     pass
 """
 
-MEASURED = "measured on one prompt alone and in batches of up to 3"
+MEASURED = "measured on 1 prompt (11 positions), run alone and in a batch of 3"
 
 
 def run(project: Project, gate: str, limit: str, *options: str) -> pytest.RunResult:
@@ -50,8 +50,9 @@ def test_a_limit_below_the_noise_floor_fails(project: Project, gate: str, limit:
     assert head == f"pot_{gate}: the limit 1e-05 on tv is below the noise floor "
     assert float(floor) > 1e-5
     assert rest == (
-        f": that far is the reference from itself when it is run in another batch shape ({MEASURED}). Raise the limit above "
-        "it; or ask for 0, which the same weights reach where both models run in the very same way"
+        f": that far is the reference from itself in another batch shape, by rounding alone ({MEASURED}). Such a limit cannot "
+        "tell a changed model from the same one. Raise it above the noise floor, or set it to 0: the same weights score "
+        "exactly 0 where both models run in the same batches"
     )
 
 
@@ -69,9 +70,7 @@ def test_the_noise_floor_is_reported(project: Project) -> None:
     result.assert_outcomes(failed=1)
     assert any(", noise floor 0.00" in line for line in result.outlines)
     told = run(project, "identity", "", "-v")
-    assert any(
-        "; noise floor of the reference, measured on one prompt alone and in batches of up to 3" in x for x in told.outlines
-    )
+    assert any(f"; noise floor of the reference, {MEASURED}" in line for line in told.outlines)
 
 
 def test_a_recorded_reference_uses_the_noise_floor_of_the_candidate(project: Project) -> None:
@@ -79,6 +78,27 @@ def test_a_recorded_reference_uses_the_noise_floor_of_the_candidate(project: Pro
     result = run(project, "identity", 'reference="x.pot.safetensors", max_score=1e-5')
     result.assert_outcomes(failed=1)
     assert any("that far is the candidate from itself" in line for line in result.outlines)
+
+
+def test_a_recorded_gate_that_decodes_shows_the_noise_floor(project: Project) -> None:
+    run(project, "identity", 'reference="x.pot.safetensors"', "--pot-update").assert_outcomes(passed=1)
+    result = run(project, "identity", 'reference="x.pot.safetensors", path="decode", max_score=0.5', "--pot-report=out.json")
+    result.assert_outcomes(passed=1)
+    [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
+    assert gate["noise_floor"] > 1e-5
+    assert gate["noise_floor_measured"].endswith("run alone and in a batch of 3")
+    refused = run(project, "identity", 'reference="x.pot.safetensors", path="decode", max_score=1e-5')
+    refused.assert_outcomes(failed=1)
+    [line] = [line for line in refused.outlines if "that far is the candidate from itself" in line]
+    assert line.endswith("Raise it above the noise floor")  # a model that decodes is not at 0 from its prefill
+
+
+@pytest.mark.parametrize("limit", ["max_score=1e-5", "confidence=0.95, max_score=1e-5"])
+def test_each_way_to_score_is_refused_below_the_noise_floor(project: Project, limit: str) -> None:
+    assert any("below the noise floor" in line for line in run(project, "identity", limit).outlines)
+    run(project, "identity", 'reference="x.pot.safetensors"', "--pot-update").assert_outcomes(passed=1)
+    recorded = run(project, "identity", f'reference="x.pot.safetensors", {limit}')
+    assert any("below the noise floor" in line for line in recorded.outlines)
 
 
 @pytest.mark.parametrize("batch_size", ["1", "2", "4"])

@@ -121,6 +121,16 @@ class TorchEngine:
     def _room(self) -> RoomForTokens:
         return room_for(self._source.model, self._device, self._precision)
 
+    def reading_aside(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> TorchReading:
+        """As :meth:`reading`, but what the batch costs does not count for the plans of others."""
+        with self._room.paused():
+            return self.reading(batch, device, wide_tail=wide_tail)
+
+    @property
+    def weights_stamp(self) -> int:
+        """Another number after weights were replaced or changed in place; changes that torch does not count are not seen."""
+        return hash(tuple((p.data_ptr(), -1 if p.is_inference() else p._version) for p in self.source.parameters()))
+
     @property
     def source(self) -> nn.Module:
         """The caller's model."""

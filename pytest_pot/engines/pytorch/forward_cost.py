@@ -172,6 +172,7 @@ class RoomForTokens:
         self._memory = memory
         self._on_cpu = on_cpu
         self._bytes_per_token: float | None = None
+        self._paused = False
 
     @property
     def room(self) -> Room:
@@ -189,6 +190,9 @@ class RoomForTokens:
     @contextmanager
     def measured(self, n_tokens: int) -> Iterator[None]:
         """Run a batch of ``n_tokens``, with padding, inside this context; it shows the memory per token."""
+        if self._paused:
+            yield
+            return
         if self._times is not None:
             self._times.next_batch()
         if self._memory is None:
@@ -204,11 +208,20 @@ class RoomForTokens:
     @contextmanager
     def forward(self, n_tokens: int) -> Iterator[None]:
         """Run a forward pass over ``n_tokens``, with padding, inside this context; it is timed."""
-        if self._times is None:
+        if self._times is None or self._paused:
             yield
             return
         with self._times.measured(n_tokens):
             yield
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Measure nothing inside this context, so that plans stay those that the other batches lead to."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
 
 
 class _TorchClock:

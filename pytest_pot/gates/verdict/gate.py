@@ -124,12 +124,12 @@ class _ScoreGate(Gate):
         """Raise :class:`PotError` if the limit is below the noise floor of a model, and not 0."""
         limit = self.settings.limits.score
         if floor is not None and 0 < limit < floor.value:
-            zero = "; or ask for 0, which the same weights reach where both models run in the very same way"
+            zero = ", or set it to 0: the same weights score exactly 0 where both models run in the same batches"
             alike = self.settings.config.path == "prefill" and self.settings.candidate_dtype is None
             raise PotError(
                 f"the limit {limit:.3g} on {self.settings.config.metric} is below the noise floor {floor.value:.3g}: that far "
-                f"is the {floor.role} from itself when it is run in another batch shape ({floor.how}). Raise the limit above "
-                f"it{zero * alike}"
+                f"is the {floor.role} from itself in another batch shape, by rounding alone ({floor.how}). Such a limit cannot "
+                f"tell a changed model from the same one. Raise it above the noise floor{zero * alike}"
             )
 
     def _against_model(self, run: ScoringRun, inputs: GateInputs, reference: Engine, candidate: Engine) -> ScoreResult:
@@ -145,8 +145,8 @@ class _ScoreGate(Gate):
     ) -> ScoreResult:
         baseline, note = recorded.baseline, recorded.note
         if self.settings.config.path == "decode":
-            self._refuse_below_noise(floor := run.noise_floor(candidate, "candidate"))
-            run.floor = floor
+            run.floor = run.noise_floor(candidate, "candidate", brief=True)
+            self._refuse_below_noise(run.floor)
         else:
             run.probed = ("candidate",)
         told = recorded_tokenizer_notes(self.settings, inputs, recorded)
