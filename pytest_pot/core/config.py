@@ -28,7 +28,8 @@ class ScoringConfig:
     ``"renormalise"``: softmax over the top-k only, for both models; cheaper, and not a bound."""
     batch_size: int | Literal["auto"] = "auto"
     """Prompts per forward pass. ``"auto"``: the batches that cost least, counting padding and the overhead of a forward pass,
-    within the memory of the device. Either is halved when memory runs out."""
+    within the memory of the device. These costs are constants on a CPU; on a GPU they are measured while batches run. Either
+    is halved when memory runs out."""
     positions_per_prompt: int = 32
     """The most tokens of a continuation that are compared."""
     max_length: int = 256

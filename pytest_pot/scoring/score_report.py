@@ -71,11 +71,13 @@ class ScoreReport:
     decode: Callable[[list[int]], str] = field(repr=False)
     elapsed_s: float
     batch_size: int
-    """The most prompts that ran in one forward pass; below the configured size if there were fewer, or memory ran out."""
+    """Prompts per forward pass: the configured size, or less if memory ran out. With ``"auto"``, those of the largest batch
+    since memory last ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
     batches: Sequence[Sequence[int]] = ()
-    """The prompts of each forward pass, as indices in the caller's list, in the order in which they ran."""
+    """The prompts of each batch that both models ran, as indices in the caller's list, in the order in which they ran. Prompts
+    that ran once more alone, to measure the noise floor, are not among them."""
     room: Room | None = None
     """What the batches were planned with, as it was known at the end; None where the batch size was given, or where they were
     those of a recording."""
@@ -152,13 +154,13 @@ class ScoreReport:
 
     @property
     def batch_shapes(self) -> list[tuple[int, int]]:
-        """Prompts, and tokens with their padding, of each forward pass, in the order in which they ran."""
+        """Prompts, and tokens with their padding, of each of :attr:`batches`."""
         lengths = {index: len(tokens.ids) for index, tokens in zip(self.indices, self.tokens, strict=True)}
         return [(len(batch), len(batch) * max(lengths[index] for index in batch)) for batch in self.batches]
 
     @property
     def planned_with(self) -> dict[str, int] | None:
-        """The figures of :attr:`room` by name, in tokens."""
+        """The figures of :attr:`room` by name, in tokens; see :class:`~pytest_pot.engines.base.Room`."""
         return None if self.room is None else {name: getattr(self.room, name) for name in ("launch", "fixed", "most")}
 
     def worst(self, n: int = 5) -> list[WorstPosition]:

@@ -168,8 +168,19 @@ class TeacherForcedScorer:
     ) -> float | None:
         """How far ``model`` is from itself when it is run in another batch shape, in the gated metric.
 
-        Measured in one of the batches that this configuration runs on these prompts: some of its prompts run alone as well.
-        None where that is not possible: fewer than two prompts of at least two tokens, or batches of one prompt.
+        Measured in one of the batches that this configuration runs on these prompts: up to four of its prompts run alone as
+        well, in one pass each, also with ``path="decode"``. In one process, a model is measured once for batches of about
+        this size. The floor of other batches, other prompts or another machine may be higher.
+
+        Args:
+            model: as for :meth:`score_batch`.
+            prompts, tokenizer: those that will be scored. A prompt without a continuation is not continued: its own last
+                tokens are compared.
+            role: ``"reference"`` or ``"candidate"``, for error messages.
+
+        Returns:
+            the mean over these prompts, in the metric's unit. None where that is not possible: fewer than two prompts of at
+            least two tokens, batches of one prompt, a batch that does not fit into memory, or logits that are not finite.
 
         Raises:
             PotError: as :meth:`score_batch`.

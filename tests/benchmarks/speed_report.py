@@ -59,7 +59,7 @@ def page(document: Document) -> str:
         f"of {document['tokens']} tokens, which are the last two fifths of a context and 32 of a continuation; "
         f"{document['cpu']}, {document['threads']} threads, torch {document['torch']}, transformers "
         f"{document['transformers']}. Ratios are medians over {document['rounds']} rounds of the "
-        "ratio within a round, with minimum and maximum. Nothing was measured on a GPU.",
+        "ratio within a round, with minimum and maximum. For a GPU, see `tests/benchmarks/gpu.py`.",
     ]
     for name in document["sections"]:
         lines += ["", *section(name, document)]
