@@ -34,14 +34,17 @@ class Calls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self.paused = False
 
     @property
     def host_waits(self) -> dict[str, int]:
-        return {name: n for name, n in self.counts.items() if name in HOST_WAITS or name == "a mask as an index"}
+        return {name: n for name, n in self.counts.items() if n and (name in HOST_WAITS or name == "a mask as an index")}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
         name = str(func.overloadpacket)
         self.counts[name] += 1
         if name.startswith(("aten.index", "aten._index_put")) and len(args) > 1 and isinstance(args[1], list | tuple):
