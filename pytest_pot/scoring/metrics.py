@@ -50,6 +50,7 @@ into 100 MB elsewhere."""
 _ROUNDING = 1e-12
 """Far above the rounding error of a sum of a thousand probabilities; far below that of a log-probability in float32."""
 
+
 def divergences(reference: Distributions, candidate: Distributions, tail: str) -> Tensor:
     """Every metric, in the order of :data:`~pytest_pot.core.names.METRICS`: [6, n] float64, on the device of both.
 

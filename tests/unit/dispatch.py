@@ -32,7 +32,7 @@ class Calls(TorchDispatchMode):
     """Counts the calls of each operation, those of a mask as an index too, which looks for its true elements."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
         self.paused = False
 
@@ -58,7 +58,7 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, *known: torch.Tensor) -> None:
         """``known``: tensors that were there before; views of them take no memory."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
         self._tensors: Counter[int] = Counter()
         self._sizes: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""How often the host waits for the device in a run, by the path that a GPU takes: once per batch, when the next one has started."""
+"""How often the host waits for the device, by the path that a GPU takes: once per batch, when the next one has started."""
 
 from __future__ import annotations
 

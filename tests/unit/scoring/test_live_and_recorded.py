@@ -122,7 +122,7 @@ class Arrays:
     def at(self, batch: list[Tokens], ids: npt.NDArray[np.int64] | int) -> TopK:
         return self._top(batch, self._rows(batch), None if isinstance(ids, int) else ids)
 
-    def sample(self, contexts: list[list[int]], n_tokens: int, seed: int) -> list[list[int]]:  # noqa: ARG002
+    def sample(self, contexts: list[list[int]], n_tokens: int, seed: int) -> list[list[int]]:
         return [[5] * n_tokens for _ in contexts]
 
     def _rows(self, batch: list[Tokens]) -> Floats:

@@ -21,7 +21,7 @@ from ..dispatch import LiveBytes
 from ..oracle import log_softmax_rows, metrics_of_rows
 
 N, VOCAB = 64, 262_144
-CHUNKS = [40, 601, 1000, 1 << 22]
+CHUNKS = [20, 601, 1000, 1 << 22]
 
 Pair = tuple[Tensor, Tensor]
 
@@ -164,11 +164,12 @@ def test_inputs_are_not_overwritten(small: Pair, cells_per_chunk: int, monkeypat
     narrow = [whole(logits) for logits in small]
     zeros = torch.zeros(16, dtype=torch.float64)
     wide = [replace(each, values=each.log_probs(), scale=1.0, log_normalisers=zeros) for each in narrow]
-    for pair in (narrow, wide):
-        before = [each.values.clone() for each in pair]
-        first = divergences(*pair, "bucket")
-        assert all(torch.equal(each.values, values) for each, values in zip(pair, before, strict=True))
-        assert torch.equal(divergences(*pair, "bucket"), first)
+    for p, q in (narrow, wide):
+        before = p.values.clone(), q.values.clone()
+        first = divergences(p, q, "bucket")
+        assert torch.equal(p.values, before[0])
+        assert torch.equal(q.values, before[1])
+        assert torch.equal(divergences(p, q, "bucket"), first)
 
 
 def test_swapping_the_models_swaps_kl_and_its_reverse_exactly(small: Pair) -> None:
