@@ -83,10 +83,10 @@ class Distributions:
 
     def log_probs(self, columns: slice = slice(None)) -> Tensor:
         """[n, m] float64, or those of some columns: log-probability of each id."""
-        wide = self.values[:, columns].to(self.log_normalisers.dtype)
+        wide = self.values[:, columns].to(self.log_normalisers.dtype, copy=True)
         # As an engine divides by the temperature, so that the bits are the same.
-        wide = wide if isinstance(self.scale, float) and self.scale == 1.0 else wide * self.scale
-        return wide - self.log_normalisers[:, None]
+        wide = wide if isinstance(self.scale, float) and self.scale == 1.0 else wide.mul_(self.scale)
+        return wide.sub_(self.log_normalisers[:, None])
 
     def rows(self, start: int, stop: int) -> Distributions:
         """The positions ``start`` to ``stop`` - 1, as views."""

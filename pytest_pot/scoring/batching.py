@@ -103,23 +103,28 @@ class Batches(Generic[Result]):
         plan: list[int] = []
         plan_limits = None
         waiting: tuple[Sequence[int], Started[Result]] | None = None
+        may_start = True
         while remaining or waiting is not None:
             started: tuple[Sequence[int], Started[Result]] | None = None
             batch: Sequence[int] = ()
             try:
-                if remaining:
+                if remaining and may_start:
                     limits = self.most, self.room
                     if not plan or limits != plan_limits:
                         plan, plan_limits = self._plan(remaining), limits
                     batch = remaining[: plan[0]]
                     started = batch, work(batch)
                     remaining, plan = remaining[len(batch) :], plan[1:]
+                may_start = True
                 if waiting is not None:
                     batch, pending = waiting
                     results.update(zip(batch, pending.results(), strict=True))
                     self._count(batch)
                 waiting = started
             except (OutOfMemory, MemoryError) as error:  # from an engine, or from the arithmetic after it
+                if waiting is not None and batch is not waiting[0]:
+                    may_start = False  # first collect what waits: it may hold the memory, and is no work to lose
+                    continue
                 self._halve(batch, error)
                 # What was not collected runs again, in the order of before.
                 again = [index for part in (waiting, started) if part is not None for index in part[0] if index not in results]

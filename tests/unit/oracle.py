@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from pytest_pot.engines.distributions import Floats
 from pytest_pot.engines.tokens import Tokens
 
 
@@ -63,3 +66,32 @@ def top1_flip(log_p: list[float], log_q: list[float]) -> float:
 
 def delta_ce(log_p: list[float], log_q: list[float], target: int) -> float:
     return abs(log_p[target] - log_q[target])
+
+
+def log_softmax_rows(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+    """[n, vocab] float64: log-probabilities from logits [n, vocab]."""
+    rows: Floats = np.asarray(logits, dtype=np.float64) / temperature
+    rows = rows - rows.max(axis=1, keepdims=True)
+    normalised: Floats = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return normalised
+
+
+def cells_of_rows(log_probs: Floats, ids: npt.NDArray[np.int64]) -> Floats:
+    """[n, m + 1]: the log-probabilities at ``ids`` [n, m], and that of all other ids together."""
+    rest = np.exp(log_probs)
+    np.put_along_axis(rest, ids, 0.0, axis=1)
+    cells: Floats = np.hstack([np.take_along_axis(log_probs, ids, axis=1), np.log(rest.sum(axis=1, keepdims=True))])
+    return cells
+
+
+def metrics_of_rows(log_p: Floats, log_q: Floats) -> dict[str, Floats]:
+    """:func:`metrics` at n positions, each [n], from log-probabilities [n, cells] in float64."""
+    p, q = np.exp(log_p), np.exp(log_q)
+    log_middle = np.logaddexp(log_p, log_q) - np.log(2)
+    return {
+        "tv": np.abs(p - q).sum(axis=1) / 2,
+        "jsd": ((p * (log_p - log_middle)).sum(axis=1) + (q * (log_q - log_middle)).sum(axis=1)) / 2 / np.log(2),
+        # q - p sums to 0; with it, the rounding error of a normaliser does not matter.
+        "kl": (p * (log_p - log_q) + (q - p)).sum(axis=1),
+        "kl_reverse": (q * (log_q - log_p) + (p - q)).sum(axis=1),
+    }

@@ -40,7 +40,8 @@ class TorchReading:
         if not self.renormalises or top.ids is None or top.log_tail is None:
             return top
         # Recompute by the operations that at() applies to candidates: the same weights must give the same bits.
-        return replace(self._over_choice(top.ids).most_likely_first(), log_tail=top.log_tail)
+        choice = self._over_choice(top.ids).most_likely_first()
+        return replace(choice, log_tail=top.log_tail, tail_underflows=top.tail_underflows)
 
     def at(self, ids: Tensor, size: int) -> Distributions:
         if size > self.vocab_size:  # only then does the host have to look at them, and wait for the device
