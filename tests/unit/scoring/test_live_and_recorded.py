@@ -158,7 +158,7 @@ def test_an_engine_that_returns_arrays_scores_the_same_live_and_recorded(
     pair = (arrays, tiny("llama")) if role == "reference" else (tiny("llama"), arrays)
     config = ScoringConfig.preset(preset, **({} if ScoringConfig.preset(preset).top_k is None else {"top_k": 20}))
     for models in (pair, (arrays, other)):
-        live, recorded = both(*models, prompts, tokenizer, config)
+        live, recorded = both(models[0], models[1], prompts, tokenizer, config)
         assert_same_bits(live, recorded)
         assert live.max > 0
     for report in both(arrays, Arrays(logits), prompts, tokenizer, config):
