@@ -115,7 +115,7 @@ def test_small_divergences_are_accurate(pair: TwoLogits, size: float) -> None:
     # The float64 inputs sum to 1 but for their own rounding, which tv shows in full.
     assert metrics["tv"][0] == pytest.approx(truth["tv"], rel=1e-9, abs=2e-15)
     for name in ("kl", "jsd"):  # of the second order in ln(q/p), each of whose terms is rounded
-        assert metrics[name][0] == pytest.approx(truth[name], rel=1e-9, abs=1e-15 * truth[name] ** 0.5 + 1e-30)
+        assert metrics[name][0] == pytest.approx(truth[name], rel=1e-9, abs=1e-15 * abs(truth[name]) ** 0.5 + 1e-30)
 
 
 def test_nearly_disjoint_distributions_reach_the_bounds_without_overflow() -> None:
