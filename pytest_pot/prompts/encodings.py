@@ -25,32 +25,47 @@ class _Kept:
     state: str
     n_tokens: int = 0
     ids: dict[Text, list[int]] = field(default_factory=dict)
+    tokens: dict[int, str | None] = field(default_factory=dict)
+    """The token of each id in ``ids``."""
 
-    def add(self, encoded: dict[Text, list[int]]) -> None:
+    def has_tokens_of(self, backend: Any) -> bool:
+        """Whether every id that is kept still stands for the same token."""
+        return list(map(backend.id_to_token, self.tokens)) == list(self.tokens.values())
+
+    def add(self, encoded: dict[Text, list[int]], backend: Any) -> None:
         """Keep ``encoded``, and forget all else where that would be too much."""
         n_tokens = sum(map(len, encoded.values()))
         if self.n_tokens + n_tokens > _MOST_TOKENS:
-            self.ids, self.n_tokens = {}, 0
+            self.ids, self.tokens, self.n_tokens = {}, {}, 0
         if n_tokens <= _MOST_TOKENS:
             self.ids.update(encoded)
             self.n_tokens += n_tokens
+            new = set[int]().union(*encoded.values()) - self.tokens.keys()
+            self.tokens.update((token, backend.id_to_token(token)) for token in new)
 
 
 _KEPT: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 
-def encoded_texts(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
+def encoded_texts(tokenizer: Any, texts: Sequence[Text], *, anew: bool = False) -> list[list[int]]:
     """The ids of each of ``texts``. The tokenizer's settings are restored.
 
-    A text is encoded once by a tokenizer of transformers, for as long as nothing of the tokenizer is changed that people
-    change; see :func:`~pytest_pot.prompts.tokenizer_parts.tokenizer_state`.
+    The ids by a fast tokenizer of transformers are kept. They are used again while its state is the same (see
+    :func:`~pytest_pot.prompts.tokenizer_parts.tokenizer_state` for what that sees) and every id that is kept still stands for
+    the same token. Otherwise all texts are encoded.
+
+    Not seen are other merges or scores in a model that stays in its place (``backend_tokenizer.train``), where all kept ids
+    still stand for the same tokens, and the fixed text that is part of the state still has the same ids.
+
+    Args:
+        anew: whether to encode all texts, whatever is kept.
     """
     state = tokenizer_state(tokenizer)
     if state is None:
         with unchanged(tokenizer):
             return [_encode(tokenizer, text, special=special) for text, special in texts]
-    kept = _KEPT.get(tokenizer)
-    if kept is None or kept.state != state:
+    backend, kept = tokenizer.backend_tokenizer, _KEPT.get(tokenizer)
+    if anew or kept is None or kept.state != state or not kept.has_tokens_of(backend):
         kept = _KEPT[tokenizer] = _Kept(state)
     missing = dict.fromkeys(text for text in texts if text not in kept.ids)
     encoded: dict[Text, list[int]] = {}
@@ -62,7 +77,7 @@ def encoded_texts(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
                 ids = tokenizer(group, add_special_tokens=special, verbose=False)["input_ids"]
                 encoded.update(zip(((text, special) for text in group), ids, strict=True))
     known = {**kept.ids, **encoded} if encoded else kept.ids
-    kept.add(encoded)
+    kept.add(encoded, backend)
     return [known[text].copy() for text in texts]
 
 

@@ -21,6 +21,8 @@ __all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokeni
 Encoded: TypeAlias = tuple[list[int], list[int] | None]
 """The ids of a prompt's text and of its continuation; None instead of the latter if there is no continuation."""
 
+_BOS_LENGTHS = (1, 2, 3)
+"""The tokens of which a BOS may be made."""
 
 _WHICH = (
     "Both models must read the same tokens. If the candidate's tokenizer is not meant to be used, name the one to use with "
@@ -96,11 +98,19 @@ class EncodedPrompts:
 
         A BOS may be several tokens, and need not be the one that the tokenizer calls so.
         """
-        doubled = {}
-        for index, (prompt, (context, _)) in enumerate(zip(self.prompts, self.ids, strict=True)):
-            if prompt.messages is None and (n := _doubled_tokens(self.tokenizer, prompt.text, context)):
-                doubled[index] = "".join(token_text(self.tokenizer, token) for token in context[: 2 * n])
-        return doubled
+        repeats = {
+            index: context
+            for index, (prompt, (context, _)) in enumerate(zip(self.prompts, self.ids, strict=True))
+            if prompt.messages is None and any(_repeats_first(context, n) for n in _BOS_LENGTHS)
+        }
+        if not repeats:
+            return {}
+        bare = encoded_texts(self.tokenizer, [(self.prompts[index].text, False) for index in repeats])
+        return {
+            index: "".join(token_text(self.tokenizer, token) for token in context[: 2 * n])
+            for (index, context), ids in zip(repeats.items(), bare, strict=True)
+            if (n := _doubled_tokens(context, ids))
+        }
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -116,7 +126,7 @@ class EncodedPrompts:
         return asked and not are_added_token_prompts(self.prompts)
 
     def check_same(self, tokenizer: Any) -> None:
-        """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids.
+        """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids; it encodes every prompt anew.
 
         The message shows the first prompt that differs, with both tokenizers' ids, the first token that differs, and the parts
         in which the tokenizers differ.
@@ -124,7 +134,7 @@ class EncodedPrompts:
         if tokenizer is self.tokenizer:
             return
         other_prompts = rendered(tokenizer, self.prompts, "the candidate's tokenizer")
-        other_ids = _encoded(tokenizer, other_prompts)
+        other_ids = _encoded(tokenizer, other_prompts, anew=True)
         for index, (encoded, other_encoded) in enumerate(zip(self.ids, other_ids, strict=True)):
             for part, ids, other in zip(("text", "continuation"), encoded, other_encoded, strict=True):
                 if ids is not None and other is not None and ids != other:
@@ -180,21 +190,29 @@ def token_text(tokenizer: Any, token: int) -> str:
         return ""
 
 
-def _doubled_tokens(tokenizer: Any, text: str, context: Sequence[int], most: int = 3) -> int:
-    """How many tokens the tokenizer puts in front of ``text`` although it begins with them; ``context``: its ids with them."""
-    for n in range(1, most + 1):
-        if context[:n] == context[n : 2 * n]:
-            [bare] = encoded_texts(tokenizer, [(text, False)])
-            if len(bare) >= n and context[n : n + len(bare)] == bare:
-                return n
+def _repeats_first(context: Sequence[int], n: int) -> bool:
+    """Whether the first ``n`` tokens come twice."""
+    return context[:n] == context[n : 2 * n]
+
+
+def _doubled_tokens(context: Sequence[int], bare: Sequence[int]) -> int:
+    """How many tokens the tokenizer puts in front of a text that begins with them.
+
+    Args:
+        context: the text's ids with the special tokens that the tokenizer adds.
+        bare: its ids without them.
+    """
+    for n in _BOS_LENGTHS:
+        if _repeats_first(context, n) and len(bare) >= n and context[n : n + len(bare)] == bare:
+            return n
     return 0
 
 
-def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
-    """:func:`tokenise` for prompts whose chats are rendered."""
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt], *, anew: bool = False) -> list[Encoded]:
+    """:func:`tokenise` for prompts whose chats are rendered; ``anew``: see :func:`encoded_texts`."""
     texts = [_context(prompt) for prompt in prompts]
     texts += [(prompt.continuation, False) for prompt in prompts if prompt.continuation is not None]
-    ids = iter(encoded_texts(tokenizer, texts))
+    ids = iter(encoded_texts(tokenizer, texts, anew=anew))
     contexts = [next(ids) for _ in prompts]
     continuations = [None if prompt.continuation is None else next(ids) for prompt in prompts]
     encoded = list(zip(contexts, continuations, strict=True))

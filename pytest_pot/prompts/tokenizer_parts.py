@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -58,6 +60,7 @@ VERSIONED_PARTS = ("model", *COMPONENTS)
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _MODEL_SETTINGS = (
+    "alpha",
     "byte_fallback",
     "continuing_subword_prefix",
     "dropout",
@@ -65,6 +68,7 @@ _MODEL_SETTINGS = (
     "fuse_unk",
     "ignore_merges",
     "max_input_chars_per_word",
+    "nbest_size",
     "unk_id",
     "unk_token",
 )
@@ -88,6 +92,11 @@ _BY_OBJECT: weakref.WeakKeyDictionary[Any, tuple[str, str]] = weakref.WeakKeyDic
 """``whole`` by tokenizer, after a digest of its small parts: while these stay, it is not serialised again."""
 _OWN_CLASSES: weakref.WeakKeyDictionary[Any, tuple[str, dict[str, str]]] = weakref.WeakKeyDictionary()
 """Digests of the large parts by tokenizer, likewise, for classes that another package defines: these have no ``whole``."""
+_MODELS: weakref.WeakKeyDictionary[Any, tuple[Any, int]] = weakref.WeakKeyDictionary()
+"""The model of a fast tokenizer when it was last looked at, and how often it had been replaced by then.
+
+The model is held, so that no other can have its address.
+"""
 
 
 def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
@@ -127,12 +136,20 @@ def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
 
 
 def tokenizer_state(tokenizer: Any) -> str | None:
-    """What a tokenizer makes of texts stays the same while this does: it changes with all that people change in memory.
+    """A digest that changes with what people change of a tokenizer in memory, and so with what it makes of texts.
 
-    None where nothing can prove that: a tokenizer that is not one of transformers' fast ones, that has parts in Python, or
-    some of whose methods were replaced.
+    Seen are: attributes of the tokenizer, another ``backend_tokenizer``, another ``backend_tokenizer.model`` even if it has
+    the same size, settings of the model, added and special tokens, normalizer, pre-tokenizer, post-processor, decoder, chat
+    template, the number of tokens, and the ids of a fixed text.
+
+    Not seen are other tokens, merges or scores in a model that stays in its place, which only ``backend_tokenizer.train`` and
+    its like bring about, where the number of tokens and the ids of the fixed text stay the same.
+
+    None where a change could not be seen: a tokenizer that is not one of transformers' fast ones, that has parts in Python,
+    or some of whose methods were replaced; and where nothing tells one model from another (another Python than CPython).
     """
-    if getattr(tokenizer, "backend_tokenizer", None) is None or not _is_librarys_own(tokenizer):
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not _is_librarys_own(tokenizer) or _address(backend.model) is None:
         return None
     with unchanged(tokenizer):
         small = _small_parts(tokenizer)
@@ -242,7 +259,7 @@ def _is_librarys_own(tokenizer: Any) -> bool:
 
 
 def _state(tokenizer: Any, small: Mapping[str, str]) -> str:
-    """Changes with everything of a fast tokenizer that people change in memory."""
+    """For a fast tokenizer of any class; see :func:`tokenizer_state`."""
     backend, size = tokenizer.backend_tokenizer, 0
     with suppress(Exception):  # a class of one's own may have no length
         size = len(tokenizer)
@@ -250,7 +267,31 @@ def _state(tokenizer: Any, small: Mapping[str, str]) -> str:
     attributes = [(name, repr(value)) for name, value in values.items() if isinstance(value, str | int | float)]
     model = getattr(backend, "model", None)
     settings = [repr(getattr(model, name, None)) for name in _MODEL_SETTINGS]
-    return digest([_json([id(backend), type(model).__name__, settings, size, sorted(attributes), sorted(small.items())])])
+    kind = [id(backend), type(model).__name__, _times_replaced(tokenizer, model), settings, size]
+    return digest([_json([*kind, sorted(attributes), sorted(small.items())])])
+
+
+def _times_replaced(tokenizer: Any, model: Any) -> int:
+    """How often another ``model`` was put into ``tokenizer``, as far as it was looked at in between."""
+    n_times = 0
+    with suppress(TypeError):  # a class may allow no weak references, or no hashes
+        held, n_times = _MODELS.get(tokenizer, (model, 0))
+        if _address(held) != _address(model):
+            n_times += 1
+        _MODELS[tokenizer] = model, n_times
+    return n_times
+
+
+def _address(model: Any) -> int | None:
+    """Where the tokenizers library has a ``model`` in memory; None where that cannot be read.
+
+    Each access to ``backend_tokenizer.model`` makes another Python object, which nothing compares with the last one. All
+    that is in it is a pointer to the model, right behind the header that all Python objects have.
+    """
+    size = type(model).__basicsize__ - object.__basicsize__
+    if sys.implementation.name != "cpython" or size < ctypes.sizeof(ctypes.c_void_p):
+        return None
+    return ctypes.c_void_p.from_address(id(model) + object.__basicsize__).value
 
 
 def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts import encodings
 from pytest_pot.prompts.encodings import encoded_texts
-from pytest_pot.prompts.tokenizer_parts import tokenizer_state
+from pytest_pot.prompts.tokenization import EncodedPrompts
+from pytest_pot.prompts.tokenizer_parts import tokenizer_digests, tokenizer_identity, tokenizer_state
 
 from ..conftest import make_tokenizer
 from ..models import tiny
@@ -165,6 +168,131 @@ def test_a_change_that_only_some_texts_show_is_seen(change: Callable[[Any], None
         assert after != before
 
 
+def of_words(*words: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words. The fixed text has none of them, so that it has the same ids by all of these."""
+    backend = Tokenizer(word_level(*words))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+def word_level(*words: str) -> Any:
+    return models.WordLevel({token: index for index, token in enumerate(("<unk>", *words))}, unk_token="<unk>")
+
+
+def pairs(*merges: tuple[str, str]) -> Any:
+    return models.BPE(vocab={"α": 0, "β": 1, "γ": 2, "αβ": 3, "βγ": 4}, merges=list(merges))
+
+
+def unigram(score: float) -> Any:
+    return models.Unigram([("a", -1.0), ("b", -1.0), ("ab", score)], 0, False)
+
+
+MODELS: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
+    "word level": (lambda: word_level("mill", "stood"), lambda: word_level("stood", "mill"), "mill"),
+    "merges": (lambda: pairs(("α", "β"), ("β", "γ")), lambda: pairs(("β", "γ"), ("α", "β")), "αβγ"),
+    "scores": (lambda: unigram(-1.0), lambda: unigram(-9.0), "ab"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_that_is_replaced_by_a_similar_one_is_seen(name: str) -> None:
+    """Kind, size, settings and the ids of the fixed text stay the same; in two cases the tokens too."""
+    model, other, word = MODELS[name]
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model()))
+    texts = [(word, True), ("unrelated", False)]
+    before, digests, identity = encoded_texts(tokenizer, texts), tokenizer_digests(tokenizer), tokenizer_identity(tokenizer)
+    for replaced in (other, model, other):
+        tokenizer.backend_tokenizer.model = replaced()
+        assert encoded_texts(tokenizer, texts) == one_by_one(tokenizer, texts)
+        assert (encoded_texts(tokenizer, texts) == before) == (replaced is model)
+        assert (tokenizer_digests(tokenizer) == digests) == (replaced is model)
+        assert (tokenizer_identity(tokenizer) == identity) == (replaced is model)
+
+
+def test_a_state_stays_the_same_while_the_model_does() -> None:
+    tokenizer: Any = of_words("mill", "stood")
+    states = {tokenizer_state(tokenizer) for _ in range(3)}
+    assert len(states) == 1
+    tokenizer.backend_tokenizer.model = tokenizer.backend_tokenizer.model
+    assert {tokenizer_state(tokenizer)} == states
+    tokenizer.backend_tokenizer.model = word_level("mill", "stood")
+    assert tokenizer_state(tokenizer) not in states
+
+
+def test_a_model_that_is_trained_in_its_place_is_seen_by_its_tokens(calls: list[str]) -> None:
+    tokenizer: Any = of_words("mill", "stood")
+    texts = [("the mill stood", True), ("stood", False)]
+    state, before = tokenizer_state(tokenizer), encoded_texts(tokenizer, texts)
+    trainer: Any = trainers.WordLevelTrainer(special_tokens=["<unk>"], show_progress=False)
+    tokenizer.backend_tokenizer.train_from_iterator(["stood stood mill"], trainer)
+    assert tokenizer_state(tokenizer) == state
+    after = encoded_texts(tokenizer, texts)
+    assert after == one_by_one(tokenizer, texts) != before
+    calls.clear()
+    assert encoded_texts(tokenizer, texts) == after
+    assert not [call for call in calls if "stood" in call]
+
+
+def test_texts_are_encoded_anew_on_request(calls: list[str]) -> None:
+    tokenizer = make_tokenizer()
+    encoded_texts(tokenizer, TEXTS)
+    for anew in (True, False):
+        calls.clear()
+        assert encoded_texts(tokenizer, TEXTS, anew=anew) == encoded_texts(tokenizer, TEXTS)
+        assert any("The mill" in call for call in calls) == anew
+
+
+def test_another_tokenizer_is_compared_by_what_it_gives_at_that_moment(calls: list[str]) -> None:
+    one, other = of_words("mill", "stood"), of_words("mill", "stood")
+    prompts = [Prompt("mill stood", "mill")]
+    for _ in range(2):
+        calls.clear()
+        EncodedPrompts(prompts, one).check_same(other)
+        assert "mill stood" in calls
+    swapped = of_words("stood", "mill")
+    texts = [("mill stood", True), ("mill", False)]
+    encoded_texts(swapped, texts)
+    kept = encodings._KEPT[swapped].ids
+    kept.update(zip(texts, encoded_texts(one, texts), strict=True))
+    with pytest.raises(PotError, match="disagree on the text of prompt 0"):
+        EncodedPrompts(prompts, one).check_same(swapped)
+    replaced: Any = other
+    replaced.backend_tokenizer.model = word_level("stood", "mill")
+    with pytest.raises(PotError, match="disagree on the text of prompt 0"):
+        EncodedPrompts(prompts, one).check_same(replaced)
+
+
+def test_doubled_tokens_are_looked_for_in_one_call(calls: list[str]) -> None:
+    tokenizer = make_tokenizer(bos=True)
+    texts = [f"<s>{letter}" for letter in "abcd"]
+    encoded = EncodedPrompts(texts, tokenizer)
+    assert len(encoded.ids) == 4
+    calls.clear()
+    assert len(encoded.doubled_bos) == 4
+    assert [call for call in calls if "<s>a" in call] == ["|".join(texts)]
+
+
+def test_nothing_is_kept_where_models_cannot_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "implementation", SimpleNamespace(name="other"))
+    tokenizer: Any = of_words("mill", "stood")
+    texts = [("mill", True)]
+    assert tokenizer_state(tokenizer) is None
+    assert encoded_texts(tokenizer, texts) == [[1]]
+    tokenizer.backend_tokenizer.model = word_level("stood", "mill")
+    assert encoded_texts(tokenizer, texts) == [[2]]
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 0.5}, {"nbest_size": 4}])
+def test_a_setting_of_a_unigram_model_is_seen(settings: dict[str, float]) -> None:
+    [(name, value)] = settings.items()
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(unigram(-1.0)))
+    if not hasattr(tokenizer.backend_tokenizer.model, name):
+        pytest.skip("this version of the tokenizers library has no such setting")
+    state = tokenizer_state(tokenizer)
+    setattr(tokenizer.backend_tokenizer.model, name, value)
+    assert tokenizer_state(tokenizer) != state
+
+
 class OwnCall(PreTrainedTokenizerFast):
     """A user's class, whose ids may depend on anything."""
 
@@ -239,6 +367,7 @@ def test_no_more_is_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None
         assert encoded_texts(tokenizer, [(text, True)]) == one_by_one(tokenizer, [(text, True)])
         kept = encodings._KEPT[tokenizer]
         assert kept.n_tokens == sum(map(len, kept.ids.values())) <= 100
+        assert kept.tokens.keys() == set().union(*kept.ids.values())
     assert encoded_texts(tokenizer, [("d" * 30, True)] * 2 + [("e" * 90, True)] * 2) == one_by_one(
         tokenizer, [("d" * 30, True)] * 2 + [("e" * 90, True)] * 2
     )
