@@ -47,7 +47,7 @@ class _Kept:
 _KEPT: weakref.WeakKeyDictionary[Any, _Kept] = weakref.WeakKeyDictionary()
 
 
-def encoded_texts(tokenizer: Any, texts: Sequence[Text], *, anew: bool = False) -> list[list[int]]:
+def encoded_texts(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
     """The ids of each of ``texts``. The tokenizer's settings are restored.
 
     The ids by a fast tokenizer of transformers are kept. They are used again while its state is the same (see
@@ -56,16 +56,13 @@ def encoded_texts(tokenizer: Any, texts: Sequence[Text], *, anew: bool = False) 
 
     Not seen are other merges or scores in a model that stays in its place (``backend_tokenizer.train``), where all kept ids
     still stand for the same tokens, and the fixed text that is part of the state still has the same ids.
-
-    Args:
-        anew: whether to encode all texts, whatever is kept.
     """
     state = tokenizer_state(tokenizer)
     if state is None:
         with unchanged(tokenizer):
             return [_encode(tokenizer, text, special=special) for text, special in texts]
     backend, kept = tokenizer.backend_tokenizer, _KEPT.get(tokenizer)
-    if anew or kept is None or kept.state != state or not kept.has_tokens_of(backend):
+    if kept is None or kept.state != state or not kept.has_tokens_of(backend):
         kept = _KEPT[tokenizer] = _Kept(state)
     missing = dict.fromkeys(text for text in texts if text not in kept.ids)
     encoded: dict[Text, list[int]] = {}

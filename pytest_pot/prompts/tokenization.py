@@ -126,7 +126,7 @@ class EncodedPrompts:
         return asked and not are_added_token_prompts(self.prompts)
 
     def check_same(self, tokenizer: Any) -> None:
-        """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids; it encodes every prompt anew.
+        """Raise :class:`PotError` unless the candidate's ``tokenizer`` gives the same ids.
 
         The message shows the first prompt that differs, with both tokenizers' ids, the first token that differs, and the parts
         in which the tokenizers differ.
@@ -134,7 +134,7 @@ class EncodedPrompts:
         if tokenizer is self.tokenizer:
             return
         other_prompts = rendered(tokenizer, self.prompts, "the candidate's tokenizer")
-        other_ids = _encoded(tokenizer, other_prompts, anew=True)
+        other_ids = _encoded(tokenizer, other_prompts)
         for index, (encoded, other_encoded) in enumerate(zip(self.ids, other_ids, strict=True)):
             for part, ids, other in zip(("text", "continuation"), encoded, other_encoded, strict=True):
                 if ids is not None and other is not None and ids != other:
@@ -208,11 +208,11 @@ def _doubled_tokens(context: Sequence[int], bare: Sequence[int]) -> int:
     return 0
 
 
-def _encoded(tokenizer: Any, prompts: Sequence[Prompt], *, anew: bool = False) -> list[Encoded]:
-    """:func:`tokenise` for prompts whose chats are rendered; ``anew``: see :func:`encoded_texts`."""
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """:func:`tokenise` for prompts whose chats are rendered."""
     texts = [_context(prompt) for prompt in prompts]
     texts += [(prompt.continuation, False) for prompt in prompts if prompt.continuation is not None]
-    ids = iter(encoded_texts(tokenizer, texts, anew=anew))
+    ids = iter(encoded_texts(tokenizer, texts))
     contexts = [next(ids) for _ in prompts]
     continuations = [None if prompt.continuation is None else next(ids) for prompt in prompts]
     encoded = list(zip(contexts, continuations, strict=True))

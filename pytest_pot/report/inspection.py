@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
 from pytest_pot.core.text import printable, quoted
-from pytest_pot.scoring.baseline_comparison import Overlap
+
+if TYPE_CHECKING:  # this imports torch
+    from pytest_pot.scoring.baseline_comparison import Overlap
 
 __all__ = ["comparison_lines", "facts", "lines"]
 

@@ -147,8 +147,8 @@ one model measures once."""
 
 
 def floor_key(engine: Engine, config: ScoringConfig, tokens: Sequence[Tokens] | Mapping[int, Tokens]) -> FloorKey:
-    """What the floor of the model of ``engine`` depends on: its weights, how it runs, and roughly how many prompts there are and
-    how long they are."""
+    """What a model's floor depends on: its weights, how it runs, and roughly how many prompts there are and how long they
+    are."""
     prompts = list(tokens.values()) if isinstance(tokens, Mapping) else list(tokens)
     mean_length = sum(len(prompt.ids) for prompt in prompts) // len(prompts)
     fields = config.top_k, config.tail, config.batch_size, config.temperature, config.metric, config.path

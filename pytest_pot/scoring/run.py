@@ -108,6 +108,19 @@ class ScoringRun:
                 engine.restart()  # the other model has no such batches behind it
         return next((replace(floor, role=role) for floor in comparison.probes.floors), None)
 
+    def try_out(self, engine: Engine) -> None:
+        """Let ``engine`` read the first prompt, to see that it runs.
+
+        Raises:
+            PotError: it does not.
+        """
+        texts = [context + (continuation or [])[:1] for context, continuation in self.encoded.ids[:1]]
+        tokens = as_texts(texts, self.config, engine.max_positions)
+        if tokens:
+            engine.top_k(list(tokens.values()), 1)
+        if isinstance(engine, Restartable):
+            engine.restart()
+
     def record(self, reference: Engine, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
         """Run ``reference`` over all prompts and keep what it says.
 

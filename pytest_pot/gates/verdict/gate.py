@@ -102,12 +102,11 @@ class _ScoreGate(Gate):
         )
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
-                # This may write a file: not before the candidate was seen to run.
-                recorded = _recorded(inputs, run, config, None)
+                recorded = _recorded(inputs, run, config, candidate=candidate)
                 return self._against_recording(run, inputs, recorded, candidate)
         if inputs.recording is not None:  # the reference is run as a whole, so that it need not be run the next time
             with opened(inputs.reference, "reference", config) as reference:
-                recorded = _recorded(inputs, run, config, reference)
+                recorded = _recorded(inputs, run, config, reference=reference)
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
                 return self._against_recording(run, inputs, recorded, candidate)
         with (
@@ -224,11 +223,25 @@ def _drawing(inputs: GateInputs) -> tuple[int | None, int | None]:
     return (None, None) if inputs.endless else (len(inputs.prompts), 0)
 
 
-def _recorded(inputs: GateInputs, run: ScoringRun, config: ScoringConfig, reference: Engine | None) -> RecordedReference:
-    """The recorded reference; ``reference``: an open engine of ``inputs.reference``, to record with."""
+def _recorded(
+    inputs: GateInputs,
+    run: ScoringRun,
+    config: ScoringConfig,
+    *,
+    reference: Engine | None = None,
+    candidate: Engine | None = None,
+) -> RecordedReference:
+    """The recorded reference.
+
+    Args:
+        reference: an open engine of ``inputs.reference``, to record with.
+        candidate: an open engine that has to run before a file is written.
+    """
     from pytest_pot.engines.registry import opened
 
     def record(model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
+        if candidate is not None:
+            run.try_out(candidate)
         if reference is not None and model is inputs.reference:
             return run.record(reference, model, name=name, max_length=max_length)
         with opened(model, "reference", config) as engine:
