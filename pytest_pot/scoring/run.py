@@ -114,7 +114,7 @@ class ScoringRun:
         Raises:
             PotError: it does not.
         """
-        texts = [context + (continuation or [])[:1] for context, continuation in self.encoded.ids[:1]]
+        texts = {0: context + (continuation or [])[:1] for context, continuation in self.encoded.ids[:1]}
         tokens = as_texts(texts, self.config, engine.max_positions)
         if tokens:
             engine.top_k(list(tokens.values()), 1)
