@@ -102,7 +102,7 @@ class _ScoreGate(Gate):
         )
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
-                recorded = _recorded(inputs, run, config, candidate=candidate)
+                recorded = _recorded(inputs, run, config, check=lambda: self._check_before_writing(run, candidate))
                 return self._against_recording(run, inputs, recorded, candidate)
         if inputs.recording is not None:  # the reference is run as a whole, so that it need not be run the next time
             with opened(inputs.reference, "reference", config) as reference:
@@ -118,6 +118,13 @@ class _ScoreGate(Gate):
             if self.settings.config.path == "decode":  # a run token by token alone costs as much as one of many prompts
                 run.probed = ("reference",)
             return self._against_model(run, inputs, reference, candidate)
+
+    def _check_before_writing(self, run: ScoringRun, candidate: Engine) -> None:
+        """Raise :class:`PotError` if the candidate does not run, or the limit is below its noise floor."""
+        floor = run.noise_floor(candidate, "candidate")
+        if floor is None:
+            run.try_out(candidate)
+        self._refuse_below_noise(floor)
 
     def _refuse_below_noise(self, floor: NoiseFloor | None) -> None:
         """Raise :class:`PotError` if the limit is below the noise floor of a model, and not 0."""
@@ -229,19 +236,19 @@ def _recorded(
     config: ScoringConfig,
     *,
     reference: Engine | None = None,
-    candidate: Engine | None = None,
+    check: Callable[[], None] | None = None,
 ) -> RecordedReference:
     """The recorded reference.
 
     Args:
         reference: an open engine of ``inputs.reference``, to record with.
-        candidate: an open engine that has to run before a file is written.
+        check: called before something is recorded, which may overwrite a file; may raise.
     """
     from pytest_pot.engines.registry import opened
 
     def record(model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
-        if candidate is not None:
-            run.try_out(candidate)
+        if check is not None:
+            check()
         if reference is not None and model is inputs.reference:
             return run.record(reference, model, name=name, max_length=max_length)
         with opened(model, "reference", config) as engine:
