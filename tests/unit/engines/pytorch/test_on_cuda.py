@@ -121,11 +121,11 @@ def memory_limited(n_bytes: int) -> Iterator[None]:
     """Let torch reserve only ``n_bytes`` more memory on the device."""
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(DEVICE).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(DEVICE) + n_bytes) / total, DEVICE)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(DEVICE) + n_bytes) / total)  # of the current device
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.fixture
