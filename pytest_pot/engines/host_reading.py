@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Ints, StoredArrays, TopK
-from pytest_pot.engines.pytorch.transfer import to_device
+from pytest_pot.engines.pytorch.transfer import rows_to_device, to_device
 from pytest_pot.engines.tensors import Distributions, as_distributions
 from pytest_pot.engines.tokens import Tokens
 
@@ -103,7 +103,7 @@ class StoredReading:
         arrays = self._arrays
 
         def tensor(array: npt.NDArray[Any]) -> Tensor:
-            return to_device(array[positions], self._device)
+            return rows_to_device(array, positions, self._device)
 
         scale = arrays.scale if isinstance(arrays.scale, float) else tensor(arrays.scale)[:, None]
         normalisers = tensor(arrays.log_normalisers)

@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -288,6 +288,23 @@ def _address(model: Any) -> int | None:
     Each access to ``backend_tokenizer.model`` makes another Python object, which nothing compares with the last one. All
     that is in it is a pointer to the model, right behind the header that all Python objects have.
     """
+    return _pointer_in(model) if _pointers_tell_models_apart() else None
+
+
+@cache
+def _pointers_tell_models_apart() -> bool:
+    """Whether the library has that layout: the same model has the same pointer each time, and another model another one."""
+    from tokenizers import Tokenizer, models
+
+    with suppress(Exception):  # another version may have none of these
+        one, other = models.BPE(), models.BPE()
+        backend = Tokenizer(one)
+        pointers = {_pointer_in(model) for model in (one, backend.model, backend.model)}
+        return len(pointers) == 1 and None not in pointers and _pointer_in(other) not in pointers
+    return False
+
+
+def _pointer_in(model: Any) -> int | None:
     size = type(model).__basicsize__ - object.__basicsize__
     if sys.implementation.name != "cpython" or size < ctypes.sizeof(ctypes.c_void_p):
         return None

@@ -24,7 +24,7 @@ from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
 from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
 from pytest_pot.scoring.batching import Batches, Progress
-from pytest_pot.scoring.comparison import Comparison, PromptResult
+from pytest_pot.scoring.comparison import Comparison, PromptResult, check_finite
 from pytest_pot.scoring.encoding import fit_all, fitter
 from pytest_pot.scoring.noise_floor import (
     FloorKey,
@@ -112,12 +112,13 @@ class ScoringRun:
         """Let ``engine`` read the first prompt, to see that it runs.
 
         Raises:
-            PotError: it does not.
+            PotError: it does not, or what it says is NaN or infinite.
         """
-        texts = {0: context + (continuation or [])[:1] for context, continuation in self.encoded.ids[:1]}
-        tokens = as_texts(texts, self.config, engine.max_positions)
+        context, continuation = self.encoded.ids[0]
+        tokens = as_texts({0: context + (continuation or [])[:1]}, self.config, engine.max_positions)
         if tokens:
-            engine.top_k(list(tokens.values()), 1)
+            top = engine.top_k(list(tokens.values()), 1)
+            check_finite(top, "candidate", self.encoded.prompts, tokens, [0])
         if isinstance(engine, Restartable):
             engine.restart()
 

@@ -75,14 +75,14 @@ class ScoreReport:
     since memory last ran out."""
     labels: tuple[str, str]
     """Precision and device of reference and candidate."""
+    ran: tuple[ModelDescription | None, ModelDescription | None] = (None, None)
+    """What ran as reference and candidate; None where it was recorded, or where an engine does not say."""
     batches: Sequence[Sequence[int]] = ()
     """The prompts of each batch that both models ran, as indices in the caller's list, in the order in which they ran. Prompts
     that ran once more alone, to measure the noise floor, are not among them."""
     room: Room | None = None
     """What the batches were planned with, as it was known at the end; None where the batch size was given, or where they were
     those of a recording."""
-    ran: tuple[ModelDescription | None, ModelDescription | None] = (None, None)
-    """What ran as reference and candidate; None where it was recorded, or where an engine does not say."""
 
     @property
     def metric(self) -> str:

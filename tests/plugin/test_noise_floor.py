@@ -70,7 +70,7 @@ def test_the_noise_floor_is_reported(project: Project) -> None:
     result.assert_outcomes(failed=1)
     assert any(", noise floor 0.00" in line for line in result.outlines)
     told = run(project, "identity", "", "-v")
-    assert any(f"; noise floor of the reference, {MEASURED}" in line for line in told.outlines)
+    assert any(f"; noise floor of the reference {MEASURED}" in line for line in told.outlines)
 
 
 def test_a_recorded_reference_uses_the_noise_floor_of_the_candidate(project: Project) -> None:

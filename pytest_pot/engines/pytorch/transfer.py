@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["HostCopy", "to_device"]
+__all__ = ["HostCopy", "rows_to_device", "to_device"]
 
 
 def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
@@ -22,6 +22,17 @@ def to_device(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def rows_to_device(array: npt.NDArray[np.generic], rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """``array[rows]`` on ``device``. For CUDA the rows are gathered in pinned memory, so that the host copies them once."""
+    if device.type != "cuda":
+        return to_device(array[rows], device)
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    gathered = torch.empty((len(rows), *array.shape[1:]), dtype=dtype, pin_memory=True)
+    # With mode="raise", numpy would gather into a buffer of its own first; these rows exist.
+    np.take(array, rows, axis=0, out=gathered.numpy(), mode="clip")
+    return gathered.to(device, non_blocking=True)
 
 
 class HostCopy:

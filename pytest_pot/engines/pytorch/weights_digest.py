@@ -82,10 +82,10 @@ def _checksums(tensors: list[Tensor]) -> list[str]:
 
 
 def _checksum(tensor: Tensor) -> str:
+    if tensor.is_quantized or tensor.nbytes < _MIN_ROWS * _WIDTH:  # no view of a quantised tensor shows plain bytes
+        return _hash(tensor)
     raw = _bytes_of(tensor)
     n_rows = len(raw) // _WIDTH
-    if n_rows < _MIN_ROWS:
-        return _hash(tensor)
     end = n_rows * _WIDTH
     sums = _products(raw[:end].view(n_rows, _WIDTH), _random_columns(raw.device))
     sha256 = hashlib.sha256(sums.cpu().numpy().data)
@@ -94,6 +94,8 @@ def _checksum(tensor: Tensor) -> str:
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
     return tensor.detach().contiguous().reshape(-1).view(torch.int8)
 
 
@@ -119,16 +121,27 @@ def _has_checksum(device: torch.device) -> bool:
     if device.type == "meta":
         return False
     try:
-        rows = torch.full((_MIN_ROWS, _WIDTH), -128, dtype=torch.int8, device=device)
-        rows[:, ::3] = 127
-        for columns in (torch.full((_WIDTH, _COLUMNS), -128, dtype=torch.int8), _random_columns(device).cpu()):
-            expected = rows.cpu().long() @ columns.long()
-            if not torch.equal(_products(rows, columns.to(device)).cpu().long(), expected):
-                return False
-        trial = rows.repeat(_TRIAL_ROWS // _MIN_ROWS, 1)
+        trial = _trial_rows()
+        columns = [torch.full((_WIDTH, _COLUMNS), value, dtype=torch.int8) for value in (-128, 127)]
+        for each in (*columns, _random_columns(device).cpu()):
+            expected = trial.to(torch.float64) @ each.to(torch.float64)  # exact: the sums are far below 2^53
+            for n_rows in (_MIN_ROWS, len(trial)):
+                product = _products(trial[:n_rows].to(device), each.to(device)).cpu().to(torch.float64)
+                if not torch.equal(product, expected[:n_rows]):
+                    return False
+        trial = trial.to(device)
         return 2 * _seconds(lambda: _checksum(trial)) < _seconds(lambda: _hash(trial))
     except (AttributeError, NotImplementedError, RuntimeError):
         return False
+
+
+def _trial_rows() -> Tensor:
+    """[rows, width] int8: the largest and the smallest numbers, apart and mixed, and random ones."""
+    kinds = [torch.full((_WIDTH,), 127), torch.full((_WIDTH,), -128), torch.full((_WIDTH,), -128)]
+    kinds[2][::3] = 127
+    extreme = torch.stack(kinds).to(torch.int8)
+    random = torch.frombuffer(bytearray(os.urandom((_TRIAL_ROWS - len(kinds)) * _WIDTH)), dtype=torch.int8)
+    return torch.cat([extreme, random.reshape(-1, _WIDTH)])
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -51,11 +51,12 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
-    batches = _batches(report) + _floor_measured(outcome) if verbosity > 0 else ""
     lines = [
         headline(outcome),
-        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}{batches}"),
+        printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
     ]
+    if verbosity > 0:
+        lines.append(f"  ran {_how_it_ran(outcome)}")
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
     if verbosity > 0:
@@ -125,7 +126,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         **report.metrics,
         "reference_ran": reference or report.labels[0],
         "candidate_ran": candidate or report.labels[1],
-        "conditions": _conditions(outcome) + _batches(report) + _floor_measured(outcome),
+        "conditions": f"{_conditions(outcome)}; ran {_how_it_ran(outcome)}",
         "notes": list(outcome.notes),
         "warnings": list(outcome.warnings),
     }
@@ -239,20 +240,17 @@ def _conditions(outcome: ScoreOutcome) -> str:
     cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""
     positions = f"{report.n_positions} positions"
     floor = "" if outcome.noise_floor is None else f", noise floor {number(outcome.noise_floor)}"
+    if outcome.noise_floor == 0.0:  # rounding may still show in other prompts
+        floor = ", no noise seen"
     return f"preset {outcome.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}{floor}"
 
 
-def _batches(report: ScoreReport) -> str:
-    """The batches that ran, as the end of a line."""
-    n = len(report.batches)
-    prompts, tokens = _largest_batch(report)
+def _how_it_ran(outcome: ScoreOutcome) -> str:
+    """The batches that ran, and how the noise floor was measured."""
+    n, (prompts, tokens) = len(outcome.report.batches), _largest_batch(outcome.report)
     batches = "1 batch of" if n == 1 else f"{n} batches of up to"
-    return f", {batches} {count(prompts, 'prompt')} and {count(tokens, 'token')}" if n else ""
-
-
-def _floor_measured(outcome: ScoreOutcome) -> str:
-    """How the noise floor was measured, as the end of a line."""
-    return "" if outcome.floor is None else f"; noise floor of the {outcome.floor.role}, {outcome.floor.how}"
+    floor = "" if outcome.floor is None else f"; noise floor of the {outcome.floor.role} {outcome.floor.how}"
+    return f"{batches} {count(prompts, 'prompt')} and {count(tokens, 'token')}{floor}"
 
 
 def _largest_batch(report: ScoreReport) -> tuple[int, int]:

@@ -161,3 +161,32 @@ def test_the_sums_are_exact_where_the_checksum_is_used() -> None:
 def test_weights_without_bytes_have_no_digest() -> None:
     with torch.device("meta"):
         assert weights_digest(nn.Linear(4, 4)) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize:DeprecationWarning")
+@pytest.mark.parametrize("rows", [8, 1024])
+def test_a_quantised_tensor_is_read_whole(rows: int) -> None:
+    """A view of its storage is still quantised, and reading it as bytes would crash the process."""
+    digests = []
+    for first in (0.1, 0.1, 0.2):
+        model = nn.Module()
+        values = torch.zeros(rows, 1024)
+        values[0, 0] = first
+        model.register_buffer("q", torch.quantize_per_tensor(values, 0.1, 0, torch.qint8))
+        digests.append(weights_digest(model))
+    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] is not None
+
+
+def test_sums_that_saturate_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on processors that add two products in 16 bits: two neighbours of 127 are enough."""
+
+    def saturating(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        sums = torch.zeros(len(rows), columns.shape[1], dtype=torch.int32)
+        for i in range(0, len(columns), 2):
+            sums += (rows[:, i : i + 2].int() @ columns[i : i + 2].int()).clamp(-32768, 32767)
+        return sums
+
+    monkeypatch.setattr(module, "_products", saturating)
+    monkeypatch.setattr(module, "_TRIAL_ROWS", 64)
+    assert not module._has_checksum.__wrapped__(torch.device("cpu"))
