@@ -35,9 +35,8 @@ NOTES = {
     "latency": "Real runs of pytest. Slowdowns are the gates' own estimates.",
     "identity": "All must be exactly 0.",
     "noise": "Mean tv over 32 prompts. The last norm of the random models is scaled so that 100 tokens leave about 0.2 of the "
-    "probability to the others, as in trained models. The floor is the one for the second of the batch sizes; the ratio is that "
-    "to the largest mean tv of the three pairs, and 1 where "
-    "both are exactly 0.",
+    "probability to the others, as in trained models. The floor is the one for the second of the batch sizes; the ratio is "
+    "that to the largest mean tv of the three pairs, and 1 where both are exactly 0.",
     "profile": "Counted by the profiler of torch. The bare forwards are those of `auto`. The host's profile is in profile.txt.",
 }
 

@@ -163,7 +163,7 @@ def test_weights_without_bytes_have_no_digest() -> None:
         assert weights_digest(nn.Linear(4, 4)) is None
 
 
-@pytest.mark.filterwarnings("ignore:.*quantize:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("rows", [8, 1024])
 def test_a_quantised_tensor_is_read_whole(rows: int) -> None:
     """A view of its storage is still quantised, and reading it as bytes would crash the process."""
