@@ -166,7 +166,7 @@ class Distributions:
 
     def magnitude(self) -> Tensor:
         """[n]: a number that is NaN where any of the position is NaN, and infinite where any is infinite."""
-        largest: Tensor = torch.linalg.vector_norm(self.values, torch.inf, dim=1)
+        largest = torch.maximum(self.values.amax(1).abs(), self.values.amin(1).abs())  # on a CPU far faster than a norm
         total = largest.to(self.targets.dtype) + self.targets.abs() + self.log_normalisers.abs()
         return total if self.log_tail is None else total + self.log_tail.abs()
 
