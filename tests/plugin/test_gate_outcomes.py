@@ -196,6 +196,6 @@ def test_the_batches_that_ran_are_in_the_verbose_message_and_in_the_json_report(
     for gate in (planned, given):
         n, prompts, tokens = (gate[name] for name in ("batches", "largest_batch_prompts", "largest_batch_tokens"))
         batches = "1 batch of" if n == 1 else f"{n} batches of up to"
-        assert f", {batches} {prompts} prompts and {tokens} tokens" in lines
+        assert f"ran {batches} {prompts} prompts and {tokens} tokens" in lines
     assert planned["batches_planned_with"] == {"launch": 0, "fixed": 32, "most": 1024}
     assert (given["largest_batch_prompts"], given["batches_planned_with"]) == (2, None)
