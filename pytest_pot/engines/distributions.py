@@ -74,11 +74,6 @@ class TopK:
             **{name: getattr(self, name)[part] for name in _PER_POSITION_FIELDS},
         )
 
-    def without_cells(self) -> TopK:
-        """Copies of the fields with one value per position: all that is kept once the cells are compared."""
-        fields = {name: getattr(self, name).copy() for name in _PER_POSITION_FIELDS}
-        return TopK(ids=None, log_probs=np.empty((len(self), 0)), log_tail=None, vocab_size=self.vocab_size, **fields)
-
     def in_order(self) -> TopK:
         """The same cells sorted by id, so that ``ids`` is None. The cells must be the whole vocabulary."""
         assert self.log_tail is None
@@ -86,12 +81,6 @@ class TopK:
             return self
         order = np.argsort(self.ids, axis=1)
         return replace(self, ids=None, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
-
-    def most_likely_first(self) -> TopK:
-        """The same cells sorted by decreasing probability at each position."""
-        order = np.argsort(-self.log_probs, axis=1, kind="stable")
-        ids = None if self.ids is None else np.take_along_axis(self.ids, order, axis=1)
-        return replace(self, ids=ids, log_probs=np.take_along_axis(self.log_probs, order, axis=1))
 
     def first(self, m: int) -> TopK:
         """The ids 0 .. m-1, and all others merged into the tail. The cells must be the whole vocabulary, sorted by id."""
@@ -103,11 +92,6 @@ class TopK:
         peak = rest.max(axis=1, keepdims=True)
         log_tail = np.log(np.exp(rest - peak).sum(axis=1)) + peak[:, 0]
         return replace(self, log_probs=self.log_probs[:, :m], log_tail=log_tail)
-
-    def with_empty_tail(self) -> TopK:
-        """Add a tail of probability 0 to a whole vocabulary, to compare it with a model that has more ids."""
-        assert self.log_tail is None
-        return replace(self, log_tail=np.full(len(self), EMPTY_CELL))
 
     @property
     def tail_mass(self) -> Floats:
