@@ -163,7 +163,7 @@ class Comparison:
             return self._candidate.decoding(tokens, self._device, wide_tail=wide_tail)
         if not decodes and reads(self._candidate):
             return self._candidate.reading(tokens, self._device, wide_tail=wide_tail)
-        at = self._candidate.decode if decodes and isinstance(self._candidate, Decoding) else self._candidate.at
+        at = self._candidate.decode if decodes and isinstance(self._candidate, Decoding) else None
         return HostReading(self._candidate, tokens, self._device, at=at)
 
     def _pairs(self, reference: ReferenceReading, candidate: Reading) -> Iterator[tuple[Distributions, Distributions]]:
