@@ -58,8 +58,8 @@ class Client:
     """Sends requests to one server, at most ``concurrency`` at a time. Several threads may use it.
 
     Requests are pure questions: asking twice changes nothing. Yet a request is sent again only where no answer has begun and it
-    is plain why: nobody listened (a server that starts), the server had closed the connection while it was idle (as
-    llama-server and vLLM do), or it said that it is busy (429, 503). Whatever else fails would fail again, or hide that the server is ill.
+    is plain why: nobody listened (a server that starts), the server had closed the connection while it was idle (llama-server
+    and vLLM do), or it said that it is busy (429, 503). Whatever else fails would fail again, or hide that the server is ill.
     """
 
     def __init__(self, url: str, *, timeout: float = 60.0, concurrency: int = 8, name: str = "the server") -> None:
