@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
@@ -78,7 +77,7 @@ def test_allowed_statuses_are_answers() -> None:
         (Reply(b"", 500), "POST {url}/x answered 500: nothing"),
         (
             Reply({"error": "key"}, 401),
-            'POST {url}/x answered 401: {"error": "key"}. If it asks for a key, give it as the environment variable POT_API_KEY',
+            '{"error": "key"}. If it asks for a key, give it as the environment variable POT_API_KEY',
         ),
         (
             Reply(b"<html>\n <body>Sign in</body>", headers={"content-type": "text/html; charset=utf-8"}),
@@ -114,7 +113,7 @@ def test_other_answers_are_errors_with_the_status_and_the_start_of_the_body(repl
     with serve(lambda sent: reply) as server:
         told = error_of(client_of(server))
         assert told.startswith(f"{NAME}: POST {server.url}/x answered ")
-        assert message.format(url=server.url) in told if "{url}" in message else message in told
+        assert message.replace("{url}", server.url) in told
         assert len(told) < 700
         assert "sesame" not in told
         assert len(server.requests) == 1
@@ -131,9 +130,8 @@ def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = gzip.compress(b'"' + b" " * (200 << 20), 1)
     with serve(lambda sent: Reply(bomb, headers={"content-encoding": "gzip"})) as server:
         start = time.perf_counter()
-        assert f"POST {server.url}/x answered 200 with more than 4 MiB, and no more is read: compare fewer ids" in error_of(
-            client_of(server)
-        )
+        told = error_of(client_of(server))
+        assert f"POST {server.url}/x answered 200 with more than 4 MiB, and no more is read: compare fewer ids" in told
         assert time.perf_counter() - start < 3
 
 
@@ -240,8 +238,8 @@ def test_a_new_connection_that_is_cut_is_an_error() -> None:
     with serve(lambda sent: Reply(raw=drop)) as server:
         told = error_of(client_of(server))
         assert told == (
-            f"{NAME}: POST {server.url}/x got no answer: Server disconnected without sending a response.. Did the server stop?"
-        ).replace("..", ".")
+            f"{NAME}: POST {server.url}/x got no answer: Server disconnected without sending a response. Did the server stop?"
+        )
         assert len(server.requests) == 1
 
 
@@ -254,7 +252,7 @@ def test_an_answer_that_breaks_off_is_an_error() -> None:
     with serve(lambda sent: next(replies)) as server:
         client = client_of(server)
         client.post("/x", {})  # also where the connection had been idle
-        assert f"POST {server.url}/x answered 200, but was cut off after 49 bytes: " in error_of(client)
+        assert f"POST {server.url}/x answered 200, but was cut off after 51 bytes: " in error_of(client)
         assert len(server.requests) == 2
 
 
@@ -432,9 +430,8 @@ def test_other_servers_say_the_end_in_their_last_event(last: Any) -> None:
 
 def test_events_come_as_they_are_sent() -> None:
     with serve(lambda sent: chunked(*map(event, [{"i": 1}, {"i": 2}, {"stop": True}]), pause=0.1)) as server:
-        start, times = time.perf_counter(), []
-        for _ in client_of(server).stream("/x", {}):
-            times.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        times = [time.perf_counter() - start for _ in client_of(server).stream("/x", {})]
         assert times[0] < 0.1 < times[1] < 0.2 < times[2]
 
 
@@ -515,9 +512,3 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(PotError) as error:
         Client("http://127.0.0.1:1")
     assert str(error.value) == ("a server needs the package httpx2, which is not installed: pip install 'pytest-pot[server]'")
-
-
-@pytest.fixture
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    caplog.set_level(logging.DEBUG)
-    yield
