@@ -164,7 +164,7 @@ def measure(port: int, rounds: int) -> None:
     from pytest_pot.engines.registry import load_model
 
     config = ScoringConfig(server_concurrency=CONCURRENCY)
-    scorer, tokenizer, prompts = TeacherForcedScorer(config), Tokenizer(), list(builtin_prompts())
+    scorer, tokenizer, prompts = TeacherForcedScorer(config), Tokenizer(), list(builtin_prompts(None))
     model: Any = load_model(f"http://127.0.0.1:{port}", "candidate", config).model
     baseline = scorer.record(model, prompts, tokenizer)
     ids = [tokens.ids for tokens in baseline.tokens]
