@@ -166,10 +166,12 @@ def measure(port: int, rounds: int) -> None:
     config = ScoringConfig(server_concurrency=CONCURRENCY)
     scorer, tokenizer, prompts = TeacherForcedScorer(config), Tokenizer(), list(builtin_prompts(None))
     model: Any = load_model(f"http://127.0.0.1:{port}", "candidate", config).model
-    baseline = scorer.record(model, prompts, tokenizer)
-    ids = [tokens.ids for tokens in baseline.tokens]
     scorer.score_baseline(scorer.record(model, prompts[:64], tokenizer), model, tokenizer)
     before = megabytes()
+    baseline = scorer.record(model, prompts, tokenizer)
+    scorer.score_baseline(baseline, model, tokenizer)
+    after = megabytes()
+    ids = [tokens.ids for tokens in baseline.tokens]
     times: dict[str, list[float]] = {"bare": [], "gate": [], "record": [], "bare, 100 ids": []}
     for _ in range(rounds):
         times["bare"].append(seconds(lambda: bare(port, ids, 200)))
@@ -181,7 +183,7 @@ def measure(port: int, rounds: int) -> None:
     for what, name, bare_name in (("gate against a recording", "gate", "bare"), ("recording", "record", "bare, 100 ids")):
         took, alone = least[name], least[bare_name]
         print(f"{what}: {took:.2f}, {bare_name} script {alone:.2f}: {took / alone:.2f} times")
-    print(f"memory: at most {before:.0f} MB after 64 prompts, {megabytes():.0f} MB in the end, the bare script's included")
+    print(f"memory: at most {before:.0f} MB for a recording and a gate of 64 prompts, {after:.0f} MB for {len(prompts)}")
 
 
 if __name__ == "__main__":
