@@ -1,0 +1,191 @@
+"""Whether an engine says the same of a prompt however it is asked: alone, in a batch, in another order, a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from pytest_pot.core.text import number
+from pytest_pot.engines.distributions import Floats, TopK
+from pytest_pot.engines.tokens import Tokens
+from pytest_pot.testing.case import Case, copied, prompts
+from pytest_pot.testing.diagnosis import BETTER, EXACT, best_explanation
+from pytest_pot.testing.distance import Prediction, distances
+from pytest_pot.testing.structure import Call, named_row, structure_problems
+from pytest_pot.testing.values import Checked, check_values, distances_from_model
+
+__all__ = ["Answers", "answers_of", "check_answers", "check_widths"]
+
+_AGAIN = 1 / 3
+"""The part of the tolerance by which two answers to one question may differ."""
+
+
+class Answers:
+    """What an engine said of the prompts: alone, together, in reverse order, and together again. Rows in the batch's order."""
+
+    def __init__(self, alone: TopK, batch: TopK, backwards: TopK, again: TopK, k: int) -> None:
+        self.alone, self.batch, self.backwards, self.again, self.k = alone, batch, backwards, again, k
+
+
+def answers_of(case: Case) -> Answers | None:
+    """The answers that all else is about; None if one has problems of form, which are noted."""
+    k = min(20, case.vocab_size - 1) if case.vocab_size > 1 else 1
+    alone = []
+    for tokens in case.batch:
+        answer = case.top_k([tokens], k)
+        if answer is None:
+            return None
+        alone.append(answer[0])
+    widths = {top.log_probs.shape[1] for top in alone}
+    tails = {top.log_tail is None for top in alone} | {top.ids is None for top in alone}
+    if len(widths) > 1 or len(tails) > 1:
+        case.problems.append(
+            f"top_k(1 prompt, k={k}) returned {min(widths)} to {max(widths)} ids, or a tail for some prompts only: return as "
+            "many for every prompt"
+        )
+        return None
+    batch = _batch_answer(case, k)
+    if batch is None:
+        return None
+    reverse = list(reversed(case.batch))
+    backwards = case.top_k(reverse, k)
+    again = case.top_k(case.batch, k)
+    if backwards is None or again is None:
+        return None
+    order = _rows_of(case.batch, list(reversed(range(len(case.batch)))))
+    unreversed = np.argsort(order)
+    return Answers(TopK.concatenate(alone), batch, backwards[0].take(unreversed), again[0], k)
+
+
+def _batch_answer(case: Case, k: int) -> TopK | None:
+    """A copy of the answer for all prompts; notes it if a later call changes the arrays of an earlier answer."""
+    checked = case.top_k(case.batch, k)
+    if checked is None:
+        return None
+    try:
+        first = case.engine.top_k(case.batch, k)
+        kept = copied(first)
+        case.engine.top_k(list(reversed(case.batch)), k)
+    except Exception as error:  # an engine may raise anything
+        case.note_raised(f"top_k({prompts(case.batch)}, k={k}), asked again,", error)
+        return None
+    if structure_problems(first, checked[1]):
+        case.problems.append(
+            f"{checked[1].name} returned another form when it was asked again: {structure_problems(first, checked[1])[0]}"
+        )
+        return None
+    changed = [
+        each.name
+        for each in fields(TopK)
+        if isinstance(getattr(first, each.name), np.ndarray)
+        and not np.array_equal(getattr(first, each.name), getattr(kept, each.name))
+    ]
+    if changed:
+        case.problems.append(
+            f"top_k writes into arrays that it returned before: {', '.join(changed)} of an answer changed when another batch was "
+            "read. Return new arrays each time"
+        )
+    return checked[0]
+
+
+def _rows_of(batch: Sequence[Tokens], order: Sequence[int]) -> np.ndarray:
+    """The rows of the prompts of ``batch`` in this order."""
+    ends = np.cumsum([tokens.n_positions for tokens in batch])
+    return np.concatenate([np.arange(ends[index] - batch[index].n_positions, ends[index]) for index in order])
+
+
+def check_answers(case: Case, answers: Answers, *, exact: bool) -> bool:
+    """Note what is wrong with the values; whether they are right.
+
+    Args:
+        exact: whether the model computes in float32 or finer.
+    """
+    k = answers.k
+    noise = float(distances(answers.again, _as_prediction(answers.batch)).mean())
+    if answers.again.log_probs.shape != answers.batch.log_probs.shape or noise > case.tolerance * _AGAIN:
+        case.problems.append(
+            f"not deterministic: two calls of top_k({prompts(case.batch)}, k={k}) with the same batch differ by "
+            f"{number(noise)} in total variation. Look for dropout (a model in training mode), sampling, or state that an "
+            "earlier call leaves behind"
+        )
+    called = Call("top_k(each prompt alone, k={})".format(k), case.batch, 1, k, case.vocab_size)
+    alone = check_values(case, answers.alone, called, noise)
+    if not alone.right or noise > case.tolerance * _AGAIN:
+        return False
+    limit = 10 * EXACT if exact and alone.distance <= EXACT else case.tolerance
+    together = Call(f"top_k({prompts(case.batch)}, k={k})", case.batch, 1, k, case.vocab_size)
+    if _differs(case, answers.batch, answers.alone, together, limit):
+        return False
+    if not check_values(case, answers.batch, together, noise, limit).right:
+        return False
+    backwards = Call(f"top_k({prompts(case.batch)} in reverse order, k={k})", case.batch, 1, k, case.vocab_size)
+    return check_values(case, answers.backwards, backwards, noise, limit).right
+
+
+def _as_prediction(top: TopK) -> Prediction:
+    return Prediction(top.log_probs, top.log_tail)
+
+
+def _differs(case: Case, batch: TopK, alone: TopK, call: Call, limit: float) -> bool:
+    """Note it if prompts that are right alone are wrong in a batch: the engine sees padding, or mixes prompts up."""
+    apart, apart_alone = distances_from_model(batch, case), distances_from_model(alone, case)
+    means, means_alone = _by_prompt(case, apart), _by_prompt(case, apart_alone)
+    wrong = [index for index, mean in enumerate(means) if mean > max(limit, BETTER * means_alone[index])]
+    if not wrong:
+        return False
+    explanation = best_explanation(batch, case.oracle, case.tokenizer, float(apart.mean()))
+    lengths = [len(tokens.ids) for tokens in case.batch]
+    longest = [index for index, length in enumerate(lengths) if length == max(lengths)]
+    worst = max(wrong, key=lambda index: means[index])
+    row = int(np.argmax(np.where([place[0] == worst for place in call.places], apart, -1.0)))
+    figures = (
+        f"Prompt {worst} ({lengths[worst]} tokens) is at a distance of {number(means[worst])} from the model in total variation, "
+        f"most at {named_row(call, row)}; alone {number(means_alone[worst])}"
+    )
+    if explanation is not None:
+        text = f"right alone, wrong in a batch: {explanation[0].problem}. {figures}"
+    elif not set(wrong) & set(longest):
+        kept = longest[0]
+        text = (
+            f"the engine sees padding: prompts are right alone, and in a batch with longer ones {len(wrong)} of {len(lengths)} "
+            f"are wrong, but not the longest, prompt {kept} ({lengths[kept]} tokens, {number(means[kept])}). {figures}. Pad on "
+            "the right, or give the model the attention mask and position ids that padding on the left needs"
+        )
+    else:
+        text = (
+            f"prompts change each other: they are right alone, and in a batch {len(wrong)} of {len(lengths)} are wrong, the "
+            f"longest among them. {figures}. Look for padding that the model sees, for rows of other prompts, and for state "
+            "that prompts share, such as a key-value cache"
+        )
+    case.problems.append(f"{call.name}: {text}")
+    return True
+
+
+def _by_prompt(case: Case, apart: Floats) -> list[float]:
+    places = np.array([index for index, _ in case.oracle.places])
+    return [float(apart[places == index].mean()) for index in range(len(case.batch))]
+
+
+def check_widths(case: Case) -> list[Checked]:
+    """Ask for other numbers of ids: one, more than there are, and all."""
+    widths: list[int | None] = [1, case.vocab_size + 5, *([None] if case.gives_ids else [])]
+    checked = []
+    for k in widths:
+        answer = case.top_k(case.batch, k)
+        if answer is None:
+            continue
+        top, call = answer
+        if k is None and top.ids is not None:
+            case.problems.append(
+                f"{call.name} returned ids: k=None asks for the whole vocabulary in the order of the ids, with ids None"
+            )
+        elif call.fewest == case.vocab_size and top.log_tail is not None and np.exp(top.log_tail).max() > EXACT:
+            case.problems.append(
+                f"{call.name} returned a tail of {number(float(np.exp(top.log_tail).max()))} beside the whole vocabulary: there is "
+                "nothing else, so return None"
+            )
+        else:
+            checked.append(check_values(case, top, call))
+    return checked
