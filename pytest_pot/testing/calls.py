@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 
 from pytest_pot.core.text import number
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.testing.case import Case, copied, prompts
+from pytest_pot.testing.case import Case, prompts
 from pytest_pot.testing.diagnosis import BETTER, EXACT, best_explanation
 from pytest_pot.testing.distance import Prediction, distances
-from pytest_pot.testing.structure import Call, named_row, structure_problems
+from pytest_pot.testing.structure import Call, named_row
 from pytest_pot.testing.values import Checked, check_values, distances_from_model
 
 __all__ = ["Answers", "answers_of", "check_answers", "check_widths"]
@@ -23,7 +23,8 @@ _AGAIN = 1 / 3
 
 
 class Answers:
-    """What an engine said of the prompts: alone, together, in reverse order, and together again. Rows in the batch's order."""
+    """What an engine said of the prompts: alone, together, in reverse order, and together again. Rows in the batch's "
+    "order."""
 
     def __init__(self, alone: TopK, batch: TopK, backwards: TopK, again: TopK, k: int) -> None:
         self.alone, self.batch, self.backwards, self.again, self.k = alone, batch, backwards, again, k
@@ -38,56 +39,43 @@ def answers_of(case: Case) -> Answers | None:
         if answer is None:
             return None
         alone.append(answer[0])
-    widths = {top.log_probs.shape[1] for top in alone}
-    tails = {top.log_tail is None for top in alone} | {top.ids is None for top in alone}
-    if len(widths) > 1 or len(tails) > 1:
+    if len({(top.log_tail is None, top.ids is None) for top in alone}) > 1:
         case.problems.append(
-            f"top_k(1 prompt, k={k}) returned {min(widths)} to {max(widths)} ids, or a tail for some prompts only: return as "
-            "many for every prompt"
+            f"top_k(1 prompt, k={k}) returned a tail, or ids, for some prompts only: return them for every prompt"
         )
         return None
-    batch = _batch_answer(case, k)
-    if batch is None:
-        return None
-    reverse = list(reversed(case.batch))
-    backwards = case.top_k(reverse, k)
+    width = min(top.log_probs.shape[1] for top in alone)  # an engine may know more of one prompt than of another
+    batch = case.top_k(case.batch, k)
+    given, own = (None, None) if batch is None else (case.last, batch[0])
+    backwards = case.top_k(list(reversed(case.batch)), k)
+    if given is not None and own is not None:
+        _note_changed(case, given, own)
     again = case.top_k(case.batch, k)
-    if backwards is None or again is None:
+    if batch is None or backwards is None or again is None:
         return None
-    order = _rows_of(case.batch, list(reversed(range(len(case.batch)))))
-    unreversed = np.argsort(order)
-    return Answers(TopK.concatenate(alone), batch, backwards[0].take(unreversed), again[0], k)
+    unreversed = np.argsort(_rows_of(case.batch, list(reversed(range(len(case.batch))))))
+    joined = TopK.concatenate([_narrowed(top, width) for top in alone])
+    return Answers(joined, batch[0], backwards[0].take(unreversed), again[0], k)
 
 
-def _batch_answer(case: Case, k: int) -> TopK | None:
-    """A copy of the answer for all prompts; notes it if a later call changes the arrays of an earlier answer."""
-    checked = case.top_k(case.batch, k)
-    if checked is None:
-        return None
-    try:
-        first = case.engine.top_k(case.batch, k)
-        kept = copied(first)
-        case.engine.top_k(list(reversed(case.batch)), k)
-    except Exception as error:  # an engine may raise anything
-        case.note_raised(f"top_k({prompts(case.batch)}, k={k}), asked again,", error)
-        return None
-    if structure_problems(first, checked[1]):
-        case.problems.append(
-            f"{checked[1].name} returned another form when it was asked again: {structure_problems(first, checked[1])[0]}"
-        )
-        return None
-    changed = [
-        each.name
-        for each in fields(TopK)
-        if isinstance(getattr(first, each.name), np.ndarray)
-        and not np.array_equal(getattr(first, each.name), getattr(kept, each.name))
-    ]
+def _narrowed(top: TopK, width: int) -> TopK:
+    """``top`` with its first ``width`` cells; the others are part of the tail."""
+    if top.log_probs.shape[1] == width or top.ids is None or top.log_tail is None:
+        return top
+    rest = np.logaddexp.reduce(top.log_probs[:, width:], axis=1)
+    return replace(top, ids=top.ids[:, :width], log_probs=top.log_probs[:, :width], log_tail=np.logaddexp(top.log_tail, rest))
+
+
+def _note_changed(case: Case, given: TopK, kept: TopK) -> None:
+    """Note it if a later call changed the arrays of an earlier answer."""
+    names = [each.name for each in fields(TopK) if isinstance(getattr(given, each.name), np.ndarray)]
+    changed = [name for name in names if not np.array_equal(getattr(given, name), getattr(kept, name))]
     if changed:
         case.problems.append(
-            f"top_k writes into arrays that it returned before: {', '.join(changed)} of an answer changed when another batch was "
+            f"top_k writes into arrays that it returned before: {', '.join(changed)} of an answer changed when another "
+            "batch was "
             "read. Return new arrays each time"
         )
-    return checked[0]
 
 
 def _rows_of(batch: Sequence[Tokens], order: Sequence[int]) -> np.ndarray:
@@ -103,36 +91,41 @@ def check_answers(case: Case, answers: Answers, *, exact: bool) -> bool:
         exact: whether the model computes in float32 or finer.
     """
     k = answers.k
-    noise = float(distances(answers.again, _as_prediction(answers.batch)).mean())
-    if answers.again.log_probs.shape != answers.batch.log_probs.shape or noise > case.tolerance * _AGAIN:
+    noise = _noise(answers)
+    if noise > case.tolerance * _AGAIN:
         case.problems.append(
             f"not deterministic: two calls of top_k({prompts(case.batch)}, k={k}) with the same batch differ by "
             f"{number(noise)} in total variation. Look for dropout (a model in training mode), sampling, or state that an "
             "earlier call leaves behind"
         )
-    called = Call("top_k(each prompt alone, k={})".format(k), case.batch, 1, k, case.vocab_size)
+    called = Call(f"top_k(each prompt alone, k={k})", case.batch, 1, k, case.vocab_size)
     alone = check_values(case, answers.alone, called, noise)
     if not alone.right or noise > case.tolerance * _AGAIN:
         return False
-    limit = 10 * EXACT if exact and alone.distance <= EXACT else case.tolerance
+    if exact and alone.distance <= EXACT:
+        case.limit = min(case.limit, 10 * EXACT)
     together = Call(f"top_k({prompts(case.batch)}, k={k})", case.batch, 1, k, case.vocab_size)
-    if _differs(case, answers.batch, answers.alone, together, limit):
+    if _differs(case, answers.batch, answers.alone, together):
         return False
-    if not check_values(case, answers.batch, together, noise, limit).right:
+    if not check_values(case, answers.batch, together, noise).right:
         return False
     backwards = Call(f"top_k({prompts(case.batch)} in reverse order, k={k})", case.batch, 1, k, case.vocab_size)
-    return check_values(case, answers.backwards, backwards, noise, limit).right
+    return check_values(case, answers.backwards, backwards, noise).right
 
 
-def _as_prediction(top: TopK) -> Prediction:
-    return Prediction(top.log_probs, top.log_tail)
+def _noise(answers: Answers) -> float:
+    """The mean total variation between two answers to the same question."""
+    one, other = answers.batch, answers.again
+    if one.log_probs.shape != other.log_probs.shape:
+        return 1.0
+    return float(distances(other, Prediction(one.log_probs, one.log_tail)).mean())
 
 
-def _differs(case: Case, batch: TopK, alone: TopK, call: Call, limit: float) -> bool:
+def _differs(case: Case, batch: TopK, alone: TopK, call: Call) -> bool:
     """Note it if prompts that are right alone are wrong in a batch: the engine sees padding, or mixes prompts up."""
     apart, apart_alone = distances_from_model(batch, case), distances_from_model(alone, case)
     means, means_alone = _by_prompt(case, apart), _by_prompt(case, apart_alone)
-    wrong = [index for index, mean in enumerate(means) if mean > max(limit, BETTER * means_alone[index])]
+    wrong = [index for index, mean in enumerate(means) if mean > max(case.limit, BETTER * means_alone[index])]
     if not wrong:
         return False
     explanation = best_explanation(batch, case.oracle, case.tokenizer, float(apart.mean()))
@@ -141,7 +134,8 @@ def _differs(case: Case, batch: TopK, alone: TopK, call: Call, limit: float) -> 
     worst = max(wrong, key=lambda index: means[index])
     row = int(np.argmax(np.where([place[0] == worst for place in call.places], apart, -1.0)))
     figures = (
-        f"Prompt {worst} ({lengths[worst]} tokens) is at a distance of {number(means[worst])} from the model in total variation, "
+        f"Prompt {worst} ({lengths[worst]} tokens) is at a distance of {number(means[worst])} from the model in total "
+        "variation, "
         f"most at {named_row(call, row)}; alone {number(means_alone[worst])}"
     )
     if explanation is not None:
@@ -149,8 +143,10 @@ def _differs(case: Case, batch: TopK, alone: TopK, call: Call, limit: float) -> 
     elif not set(wrong) & set(longest):
         kept = longest[0]
         text = (
-            f"the engine sees padding: prompts are right alone, and in a batch with longer ones {len(wrong)} of {len(lengths)} "
-            f"are wrong, but not the longest, prompt {kept} ({lengths[kept]} tokens, {number(means[kept])}). {figures}. Pad on "
+            f"the engine sees padding: prompts are right alone, and in a batch with longer ones {len(wrong)} of "
+            f"{len(lengths)} "
+            f"are wrong, but not the longest, prompt {kept} ({lengths[kept]} tokens, {number(means[kept])}). {figures}. "
+            "Pad on "
             "the right, or give the model the attention mask and position ids that padding on the left needs"
         )
     else:
@@ -183,7 +179,8 @@ def check_widths(case: Case) -> list[Checked]:
             )
         elif call.fewest == case.vocab_size and top.log_tail is not None and np.exp(top.log_tail).max() > EXACT:
             case.problems.append(
-                f"{call.name} returned a tail of {number(float(np.exp(top.log_tail).max()))} beside the whole vocabulary: there is "
+                f"{call.name} returned a tail of {number(float(np.exp(top.log_tail).max()))} beside the whole vocabulary: "
+                "there is "
                 "nothing else, so return None"
             )
         else:

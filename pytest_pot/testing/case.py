@@ -26,9 +26,15 @@ class Case:
     oracle: Oracle
     tokenizer: Any
     tolerance: float
+    limit: float
+    """The mean total variation that rounding explains, as far as the answers so far show how coarsely the engine computes."""
     problems: list[str] = field(default_factory=list)
     cause: Exception | None = None
     """What the engine raised first."""
+    right: bool = False
+    """Whether the likeliest ids of all prompts were right, alone and together."""
+    last: TopK | None = None
+    """The last answer itself, with the engine's own arrays."""
 
     @property
     def batch(self) -> tuple[Tokens, ...]:
@@ -69,7 +75,10 @@ class Case:
             self.note_raised(call.name, error)
             return None
         self.problems += problems
-        return None if problems else (copied(top), call)
+        if problems:
+            return None
+        self.last = top
+        return copied(top), call
 
 
 def prompts(batch: Sequence[Tokens]) -> str:

@@ -65,9 +65,8 @@ def check_engine(
     if problems.fatal:
         raise EngineProblems(name, problems.texts)
     limits = [each for each in (engine.max_positions, max_positions(model)) if each is not None]
-    case = Case(
-        engine, Oracle(model, tokens_of(tokenizer, prompts, min(limits, default=None))), tokenizer, float(tolerance), problems.texts
-    )
+    oracle = Oracle(model, tokens_of(tokenizer, prompts, min(limits, default=None)))
+    case = Case(engine, oracle, tokenizer, float(tolerance), float(tolerance), problems.texts)
     _check(case, exact=_is_exact(model))
     if case.problems:
         raise EngineProblems(f"{name} ({printable(engine.label)})", list(dict.fromkeys(case.problems))) from case.cause
@@ -77,7 +76,8 @@ def _check(case: Case, *, exact: bool) -> None:
     answers = answers_of(case)
     if answers is None:
         return
-    if check_answers(case, answers, exact=exact):
+    case.right = check_answers(case, answers, exact=exact)
+    if case.right:
         before = len(case.problems)
         check_widths(case)
         if len(case.problems) == before and case.gives_ids:
@@ -118,11 +118,14 @@ def _members(engine: Any, model: nn.Module) -> _Members:
         found.fatal = not isinstance(engine.label, str)
     own, limit = engine.max_positions, max_positions(model)
     if own is not None and (isinstance(own, bool) or not isinstance(own, int) or own < 2):
-        found.texts.append(f"max_positions is {own!r}: it has to be the longest sequence in tokens, or None where there is no limit")
+        found.texts.append(
+            f"max_positions is {own!r}: it has to be the longest sequence in tokens, or None where there is no limit"
+        )
         found.fatal = True
     elif limit is not None and (own is None or own > limit):
         found.texts.append(
-            f"max_positions is {own}, and the model takes {limit} tokens at most (its config says so): longer prompts would be "
+            f"max_positions is {own}, and the model takes {limit} tokens at most (its config says so): longer prompts "
+            "would be "
             "sent to it instead of being cut"
         )
     return found

@@ -8,7 +8,7 @@ from pytest_pot.core.text import number
 from pytest_pot.engines.distributions import Flags, Floats, TopK
 from pytest_pot.testing.structure import Call, named_row
 
-__all__ = ["consistency_problems", "has_all_mass", "totals"]
+__all__ = ["contradiction_problems", "has_all_mass", "order_problems", "totals"]
 
 _NORMALISED = 0.005
 """By how much the probabilities of a position may miss 1: what bfloat16 makes of a sum, and no mistake."""
@@ -28,22 +28,18 @@ def has_all_mass(top: TopK) -> bool:
     return bool((np.abs(totals(top) - 1) <= _NORMALISED).all())
 
 
-def consistency_problems(top: TopK, call: Call, *, most_likely_first: bool) -> list[str]:
-    """What contradicts what in ``top``, but for probabilities that do not sum to 1.
-
-    Args:
-        most_likely_first: whether its cells have to be in this order: the answer of ``top_k`` with ids.
-    """
-    problems = []
-    if most_likely_first and top.log_probs.shape[1] > 1:
-        problems += _order(top, call)
-    if has_all_mass(top):  # else log_probs are wrong, and no measure for the others
-        ids = np.broadcast_to(np.arange(top.log_probs.shape[1]), top.log_probs.shape) if top.ids is None else top.ids
-        problems += _targets(top, ids, call) + _likeliest(top, ids, call)
-    return problems
+def contradiction_problems(top: TopK, call: Call) -> list[str]:
+    """What its cells contradict of what ``top`` says of the continuation's token and of the likeliest id."""
+    if not has_all_mass(top):  # then the cells are wrong, and no measure for the others
+        return []
+    ids = np.broadcast_to(np.arange(top.log_probs.shape[1]), top.log_probs.shape) if top.ids is None else top.ids
+    return _targets(top, ids, call) + _likeliest(top, ids, call)
 
 
-def _order(top: TopK, call: Call) -> list[str]:
+def order_problems(top: TopK, call: Call) -> list[str]:
+    """Whether the most likely ids come first."""
+    if top.log_probs.shape[1] < 2:
+        return []
     steps = np.diff(top.log_probs, axis=1)
     rising = (steps > 1e-6).any(axis=1)
     if not rising.any():
@@ -56,7 +52,8 @@ def _order(top: TopK, call: Call) -> list[str]:
     else:
         how = "they are in no order"
     return [
-        f"{call.name} is sorted wrongly: at {int(rising.sum())} of {call.n} positions, the first at {named_row(call, row)}, a "
+        f"{call.name} is sorted wrongly: at {int(rising.sum())} of {call.n} positions, the first at "
+        f"{named_row(call, row)}, a "
         f"less likely id comes before a likelier one; {how}. Sort ids and log_probs together by decreasing probability"
     ]
 
@@ -74,11 +71,11 @@ def _targets(top: TopK, ids: object, call: Call) -> list[str]:
         f"{call.name} contradicts itself about the continuation's token: at {named_row(call, row)} targets says "
         f"{number(top.targets[row])} for id {targets[row]}, and log_probs says {number(in_cells[row])}; so at "
         f"{int(wrong.sum())} of {int(known.sum())} positions. targets[i] is the log-probability of the token that comes at "
-        f"position i, not {_mistaken_target(top, call, wrong)}"
+        f"position i, not {_mistaken_target(top, wrong)}"
     ]
 
 
-def _mistaken_target(top: TopK, call: Call, wrong: Flags) -> str:
+def _mistaken_target(top: TopK, wrong: Flags) -> str:
     if (top.targets > 0).any():
         return "a loss (its sign is that of a negative log-likelihood)"
     if np.abs(top.targets - top.top_log_probs)[wrong].max() <= _EQUAL:
@@ -100,7 +97,8 @@ def _likeliest(top: TopK, ids: object, call: Call) -> list[str]:
     if wrong_id.any():
         row = int(np.argmax(wrong_id))
         problems.append(
-            f"{call.name} contradicts itself about the likeliest id: at {named_row(call, row)} top_ids says {top.top_ids[row]}, but "
+            f"{call.name} contradicts itself about the likeliest id: at {named_row(call, row)} top_ids says "
+            f"{top.top_ids[row]}, but "
             f"id {best_ids[row]} has the log-probability {number(best_log_probs[row])}, the highest; so at "
             f"{int(wrong_id.sum())} of {call.n} positions. top_ids is the argmax over the whole vocabulary"
         )
@@ -108,7 +106,8 @@ def _likeliest(top: TopK, ids: object, call: Call) -> list[str]:
         row = int(np.argmax(wrong_value))
         problems.append(
             f"{call.name} contradicts itself about the likeliest id: at {named_row(call, row)} top_log_probs says "
-            f"{number(top.top_log_probs[row])}, and log_probs {number(best_log_probs[row])}; so at {int(wrong_value.sum())} of "
+            f"{number(top.top_log_probs[row])}, and log_probs {number(best_log_probs[row])}; so at "
+            f"{int(wrong_value.sum())} of "
             f"{call.n} positions"
         )
     return problems

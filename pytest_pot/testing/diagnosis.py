@@ -6,7 +6,7 @@ itself is named.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ BETTER = 4.0
 """By what factor a mistake has to explain an answer better than rounding does: no mistake comes that near by chance."""
 EXACT = 1e-4
 """A mean distance that needs no explanation: float32 gives 1e-6 to 1e-5."""
+_FEWEST_CELLS = 5
+"""With fewer ids at each position, a mistake may explain them by chance."""
 _PLAINEST = 1.5
 """Of two mistakes that explain an answer about as well, the first in the list is named."""
 
@@ -42,6 +44,8 @@ def best_explanation(top: TopK, oracle: Oracle, tokenizer: Any, distance: float)
     ``distance``: the mean distance from the model itself, in total variation.
     """
     best: tuple[Hypothesis, float] | None = None
+    if top.log_probs.shape[1] < _FEWEST_CELLS:
+        return None
     for hypothesis in _hypotheses(top, oracle, tokenizer):
         if hypothesis.prediction.rows is not None and not hypothesis.prediction.rows.any():
             continue
@@ -76,7 +80,8 @@ def _forms(top: TopK, oracle: Oracle) -> Iterator[Hypothesis]:
     if ids.shape[1] < oracle.vocab_size:
         yield Hypothesis(
             Prediction(cells - np.logaddexp.reduce(cells, axis=1, keepdims=True), None),
-            f"log_probs are normalised over the {ids.shape[1]} ids alone: normalise over the whole vocabulary, and return the "
+            f"log_probs are normalised over the {ids.shape[1]} ids alone: normalise over the whole vocabulary, and return "
+            "the "
             "probability of all other ids as the tail",
         )
     for base in (2, 10):
@@ -107,11 +112,13 @@ def _tail_problem(given: Floats, tail: Floats) -> str:
         return f"{text}: it is 0 everywhere, which is the logarithm of 1. Return the log of the probability of all other ids"
     if given.max() < -100 < tail.max():
         return (
-            f"{text}: it is {number(given.max())} at most, so the tail is missing. Return the log of the probability of all ids "
+            f"{text}: it is {number(given.max())} at most, so the tail is missing. Return the log of the probability of "
+            "all ids "
             f"that are not among the cells, here {number(float(np.median(tail)))} in the median"
         )
     return (
-        f"{text}: its median is {number(float(np.median(given)))} instead of {number(float(np.median(tail)))}. It is the log of "
+        f"{text}: its median is {number(float(np.median(given)))} instead of {number(float(np.median(tail)))}. It is the "
+        "log of "
         "the probability of all ids that are not among the cells"
     )
 
@@ -173,7 +180,8 @@ def _temperatures(top: TopK, oracle: Oracle) -> Iterator[Hypothesis]:
         return
     yield Hypothesis(
         at_ids(log_softmax(oracle.logits() * scale), ids),
-        f"the logits are divided by a temperature of {number(1 / scale)}: log-probabilities have to be those of the untouched "
+        f"the logits are divided by a temperature of {number(1 / scale)}: log-probabilities have to be those of the "
+        "untouched "
         "logits, at temperature 1",
     )
 
@@ -184,7 +192,9 @@ def _orders(top: TopK, oracle: Oracle) -> Iterator[Hypothesis]:
     n = len(ids)
     probabilities = np.exp(log_probs)
     known = np.exp(np.minimum(top.log_probs, 0.0))
-    apart = np.stack([np.abs(known - gathered(np.broadcast_to(row, log_probs.shape), ids)).sum(axis=1) for row in probabilities])
+    apart = np.stack(
+        [np.abs(known - gathered(np.broadcast_to(row, log_probs.shape), ids)).sum(axis=1) for row in probabilities]
+    )
     apart[np.arange(n), np.arange(n)] -= 1e-9  # of equal rows, its own
     nearest = apart.argmin(axis=0)
     equal = np.abs(log_probs[nearest] - log_probs).max(axis=1) < 1e-9  # prompts may be equal
@@ -196,7 +206,8 @@ def _orders(top: TopK, oracle: Oracle) -> Iterator[Hypothesis]:
     yield Hypothesis(
         at_ids(log_probs[nearest], ids),
         f"positions are mixed up: the row of prompt {index}, position {j}, has the distribution of prompt {other}, position "
-        f"{other_j}, and {count(len(moved), 'row')} of {n} stand at a wrong place. Rows go prompt by prompt in the order of the "
+        f"{other_j}, and {count(len(moved), 'row')} of {n} stand at a wrong place. Rows go prompt by prompt in the order "
+        "of the "
         "batch, and position by position within each" + _sorted_how(nearest, oracle),
     )
 
@@ -228,11 +239,11 @@ def where(wrong: Flags, oracle: Oracle) -> str:
     right = [oracle.places[int(row)] for row in np.flatnonzero(~wrong)]
     if not right:
         return f"all {len(places)} positions"
-    common = {
-        "the first position of prompts": lambda index, j: j == 0,
+    common: dict[str, Callable[[int, int], bool]] = {
+        "the first position of prompts": lambda _, j: j == 0,
         "the last position of prompts": lambda index, j: j == oracle.batch[index].n_positions - 1,
-        "all but the first position of prompts": lambda index, j: j > 0,
-        "prompts of a single token": lambda index, j: oracle.batch[index].prompt_len == 1,
+        "all but the first position of prompts": lambda _, j: j > 0,
+        "prompts of a single token": lambda index, _: oracle.batch[index].prompt_len == 1,
     }
     for text, holds in common.items():
         if all(holds(*place) for place in places) and not any(holds(*place) for place in right):
@@ -245,5 +256,6 @@ def _listed(places: Sequence[tuple[int, int]]) -> str:
     for index, j in places:
         by_prompt.setdefault(index, []).append(j)
     return some_of(
-        [f"prompt {index} (position{'s' if len(js) > 1 else ''} {', '.join(map(str, js))})" for index, js in by_prompt.items()], 4
+        [f"prompt {index} (position{'s' if len(js) > 1 else ''} {', '.join(map(str, js))})" for index, js in by_prompt.items()],
+        4,
     )

@@ -20,7 +20,10 @@ def check_given_ids(case: Case, method: str = "at") -> None:
     The values of ``top_k`` have to be right: what is wrong with them is not repeated.
     """
     before = len(case.problems)
-    for name, ids in _questions(case).items():
+    questions = _questions(case)
+    if method != "at":  # each question costs many forward passes
+        questions = dict(list(questions.items())[:1])
+    for name, ids in questions.items():
         answer = case.at(ids, name, method)
         if answer is None or not _are_asked(case, *answer, ids):
             return
@@ -30,7 +33,7 @@ def check_given_ids(case: Case, method: str = "at") -> None:
     size = case.vocab_size
     for outside in (size, -1):
         _check_refused(case, method, outside)
-    answer = case.at(size + 5, f"{size + 5} ids, more than there are", method)
+    answer = case.at(size + 5, f"the first {size + 5} ids, more than there are", method)
     if answer is not None and answer[0].ids is None:
         check_values(case, *answer)
 
@@ -60,7 +63,8 @@ def _are_asked(case: Case, top: TopK, call: Call, ids: Ints | int) -> bool:
         return True
     row = int(np.argmax(wrong))
     case.problems.append(
-        f"{call.name} returned the ids {shorten(str(given[row].tolist()), 60)} for {shorten(str(expected[row].tolist()), 60)}: "
+        f"{call.name} returned the ids {shorten(str(given[row].tolist()), 60)} for "
+        f"{shorten(str(expected[row].tolist()), 60)}: "
         "the cells of a candidate are the ids that were asked for, in the order in which they were asked"
     )
     return False
@@ -76,6 +80,8 @@ def _check_refused(case: Case, method: str, outside: int) -> None:
     except PotError:
         return
     except Exception as error:  # an engine may raise anything
+        if outside < 0:  # no vocabulary gives such an id; what matters is that an array does not wrap around
+            return
         case.note_raised(name, error)
         case.problems[-1] += ". Raise a PotError that names the id: two vocabularies differ, and its message is what people see"
         return

@@ -24,7 +24,7 @@ class Oracle:
         self._model = model
         self.batch = tuple(batch)
         sequences = [self._logits(tokens.ids) for tokens in batch]
-        self.vocab_size = sequences[0].shape[1]
+        self.vocab_size: int = sequences[0].shape[1]
         # One row more on both sides than there are positions, to recognise positions that are off by one.
         self._logits_around = [
             np.vstack([logits[max(0, tokens.prompt_len - 2)], logits[tokens.prompt_len - 1 :]])
@@ -54,7 +54,7 @@ class Oracle:
         """[n, vocab]: log-probabilities with ``token`` in front of every prompt, ``shift`` sequence indices later."""
         return self._changed([(token, *tokens.ids) for tokens in self.batch], 1 + shift)
 
-    def without_first_token(self) -> Floats | None:
+    def without_first_token(self) -> Floats:
         """[n, vocab]: log-probabilities where every prompt lost its first token, but those of one token."""
         return self._changed([tokens.ids[1:] if tokens.prompt_len > 1 else tokens.ids for tokens in self.batch], None)
 

@@ -20,20 +20,21 @@ __all__ = ["check_readings"]
 
 def check_readings(case: Case) -> None:
     """Note what is wrong with ``decode`` and ``reading``, if the engine has them."""
-    if reads(case.engine) and case.gives_ids:
-        engine, device = case.engine, device_for_cells([case.engine])
-        _check_reading(case, lambda: engine.reading(case.batch, device))
+    engine: object = case.engine
+    device = device_for_cells([case.engine])
+    if reads(engine) and case.gives_ids:
+        reading = engine.reading
+        _check_reading(case, lambda: reading(case.batch, device))
     before = len(case.problems)
-    if hasattr(case.engine, "decode"):
+    if hasattr(engine, "decode"):
         check_given_ids(case, "decode")
-    if reads_steps(case.engine) and len(case.problems) == before:
-        stepping, device = case.engine, device_for_cells([case.engine])
-        n, m = len(case.oracle.places), min(20, case.vocab_size)
+    if reads_steps(engine) and len(case.problems) == before:
+        decoding = engine.decoding
+        m = min(20, case.vocab_size)
         likeliest = np.argsort(-case.oracle.log_probs(), axis=1, kind="stable")[:, :m].copy()
         ids = torch.from_numpy(likeliest).to(device)
         call = Call("decoding(…).at(the likeliest ids)", case.batch, m, m, case.vocab_size)
-        _check_part(case, call, lambda: stepping.decoding(case.batch, device).at(ids, case.vocab_size))
-        del n
+        _check_part(case, call, lambda: decoding(case.batch, device).at(ids, case.vocab_size))
 
 
 def _check_reading(case: Case, read: Callable[[], ReferenceReading]) -> None:
@@ -60,7 +61,11 @@ def _check_reading(case: Case, read: Callable[[], ReferenceReading]) -> None:
         blocks = Call(f"reading(…).blocks({first}, 5)", case.batch, first, first, size)
         _check_part(case, blocks, lambda first=first: Distributions.concatenate(list(read().blocks(first, 5))))  # type: ignore[misc]
     host = case.top_k(case.batch, k)
-    if top is not None and host is not None and np.abs(np.exp(top.log_probs) - np.exp(host[0].log_probs)).max() > case.tolerance:
+    if (
+        top is not None
+        and host is not None
+        and np.abs(np.exp(top.log_probs) - np.exp(host[0].log_probs)).max() > case.tolerance
+    ):
         apart = float(np.abs(np.exp(top.log_probs) - np.exp(host[0].log_probs)).max())
         case.problems.append(f"{call.name} and {host[1].name} differ by {number(apart)} in probability: they have to agree")
 

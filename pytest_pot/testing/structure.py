@@ -67,21 +67,24 @@ def _types(top: TopK, call: Call) -> list[str]:
             problems.append(f"{call.name} returned {_kind(value)} as {name}: it has to be a NumPy array")
         elif name in _FLOATS and value.dtype != np.float64:
             problems.append(
-                f"{call.name} returned {name} in {value.dtype}: it has to be float64. Convert logits before you normalise them, "
+                f"{call.name} returned {name} in {value.dtype}: it has to be float64. Convert logits before you normalise "
+                "them, "
                 "so that small tails keep their digits"
             )
         elif name in _INTS and value.dtype.kind not in "iu":
             problems.append(f"{call.name} returned {name} in {value.dtype}: ids have to be integers, int64 for example")
         elif name == "clear" and value.dtype != np.bool_:
             problems.append(
-                f"{call.name} returned clear in {value.dtype}: it has to be bool, True where the likeliest id leads the second "
+                f"{call.name} returned clear in {value.dtype}: it has to be bool, True where the likeliest id leads the "
+                "second "
                 "by more than rounding"
             )
     if isinstance(top.vocab_size, bool) or not isinstance(top.vocab_size, int | np.integer):
         problems.append(f"{call.name} returned {_kind(top.vocab_size)} as vocab_size: it has to be an int")
     elif top.vocab_size != call.vocab_size:
         problems.append(
-            f"{call.name} returned vocab_size {top.vocab_size}, but the model has logits for {call.vocab_size} ids. Count the "
+            f"{call.name} returned vocab_size {top.vocab_size}, but the model has logits for {call.vocab_size} ids. Count "
+            "the "
             "columns of the logits, not the tokenizer's entries: vocabularies are often padded"
         )
     return problems
@@ -93,7 +96,8 @@ def _shapes(top: TopK, call: Call) -> list[str]:
         return [f"{call.name} returned log_probs of shape {shape}: it has to be [positions, ids], here ({call.n}, {call.most})"]
     if shape[0] != call.n:
         return [
-            f"{call.name} returned {count(shape[0], 'row')} for {count(call.n, 'position')}{_why_rows(shape[0], call)}. A row is "
+            f"{call.name} returned {count(shape[0], 'row')} for {count(call.n, 'position')}{_why_rows(shape[0], call)}. A "
+            "row is "
             "a token of a continuation, one prompt after the other: sum(len(t.ids) - t.prompt_len for t in batch) of them"
         ]
     problems = []
@@ -132,7 +136,8 @@ def _finite(top: TopK, call: Call) -> list[str]:
         example = value[rows[0]]
         shown = example if np.ndim(example) == 0 else example[~np.isfinite(example)][0]
         problems.append(
-            f"{call.name} returned {shown} in {name} at {named_row(call, int(rows[0]))}, and at {len(rows)} of {call.n} positions "
+            f"{call.name} returned {shown} in {name} at {named_row(call, int(rows[0]))}, and at {len(rows)} of {call.n} "
+            "positions "
             "something that is not finite. "
             + (
                 "NaN comes from an overflow, from inf - inf, or from an attention mask that masks everything"
@@ -170,7 +175,8 @@ def _ids(top: TopK, call: Call) -> list[str]:
             row = int(np.argmax(twice))
             repeated = ordered[row, 1:][ordered[row, 1:] == ordered[row, :-1]][0]
             problems.append(
-                f"{call.name} returned the id {repeated} twice at {named_row(call, row)} (and at {int(twice.sum())} of {call.n} "
+                f"{call.name} returned the id {repeated} twice at {named_row(call, row)} (and at {int(twice.sum())} of "
+                f"{call.n} "
                 "positions some id): each cell is another id, or its probability counts twice"
             )
     return problems
