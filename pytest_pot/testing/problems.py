@@ -19,3 +19,7 @@ class EngineProblems(PotError, AssertionError):
         """One or two sentences each, the most basic problem first."""
         numbered = [f"  {index}. {problem}" for index, problem in enumerate(self.problems, 1)]
         super().__init__("\n".join([f"{engine} has {count(len(self.problems), 'problem')}:", *numbered]))
+        self._engine = engine
+
+    def __reduce__(self) -> tuple[type[EngineProblems], tuple[str, tuple[str, ...]]]:
+        return EngineProblems, (self._engine, self.problems)

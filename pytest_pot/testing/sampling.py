@@ -109,8 +109,10 @@ def _check_distribution(
         how = ": it takes the likeliest token each time, and has to sample at temperature 1" if greedy else ""
         case.problems.append(f"sample ignores the seed: seeds 0 and 1 give the same tokens for every context{how}")
     elif abs(excess) > max(_SIGMAS * spread, _NATS):
-        figures = f"its tokens have {number(surprise)} nats, and samples of the model "
-            f"{number(expected)}, give or take {number(spread)}"
+        figures = (
+            f"its tokens have {number(surprise)} nats, and samples of the model {number(expected)}, give or take "
+            f"{number(spread)}"
+        )
         if excess > 0:
             text = "too unlikely: are they sampled from another distribution, or after a higher temperature than 1?"
         else:
