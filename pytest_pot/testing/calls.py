@@ -14,7 +14,7 @@ from pytest_pot.testing.case import Case, prompts
 from pytest_pot.testing.diagnosis import BETTER, EXACT, best_explanation
 from pytest_pot.testing.distance import Prediction, distances
 from pytest_pot.testing.structure import Call, named_row
-from pytest_pot.testing.values import Checked, check_values, distances_from_model
+from pytest_pot.testing.values import check_values, distances_from_model
 
 __all__ = ["Answers", "answers_of", "check_answers", "check_widths"]
 
@@ -128,7 +128,7 @@ def _differs(case: Case, batch: TopK, alone: TopK, call: Call) -> bool:
     wrong = [index for index, mean in enumerate(means) if mean > max(case.limit, BETTER * means_alone[index])]
     if not wrong:
         return False
-    explanation = best_explanation(batch, case.oracle, case.tokenizer, float(apart.mean()))
+    explanation = best_explanation(batch, case.oracle, case.tokenizer, float(apart.mean()), right_alone=True)
     lengths = [len(tokens.ids) for tokens in case.batch]
     longest = [index for index, length in enumerate(lengths) if length == max(lengths)]
     worst = max(wrong, key=lambda index: means[index])
@@ -164,25 +164,22 @@ def _by_prompt(case: Case, apart: Floats) -> list[float]:
     return [float(apart[places == index].mean()) for index in range(len(case.batch))]
 
 
-def check_widths(case: Case) -> list[Checked]:
-    """Ask for other numbers of ids: one, more than there are, and all."""
+def check_widths(case: Case) -> None:
+    """Ask for other numbers of ids: one, more than there are, and all. Ends with the first that is wrong."""
     widths: list[int | None] = [1, case.vocab_size + 5, *([None] if case.gives_ids else [])]
-    checked = []
     for k in widths:
         answer = case.top_k(case.batch, k)
         if answer is None:
-            continue
+            return
         top, call = answer
         if k is None and top.ids is not None:
             case.problems.append(
                 f"{call.name} returned ids: k=None asks for the whole vocabulary in the order of the ids, with ids None"
             )
-        elif call.fewest == case.vocab_size and top.log_tail is not None and np.exp(top.log_tail).max() > EXACT:
+        elif top.log_probs.shape[1] == case.vocab_size and top.log_tail is not None and np.exp(top.log_tail).max() > EXACT:
             case.problems.append(
                 f"{call.name} returned a tail of {number(float(np.exp(top.log_tail).max()))} beside the whole vocabulary: "
-                "there is "
-                "nothing else, so return None"
+                "there is nothing else, so return None"
             )
-        else:
-            checked.append(check_values(case, top, call))
-    return checked
+        elif not check_values(case, top, call).right:
+            return

@@ -28,12 +28,15 @@ def has_all_mass(top: TopK) -> bool:
     return bool((np.abs(totals(top) - 1) <= _NORMALISED).all())
 
 
-def contradiction_problems(top: TopK, call: Call) -> list[str]:
-    """What its cells contradict of what ``top`` says of the continuation's token and of the likeliest id."""
+def contradiction_problems(top: TopK, call: Call, *, likeliest: bool) -> list[str]:
+    """What its cells contradict of what ``top`` says of the continuation's token and of the likeliest id.
+
+    ``likeliest``: whether the cells have to be the likeliest ids.
+    """
     if not has_all_mass(top):  # then the cells are wrong, and no measure for the others
         return []
     ids = np.broadcast_to(np.arange(top.log_probs.shape[1]), top.log_probs.shape) if top.ids is None else top.ids
-    return _targets(top, ids, call) + _likeliest(top, ids, call)
+    return _targets(top, ids, call) + _likeliest(top, ids, call, likeliest)
 
 
 def order_problems(top: TopK, call: Call) -> list[str]:
@@ -83,11 +86,11 @@ def _mistaken_target(top: TopK, wrong: Flags) -> str:
     return "that of another token or position"
 
 
-def _likeliest(top: TopK, ids: object, call: Call) -> list[str]:
+def _likeliest(top: TopK, ids: object, call: Call, among_cells: bool) -> list[str]:
     n = np.arange(len(top))
     best = top.log_probs.argmax(axis=1)
     best_ids, best_log_probs = np.asarray(ids)[n, best], top.log_probs[n, best]
-    outside = -np.inf if top.log_tail is None else top.log_tail
+    outside = -np.inf if top.log_tail is None or among_cells else top.log_tail
     # With given ids, the likeliest id may be outside them.
     certain = best_log_probs >= outside
     wrong_value = certain & (np.abs(top.top_log_probs - best_log_probs) > _EQUAL)

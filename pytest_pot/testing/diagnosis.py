@@ -38,15 +38,19 @@ class Hypothesis:
     """What is wrong, and what to do."""
 
 
-def best_explanation(top: TopK, oracle: Oracle, tokenizer: Any, distance: float) -> tuple[Hypothesis, float] | None:
+def best_explanation(
+    top: TopK, oracle: Oracle, tokenizer: Any, distance: float, *, right_alone: bool = False
+) -> tuple[Hypothesis, float] | None:
     """The mistake that explains ``top`` best, and the mean distance that it leaves; None if none does.
 
-    ``distance``: the mean distance from the model itself, in total variation.
+    Args:
+        distance: the mean distance from the model itself, in total variation.
+        right_alone: whether each prompt alone was right. Then only mistakes that a batch can cause are tried.
     """
     best: tuple[Hypothesis, float] | None = None
     if top.log_probs.shape[1] < _FEWEST_CELLS:
         return None
-    for hypothesis in _hypotheses(top, oracle, tokenizer):
+    for hypothesis in _orders(top, oracle) if right_alone else _hypotheses(top, oracle, tokenizer):
         if hypothesis.prediction.rows is not None and not hypothesis.prediction.rows.any():
             continue
         left = float(distances(top, hypothesis.prediction).mean())

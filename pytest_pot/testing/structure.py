@@ -51,10 +51,7 @@ def structure_problems(top: object, call: Call) -> list[str]:
     """What is wrong with the form of ``top``; with the most basic alone, where the rest follows from it."""
     if not isinstance(top, TopK):
         return [f"{call.name} returned {_kind(top)}: return a pytest_pot.engines.distributions.TopK"]
-    for problems in (_types(top, call), _shapes(top, call), _finite(top, call)):
-        if problems:
-            return problems
-    return _ids(top, call)
+    return _types(top, call) or _shapes(top, call) or _finite(top, call) or _ids(top, call)
 
 
 def _types(top: TopK, call: Call) -> list[str]:

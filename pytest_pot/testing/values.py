@@ -56,7 +56,7 @@ def check_values(case: Case, top: TopK, call: Call, noise: float = 0.0) -> Check
     if problem is not None:
         case.problems.append(problem)
     elif noise <= case.limit:
-        contradictions = contradiction_problems(top, call)
+        contradictions = contradiction_problems(top, call, likeliest=asked_likeliest)
         case.problems += contradictions or _targets(case, top, call)
         if asked_likeliest:
             case.problems += _not_likeliest(case, top, call, max(case.limit, 10 * EXACT))

@@ -48,12 +48,11 @@ def test_a_right_engine_passes(kind: type[OwnTopK], model: PreTrainedModel, toke
     assert problems(engine, model, tokenizer) == ()
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "bloom", "llama", "gemma2-softcap", "mamba", "mixtral"])
-@pytest.mark.parametrize("bos", [False, True])
-def test_the_engine_for_torch_passes(architecture: str, bos: bool) -> None:
+@pytest.mark.parametrize("architecture", ["gpt2", "gemma2-softcap", "mamba", "mixtral"])
+def test_the_engine_for_torch_passes(architecture: str) -> None:
     model = tiny(architecture)
     with registry.opened(model, "candidate", ScoringConfig()) as engine:
-        check_engine(engine, model, make_tokenizer(bos=bos))
+        check_engine(engine, model, make_tokenizer(bos=architecture == "gpt2"))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +142,8 @@ def test_a_mistake_is_named(name: str, model: PreTrainedModel, tokenizer: PreTra
     assert expected in found[0]
 
 
-@pytest.mark.parametrize("name", ["off by one", "BOS", "padding", "logits", "temperature", "prompts mixed up"])
-@pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "mamba"])
+@pytest.mark.parametrize("name", ["off by one", "BOS", "padding", "temperature", "prompts mixed up"])
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba"])
 def test_a_mistake_is_named_for_other_architectures(name: str, architecture: str, tokenizer: PreTrainedTokenizerFast) -> None:
     kind, expected = MISTAKES[name]
     model = tiny(architecture)
@@ -205,34 +204,68 @@ def with_infinity(top: TopK) -> TopK:
     return replace(top, log_tail=None if top.log_tail is None else np.full(len(top), -np.inf))
 
 
-FORMS: dict[str, tuple[Callable[[TopK], Any], str]] = {
-    "None": (lambda top: None, "top_k(1 prompt of 56 tokens, k=20) returned None: return a pytest_pot.engines.distributions.TopK"),
+FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "None": (
+        lambda top: None,
+        "top_k(1 prompt of 56 tokens, k=20) returned None: return a pytest_pot.engines.distributions.TopK",
+    ),
     "tuple": (lambda top: (top.ids, top.log_probs), "returned a tuple: return a pytest_pot.engines.distributions.TopK"),
-    "list": (lambda top: replace(top, log_probs=top.log_probs.tolist()), "returned a list as log_probs: it has to be a NumPy array"),
-    "tensor": (lambda top: replace(top, targets=torch.tensor(top.targets)), "returned a torch.Tensor as targets: it has to be a"),
-    "float32": (lambda top: replace(top, log_probs=top.log_probs.astype(np.float32)), "returned log_probs in float32: it has to be "
-    "float64"),
-    "float ids": (lambda top: replace(top, top_ids=top.top_ids.astype(float)), "returned top_ids in float64: ids have to be integers"),
+    "list": (
+        lambda top: replace(top, log_probs=top.log_probs.tolist()),
+        "returned a list as log_probs: it has to be a NumPy array",
+    ),
+    "tensor": (
+        lambda top: replace(top, targets=torch.tensor(top.targets)),
+        "returned a torch.Tensor as targets: it has to be a",
+    ),
+    "float32": (
+        lambda top: replace(top, log_probs=top.log_probs.astype(np.float32)),
+        "returned log_probs in float32: it has to be float64",
+    ),
+    "float ids": (
+        lambda top: replace(top, top_ids=top.top_ids.astype(float)),
+        "returned top_ids in float64: ids have to be integers",
+    ),
     "clear as numbers": (lambda top: replace(top, clear=np.ones(len(top))), "returned clear in float64: it has to be bool"),
     "vocabulary": (lambda top: replace(top, vocab_size=100), "returned vocab_size 100, but the model has logits for 97 ids"),
-    "one dimension": (lambda top: replace(top, log_probs=top.log_probs[0]), "returned log_probs of shape (20,): it has to be "
-    "[positions, ids], here (8, 20)"),
-    "a row too few": (lambda top: top.rows(1, len(top)), "returned 7 rows for 8 positions (one too few for each prompt: the first "
-    "token of a continuation is predicted by the last of its prompt)"),
-    "fewer ids": (lambda top: replace(top, ids=top.ids[:, :3], log_probs=top.log_probs[:, :3]), "returned 3 ids at each position "
-    "instead of 20"),
-    "targets of another shape": (lambda top: replace(top, targets=top.targets[:, None]), "returned targets of shape (8, 1): it has "
-    "to be (8,)"),
-    "NaN": (with_nan, "returned nan in log_probs at prompt 0, position 1, and at 1 of 8 positions something that is not finite. NaN "
-    "comes from an overflow"),
-    "infinite": (with_infinity, "returned -inf in log_tail at prompt 0, position 0, and at 8 of 8 positions something that is not "
-    "finite. Where a cell has no probability at all, use EMPTY_CELL"),
-    "targets as loss": (lambda top: replace(top, targets=-top.targets), "a loss (its sign is that of a negative log-likelihood)"),
+    "one dimension": (
+        lambda top: replace(top, log_probs=top.log_probs[0]),
+        "returned log_probs of shape (20,): it has to be [positions, ids], here (8, 20)",
+    ),
+    "a row too few": (
+        lambda top: top.rows(1, len(top)),
+        "returned 7 rows for 8 positions (one too few for each prompt: the first "
+        "token of a continuation is predicted by the last of its prompt)",
+    ),
+    "fewer ids": (
+        lambda top: replace(top, ids=top.ids[:, :3], log_probs=top.log_probs[:, :3]),
+        "returned 3 ids at each position instead of 20",
+    ),
+    "targets of another shape": (
+        lambda top: replace(top, targets=top.targets[:, None]),
+        "returned targets of shape (8, 1): it has to be (8,)",
+    ),
+    "NaN": (
+        with_nan,
+        "returned nan in log_probs at prompt 0, position 1, and at 1 of 8 positions something that is not finite. NaN "
+        "comes from an overflow",
+    ),
+    "infinite": (
+        with_infinity,
+        "returned -inf in log_tail at prompt 0, position 0, and at 8 of 8 positions something that is not "
+        "finite. Where a cell has no probability at all, use EMPTY_CELL",
+    ),
+    "targets as loss": (
+        lambda top: replace(top, targets=-top.targets),
+        "a loss (its sign is that of a negative log-likelihood)",
+    ),
     "targets of the likeliest": (lambda top: replace(top, targets=top.top_log_probs), "not that of the likeliest id, as here"),
-    "top_ids": (lambda top: replace(top, top_ids=(top.top_ids + 1) % 97), "contradicts itself about the likeliest id: at prompt 0, "
-    "position 0 top_ids says"),
+    "top_ids": (
+        lambda top: replace(top, top_ids=(top.top_ids + 1) % 97),
+        "contradicts itself about the likeliest id: at prompt 0, position 0 top_ids says",
+    ),
     "top_log_probs": (lambda top: replace(top, top_log_probs=top.targets), "top_log_probs says"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -250,7 +283,7 @@ def test_targets_of_other_tokens_are_named_where_no_cell_shows_them(
         def __init__(self) -> None:
             super().__init__(OwnTopK(model))
             self.whole = OwnTopK(model)
-            self.top_k = self.with_targets_before  # type: ignore[method-assign, assignment]
+            self.top_k = self.with_targets_before
 
         def with_targets_before(self, batch: Sequence[Tokens], k: int | None) -> TopK:
             top, rows = self.whole.top_k(batch, k), self.whole.normalised(self.whole.rows(batch))
@@ -458,9 +491,9 @@ def test_the_tolerance_is_for_rounding_of_ones_own(model: PreTrainedModel, token
 
 
 def test_a_model_that_is_none_is_refused(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(InvalidArgument, match="model is Right, not a torch.nn.Module"):
+    with pytest.raises(InvalidArgument, match=r"model is Right, not a torch\.nn\.Module"):
         check_engine(Right(model), Right(model), tokenizer)  # type: ignore[arg-type]
-    with pytest.raises(PotError, match=r"the model returned \(1, 56\) for token ids of shape \(1, 56\)"):
+    with pytest.raises(PotError, match=r"the model returned \(1, 64\) for token ids of shape \(1, 64\)"):
         check_engine(Right(model), Identity(), tokenizer)
 
 
