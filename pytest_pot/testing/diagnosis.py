@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,8 @@ def best_explanation(
     best: tuple[Hypothesis, float] | None = None
     if top.log_probs.shape[1] < _FEWEST_CELLS:
         return None
-    for hypothesis in _orders(top, oracle) if right_alone else _hypotheses(top, oracle, tokenizer):
+    hypotheses = chain(_shifts(top, oracle), _orders(top, oracle)) if right_alone else _hypotheses(top, oracle, tokenizer)
+    for hypothesis in hypotheses:
         if hypothesis.prediction.rows is not None and not hypothesis.prediction.rows.any():
             continue
         left = float(distances(top, hypothesis.prediction).mean())
