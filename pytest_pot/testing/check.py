@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.text import printable
-from pytest_pot.engines.registry import max_positions
+from pytest_pot.engines.registry import embedding_rows, max_positions
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.testing.calls import answers_of, check_answers, check_widths
 from pytest_pot.testing.case import Case
@@ -54,7 +54,7 @@ def check_engine(
 
     Raises:
         EngineProblems: something is wrong. It lists all that was found, the most basic first, and is an AssertionError.
-        PotError: ``model`` returns no logits, or ``prompts`` cannot be used.
+        PotError: ``model`` returns no logits, ``tokenizer`` belongs to another model, or ``prompts`` cannot be used.
     """
     if not isinstance(model, nn.Module):
         raise InvalidArgument(f"model is {type(model).__name__}, not a torch.nn.Module: give the model that the engine serves")
@@ -65,7 +65,9 @@ def check_engine(
     if problems.fatal:
         raise EngineProblems(name, problems.texts)
     limits = [each for each in (engine.max_positions, max_positions(model)) if each is not None]
-    oracle = Oracle(model, tokens_of(tokenizer, prompts, min(limits, default=None)))
+    batch = tokens_of(tokenizer, prompts, min(limits, default=None))
+    _refuse_other_tokenizer(model, max(max(tokens.ids) for tokens in batch))
+    oracle = Oracle(model, batch)
     case = Case(engine, oracle, tokenizer, float(tolerance), float(tolerance), problems.texts)
     _check(case, exact=_is_exact(model))
     if case.problems:
@@ -129,6 +131,13 @@ def _members(engine: Any, model: nn.Module) -> _Members:
             "sent to it instead of being cut"
         )
     return found
+
+
+def _refuse_other_tokenizer(model: nn.Module, highest: int) -> None:
+    """Raise :class:`PotError` if the model has no row for the highest id of the prompts; on a GPU, it would end the process."""
+    rows = embedding_rows(model)
+    if rows is not None and highest >= rows:
+        raise PotError(f"the tokenizer gives id {highest}, but the model has {rows} embeddings: it belongs to another model")
 
 
 def _is_exact(model: nn.Module) -> bool:

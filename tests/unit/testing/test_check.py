@@ -495,6 +495,9 @@ def test_a_model_that_is_none_is_refused(model: PreTrainedModel, tokenizer: PreT
         check_engine(Right(model), Right(model), tokenizer)  # type: ignore[arg-type]
     with pytest.raises(PotError, match=r"the model returned \(1, 64\) for token ids of shape \(1, 64\)"):
         check_engine(Right(model), Identity(), tokenizer)
+    small = tiny("llama", vocab_size=50)
+    with pytest.raises(PotError, match="but the model has 50 embeddings: it belongs to another model"):
+        check_engine(Right(small), small, tokenizer)
 
 
 class Identity(nn.Module):
