@@ -56,10 +56,12 @@ def check_values(case: Case, top: TopK, call: Call, noise: float = 0.0) -> Check
     if problem is not None:
         case.problems.append(problem)
     elif noise <= case.limit:
-        contradictions = contradiction_problems(top, call, likeliest=asked_likeliest)
-        case.problems += contradictions or _targets(case, top, call)
-        if asked_likeliest:
-            case.problems += _not_likeliest(case, top, call, max(case.limit, 10 * EXACT))
+        missing_mass = max(10 * EXACT, min(case.limit, BETTER * float(apart.mean())))
+        case.problems += (
+            (_not_likeliest(case, top, call, missing_mass) if asked_likeliest else [])
+            or contradiction_problems(top, call, likeliest=asked_likeliest)
+            or _targets(case, top, call)
+        )
     return Checked(float(apart.mean()), len(case.problems) == before)
 
 
