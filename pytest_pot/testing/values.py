@@ -56,7 +56,7 @@ def check_values(case: Case, top: TopK, call: Call, noise: float = 0.0) -> Check
     if problem is not None:
         case.problems.append(problem)
     elif noise <= case.limit:
-        missing_mass = max(10 * EXACT, min(case.limit, BETTER * float(apart.mean())))
+        missing_mass = 10 * EXACT if apart.mean() <= EXACT else max(case.limit, 10 * EXACT)
         case.problems += (
             (_not_likeliest(case, top, call, missing_mass) if asked_likeliest else [])
             or contradiction_problems(top, call, likeliest=asked_likeliest)
