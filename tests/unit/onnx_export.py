@@ -59,7 +59,7 @@ class _Traced(nn.Module):
         return logits, *(each for layer in output.past_key_values.layers for each in (layer.keys, layer.values))
 
 
-def export(model: PreTrainedModel, path: Path, kind: Export = Export()) -> Path:  # noqa: B008 - it is frozen
+def export(model: PreTrainedModel, path: Path, kind: Export = Export()) -> Path:
     """Write the graph of ``model`` to ``path``, by torch's older exporter, which is ten times as fast."""
     batch, length = kind.batch or 2, kind.length or 5
     past = _PAST if kind.cache else 0

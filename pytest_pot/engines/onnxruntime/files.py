@@ -7,13 +7,12 @@ from pathlib import Path
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import some_of
+from pytest_pot.engines.loading import MODEL_FORMS, NoSuchPath
+from pytest_pot.engines.model_files import ONNX_FOLDER, onnx_graphs_in
 
-__all__ = ["chosen_graph", "graphs_in", "home_of", "names_graph"]
+__all__ = ["chosen_graph", "home_of", "names_graph"]
 
 _SUFFIX = ".onnx"
-_SUBFOLDER = "onnx"
-"""Where a repository of the hub has its graphs."""
-
 _OBVIOUS = ("model.onnx", "decoder_model_merged.onnx", "decoder_model.onnx")
 """The graph that a folder is about, by what optimum calls it, the first of them that is there. The merged decoder reads whole
 prompts as well as single tokens after a cache."""
@@ -28,13 +27,7 @@ def names_graph(spec: str) -> bool:
     path = Path(spec)
     if not os.path.isdir(path):
         return path.suffix == _SUFFIX
-    return bool(graphs_in(path)) and not _has_other_weights(path)
-
-
-def graphs_in(folder: Path) -> list[Path]:
-    """The ONNX files of ``folder``: at its top, and in its sub-folder ``onnx``."""
-    places = (folder, folder / _SUBFOLDER)
-    return sorted(path for place in places for path in place.glob(f"*{_SUFFIX}") if os.path.isfile(path))
+    return bool(onnx_graphs_in(path)) and not _has_other_weights(path)
 
 
 def chosen_graph(spec: str, what: str) -> Path:
@@ -46,9 +39,9 @@ def chosen_graph(spec: str, what: str) -> Path:
     path = Path(spec)
     if not os.path.isdir(path):
         if not os.path.isfile(path):
-            raise PotError(f"cannot load {what}: {os.path.abspath(path)} does not exist")
+            raise NoSuchPath(what, spec, MODEL_FORMS)
         return path
-    graphs = graphs_in(path)
+    graphs = onnx_graphs_in(path)
     for name in _OBVIOUS:
         matches = [graph for graph in graphs if graph.name == name]
         if len(matches) == 1:
@@ -67,7 +60,7 @@ def chosen_graph(spec: str, what: str) -> Path:
 def home_of(graph: Path) -> Path:
     """The folder that has the config and the tokenizer of ``graph``: its own, or that above a sub-folder ``onnx``."""
     folder = graph.parent
-    if os.path.basename(os.path.abspath(folder)) == _SUBFOLDER and not _is_home(folder):
+    if os.path.basename(os.path.abspath(folder)) == ONNX_FOLDER and not _is_home(folder):
         return Path(os.path.abspath(folder)).parent
     return folder
 

@@ -15,13 +15,13 @@ from pytest_pot.core.files import KeptFiles, state_of
 from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import some_of
-from pytest_pot.engines.onnxruntime.files import home_of
+from pytest_pot.engines.onnxruntime.files import chosen_graph, home_of, names_graph
 from pytest_pot.engines.onnxruntime.graph import GraphFacts, read_graph
 
 if TYPE_CHECKING:  # it imports torch
     from pytest_pot.engines.onnxruntime.session import Session
 
-__all__ = ["OnnxModel"]
+__all__ = ["OnnxModel", "graph_files"]
 
 _LARGEST_POINTER = 4096
 """Bytes: what Git leaves in the place of a file of weights is smaller."""
@@ -29,6 +29,8 @@ _LENGTHS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len")
 """What configs call the longest sequence."""
 
 _DIGESTS: KeptFiles[str] = KeptFiles(most=1024)
+_FACTS: KeptFiles[GraphFacts] = KeptFiles(most=16)
+"""What was read of files, until they are written again: many gates compare the same models."""
 
 
 class OnnxModel:
@@ -43,8 +45,8 @@ class OnnxModel:
         self.path = path
         self.home = home_of(path)
         _refuse_git_leftovers([path, self.home / "config.json"], what)
-        self.facts: GraphFacts = read_graph(path, what)
-        self.files = [path, *(path.parent / name for name in sorted(self.facts.files))]
+        self.facts = _FACTS.get(path, lambda: read_graph(path, what))
+        self.files = _files_of(path, self.facts)
         """The graph, and its external data."""
         missing = [file.name for file in self.files if not os.path.isfile(file)]
         if missing:
@@ -114,6 +116,21 @@ class OnnxModel:
 
     def _current_states(self) -> list[object]:
         return [state_of(file) for file in self.files]
+
+
+def graph_files(spec: str) -> list[Path]:
+    """The graph that ``spec`` names and the files with its weights; empty where it names none, or cannot be read."""
+    try:
+        if not names_graph(spec):
+            return []
+        path = chosen_graph(spec, repr(spec))
+        return _files_of(path, _FACTS.get(path, lambda: read_graph(path, repr(spec))))
+    except (PotError, OSError, ValueError):  # whoever loads it will say why
+        return []
+
+
+def _files_of(path: Path, facts: GraphFacts) -> list[Path]:
+    return [path, *(path.parent / name for name in sorted(facts.files))]
 
 
 def _refuse_git_leftovers(files: Sequence[Path], what: str) -> None:

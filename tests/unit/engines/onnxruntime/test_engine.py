@@ -68,7 +68,9 @@ def test_the_whole_vocabulary_is_the_oracles(graphs: Graphs, model: PreTrainedMo
         np.testing.assert_array_equal(top.top_ids, np.argmax(expected, axis=1))
 
 
-@pytest.mark.parametrize("overrides", [{}, {"temperature": 0.7}, {"tail": "renormalise", "top_k": 20}, {"every_position": True}])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"temperature": 0.7}, {"tail": "renormalise", "top_k": 20}, {"every_position": True}]
+)
 @pytest.mark.parametrize("kind", ["plain", "cache and positions"])
 def test_top_k_and_given_ids_are_those_of_the_torch_engine(
     graphs: Graphs, model: PreTrainedModel, kind: str, overrides: dict[str, Any]
@@ -82,7 +84,7 @@ def test_top_k_and_given_ids_are_those_of_the_torch_engine(
         assert_alike(engine.at(batch, theirs.ids), torch_engine.at(batch, theirs.ids))
         assert_alike(engine.at(batch, 40), torch_engine.at(batch, 40))
         assert_alike(engine.at(batch, VOCAB + 9), torch_engine.at(batch, VOCAB + 9))
-        with pytest.raises(PotError, match="the candidate's vocabulary has 97 tokens, but .* include id 97"):
+        with pytest.raises(PotError, match=r"the candidate's vocabulary has 97 tokens, but .* include id 97"):
             engine.at(batch, np.full_like(theirs.ids, VOCAB))
 
 
@@ -165,7 +167,7 @@ def test_bfloat16_logits_which_numpy_does_not_have(graphs: Graphs, tmp_path: Pat
 
 def test_ids_outside_the_vocabulary_are_refused_before_they_are_looked_up(graphs: Graphs) -> None:
     with engine_of(graphs("plain")) as engine:
-        message = f"the tokenizer gives id {VOCAB}, but the candidate's vocabulary has only {VOCAB} tokens"
+        message = rf"the tokenizer gives id {VOCAB}, but the candidate's vocabulary has only {VOCAB} tokens"
         for call in (
             lambda: engine.top_k([Tokens((1, VOCAB, 3), 1)], 5),
             lambda: engine.reading([Tokens((1, 2, VOCAB), 2)], torch.device("cpu")),
@@ -179,7 +181,9 @@ def test_rows_that_the_graph_does_not_tell_are_missed_while_it_runs(graphs: Grap
     with engine_of(graphs("plain")) as engine:
         engine._model.facts.embedding_rows = None
         try:
-            with pytest.raises(PotError, match="looks up a row that does not exist.*it read ids up to 97 in sequences of 2 tokens"):
+            with pytest.raises(
+                PotError, match=r"looks up a row that does not exist.*it read ids up to 97 in sequences of 2 tokens"
+            ):
                 engine.top_k([Tokens((1, VOCAB, 3), 1)], 5)
         finally:
             engine._model.facts.embedding_rows = VOCAB
@@ -192,7 +196,7 @@ def test_nan_is_refused_with_role_and_position(
     with torch.no_grad():
         broken.get_parameter("lm_head.weight")[5] = torch.nan
     graph = load_model(str(export(broken, tmp_path / "nan.onnx")), "candidate", CONFIG).model
-    with pytest.raises(PotError, match="the candidate's log-probabilities are NaN at prompt"):
+    with pytest.raises(PotError, match=r"the candidate's log-probabilities are NaN at prompt"):
         TeacherForcedScorer(CONFIG).score_batch(model, graph, prompts, tokenizer)
 
 
@@ -213,7 +217,7 @@ def test_out_of_memory_is_told_apart(graphs: Graphs, monkeypatch: pytest.MonkeyP
                 raise RuntimeError("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 99")
 
         monkeypatch.setattr(engine._session, "_session", Full())
-        with pytest.raises(OutOfMemory, match="the candidate .* ran out of memory on cpu: .*size 99"):
+        with pytest.raises(OutOfMemory, match=r"the candidate .* ran out of memory on cpu: .*size 99"):
             engine.top_k(tokens(), 5)
 
 
@@ -235,7 +239,7 @@ def test_a_large_vocabulary_makes_batches_smaller(graphs: Graphs, monkeypatch: p
 
 @pytest.mark.parametrize("overrides", [{"dtype": "bfloat16"}, {"dtype": "float16"}, {"use_amp": True}])
 def test_another_precision_is_refused(graphs: Graphs, overrides: dict[str, Any]) -> None:
-    with pytest.raises(PotError, match="cannot score the candidate .*plain.onnx' with .*precision built in"):
+    with pytest.raises(PotError, match=r"cannot score the candidate .*plain.onnx' with .*precision built in"):
         load_model(str(graphs("plain")), "candidate", replace(CONFIG, **overrides))
 
 
@@ -245,7 +249,7 @@ def test_its_own_precision_may_be_named(graphs: Graphs) -> None:
 
 
 def test_a_pruned_head_is_refused(graphs: Graphs) -> None:
-    with pytest.raises(PotError, match="its output logits has the last position only.*Export the model without logits_to_keep"):
+    with pytest.raises(PotError, match=r"its output logits has the last position only.*Export the model without logits_to_keep"):
         load_model(str(graphs("last only")), "candidate", CONFIG)
 
 
@@ -253,8 +257,13 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
     config = BertConfig(
-        vocab_size=VOCAB, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, initializer_range=0.5
+        vocab_size=VOCAB,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.5,
     )
     path = export(BertForMaskedLM(config).eval(), tmp_path / "bert.onnx", Export())
-    with pytest.raises(PotError, match="the candidate .* is no causal language model"):
+    with pytest.raises(PotError, match=r"the candidate .* is no causal language model"):
         load_model(str(path), "candidate", CONFIG)
