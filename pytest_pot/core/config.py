@@ -55,6 +55,10 @@ class ScoringConfig:
     allow_tensors: tuple[str, ...] = ()
     """Tensors, by name or by a pattern with ``*``, that need not match between a checkpoint and the model that is made of it.
     All others that are missing, have another shape or no place in the model are refused."""
+    server_concurrency: int = 8
+    """The most requests to a server at a time."""
+    server_timeout: float = 60.0
+    """Seconds without an answer after which a request to a server has failed."""
 
     def __post_init__(self) -> None:
         if self.top_k is not None:
@@ -65,6 +69,8 @@ class ScoringConfig:
         whole_number("positions_per_prompt", self.positions_per_prompt)
         whole_number("max_length", self.max_length)
         positive("temperature", self.temperature)
+        whole_number("server_concurrency", self.server_concurrency)
+        positive("server_timeout", self.server_timeout)
         one_of("metric", self.metric, METRICS)
         device_name("device", self.device)
         one_of("dtype", self.dtype, DTYPES)

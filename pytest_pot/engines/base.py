@@ -4,8 +4,8 @@ The scorer knows nothing else of a model, so a server, another runtime or a reco
 of :class:`Engine`. Batches are lists of :class:`~pytest_pot.engines.tokens.Tokens`; how they are padded, split or sent is up to
 the engine. The rows of a result are the batch's positions, one prompt after the other.
 
-What only some engines can do is a protocol of its own, so that others need not pretend: :class:`Decoding` for
-``path="decode"``, :class:`Timeable` for gates on latency.
+What only some engines can do is a protocol of its own, so that others need not pretend: :class:`GivenIds` for log-probabilities
+of any ids, :class:`Decoding` for ``path="decode"``, :class:`Generating` and :class:`Timeable` for gates on latency.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pytest_pot.core.errors import PotError
@@ -28,7 +29,10 @@ __all__ = [
     "Decoding",
     "Described",
     "Engine",
+    "Generating",
     "Generation",
+    "GivenIds",
+    "Level",
     "LoadedModel",
     "ModelDescription",
     "OutOfMemory",
@@ -37,7 +41,19 @@ __all__ = [
     "Room",
     "Timeable",
     "description_of",
+    "level_of",
 ]
+
+
+class Level(StrEnum):
+    """What an engine can tell of a position."""
+
+    GIVEN_IDS = "given ids"
+    """The log-probability of any id."""
+    OWN_TOP_K = "own top-k"
+    """Its own likeliest ids, and the continuation's token, at every position of a prompt."""
+    LAST_POSITION = "last position"
+    """The same, but only after the last token of what it reads: one request per position."""
 
 
 @runtime_checkable
@@ -55,18 +71,11 @@ class Engine(Protocol):
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
         """The k likeliest ids at every position (``None``: the whole vocabulary, ``ids`` None), and all else as the tail.
 
-        Raises:
-            OutOfMemory: the batch does not fit; the caller may try a smaller one.
-        """
-
-    def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
-        """The distributions at given ids: ``[n_positions, m]`` of them, or the first m of the vocabulary.
-
-        Where m is more than the vocabulary holds, all of it comes back.
+        An engine that is no :class:`GivenIds` may return fewer ids than ``k``, as many at every position, if it does not know
+        more.
 
         Raises:
             OutOfMemory: the batch does not fit; the caller may try a smaller one.
-            PotError: an id of ``ids`` is outside the model's vocabulary.
         """
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
@@ -78,7 +87,28 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Decoding(Engine, Protocol):
+class GivenIds(Engine, Protocol):
+    """An engine that knows the log-probability of any id: level :attr:`Level.GIVEN_IDS`."""
+
+    def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
+        """The distributions at given ids: ``[n_positions, m]`` of them, or the first m of the vocabulary.
+
+        Where m is more than the vocabulary holds, all of it comes back.
+
+        Raises:
+            OutOfMemory: the batch does not fit; the caller may try a smaller one.
+            PotError: an id of ``ids`` is outside the model's vocabulary.
+        """
+
+
+def level_of(engine: Engine) -> Level:
+    """What ``engine`` can tell: :attr:`Level.GIVEN_IDS` if it has the method ``at``, else its attribute ``level``, or own
+    top-k."""
+    return Level.GIVEN_IDS if isinstance(engine, GivenIds) else Level(getattr(engine, "level", Level.OWN_TOP_K))
+
+
+@runtime_checkable
+class Decoding(GivenIds, Protocol):
     """What ``path="decode"`` asks of the candidate's engine beyond scoring.
 
     An engine may say as its attribute ``decoding_note`` what else a reader of the results should know.
@@ -97,8 +127,21 @@ class Decoding(Engine, Protocol):
 
 
 @runtime_checkable
-class Timeable(Engine, Protocol):
-    """What a gate on latency asks of an engine beyond scoring; without it, only ``what="score"`` can be timed."""
+class Generating(Engine, Protocol):
+    """What ``what="decode"`` of a gate on latency asks of an engine beyond scoring."""
+
+    def generate(self, batch: Sequence[Tokens]) -> Generation:
+        """Greedy generation of as many tokens as each of ``batch`` has positions, after its prompt.
+
+        Raises:
+            PotError: the model has no key-value cache to go on with.
+        """
+
+
+@runtime_checkable
+class Timeable(Generating, Protocol):
+    """What a gate on latency asks of an engine in this process beyond scoring; without it, ``what="prefill"``, peak memory and
+    CPU threads cannot be measured."""
 
     @property
     def on_cpu(self) -> bool:
@@ -123,13 +166,6 @@ class Timeable(Engine, Protocol):
 
     def prefill(self, batch: Sequence[Tokens]) -> Callable[[], object]:
         """A function that runs the bare forward pass over ``batch``, with all logits; ids are on the device already."""
-
-    def generate(self, batch: Sequence[Tokens]) -> Generation:
-        """Greedy generation of as many tokens as each of ``batch`` has positions, after its prompt.
-
-        Raises:
-            PotError: the model has no key-value cache to go on with.
-        """
 
     def peak_memory(self, run: Callable[[], object]) -> PeakMemory | None:
         """The most memory in use during ``run``, the model's weights included; None where it cannot be measured."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.base import Engine
+from pytest_pot.engines.base import Engine, GivenIds
 from pytest_pot.engines.distributions import Ints, StoredArrays, TopK
 from pytest_pot.engines.pytorch.transfer import rows_to_device, to_device
 from pytest_pot.engines.tensors import Distributions, as_distributions
@@ -37,7 +37,7 @@ class HostReading:
         self._batch = batch
         self._device = device
         self._k = k
-        self._at = engine.at if at is None else at
+        self._at = engine.at if at is None and isinstance(engine, GivenIds) else at
         self._top: TopK | None = None
 
     def __len__(self) -> int:
@@ -46,6 +46,10 @@ class HostReading:
     @property
     def vocab_size(self) -> int:
         return self._likeliest.vocab_size
+
+    @property
+    def partial(self) -> bool:
+        return not isinstance(self._engine, GivenIds) and self._likeliest.log_tail is not None
 
     def top_k(self, k: int) -> Distributions:  # noqa: ARG002 - it is known from the beginning
         return as_distributions(self._likeliest, self._device)
@@ -57,11 +61,15 @@ class HostReading:
         return self._top
 
     def at(self, ids: Tensor, size: int) -> Distributions:  # noqa: ARG002 - the engine checks them
-        return as_distributions(self._at(self._batch, ids.cpu().numpy()), self._device)
+        return as_distributions(self._read_at(ids.cpu().numpy()), self._device)
+
+    def _read_at(self, ids: Ints | int) -> TopK:
+        assert self._at is not None, "an engine that knows only its own likeliest ids is not asked for others"
+        return self._at(self._batch, ids)
 
     def n_shared(self, size: int) -> int:
         if self._top is None:
-            self._top = self._at(self._batch, size)
+            self._top = self._read_at(size)
         return min(size, int(self._top.log_probs.shape[1]))
 
     def blocks(self, first: int, height: int) -> Iterator[Distributions]:
@@ -82,6 +90,7 @@ class StoredReading:
         self._positions = positions
         self._device = device
         self.vocab_size = arrays.vocab_size
+        self.partial = arrays.log_tail is not None
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -45,6 +45,9 @@ _registered: list[Backend] = []
 
 def _builtin() -> Iterator[Backend]:
     """pytest-pot's own backends. The import of each waits until those before it have declined, because it may be slow."""
+    from pytest_pot.engines.server.backend import ServerBackend
+
+    yield ServerBackend()
     from pytest_pot.engines.onnxruntime.backend import OnnxBackend
 
     yield OnnxBackend()

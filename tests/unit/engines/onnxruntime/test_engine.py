@@ -249,7 +249,7 @@ def test_its_own_precision_may_be_named(graphs: Graphs) -> None:
 
 
 def test_a_pruned_head_is_refused(graphs: Graphs) -> None:
-    with pytest.raises(PotError, match=r"its output logits has the last position only.*Export the model without logits_to_keep"):
+    with pytest.raises(PotError, match=r"output logits has the last position only.*Export the model without logits_to_keep"):
         load_model(str(graphs("last only")), "candidate", CONFIG)
 
 

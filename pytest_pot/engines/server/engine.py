@@ -1,0 +1,129 @@
+"""What all kinds of server have in common: an engine that asks a server about prompts, side by side."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+from pytest_pot.engines.base import Level, ModelDescription, Room
+from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.server.address import Address
+from pytest_pot.engines.server.answers import Row, top_k_of
+from pytest_pot.engines.server.http import Client
+from pytest_pot.engines.tokens import Tokens
+
+__all__ = ["ServerEngine", "ServerModel"]
+
+
+@dataclass(frozen=True, eq=False)
+class ServerModel:
+    """A model behind a URL: what a spec is loaded as."""
+
+    address: Address
+    kind: str
+    """One of :data:`~pytest_pot.engines.server.address.KINDS`."""
+    name: str
+    """What the server calls the model, and requests name."""
+    client: Client = field(repr=False)
+
+
+class ServerEngine(ABC):
+    """Asks a server. It tells its own likeliest ids: level :attr:`~pytest_pot.engines.base.Level.OWN_TOP_K`."""
+
+    level = Level.OWN_TOP_K
+
+    title: str
+    """What the software is called: ``"vLLM"``."""
+
+    def __init__(self, model: ServerModel, role: str, config: ScoringConfig) -> None:
+        """Ask the server what it is.
+
+        Raises:
+            PotError: it does not answer, or cannot tell log-probabilities; the message says which flag would help.
+        """
+        self.model = model
+        self.client = model.client
+        self.role = role
+        self.config = config
+        if config.temperature != 1.0:
+            raise PotError(f"temperature={config.temperature} cannot be compared on a server: it tells probabilities at 1 only")
+
+    room = Room(most=1 << 14, fixed=0)
+    """Requests run side by side: a batch is large, so that the server is kept busy."""
+
+    @property
+    @abstractmethod
+    def max_positions(self) -> int | None: ...
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """The size of the vocabulary, or :data:`~pytest_pot.engines.server.answers.UNKNOWN_VOCAB`."""
+
+    @property
+    @abstractmethod
+    def most_ids(self) -> int:
+        """The most likeliest ids per position that the server tells."""
+
+    @property
+    @abstractmethod
+    def version(self) -> str | None:
+        """The software's version, for people."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What identifies the model that the server runs, asked anew; equal before and after a comparison."""
+
+    @abstractmethod
+    def read(self, tokens: Tokens, k: int) -> list[Row]:
+        """What the server says at each position of one prompt: its ``k`` likeliest ids.
+
+        Raises:
+            PotError: with what the server answered, and what to do.
+        """
+
+    @abstractmethod
+    def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
+        """See :class:`~pytest_pot.engines.base.Engine`."""
+
+    @abstractmethod
+    def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
+        """Path and body of a request that streams ``n_tokens`` tokens after ``ids``, greedily and past an end of text."""
+
+    @abstractmethod
+    def tokens_in(self, event: Any) -> int:
+        """How many generated tokens one event of that stream holds.
+
+        Raises:
+            PotError: the event says that something failed.
+        """
+
+    @property
+    def to_tell_more(self) -> str | None:
+        """How the user makes the server tell more ids per position (``"restart it with --max-logprobs 100"``); None where it
+        tells as many as are asked for."""
+        return None
+
+    @property
+    def label(self) -> str:
+        version = f" {self.version}" if self.version else ""
+        return f"{self.title}{version} at {self.model.address.url}"
+
+    @property
+    def description(self) -> ModelDescription:
+        return ModelDescription(format=f"served by {self.title}", dtype="as served", device=self.model.address.url)
+
+    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
+        wanted = self.vocab_size if k is None else min(k, self.vocab_size)
+        n = min(wanted, self.most_ids)
+        rows = self.client.side_by_side(lambda tokens: self.read(tokens, n), self._longest_first(batch))
+        by_tokens = {id(tokens): each for tokens, each in zip(self._longest_first(batch), rows, strict=True)}
+        return top_k_of([row for tokens in batch for row in by_tokens[id(tokens)]], n, self.vocab_size)
+
+    @staticmethod
+    def _longest_first(batch: Iterable[Tokens]) -> list[Tokens]:
+        return sorted(batch, key=lambda tokens: -len(tokens.ids))
