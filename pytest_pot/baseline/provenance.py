@@ -100,7 +100,7 @@ def file_digests(spec: str) -> dict[str, str]:
     digests = {}
     for file in sorted([*files, *graph_files(spec)]):
         if os.path.isfile(file):
-            name = file.relative_to(folder).as_posix()
+            name = Path(os.path.relpath(file, folder)).as_posix()
             digests[name] = _FILE_DIGESTS.get(file, partial(_file_digest, file))
     return digests
 

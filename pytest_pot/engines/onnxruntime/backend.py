@@ -34,7 +34,7 @@ class OnnxBackend:
 
         model.session(config.device, what)
         with OnnxEngine.opened(model, role, config) as engine:
-            engine.refuse_bidirectional(what)
+            engine.examine(what)
         return LoadedModel(model, _tokenizer_beside(model, role), movable=True)
 
     def runs(self, model: object) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.onnxruntime.model import OnnxModel
 from pytest_pot.engines.pytorch.batch_reader import padded
 from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.model_traits import reads_alone
 from pytest_pot.engines.pytorch.output_layer import Logits
 from pytest_pot.engines.pytorch.reading import TorchReading, cells_at, on_host
 from pytest_pot.engines.pytorch.reduction import Softmax
@@ -42,8 +44,8 @@ class OnnxEngine:
     """An ONNX graph of a decoder.
 
     Sequences are padded on the right, where a causal model does not look, and the attention mask says so too. Sequences of
-    different lengths share no batch if the graph has no mask. Each is read alone if the graph rounds activations with one scale
-    for everything that it reads: padding and other prompts would change a prompt's numbers.
+    different lengths share no batch if the graph has no mask. Each is read alone if padding changes its numbers, or other
+    prompts do: where a graph rounds activations with one scale for everything that it reads.
     """
 
     def __init__(self, model: OnnxModel, role: str, config: ScoringConfig) -> None:
@@ -54,6 +56,7 @@ class OnnxEngine:
         dtypes = {model.facts.float_dtype, *self._session.float_dtypes}
         self._dtype = max(dtypes, key=lambda name: torch.finfo(getattr(torch, name)).eps)
         self._eps = torch.finfo(getattr(torch, self._dtype)).eps
+        self._traits = SimpleNamespace(config=SimpleNamespace(**model.config))
         self._alone = config.every_position or self._session.feeds.one_by_one or model.facts.one_scale_for_all
 
     @classmethod
@@ -82,6 +85,8 @@ class OnnxEngine:
                 "its activations are rounded with one scale for all that a pass reads, so each prompt is read alone; what it "
                 "is served with changes its numbers"
             )
+        if self._model.reads_alone:
+            notes.append("padding changes its numbers, so each prompt is read alone")
         if self._config.device.startswith("mps"):
             notes.append("ONNX Runtime has no 'mps', and ran it on the CPU")
         return ModelDescription(facts.format, self._dtype, self._session.device, notes=tuple(notes))
@@ -138,22 +143,29 @@ class OnnxEngine:
                 sample_continuation(self._model, next_token_logits, list(context), n_tokens, seed, _CPU) for context in contexts
             ]
 
-    def refuse_bidirectional(self, what: str) -> None:
-        """Raise :class:`PotError` if the logits at one token change with the next token: the model is no decoder.
+    def examine(self, what: str) -> None:
+        """See with a few tokens whether the graph is one of a decoder, and whether padding changes what it says.
 
-        Where activations are rounded with one scale for all tokens, every token changes them, and this says nothing.
+        Where activations are rounded with one scale for all tokens, every token changes all numbers, and this shows nothing.
+
+        Raises:
+            PotError: the logits at one token change with the next token; ``what``: the model, for the message.
         """
         if self._model.facts.one_scale_for_all:
             return
         size = self._model.embedding_rows or _FEW
         first, second, other = size // 2, size // 3, size // 4
-        logits = torch.cat([self._logits([[first, second, each]])[:, :2] for each in (second, other)])
-        change = (logits[0] - logits[1]).abs().max()
-        if bool(change > _RELATIVE_CHANGE * logits.abs().max()):
+        logits = self._logits([[first, second, second]])[0]
+        if _differ(logits[:2], self._logits([[first, second, other]])[0, :2]):
             raise PotError(
                 f"{what} is no causal language model: what it predicts for a token depends on the tokens after it. A masked "
                 "language model cannot be compared this way"
             )
+        if self._alone or not self._session.feeds.has_mask:
+            return
+        with suppress(OutOfMemory):  # then a batch of two is halved anyway
+            alone, both = self._logits([[first, second]])[0], self._logits([[first, second], [first, second, second]])
+            self._model.reads_alone = _differ(alone, both[0, :2]) or _differ(logits, both[1])
 
     def _rows(self, batch: Sequence[Tokens]) -> Tensor:
         """[positions, vocab]: the logits that predict each position of ``batch``, prompt after prompt."""
@@ -170,7 +182,7 @@ class OnnxEngine:
 
     def _groups(self, lengths: Sequence[int]) -> list[list[int]]:
         """The indices of the sequences that are read together."""
-        if self._alone:
+        if self._alone or self._model.reads_alone or reads_alone(self._traits, max(lengths)):
             return [[index] for index in range(len(lengths))]
         if self._session.feeds.has_mask:
             return [list(range(len(lengths)))]
@@ -214,3 +226,8 @@ class OnnxEngine:
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OutOfMemory(f"the {self._role} ran out of memory on cpu: {reason}") from error
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether logits differ by more than rounding."""
+    return bool((one - other).abs().max() > _RELATIVE_CHANGE * one.abs().max())

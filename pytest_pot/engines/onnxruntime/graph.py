@@ -109,6 +109,8 @@ def read_graph(path: Path, what: str) -> GraphFacts:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
             return _Reader().read(Message(buffer, 0, len(buffer)))
+    except OSError as error:
+        raise PotError(f"cannot load {what}: {path} cannot be read: {error.strerror or error}") from error
     except (Malformed, ValueError) as error:  # a file of no bytes cannot be mapped
         raise PotError(
             f"cannot load {what}: {path} is no ONNX file, or was cut off when it was written or copied (it has "

@@ -59,6 +59,8 @@ class OnnxModel:
         self.config = _read_config(self.home / "config.json", what)
         self._sessions: dict[str, Session] = {}
         self.device = "auto"
+        self.reads_alone = False
+        """Whether padding was seen to change what the graph says."""
 
     @property
     def name_or_path(self) -> str:
@@ -104,7 +106,7 @@ class OnnxModel:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the graph and of each file of external data, by name relative to the graph's folder."""
-        names = [file.name if file == self.path else file.relative_to(self.path.parent).as_posix() for file in self.files]
+        names = [Path(os.path.relpath(file, self.path.parent)).as_posix() for file in self.files]
         return {name: _DIGESTS.get(file, partial(_digest, file)) for name, file in zip(names, self.files, strict=True)}
 
     def weights_digest(self) -> str | None:

@@ -209,16 +209,72 @@ def test_sampling_follows_the_seed_and_is_that_of_the_model(graphs: Graphs, mode
         assert engine.sample(contexts, 6, seed=4) != drawn
 
 
-def test_out_of_memory_is_told_apart(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    with engine_of(graphs("plain")) as engine:
+def write(path: Path, nodes: Sequence[onnx.NodeProto], **constants: Sequence[int]) -> Path:
+    """A graph that looks ``input_ids`` up in a table as ``rows``, and makes ``logits`` of them."""
+    h, kinds = onnx.helper, onnx.TensorProto
+    draw = np.random.default_rng(0)
+    table = h.make_tensor("table", kinds.FLOAT, [VOCAB, VOCAB], draw.normal(size=VOCAB * VOCAB))
+    numbers = [h.make_tensor(name, kinds.INT64, [len(values)], values) for name, values in constants.items()]
+    inputs = [h.make_tensor_value_info(name, kinds.INT64, ["batch", "length"]) for name in ("input_ids", "attention_mask")]
+    logits = h.make_tensor_value_info("logits", kinds.FLOAT, ["batch", "length", VOCAB])
+    lookup = h.make_node("Gather", ["table", "input_ids"], ["rows"])
+    graph = h.make_graph([lookup, *nodes], "graph", inputs, [logits], [table, *numbers])
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 18)], ir_version=9), path)
+    return path
 
-        class Full:
-            def run(self, *_: object) -> None:
-                raise RuntimeError("bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 99")
 
-        monkeypatch.setattr(engine._session, "_session", Full())
-        with pytest.raises(OutOfMemory, match=r"the candidate .* ran out of memory on cpu: .*size 99"):
+def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
+    """One sequence needs little memory, and two of them more than there are addresses."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Shape", ["input_ids"], ["size"], end=1),
+        node("Sub", ["size", "one"], ["others"]),
+        node("Mul", ["others", "many"], ["copies"]),
+        node("Add", ["copies", "one"], ["count"]),
+        node("Concat", ["count", "three"], ["shape"], axis=0),
+        node("Expand", ["rows", "shape"], ["expanded"]),
+        node("ReduceMax", ["expanded", "zero"], ["logits"], keepdims=0),
+    ]
+    path = write(tmp_path / "large.onnx", nodes, one=[1], zero=[0], many=[10**13], three=[1, 1, 1])
+    with engine_of(path) as engine:
+        with pytest.raises(OutOfMemory, match=r"the candidate .*large.onnx' ran out of memory on cpu: .*allocate memory"):
             engine.top_k(tokens(), 5)
+        assert len(engine.top_k(tokens()[:1], 5)) == 1
+        report = TeacherForcedScorer(CONFIG).score_batch(engine._model, engine._model, prompts, tokenizer)
+        assert report.max == 0.0
+        assert report.batch_size == 1
+
+
+def test_a_graph_in_which_padding_matters_reads_each_prompt_alone(tmp_path: Path) -> None:
+    """Its logits are those of the token, times the length of what it reads."""
+    node = onnx.helper.make_node
+    nodes = [
+        node("Shape", ["input_ids"], ["size"], start=1),
+        node("Cast", ["size"], ["length"], to=onnx.TensorProto.FLOAT),
+        node("Mul", ["rows", "length"], ["logits"]),
+    ]
+    with engine_of(write(tmp_path / "length.onnx", nodes)) as engine:
+        assert "padding changes its numbers, so each prompt is read alone" in engine.description.notes
+        batch = tokens()
+        alone = TopK.concatenate([engine.top_k([each], None) for each in batch])
+        np.testing.assert_array_equal(engine.top_k(batch, None).log_probs, alone.log_probs)
+
+
+def test_a_config_tells_above_which_length_padding_matters(graphs: Graphs) -> None:
+    with engine_of(graphs("plain")) as engine:
+        engine._traits.config.rope_scaling = {"rope_type": "longrope", "original_max_position_embeddings": 10}
+        assert engine._groups([3, 9, 10]) == [[0, 1, 2]]
+        assert engine._groups([3, 9, 11]) == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "bloom", "qwen3", "gemma3", "gemma2-softcap", "phi", "mistral-window"])
+def test_architectures(tmp_path: Path, name: str) -> None:
+    """Positions that are learned, rotary or a bias (ALiBi), windows, and capped logits."""
+    model, batch = tiny(name), tokens()
+    with engine_of(export(model, tmp_path / "model.onnx")) as engine:
+        expected = [row for each in batch for row in full_log_probs(model, each)]
+        np.testing.assert_allclose(engine.top_k(batch, None).log_probs, expected, rtol=0, atol=2e-5)
+        assert not engine._model.reads_alone
 
 
 def test_what_it_offers(graphs: Graphs) -> None:
