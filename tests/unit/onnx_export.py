@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,26 @@ def _axes(kind: Export, names: list[str]) -> Mapping[str, Mapping[int, str]]:
     return axes
 
 
+def export_by_dynamo(model: PreTrainedModel, path: Path) -> Path:
+    """The graph of ``model`` by torch's newer exporter, which puts weights into a file beside it."""
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Traced(model, Export()).eval(),
+            (ids, torch.ones_like(ids)),
+            str(path),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": sizes, "others": (sizes,)},
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+        )
+    return path
+
+
 def with_external_data(graph: Path, target: Path, *, files: str | None = None) -> Path:
     """``graph`` at ``target`` with its weights in the file ``files`` beside it, or each in a file of its own."""
     model = onnx.load(graph)
@@ -138,15 +160,31 @@ def merged(graph: Path, target: Path) -> Path:
 
 def dynamic_int8(graph: Path, target: Path) -> Path:
     """``graph`` with 8-bit weights and activations, whose scales are computed while it runs."""
-    import logging
-
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.disable(logging.WARNING)  # it asks to preprocess the graph, on the root logger
+    with _quiet():
+        quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
+    return target
+
+
+def weights_in_blocks(graph: Path, target: Path, bits: int) -> Path:
+    """``graph`` with weights of ``bits`` bits, each block of them with a scale of its own."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    with _quiet():
+        quantiser = MatMulNBitsQuantizer(onnx.load(graph), bits=bits, block_size=16, is_symmetric=True)
+        quantiser.process()
+        quantiser.model.save_model_to_file(str(target))
+    return target
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Quantisers warn, and log on the root logger."""
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
+            yield
     finally:
         logging.disable(logging.NOTSET)
-    return target

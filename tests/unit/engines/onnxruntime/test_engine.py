@@ -24,7 +24,7 @@ from pytest_pot.engines.tensors import reads
 from pytest_pot.engines.tokens import Tokens
 
 from ...models import VOCAB, tiny
-from ...onnx_export import Export, export
+from ...onnx_export import Export, export, export_by_dynamo, weights_in_blocks
 from ...oracle import full_log_probs
 from .conftest import Graphs
 
@@ -275,6 +275,27 @@ def test_architectures(tmp_path: Path, name: str) -> None:
         expected = [row for each in batch for row in full_log_probs(model, each)]
         np.testing.assert_allclose(engine.top_k(batch, None).log_probs, expected, rtol=0, atol=2e-5)
         assert not engine._model.reads_alone
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(4, 1.0), (8, 0.1)])
+def test_weights_in_blocks(graphs: Graphs, model: PreTrainedModel, tmp_path: Path, bits: int, limit: float) -> None:
+    batch, path = tokens(), weights_in_blocks(graphs("plain"), tmp_path / "blocks.onnx", bits)
+    with engine_of(path) as engine:
+        assert engine.description.format == f"ONNX {bits}-bit weights (MatMulNBits)"
+        error = np.abs(engine.top_k(batch, None).log_probs - [row for each in batch for row in full_log_probs(model, each)])
+        assert 1e-3 < error.max() < limit
+        alone = TopK.concatenate([engine.top_k([each], None) for each in batch])
+        np.testing.assert_allclose(engine.top_k(batch, None).log_probs, alone.log_probs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_graph_of_torchs_newer_exporter(model: PreTrainedModel, tmp_path: Path) -> None:
+    batch = tokens()
+    with engine_of(export_by_dynamo(model, tmp_path / "model.onnx")) as engine:
+        assert engine._model.facts.files == {"model.onnx.data"}
+        assert engine._model.embedding_rows == VOCAB
+        expected = [row for each in batch for row in full_log_probs(model, each)]
+        np.testing.assert_allclose(engine.top_k(batch, None).log_probs, expected, rtol=0, atol=2e-5)
 
 
 def test_what_it_offers(graphs: Graphs) -> None:
