@@ -167,12 +167,14 @@ def dynamic_int8(graph: Path, target: Path) -> Path:
     return target
 
 
-def weights_in_blocks(graph: Path, target: Path, bits: int) -> Path:
-    """``graph`` with weights of ``bits`` bits, each block of them with a scale of its own."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-
+def weights_in_blocks(graph: Path, target: Path) -> Path:
+    """``graph`` with weights of 4 bits, each block of them with a scale of its own."""
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer as Quantiser
+    except ModuleNotFoundError:  # its name in older versions
+        from onnxruntime.quantization.matmul_4bits_quantizer import MatMul4BitsQuantizer as Quantiser
     with _quiet():
-        quantiser = MatMulNBitsQuantizer(onnx.load(graph), bits=bits, block_size=16, is_symmetric=True)
+        quantiser = Quantiser(onnx.load(graph), block_size=16, is_symmetric=True)
         quantiser.process()
         quantiser.model.save_model_to_file(str(target))
     return target

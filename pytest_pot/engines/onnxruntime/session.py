@@ -143,7 +143,9 @@ class Session:
             for name, (array, kind) in arrays.items()
         }
         [value] = self._session.run_with_ort_values([self._output], values)
-        tensor: Tensor = torch.utils.dlpack.from_dlpack(value)
+        # Older versions have no public method for this.
+        exchanged: Any = value if hasattr(value, "__dlpack__") else value._ortvalue.to_dlpack()
+        tensor: Tensor = torch.utils.dlpack.from_dlpack(exchanged)
         return tensor.cpu()
 
     @contextmanager

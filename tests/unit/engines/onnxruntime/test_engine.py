@@ -147,9 +147,8 @@ def test_half_precision_is_converted_without_loss(graphs: Graphs) -> None:
         assert np.array_equal(logits.astype(np.float16).astype(np.float64), logits)
         expected = [row for each in batch for row in full_log_probs(half, each)]
         np.testing.assert_allclose(top.log_probs, expected, rtol=0, atol=0.05)
-        narrow = replace(top, log_probs=top.log_probs)  # the lead that counts is that of float16
-        lead = np.sort(logits, axis=1)[:, -1] - np.sort(logits, axis=1)[:, -2]
-        assert not narrow.clear[lead == 0].any()
+        # A lead is clear if it is more than float16 rounds away, though the logits come as float32.
+        assert engine.reading(batch, torch.device("cpu")).softmax.eps == torch.finfo(torch.float16).eps
 
 
 def test_bfloat16_logits_which_numpy_does_not_have(graphs: Graphs, tmp_path: Path) -> None:
@@ -277,13 +276,12 @@ def test_architectures(tmp_path: Path, name: str) -> None:
         assert not engine._model.reads_alone
 
 
-@pytest.mark.parametrize(("bits", "limit"), [(4, 1.0), (8, 0.1)])
-def test_weights_in_blocks(graphs: Graphs, model: PreTrainedModel, tmp_path: Path, bits: int, limit: float) -> None:
-    batch, path = tokens(), weights_in_blocks(graphs("plain"), tmp_path / "blocks.onnx", bits)
+def test_weights_in_blocks(graphs: Graphs, model: PreTrainedModel, tmp_path: Path) -> None:
+    batch, path = tokens(), weights_in_blocks(graphs("plain"), tmp_path / "blocks.onnx")
     with engine_of(path) as engine:
-        assert engine.description.format == f"ONNX {bits}-bit weights (MatMulNBits)"
+        assert engine.description.format == "ONNX 4-bit weights (MatMulNBits)"
         error = np.abs(engine.top_k(batch, None).log_probs - [row for each in batch for row in full_log_probs(model, each)])
-        assert 1e-3 < error.max() < limit
+        assert 1e-2 < error.max() < 1.0
         alone = TopK.concatenate([engine.top_k([each], None) for each in batch])
         np.testing.assert_allclose(engine.top_k(batch, None).log_probs, alone.log_probs, rtol=0, atol=1e-5)
 
