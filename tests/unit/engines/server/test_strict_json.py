@@ -46,3 +46,15 @@ def test_what_is_wrong_is_said(text: str, why: str) -> None:
 def test_other_encodings_are_refused() -> None:
     with pytest.raises(ValueError, match="it is not UTF-8"):
         parse(b'"\xff"')
+
+
+@pytest.mark.parametrize("between", [":", " :", "\t:", "\n :", ": "])
+@pytest.mark.parametrize("name", ["a", 'a":', 'a"', "a\\", 'a\\":', "é", ": "])
+@pytest.mark.parametrize("text", ["", '":', '\\":', " :", '"b":'])
+def test_a_name_that_is_there_twice_is_seen_however_it_is_written(between: str, name: str, text: str) -> None:
+    written, value = json.dumps(name), json.dumps([text, {"c": 1}])
+    once = f'{{"x" : {value}, {written}{between}{value}}}'.replace(" : ", between)
+    twice = f"{once[:-1]}, {written}{between}{value}}}"
+    assert parse(once.encode()) == {"x": [text, {"c": 1}], name: [text, {"c": 1}]}
+    with pytest.raises(ValueError, match="is there twice"):
+        parse(twice.encode())
