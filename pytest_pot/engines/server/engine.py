@@ -13,6 +13,7 @@ from pytest_pot.engines.base import Level, ModelDescription, Room
 from pytest_pot.engines.distributions import TopK
 from pytest_pot.engines.server.address import Address
 from pytest_pot.engines.server.answers import Row, top_k_of
+from pytest_pot.engines.server.generation import StreamedGeneration, unread
 from pytest_pot.engines.server.http import Client
 from pytest_pot.engines.tokens import Tokens
 
@@ -123,6 +124,13 @@ class ServerEngine(ABC):
         rows = self.client.side_by_side(lambda tokens: self.read(tokens, n), self._longest_first(batch))
         by_tokens = {id(tokens): each for tokens, each in zip(self._longest_first(batch), rows, strict=True)}
         return top_k_of([row for tokens in batch for row in by_tokens[id(tokens)]], n, self.vocab_size)
+
+    def generate(self, batch: Sequence[Tokens]) -> StreamedGeneration:
+        return StreamedGeneration(self, batch)
+
+    def unread(self, batch: Sequence[Tokens]) -> list[Tokens]:
+        """See :class:`~pytest_pot.engines.base.Remote`."""
+        return unread(batch)
 
     @staticmethod
     def _longest_first(batch: Iterable[Tokens]) -> list[Tokens]:
