@@ -41,7 +41,7 @@ __all__ = [
     "RequestTimes",
     "Restartable",
     "Room",
-    "StreamedGeneration",
+    "Streamed",
     "Timeable",
     "description_of",
     "level_of",
@@ -248,7 +248,7 @@ class RequestTimes:
 
 
 @runtime_checkable
-class StreamedGeneration(Generation, Protocol):
+class Streamed(Generation, Protocol):
     """A generation in which each prompt is a request of its own, with times of its own."""
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 from typing import Any, Protocol
@@ -22,8 +22,8 @@ __all__ = ["StreamedGeneration", "unread"]
 _VARIED = 4
 """How many tokens of each prompt differ from run to run."""
 _TOGETHER_S = 1e-4
-"""Events that come this shortly after each other came together: no server makes a token so fast, but a buffer that was full, in a
-proxy or here, gives out many of them."""
+"""Events that follow each other this fast came together: no server makes a token so fast, but a buffer, in a proxy or here, gives
+out many of them."""
 _RUNS_AT_ONCE = 3
 """So many runs one after the other, in most of whose requests all tokens came together, are no accident."""
 
@@ -66,7 +66,7 @@ def _varied(tokens: Tokens, others: Sequence[int]) -> Tokens:
 
 
 class StreamedGeneration:
-    """Greedy generation for a batch, a :class:`~pytest_pot.engines.base.StreamedGeneration`.
+    """Greedy generation for a batch, a :class:`~pytest_pot.engines.base.Streamed`.
 
     Each prompt is a request of its own; at most as many as the client's concurrency run side by side, and the others follow.
     Every run sends prompts that the server has not read (:func:`unread`).
@@ -102,7 +102,7 @@ class StreamedGeneration:
         """Wait until every stream has ended.
 
         Raises:
-            PotError: as :meth:`first_token`; or a server sent fewer or more tokens than it was asked for, or all of them at once.
+            PotError: as :meth:`first_token`; or the server sent fewer or more tokens than it was asked for, or all at once.
         """
         self._run.wait(lambda request: request.ended, all)
         self._requests = tuple(request.times for request in self._run.requests)
@@ -186,8 +186,8 @@ class _Run:
                     self.stop()
                     ended = sum(request.ended for request in self.requests)
                     raise self.error(
-                        f"sent no token for more than {timeout:g} s; {ended} of {len(self.requests)} streams had ended. If it may "
-                        "take so long, raise pot_server_timeout"
+                        f"sent no token for more than {timeout:g} s; {ended} of {len(self.requests)} streams had ended. If it "
+                        "may take so long, raise pot_server_timeout"
                     )
 
     def error(self, what: str) -> PotError:
@@ -226,9 +226,9 @@ class _Run:
                 raise self.error(f"streamed more than the {wanted} tokens that it was asked for, so they cannot be timed")
         if request.n_tokens < wanted:
             raise self.error(
-                f"ended a stream after {request.n_tokens} of {wanted} tokens, and a time from part of them would be no time per "
-                "token. An end of text, a stop string or a limit of its own ended it: generate fewer tokens (new_tokens=...), or "
-                "time what='score'"
+                f"ended a stream after {request.n_tokens} of {wanted} tokens, so the time per token cannot be measured. An end "
+                "of text, a stop string or a limit of its own ended it: generate fewer tokens (new_tokens=...), or time "
+                "what='score'"
             )
         request.ended = True
         self._notify()

@@ -63,8 +63,8 @@ class LatencyReport:
 
     what: str
     candidate: tuple[float, ...]
-    """The candidate's times, one per timing (the median of ``repeats`` runs). With ``requests``, the time of the batch's typical
-    request (the median) after its first token."""
+    """The candidate's times, one per timing (the median of ``repeats`` runs). With ``requests``, the time that the
+    batch's typical request (the median) took after its first token."""
     reference: tuple[float, ...] | None
     """The reference's times, each measured next to the candidate's at the same index; None without a reference."""
     checks: tuple[Check, ...]
@@ -137,15 +137,22 @@ class LatencyReport:
         checks = [{**asdict(check), "outcome": str(check.outcome)} for check in self.checks]
         lists = ("candidate", "reference", "lead", "reference_lead")
         times = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in lists}
+        requests = {name: _lists(getattr(self, name)) for name in ("requests", "reference_requests")}
         derived = ("n_pairs", "slowdown", "iqr", "ms_per_prompt")
         return {
             **asdict(self),
             **times,
+            **requests,
+            "remote": list(self.remote),
             "checks": checks,
             "verdict": str(self.verdict),
             "ratios": list(self.ratios),
             **{name: getattr(self, name) for name in derived},
         }
+
+
+def _lists(figures: RequestFigures | None) -> dict[str, list[float]] | None:
+    return None if figures is None else {name: list(values) for name, values in asdict(figures).items()}
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -42,7 +42,7 @@ class Work:
     peak: Callable[[], PeakMemory | None] = lambda: None
     """Runs once more and returns the peak memory; None if it cannot be measured."""
     requests: Callable[[], Sequence[RequestTimes]] | None = None
-    """The times of single requests in the last run, where each prompt is a request of its own: the work's time is then theirs."""
+    """The times of single requests in the last run, where each prompt is a request of its own: those are limited then."""
     most_repeats: int = _REPEATS
     """The most runs per timing: 1 where each run costs someone else something."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Engine, Generating, PeakMemory, Remote, StreamedGeneration, Timeable
+from pytest_pot.engines.base import Engine, Generating, PeakMemory, Remote, Streamed, Timeable
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.gates.latency.stopwatch import Work
 
@@ -57,7 +57,7 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
         raise _cannot_be_timed(engine, role)
     generation = engine.generate(batch)
     timed = _work(engine, generation.other_tokens, generation.first_token, generation.forget)
-    if isinstance(generation, StreamedGeneration):
+    if isinstance(generation, Streamed):
         return replace(timed, requests=lambda: generation.requests, most_repeats=1)
     return timed
 
@@ -65,8 +65,8 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
 def _cannot_be_timed(engine: Engine, role: str) -> PotError:
     if isinstance(engine, Remote):
         return PotError(
-            f"the {role} is a server ({engine.label}), and what='prefill' times the bare forward pass of a model in this process. "
-            "Time the requests that a gate makes (what='score'), or the time to the first token (what='decode' shows it)"
+            f"the {role} is a server ({engine.label}), and what='prefill' times the bare forward pass of a model in this "
+            "process. Time the requests that a gate makes (what='score'), or the time to the first token (what='decode' shows it)"
         )
     possible = "what='score' or what='decode'" if isinstance(engine, Generating) else "what='score'"
     return PotError(f"the {role} is a custom engine ({engine.label}), which can be timed with {possible} only")
@@ -76,8 +76,8 @@ def refuse_memory(engine: Engine, role: str, limit_name: str) -> None:
     """Raises :class:`PotError` if ``engine`` asks a model elsewhere, whose memory cannot be measured from here."""
     if isinstance(engine, Remote):
         raise PotError(
-            f"{limit_name} limits the memory of a model in this process, but the {role} is a server ({engine.label}), whose memory "
-            f"cannot be measured from here. Leave {limit_name} out"
+            f"{limit_name} limits the memory of a model in this process, but the {role} is a server ({engine.label}), whose "
+            f"memory cannot be measured from here. Leave {limit_name} out"
         )
 
 
