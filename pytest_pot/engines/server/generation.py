@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 from typing import Any, Protocol
@@ -22,8 +22,8 @@ __all__ = ["StreamedGeneration", "unread"]
 _VARIED = 4
 """How many tokens of each prompt differ from run to run."""
 _TOGETHER_S = 1e-4
-"""Events that follow each other this fast came together: no server makes a token so fast, but a buffer, in a proxy or here, gives
-out many of them."""
+"""Events that follow each other this fast came together: no server makes a token in so short a time, but a buffer, in a proxy or
+in this machine, gives out many of them."""
 _RUNS_AT_ONCE = 3
 """So many runs one after the other, in most of whose requests all tokens came together, are no accident."""
 
@@ -213,17 +213,22 @@ class _Run:
         wanted = request.tokens.n_positions
         path, body = self._engine.generation(request.tokens.ids[: request.tokens.prompt_len], wanted)
         request.sent = time.perf_counter()
-        for event in self._engine.client.stream(path, body):
-            now = time.perf_counter()
-            if self._stopped:
-                return
-            if n_tokens := self._engine.tokens_in(event):
-                is_first = not request.arrivals
-                request.add(now, n_tokens)
-                if is_first:
-                    self._notify()
-            if request.n_tokens > wanted:
-                raise self.error(f"streamed more than the {wanted} tokens that it was asked for, so they cannot be timed")
+        events = self._engine.client.stream(path, body)
+        try:
+            for event in events:
+                now = time.perf_counter()
+                if self._stopped:
+                    return
+                if n_tokens := self._engine.tokens_in(event):
+                    is_first = not request.arrivals
+                    request.add(now, n_tokens)
+                    if is_first:
+                        self._notify()
+                if request.n_tokens > wanted:
+                    raise self.error(f"streamed more than the {wanted} tokens that it was asked for, so they cannot be timed")
+        finally:
+            if isinstance(events, Generator):  # an error that is kept would keep it open, and the server busy
+                events.close()
         if request.n_tokens < wanted:
             raise self.error(
                 f"ended a stream after {request.n_tokens} of {wanted} tokens, so the time per token cannot be measured. An end "

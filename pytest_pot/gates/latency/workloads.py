@@ -66,7 +66,8 @@ def _cannot_be_timed(engine: Engine, role: str) -> PotError:
     if isinstance(engine, Remote):
         return PotError(
             f"the {role} is a server ({engine.label}), and what='prefill' times the bare forward pass of a model in this "
-            "process. Time the requests that a gate makes (what='score'), or the time to the first token (what='decode' shows it)"
+            "process. Time the requests that a gate makes (what='score'), or generation (what='decode'), which shows the time "
+            "to the first token"
         )
     possible = "what='score' or what='decode'" if isinstance(engine, Generating) else "what='score'"
     return PotError(f"the {role} is a custom engine ({engine.label}), which can be timed with {possible} only")
