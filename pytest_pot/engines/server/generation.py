@@ -22,8 +22,8 @@ __all__ = ["StreamedGeneration", "unread"]
 _VARIED = 4
 """How many tokens of each prompt differ from run to run."""
 _TOGETHER_S = 1e-4
-"""Events that follow each other this fast came together: no server makes a token in so short a time, but a buffer, in a proxy or
-in this machine, gives out many of them."""
+"""Events that follow each other this fast came together: no server makes a token so fast, but a buffer, in a proxy or in this
+machine, gives out many of them."""
 _RUNS_AT_ONCE = 3
 """So many runs one after the other, in most of whose requests all tokens came together, are no accident."""
 
