@@ -113,7 +113,8 @@ def test_the_message_the_table_json_and_junit_have_the_figures(servers: Servers)
     assert float(told[0][3]) == pytest.approx(3 / STEP, rel=0.25)
     assert "  the network between here and the server is in the times" in lines
     [gate] = json.loads((servers.project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
-    assert gate["per_token_ms"] == gate["score"] == pytest.approx(1000 * STEP, rel=0.2)
+    assert gate["per_token_ms"] == pytest.approx(1000 * STEP, rel=0.2)
+    assert gate["score"] == pytest.approx(gate["per_token_ms"], rel=0.1)  # the median of medians
     assert gate["first_token_ms"] == pytest.approx(60, rel=0.3)
     assert gate["per_token_p95_ms"] >= gate["per_token_ms"]
     assert gate["tokens_per_s_p95"] <= gate["tokens_per_s"]
@@ -140,13 +141,13 @@ def test_a_passing_gate_tells_the_figures_with_v(servers: Servers) -> None:
 
 
 def test_the_scoring_requests_of_a_server_are_timed(servers: Servers) -> None:
-    delays = Delays(score=0.03)
+    delays = Delays(score=0.15)
     servers.start(delays)
-    result = servers.test("budget_ms=5, per='batch'", "-v")
+    result = servers.test("budget_ms=50, per='batch'", "-v")
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines(
         [
-            r"pot_latency: 3\d(\.\d)? ms per batch > 5 \(.*",
+            r"pot_latency: 1[5-9]\d ms per batch > 50 \(.*",
             r"  candidate .*; scoring of 3 prompts, \d+ tokens; preset auto, delays at .*",
             r"  the network between here and the server is in the times",
         ]

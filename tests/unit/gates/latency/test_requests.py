@@ -68,7 +68,7 @@ def always(*per_token: float, **more: Any) -> Callable[[int], Sequence[RequestTi
 
 def budget(runs: Callable[[int], Sequence[RequestTimes]], **limits: Any) -> LatencyReport:
     service = Service()
-    return service.measure(LatencyLimits(**{"budget_ms": 1.0, **limits}), service.work(runs))
+    return service.measure(LatencyLimits(**({"budget_ms": 1.0} | limits)), service.work(runs))
 
 
 @pytest.mark.parametrize(
