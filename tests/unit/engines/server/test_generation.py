@@ -149,7 +149,7 @@ def test_a_stream_without_tokens_is_an_error() -> None:
 
 
 def test_an_error_event_is_an_error() -> None:
-    assert failure(Delays(token=0.001, extra={3: "error"})).endswith("sent an error: out of memory")
+    assert "out of memory" in failure(Delays(token=0.001, extra={3: "error"}))
 
 
 def test_a_refused_request_is_an_error() -> None:
