@@ -243,6 +243,8 @@ class RequestTimes:
     """Between one token and the next, on average."""
     tokens: int
     """How many tokens came after those that came first; ``per_token`` is an average over these."""
+    waited: float = 0.0
+    """From the start of the run until the request was sent: 0 unless others had to end first."""
     all_at_once: bool = False
     """Whether all tokens came together, so that ``per_token`` has the time to the first token in it."""
 

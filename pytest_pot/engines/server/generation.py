@@ -105,7 +105,8 @@ class StreamedGeneration:
             PotError: as :meth:`first_token`; or the server sent fewer or more tokens than it was asked for, or all at once.
         """
         self._run.wait(lambda request: request.ended, all)
-        self._requests = tuple(request.times for request in self._run.requests)
+        start = min(request.sent for request in self._run.requests)
+        self._requests = tuple(request.times(start) for request in self._run.requests)
         at_once = sum(request.all_at_once for request in self._requests)
         self._runs_at_once = self._runs_at_once + 1 if 2 * at_once > len(self._requests) else 0
         if self._runs_at_once >= _RUNS_AT_ONCE:
@@ -137,13 +138,14 @@ class _Request:
         self.last_event = now
         self.n_tokens += n_tokens
 
-    @property
-    def times(self) -> RequestTimes:
+    def times(self, start: float) -> RequestTimes:
+        """``start``: when the first request of the run was sent."""
         (first, together), (last, _) = self.arrivals[0], self.arrivals[-1]
         after = self.n_tokens - together
         if not after:  # an upper bound: what a reader waited per token at most
-            return RequestTimes(first - self.sent, (self.last_event - self.sent) / self.n_tokens, self.n_tokens, True)
-        return RequestTimes(first - self.sent, (last - first) / after, after)
+            upper = (self.last_event - self.sent) / self.n_tokens
+            return RequestTimes(first - self.sent, upper, self.n_tokens, self.sent - start, all_at_once=True)
+        return RequestTimes(first - self.sent, (last - first) / after, after, self.sent - start)
 
 
 class _Run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pytest_pot.core.text import number
@@ -17,27 +17,43 @@ _HIGH = 0.95
 def request_notes(outcome: LatencyOutcome) -> list[str]:
     """One line for each server whose tokens were streamed, and one on the network; empty without servers."""
     side_by_side = min(outcome.report.n_prompts, outcome.settings.config.server_concurrency)
-    lines = [_figures(role, figures, outcome.report, side_by_side) for role, figures in _by_role(outcome.report)]
+    lines = [
+        _line(role, _per_token(times, outcome.report), figures, outcome.report, side_by_side)
+        for role, times, figures in _by_role(outcome.report)
+    ]
     return [*lines, *_network(outcome)]
 
 
-def _by_role(report: LatencyReport) -> Iterator[tuple[str, RequestFigures]]:
-    for role, figures in (("reference", report.reference_requests), ("candidate", report.requests)):
-        if figures is not None and figures.batches:
-            yield role, figures
+def _by_role(report: LatencyReport) -> Iterator[tuple[str, Sequence[float], RequestFigures]]:
+    for role, times, figures in (
+        ("reference", report.reference, report.reference_requests),
+        ("candidate", report.candidate, report.requests),
+    ):
+        if times and figures is not None:
+            yield role, times, figures
 
 
-def _figures(role: str, figures: RequestFigures, report: LatencyReport, side_by_side: int) -> str:
+def _per_token(times: Sequence[float], report: LatencyReport) -> list[float]:
+    """Seconds per token when all prompts had been read, one per timing."""
+    steps = report.n_tokens // report.n_prompts
+    return [time / steps for time in times]
+
+
+def _line(role: str, all_read: Sequence[float], figures: RequestFigures, report: LatencyReport, side_by_side: int) -> str:
     first, later = figures.first_token, figures.per_token
     rate, low = (number(report.n_tokens / quantile(figures.batches, share)) for share in (0.5, _HIGH))
-    together = f" of {side_by_side} requests side by side" if side_by_side > 1 else ""
+    together, held_up = "", ""
+    if report.n_prompts > 1:
+        together = f" of {side_by_side} requests side by side"
+        held_up = f", {_ms(all_read, 0.5)} ms once all prompts were read"
     return (
         f"{role}: {_ms(first, 0.5)} ms to the first token (p95 {_ms(first, _HIGH)}), then {_ms(later, 0.5)} ms per token "
-        f"(p95 {_ms(later, _HIGH)}); {rate} tokens per second{together} (95% of runs at least {low}); {len(first)} requests"
+        f"(p95 {_ms(later, _HIGH)}){held_up}; {rate} tokens per second{together} (95% of runs at least {low}); "
+        f"{len(first)} requests"
     )
 
 
-def _ms(times: tuple[float, ...], share: float) -> str:
+def _ms(times: Sequence[float], share: float) -> str:
     return number(1000 * quantile(times, share))
 
 
@@ -70,11 +86,12 @@ def request_advice(report: LatencyReport) -> str:
 def request_properties(report: LatencyReport) -> dict[str, Any]:
     """Figures of single requests, as JSON types; ``tokens_per_s_p95`` is what 95 % of runs reach."""
     properties: dict[str, Any] = {"remote": list(report.remote)} if report.remote else {}
-    for role, figures in _by_role(report):
+    for role, times, figures in _by_role(report):
         prefix = "" if role == "candidate" else "reference_"
         for name, share in (("", 0.5), ("_p95", _HIGH)):
             properties[f"{prefix}first_token{name}_ms"] = 1000 * quantile(figures.first_token, share)
             properties[f"{prefix}per_token{name}_ms"] = 1000 * quantile(figures.per_token, share)
+            properties[f"{prefix}per_token_all_read{name}_ms"] = 1000 * quantile(_per_token(times, report), share)
             properties[f"{prefix}tokens_per_s{name}"] = report.n_tokens / quantile(figures.batches, share)
         properties[f"{prefix}requests"] = len(figures.first_token)
     return properties

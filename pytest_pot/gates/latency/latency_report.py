@@ -63,8 +63,8 @@ class LatencyReport:
 
     what: str
     candidate: tuple[float, ...]
-    """The candidate's times, one per timing (the median of ``repeats`` runs). With ``requests``, the time that the
-    batch's typical request (the median) took after its first token."""
+    """The candidate's times, one per timing (the median of ``repeats`` runs). With ``requests``, the time after its
+    first token of the request whose first token came last, when all prompts had been read."""
     reference: tuple[float, ...] | None
     """The reference's times, each measured next to the candidate's at the same index; None without a reference."""
     checks: tuple[Check, ...]

@@ -23,7 +23,7 @@ class Timings:
     """The measurements of one model."""
 
     times: Sequence[float]
-    """Seconds per run; with ``requests``, of its typical request."""
+    """Seconds per run; with ``requests``, of the request whose first token came last."""
     memory: PeakMemory | None = None
     requests: RequestFigures | None = None
     """What single requests took, where each prompt of a run is a request of its own."""
@@ -33,8 +33,8 @@ class Timings:
 
         A batch that a model in this process computes has one time, which is divided by its prompts or tokens. Requests to a
         server have a time each, and users wait for that, however many others the server answers meanwhile: it is not divided by
-        the number of prompts. A run counts with its typical request, the median; for a 95th percentile, with its slowest, so
-        that what few requests suffer is not averaged away.
+        the number of prompts. For a median, a run counts with the request whose first token came last, when all prompts had
+        been read; for a 95th percentile, with its slowest request, which had to wait for other prompts, or whatever held it up.
         """
         if self.requests is None:
             units = {"prompt": n_prompts, "batch": 1, "token": n_tokens}[limits.per]

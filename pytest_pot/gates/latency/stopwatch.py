@@ -113,11 +113,13 @@ class _Runner:
     def _keep_requests(self, lead: float, time: float, requests: Sequence[RequestTimes]) -> None:
         """Keep a run whose prompts were requests of their own.
 
-        Its time is that of a typical request. The batch's is longer where requests wait for each other, and shorter per token
-        than any request's.
+        Its time is that of the request whose first token came last. Then all prompts have been read, and only generation is
+        timed, as in this process. A request that began earlier stands still while the server reads the others' prompts, and how
+        many do is decided by which requests arrive together: it changes from run to run.
         """
         steps = self.measured.n_tokens // self.measured.n_prompts
-        self.times.append(steps * statistics.median(request.per_token for request in requests))
+        last = max(requests, key=lambda request: request.waited + request.first_token)
+        self.times.append(steps * last.per_token)
         self.leads.append(statistics.median(request.first_token for request in requests))
         self.requests.append(requests)
         if any(request.all_at_once for request in requests):

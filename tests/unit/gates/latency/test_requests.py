@@ -74,15 +74,17 @@ def budget(runs: Callable[[int], Sequence[RequestTimes]], **limits: Any) -> Late
 @pytest.mark.parametrize(
     ("per", "stat", "name", "point"),
     [
-        ("token", "median", "ms per output token", 15),
+        ("token", "median", "ms per output token", 10),
         ("token", "p95", "ms per output token (p95)", 40),
-        ("prompt", "median", "ms per request after its first token", 15 * STEPS),
+        ("prompt", "median", "ms per request after its first token", 10 * STEPS),
         ("prompt", "p95", "ms per request after its first token (p95)", 40 * STEPS),
         ("batch", "median", "ms per batch after its first token", 40 * STEPS),
+        ("batch", "p95", "ms per batch after its first token (p95)", 40 * STEPS),
     ],
 )
 def test_a_budget_limits_what_a_request_takes_however_many_run_beside_it(per: str, stat: str, name: str, point: float) -> None:
-    report = budget(always(0.01, 0.01, 0.02, 0.04), per=per, stat=stat)
+    held_up = RequestTimes(0.05, 0.04, STEPS)  # its first token came first, and then the others' prompts were read
+    report = budget(lambda _: [held_up, *requests(0.01, 0.01, 0.01)], per=per, stat=stat)
     [check] = report.checks
     assert (check.name, check.outcome) == (name, Outcome.FAIL)
     assert check.point == pytest.approx(point)
@@ -126,6 +128,31 @@ def test_a_slowdown_compares_the_times_per_token() -> None:
     assert service.measure(LatencyLimits(max_slowdown=1.2), fast, slow).verdict is Outcome.PASS
 
 
+@pytest.mark.parametrize("early", [1, 2, 3])
+def test_which_requests_arrive_together_does_not_change_the_slowdown(early: int) -> None:
+    """llama-server reads the prompts that are there, and those that come a moment later hold the first ones up."""
+
+    def runs(per_token: float) -> Callable[[int], Sequence[RequestTimes]]:
+        def of(run: int) -> Sequence[RequestTimes]:
+            n = (early + run) % 4
+            held_up = RequestTimes(0.3, per_token + 0.2, STEPS)
+            return [held_up] * n + [RequestTimes(1.5, per_token, STEPS)] * (4 - n)
+
+        return of
+
+    service = Service()
+    slow, fast = service.work(runs(0.015)), service.work(lambda run: runs(0.01)(run + 1))
+    report = service.measure(LatencyLimits(max_slowdown=1.2), slow, fast)
+    assert report.slowdown == pytest.approx(1.5)
+    assert report.verdict is Outcome.FAIL
+    assert report.n_pairs == 10
+
+
+def test_the_last_first_token_is_that_of_the_run_where_requests_wait_to_be_sent() -> None:
+    waiting = [RequestTimes(0.9, 0.04, STEPS), RequestTimes(0.2, 0.01, STEPS, waited=1.5)] * 2
+    assert budget(lambda _: waiting, per="token").checks[0].point == pytest.approx(10)
+
+
 @pytest.mark.parametrize(("stat", "most"), [("median", 48), ("p95", 68)])
 def test_the_number_of_runs_is_bounded(stat: str, most: int) -> None:
     """Short runs are not repeated: each one costs the server something."""
@@ -139,7 +166,7 @@ def test_the_number_of_runs_is_bounded(stat: str, most: int) -> None:
     assert 10 < service.runs - before <= most
 
 
-def outcome(report: LatencyReport, **limits: float) -> LatencyOutcome:
+def outcome(report: LatencyReport, **limits: Any) -> LatencyOutcome:
     settings = LatencySettings(
         gate="pot_latency", preset="auto", config=ScoringConfig(), limits=LatencyLimits(**limits), what="decode"
     )
@@ -155,8 +182,8 @@ def test_the_message_has_the_median_and_the_95th_percentile_of_the_requests() ->
     lines = explain(outcome(report, budget_ms=1.0)).splitlines()
     assert lines[0].startswith("pot_latency: 10 ms per output token > 1 (95% bound 10, 10 timings; candidate 70 ms, IQR 0%)")
     assert lines[2:4] == [
-        "  candidate: 100 ms to the first token (p95 100), then 10 ms per token (p95 20); 200 tokens per second of 4 requests "
-        "side by side (95% of runs at least 200); 40 requests",
+        "  candidate: 100 ms to the first token (p95 100), then 10 ms per token (p95 20), 10 ms once all prompts were read; "
+        "200 tokens per second of 4 requests side by side (95% of runs at least 200); 40 requests",
         "  the network between here and the server is in the times",
     ]
     assert lines[4].startswith("  what to do: an absolute limit suits one server under one load, and one network")
