@@ -169,8 +169,11 @@ def test_a_server_can_be_compared_with_a_model_in_this_process(servers: Servers,
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("budget_ms=5, what='prefill'", "*the candidate is a server (delays at http://*), and what='prefill' times the bare*"),
-        ("max_memory_mb=5", "*max_memory_mb limits the memory of a model in this process, but the candidate is a server (*"),
+        ("budget_ms=5, what='prefill'", "*the candidate is a server, delays at http://*, and what='prefill' times the bare*"),
+        (
+            "max_memory_mb=5",
+            "*max_memory_mb limits the memory of a model in this process, but the candidate is a server, delays at http://*",
+        ),
     ],
 )
 def test_what_a_server_cannot_be_asked_is_refused_before_a_request(servers: Servers, arguments: str, line: str) -> None:

@@ -65,7 +65,7 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
 def _cannot_be_timed(engine: Engine, role: str) -> PotError:
     if isinstance(engine, Remote):
         return PotError(
-            f"the {role} is a server ({engine.label}), and what='prefill' times the bare forward pass of a model in this "
+            f"the {role} is a server, {engine.label}, and what='prefill' times the bare forward pass of a model in this "
             "process. Time the requests that a gate makes (what='score'), or generation (what='decode'), which shows the time "
             "to the first token"
         )
@@ -77,7 +77,7 @@ def refuse_memory(engine: Engine, role: str, limit_name: str) -> None:
     """Raises :class:`PotError` if ``engine`` asks a model elsewhere, whose memory cannot be measured from here."""
     if isinstance(engine, Remote):
         raise PotError(
-            f"{limit_name} limits the memory of a model in this process, but the {role} is a server ({engine.label}), whose "
+            f"{limit_name} limits the memory of a model in this process, but the {role} is a server, {engine.label}, whose "
             f"memory cannot be measured from here. Leave {limit_name} out"
         )
 

@@ -241,7 +241,7 @@ def test_a_bare_forward_pass_and_memory_are_refused() -> None:
     with served(Delays()) as url, asked(url) as engine:
         with pytest.raises(PotError) as error:
             work(engine, "reference", BATCH, "prefill", None)
-        assert str(error.value).startswith(f"the reference is a server (delays at {url}), and what='prefill' times the bare")
+        assert str(error.value).startswith(f"the reference is a server, delays at {url}, and what='prefill' times the bare")
         with pytest.raises(PotError) as error:
             refuse_memory(engine, "candidate", "max_memory_mb")
         assert str(error.value).endswith("cannot be measured from here. Leave max_memory_mb out")
