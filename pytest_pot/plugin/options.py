@@ -51,7 +51,8 @@ _FIELDS: Mapping[str, str] = {
 _WHOLE_NUMBERS = ("max_length", "positions_per_prompt", "batch_size")
 
 OPTIONS: Mapping[str, str] = {
-    "reference": "the trusted model: a directory, a hub id, a .gguf file, or package.module:factory",
+    "reference": "the trusted model: a directory, a hub id, an ONNX graph, a .gguf file, the URL of a server, or "
+    "package.module:factory",
     "candidate": "the model under test, named in the same way",
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "
