@@ -60,21 +60,22 @@ def test_the_times_are_those_that_the_server_measures_itself(
     monkeypatch.setattr(engine.client, "stream", overheard)
     generation = engine.generate(PROMPTS[:n_prompts])
     assert isinstance(generation, Streamed)
-    for _ in range(3):
+    later: list[float] = []
+    first: list[float] = []
+    for _ in range(5):
         ends.clear()
         generation.first_token()
         generation.other_tokens()
         told = sorted(ends, key=lambda end: PROMPTS.index(next(p for p in PROMPTS if p.ids[0] == end["prompt"][0])))
         assert len(told) == n_prompts
         for request, end in zip(generation.requests, told, strict=True):
-            assert request.tokens == N - 1
             assert end["prompt_n"] == 40, "all of the prompt was read, none of it was cached"
-            server_ms = end["predicted_ms"] / (N - 1)  # the server's clock starts at the first token
-            assert 1000 * request.per_token == pytest.approx(server_ms, rel=0.1, abs=1)
-            # Before it reads a prompt, the server may have to end the step that others are in.
-            assert 1000 * request.first_token >= end["prompt_ms"]
-            if n_prompts == 1:
-                assert 1000 * request.first_token < end["prompt_ms"] + 50
+            # The server's clock starts at the first token.
+            later.append(1000 * request.per_token * (N - 1) / end["predicted_ms"])
+            first.append(1000 * request.first_token - end["prompt_ms"])
+    assert statistics.median(later) == pytest.approx(1, rel=0.05)
+    assert min(first) >= 0
+    assert min(first) < 50  # others may be in a step of their own before a prompt is read
 
 
 def test_a_budget_that_a_server_misses_fails(engine: Any) -> None:
