@@ -37,6 +37,7 @@ __all__ = [
     "ModelDescription",
     "OutOfMemory",
     "PeakMemory",
+    "PositionError",
     "Restartable",
     "Room",
     "Timeable",
@@ -260,6 +261,17 @@ class Room:
 
 class OutOfMemory(PotError):
     """A batch did not fit into the device's memory."""
+
+
+class PositionError(PotError):
+    """What an engine said of one position cannot be used. Whoever knows the suite's prompts names the prompt."""
+
+    def __init__(self, what: str, position: int, prompt: int | None = None) -> None:
+        """``what``: a clause that names the engine. ``prompt``: its index in the batch that the engine was asked for."""
+        super().__init__(f"{what}, at {'' if prompt is None else f'prompt {prompt} of its batch, '}position {position}")
+        self.what = what
+        self.position = position
+        self.prompt = prompt
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.baseline.recorded import Recorded, RecordedSuite, certainly_clear, position_starts
+from pytest_pot.baseline.recorded import Recorded, RecordedSuite, position_starts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
-from pytest_pot.engines.distributions import Floats
+from pytest_pot.engines.distributions import Floats, certainly_clear
 from pytest_pot.engines.tensors import ReferenceReading, block_height, device_for_cells, reads
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
