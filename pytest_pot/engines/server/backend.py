@@ -17,12 +17,12 @@ from pytest_pot.engines.server.http import Client
 __all__ = ["ServerBackend"]
 
 _ENGINES = {
-    "vllm": ("vllm", "VllmEngine"),
+    "vllm": ("vllm_given_ids", "engine"),
     "sglang": ("sglang", "SglangEngine"),
     "llamacpp": ("llama_server", "LlamaServerEngine"),
     "openai": ("openai", "OpenAiEngine"),
 }
-"""By kind, the module beside this one and its class."""
+"""By kind, the module beside this one and what makes an engine: its class, or a function that chooses one."""
 
 
 class ServerBackend:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.engines.base import PositionError
 from pytest_pot.engines.server.answers import UNKNOWN_VOCAB, Row
 from pytest_pot.engines.server.completions import PATH, CompletionsEngine, choice_of, same_ids
 from pytest_pot.engines.server.engine import ServerModel
@@ -19,8 +20,6 @@ __all__ = ["VllmEngine", "prompt_rows"]
 
 _STABLE = ("id", "root", "parent", "max_model_len")
 """The fields of an entry of ``/v1/models`` that do not change while a server runs. ``created`` is the time of the request."""
-_MINUS_INFINITY = -9999.0
-"""What vLLM writes for minus infinity, and everything below."""
 _PROBE = [0, 0]
 """A prompt with one position, of ids that every vocabulary has."""
 _ROUND_LIMITS = (1000, 500, 200, 100, 50, 20, 10, 5, 1)
@@ -127,8 +126,8 @@ def prompt_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> 
     among them.
 
     Raises:
-        PotError: there is not one entry per token; the first has a number, or another one has none; an entry holds something
-            else; a log-probability is minus infinity.
+        PotError: there is not one entry per token, or the first of them is not null.
+        PositionError: an entry lacks the ids that were asked for.
     """
     entries = choice.get("prompt_logprobs")
     if entries is None:
@@ -139,35 +138,33 @@ def prompt_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> 
             f"{url} told {n} 'prompt_logprobs' for a prompt of {len(tokens.ids)} tokens, where one per token is expected, the "
             "first of them null"
         )
-    return [
-        _row(entry, target, k, f"{url}: position {j} of the prompt that begins with the ids {list(tokens.ids[:8])}")
-        for j, (entry, target) in enumerate(zip(entries[tokens.prompt_len :], tokens.targets, strict=True))
-    ]
+    own = entries[tokens.prompt_len :]
+    try:
+        return [_row(entry, target, k) for entry, target in zip(own, tokens.targets, strict=True)]
+    except _Bad as error:
+        position = next(j for j, entry in enumerate(own) if entry is error.entry)
+        raise PositionError(f"{url} {error}", position) from None
 
 
-def _row(entry: Any, target: int, k: int, where: str) -> Row:
+class _Bad(Exception):
+    def __init__(self, entry: Any, what: str) -> None:
+        super().__init__(what)
+        self.entry = entry
+
+
+def _row(entry: Any, target: int, k: int) -> Row:
     if not isinstance(entry, dict) or not all(re.fullmatch(r"0|[1-9][0-9]*", key) for key in entry):
-        raise PotError(f"{where} has no log-probabilities by id, but {str(entry)[:100]}")
-    numbers = {int(key): _log_prob(each, where) for key, each in entry.items()}
+        raise _Bad(entry, f"told no log-probabilities by id, but {str(entry)[:100]}")
+    numbers: dict[int, Any] = {int(key): each.get("logprob") if isinstance(each, dict) else each for key, each in entry.items()}
     if target not in numbers:
-        raise PotError(f"{where} lacks the log-probability of the token that came, id {target}")
-    likeliest = sorted(numbers, key=lambda each: -numbers[each])
+        raise _Bad(entry, f"told no log-probability of the token that came, id {target}")
     if len(numbers) == k + 1:
-        likeliest.remove(target)
-    if len(likeliest) != k:
-        raise PotError(f"{where} has {len(numbers)} ids, where the {k} likeliest and the token that came were asked for")
-    return Row(likeliest, [numbers[each] for each in likeliest], numbers[target])
-
-
-def _log_prob(each: Any, where: str) -> float:
-    number = each.get("logprob") if isinstance(each, dict) else None
-    if not isinstance(number, int | float) or isinstance(number, bool):
-        raise PotError(f"{where} has no number as a log-probability, but {str(each)[:100]}")
-    if not number > _MINUS_INFINITY:  # NaN too
-        raise PotError(
-            f"{where} has the log-probability {number}, with which vLLM stands for minus infinity: the model is broken"
-        )
-    return float(number)
+        ids = [each for each in numbers if each != target]
+    elif len(numbers) == k:
+        ids = list(numbers)
+    else:
+        raise _Bad(entry, f"told {len(numbers)} ids where it was asked for the {k} likeliest and the token that came")
+    return Row(ids, [numbers[each] for each in ids], numbers[target])
 
 
 @dataclass(frozen=True)
