@@ -182,7 +182,7 @@ class _ScoreGate(Gate):
         pool: int | None = None,
     ) -> ScoreResult:
         from pytest_pot.gates.cut_prompts import cut_warnings
-        from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden
+        from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden, refuse_unseen
         from pytest_pot.gates.verdict.explain import notes_on
 
         self._refuse_below_noise(floor)
@@ -191,6 +191,8 @@ class _ScoreGate(Gate):
         verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
         if isinstance(settings.limits, DistinctLimit) or verdict is not Verdict.DIFFERENT:
             refuse_hidden(report, settings)
+        if verdict is not Verdict.DIFFERENT:  # a lower bound above the limit is evidence however loose it is
+            refuse_unseen(report)
         warnings = list(inputs.warnings)
         if not inputs.endless:
             warnings += cut_warnings(settings.gate, settings.config, inputs.prompts, report.indices, report.tokens)
