@@ -67,7 +67,7 @@ class Client:
 
         Args:
             url: without ``/v1`` at its end.
-            timeout: seconds after which a request has failed that was not answered completely.
+            timeout: seconds after which a request that was not answered completely has failed.
             name: what messages call the server: ``"the candidate's server"``.
 
         Raises:
