@@ -251,8 +251,14 @@ class Room:
     launch: int = 0
     """What a forward pass costs at least. A GPU computes while the host starts the rest of the pass, so that a pass costs the
     longer of the two times: up to this many tokens, the host's."""
+    padded: bool = True
+    """Whether each sequence of a batch costs as much as the longest; False: no more than its own tokens."""
     settled: bool = True
     """Whether more batches would not change the other figures much. False: the engine still measures its device."""
+
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """What a batch of sequences counts, in tokens."""
+        return max(lengths) * len(lengths) if self.padded else sum(lengths)
 
     def cost(self, tokens: int) -> int:
         """What a forward pass over ``tokens`` costs, in tokens."""

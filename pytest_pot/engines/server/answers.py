@@ -115,8 +115,8 @@ def _top_k(rows: Sequence[Row], k: int, vocab_size: int) -> TopK:
     return top.in_order() if whole else top
 
 
-def _refuse(wrong: Flags, what: Callable[[int], str]) -> None:
-    """Raise :class:`_Bad` for the first row that is ``wrong``."""
+def _refuse(wrong: Any, what: Callable[[int], str]) -> None:
+    """Raise :class:`_Bad` for the first row that is ``wrong``, [n]."""
     if wrong.any():
         row = int(np.argmax(wrong))
         raise _Bad(row, what(row))

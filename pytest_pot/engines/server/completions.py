@@ -23,6 +23,13 @@ class CompletionsEngine(ServerEngine):
     from the model's ``generation_config.json``, such as a top-p of 0.9 or a repetition penalty."""
     endless: Mapping[str, Any] = {}
     """What makes the server go on after an end of text."""
+    asks_for_ids: Mapping[str, Any] = {}
+    """What makes the server return the ids of the tokens that it generated."""
+
+    @property
+    def who(self) -> str:
+        """The subject of a message's sentence."""
+        return f"the {self.role}, {self.label},"
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         return self.client.side_by_side(lambda context: self._sampled(context, n_tokens, seed), contexts)
@@ -44,21 +51,18 @@ class CompletionsEngine(ServerEngine):
 
     def _sampled(self, context: Sequence[int], n_tokens: int, seed: int) -> list[int]:
         how = {"temperature": 1.0, "seed": seed_of(context, seed), **self.untouched, **self.endless, **self.asks_for_ids}
-        choice = choice_of(self.client.post(PATH, self.request(context, n_tokens, **how)).body, self.client.url)
+        choice = choice_of(self.client.post(PATH, self.request(context, n_tokens, **how)).body, self.who)
         ids = self.sampled_ids(choice)
         if len(ids) != n_tokens:
             raise PotError(
-                f"{self.client.url}{PATH} continued a prompt by {len(ids)} tokens where {n_tokens} were asked for (finished by "
+                f"{self.who} continued a prompt by {len(ids)} tokens where {n_tokens} were asked for (finished by "
                 f"{choice.get('finish_reason')!r}): give prompts with a continuation of their own, "
                 "Prompt(text, continuation)"
             )
         return ids
 
-    asks_for_ids: Mapping[str, Any] = {}
-    """What makes the server return the ids of the tokens that it generated."""
 
-
-def choice_of(body: Any, url: str) -> dict[str, Any]:
+def choice_of(body: Any, who: str) -> dict[str, Any]:
     """The only choice of an answer.
 
     Raises:
@@ -66,24 +70,24 @@ def choice_of(body: Any, url: str) -> dict[str, Any]:
     """
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise PotError(f"{url}{PATH} answered without the one entry of 'choices' that was asked for: {str(body)[:200]}")
+        raise PotError(f"{who} answered {PATH} without the one entry of 'choices' that was asked for: {str(body)[:200]}")
     return choices[0]
 
 
-def same_ids(sent: Sequence[int], came: Any, url: str) -> None:
+def same_ids(sent: Sequence[int], came: Any, who: str) -> None:
     """Check that the prompt's ids that a server returned are those that it was sent.
 
     Raises:
         PotError: they are not, with both at the first difference.
     """
     if not isinstance(came, list):
-        raise PotError(f"{url} did not return the ids of the prompt that it was sent, so nobody knows what it read")
+        raise PotError(f"{who} did not return the ids of the prompt that it was sent, so nobody knows what it read")
     if list(sent) == came:
         return
     length = min(len(sent), len(came))
     at = next((i for i in range(length) if sent[i] != came[i]), length)
     raise PotError(
-        f"{url} read other token ids than it was sent: at index {at} {_excerpt(came, at)} in place of {_excerpt(sent, at)} "
+        f"{who} read other token ids than it was sent: at index {at} {_excerpt(came, at)} in place of {_excerpt(sent, at)} "
         f"({len(came)} ids in place of {len(sent)}). A token that it puts in front, such as a BOS, or another tokenizer's ids "
         "make another prompt"
     )

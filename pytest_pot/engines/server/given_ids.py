@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import numpy.typing as npt
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import PositionError
 from pytest_pot.engines.distributions import Floats, Ints, TopK
+from pytest_pot.engines.server.engine import ServerEngine
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["GivenRows", "by_prompt", "check_in_vocabulary", "top_k_at"]
+__all__ = ["GivenRows", "read_at"]
 
 _CLAMPED = -9999.0
 """What vLLM writes for minus infinity; no honest log-probability is as low."""
@@ -40,62 +41,52 @@ class GivenRows:
     """[n]"""
 
 
-def top_k_at(prompts: Sequence[GivenRows], ids: Ints, vocab_size: int, who: str) -> TopK:
+def read_at(engine: ServerEngine, batch: Sequence[Tokens], ids: Ints, rows_at: Callable[[Tokens, Ints], GivenRows]) -> TopK:
     """The distributions at ``ids`` [positions of all prompts, m], with the rest of each as its tail.
 
+    ``rows_at``: asks the server of ``engine`` about one prompt, at its rows of ``ids``.
+
     Raises:
+        PotError: an id is outside the vocabulary; or what ``rows_at`` raises.
         PositionError: a number is missing, NaN, or no log-probability; or the probabilities are not those of one distribution.
     """
-    parts, start = [], 0
-    for index, rows in enumerate(prompts):
-        n = len(rows.targets)
-        parts.append(_of_prompt(rows, ids[start : start + n], vocab_size, _Place(who, index)))
-        start += n
-    return TopK.concatenate(parts)
-
-
-def by_prompt(batch: Sequence[Tokens], ids: Ints) -> list[tuple[Tokens, Ints]]:
-    """Each prompt of ``batch`` with its rows of ``ids`` [positions of all prompts, m]."""
-    ends = np.cumsum([tokens.n_positions for tokens in batch])
-    return [(tokens, ids[end - tokens.n_positions : end]) for tokens, end in zip(batch, ends, strict=True)]
-
-
-def check_in_vocabulary(ids: Ints, vocab_size: int) -> None:
-    """Refuse ids that the server's model does not have.
-
-    Raises:
-        PotError: with the first of them.
-    """
-    outside = (ids < 0) | (ids >= vocab_size)
+    outside = (ids < 0) | (ids >= engine.vocab_size)
     if outside.any():
-        raise PotError(f"id {ids[outside][0]} is outside the served model's vocabulary of {vocab_size} tokens")
+        raise PotError(f"id {ids[outside][0]} is outside the vocabulary of {engine.vocab_size} tokens of {engine.label}")
+    ends = np.cumsum([tokens.n_positions for tokens in batch])
+
+    def one(index: int) -> TopK:
+        tokens = batch[index]
+        own = ids[ends[index] - tokens.n_positions : ends[index]]
+        try:
+            return _of_prompt(rows_at(tokens, own), own, engine.vocab_size, f"the {engine.role}, {engine.label},")
+        except PositionError as error:
+            raise PositionError(error.what, error.position, index) from None
+
+    return TopK.concatenate(engine.client.side_by_side(one, range(len(batch))))
 
 
-@dataclass(frozen=True)
-class _Place:
-    who: str
-    prompt: int
-
-    def refuse(self, wrong: npt.NDArray[np.bool_], what: str) -> None:
-        """Raise :class:`PositionError` for the first position that is ``wrong``."""
-        if wrong.any():
-            raise PositionError(f"{self.who} {what}", int(np.argmax(wrong)), self.prompt)
+def _refuse(wrong: npt.NDArray[np.bool_], what: str) -> None:
+    """Raise :class:`PositionError` for the first position that is ``wrong``."""
+    if wrong.any():
+        raise PositionError(what, int(np.argmax(wrong)))
 
 
-def _of_prompt(rows: GivenRows, ids: Ints, vocab_size: int, place: _Place) -> TopK:
-    log_probs = _numbers(rows.log_probs, place, "an id that it was asked for")
-    targets = _numbers([[each] for each in rows.targets], place, "the continuation's token")[:, 0]
-    best = _numbers([[each] for each in rows.top_log_probs], place, "its likeliest id")[:, 0]
+def _of_prompt(rows: GivenRows, ids: Ints, vocab_size: int, who: str) -> TopK:
+    log_probs = _numbers(rows.log_probs, who, "an id that it was asked for")
+    targets = _numbers([[each] for each in rows.targets], who, "the continuation's token")[:, 0]
+    best = _numbers([[each] for each in rows.top_log_probs], who, "its likeliest id")[:, 0]
     bad_ids = [type(each) is not int or not 0 <= each < vocab_size for each in rows.top_ids]
-    place.refuse(np.array(bad_ids), "told a likeliest id that is outside the vocabulary")
+    _refuse(np.array(bad_ids), f"{who} told a likeliest id that is outside the vocabulary")
     sums = np.exp(log_probs).sum(axis=1)
-    place.refuse(sums > 1 + _ROUNDING, "told probabilities that sum to more than 1: they are not of one distribution")
-    place.refuse(
+    _refuse(sums > 1 + _ROUNDING, f"{who} told probabilities that sum to more than 1: they are not of one distribution")
+    _refuse(
         (log_probs.max(axis=1) > best + _SAME) | (targets > best + _SAME),
-        "told a higher log-probability than that of its likeliest id: the numbers are from different answers",
+        f"{who} told a higher log-probability than that of its likeliest id: the numbers are from different answers",
     )
     whole = ids.shape[1] == vocab_size
-    place.refuse(whole & (sums < 1 - _ROUNDING), "told probabilities of the whole vocabulary that do not sum to 1")
+    if whole:
+        _refuse(sums < 1 - _ROUNDING, f"{who} told probabilities of the whole vocabulary that do not sum to 1")
     return TopK(
         ids=ids,
         log_probs=log_probs,
@@ -109,7 +100,7 @@ def _of_prompt(rows: GivenRows, ids: Ints, vocab_size: int, place: _Place) -> To
     )
 
 
-def _numbers(rows: Any, place: _Place, whose: str) -> Floats:
+def _numbers(rows: Any, who: str, whose: str) -> Floats:
     """[n, m]; what is no number becomes NaN, and NaN is refused."""
     if isinstance(rows, np.ndarray):
         numbers = rows.astype(np.float64)
@@ -119,5 +110,5 @@ def _numbers(rows: Any, place: _Place, whose: str) -> Floats:
     wrong = ~((numbers > _CLAMPED) & (numbers <= _ROUNDING))  # NaN is neither
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        place.refuse(wrong.any(axis=1), f"told {rows[row][column]} as the log-probability of {whose}, which is none")
+        _refuse(wrong.any(axis=1), f"{who} told {rows[row][column]} as the log-probability of {whose}, which is none")
     return numbers

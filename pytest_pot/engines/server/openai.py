@@ -49,7 +49,7 @@ class OpenAiEngine(CompletionsEngine):
     @property
     def max_positions(self) -> int | None:
         limit = self._entry().get("max_model_len")
-        return limit - self._max_tokens if isinstance(limit, int) else None
+        return limit - 1 if isinstance(limit, int) else None  # room for a token to generate
 
     @property
     def vocab_size(self) -> int:
@@ -73,12 +73,12 @@ class OpenAiEngine(CompletionsEngine):
 
     def read(self, tokens: Tokens, k: int) -> list[Row]:
         body = self.client.post(PATH, self._asking(tokens.ids, k)).body
-        return echoed_rows(choice_of(body, self.client.url), tokens, k, self.client.url)
+        return echoed_rows(choice_of(body, self.who), tokens, k, self.who)
 
     def sampled_ids(self, choice: Mapping[str, Any]) -> list[int]:
         logprobs = choice.get("logprobs")
         names = logprobs.get("tokens") if isinstance(logprobs, dict) else None
-        return [_id_of(name, self.client.url) for name in names or ()]
+        return [_id_of(name, self.who) for name in names or ()]
 
     def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
         path, body = super().generation(ids, n_tokens)
@@ -87,7 +87,7 @@ class OpenAiEngine(CompletionsEngine):
     def tokens_in(self, event: Any) -> int:
         if isinstance(event, dict) and "error" not in event and isinstance(event.get("choices"), list):
             return sum(_n_tokens(choice) for choice in event["choices"])
-        raise PotError(f"{self.client.url}{PATH} broke off its stream: {str(event)[:200]}")
+        raise PotError(f"{self.who} broke off its stream: {str(event)[:200]}")
 
     def _asking(self, ids: Sequence[int], k: int) -> dict[str, Any]:
         how = {"temperature": 0.0, "echo": True, "logprobs": k, "return_tokens_as_token_ids": True}
@@ -105,11 +105,11 @@ class OpenAiEngine(CompletionsEngine):
                 answer = self.client.post(PATH, self._asking(_PROBE, limit), allow=(400, 404, 405, 422))
                 if answer.status < 300:
                     tokens = Tokens(_PROBE, 1)
-                    entries = _entries(choice_of(answer.body, self.client.url), tokens, self.client.url)
+                    entries = _entries(choice_of(answer.body, self.who), tokens, self.who)
                     return _told(entries[0], tokens.targets[0], limit)
                 refusals.append(f"{answer.status}: {str(answer.body)[:300]}")
         raise PotError(
-            f"{self.client.url}{PATH} refuses to echo a prompt of token ids with its log-probabilities ({refusals[-1]}). "
+            f"{self.who} refuses to echo a prompt of token ids with its log-probabilities ({refusals[-1]}). "
             f"This server cannot be compared. {_INSTEAD}"
         )
 
@@ -120,18 +120,18 @@ class OpenAiEngine(CompletionsEngine):
         return named[0] if named else {}
 
 
-def echoed_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> list[Row]:
+def echoed_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, who: str) -> list[Row]:
     """What the echoed prompt of a choice says at the positions of ``tokens``.
 
     Raises:
         PotError: the answer has no such prompt, or names its tokens by text.
         PositionError: a position lacks the ids that were asked for.
     """
-    entries = _entries(choice, tokens, url)
+    entries = _entries(choice, tokens, who)
     rows = []
     for position, (entry, target) in enumerate(zip(entries, tokens.targets, strict=True)):
         if target not in entry:
-            raise PositionError(f"{url} told no log-probability of the token that came, id {target}", position)
+            raise PositionError(f"{who} told no log-probability of the token that came, id {target}", position)
         ids = sorted(entry, key=lambda each: -entry[each] if isinstance(entry[each], int | float) else 0)
         if len(ids) == k + 1:
             ids.remove(target)
@@ -139,7 +139,7 @@ def echoed_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> 
     return rows
 
 
-def _entries(choice: Mapping[str, Any], tokens: Tokens, url: str) -> list[dict[int, Any]]:
+def _entries(choice: Mapping[str, Any], tokens: Tokens, who: str) -> list[dict[int, Any]]:
     """By id, the log-probabilities at each position of ``tokens``."""
     logprobs = choice.get("logprobs")
     names = logprobs.get("tokens") if isinstance(logprobs, dict) else None
@@ -147,19 +147,19 @@ def _entries(choice: Mapping[str, Any], tokens: Tokens, url: str) -> list[dict[i
     n = len(tokens.ids)
     if not isinstance(names, list) or not isinstance(top, list) or len(names) < n:
         raise PotError(
-            f"{url}{PATH} ignored 'echo' or 'logprobs': its answer holds no log-probabilities of the prompt, so this server "
+            f"{who} ignored 'echo' or 'logprobs': its answer holds no log-probabilities of the prompt, so this server "
             f"cannot be compared. {_INSTEAD}"
         )
-    same_ids(tokens.ids, [_id_of(name, url) for name in names[:n]], url)
+    same_ids(tokens.ids, [_id_of(name, who) for name in names[:n]], who)
     if len(top) != len(names) or top[0] is not None:
         raise PotError(
-            f"{url}{PATH} told {len(top)} 'top_logprobs' for {len(names)} tokens, where one for each, the first null, is right"
+            f"{who} told {len(top)} 'top_logprobs' for {len(names)} tokens, where one for each, the first null, is right"
         )
     entries = []
     for position, entry in enumerate(top[tokens.prompt_len : n]):
         if not isinstance(entry, dict):
-            raise PositionError(f"{url} told no log-probabilities", position)
-        entries.append({_id_of(name, url): number for name, number in entry.items()})
+            raise PositionError(f"{who} told no log-probabilities", position)
+        entries.append({_id_of(name, who): number for name, number in entry.items()})
     return entries
 
 
@@ -172,11 +172,11 @@ def _told(entry: Mapping[int, Any], target: int, asked: int) -> int:
     return max(len(entry) - extra, 1)
 
 
-def _id_of(name: Any, url: str) -> int:
+def _id_of(name: Any, who: str) -> int:
     match = re.fullmatch(r"token_id:(\d+)", name) if isinstance(name, str) else None
     if match is None:
         raise PotError(
-            f"{url} names tokens by their text ({str(name)[:40]!r}), not by their id: two tokens may have the same text, so "
+            f"{who} names tokens by their text ({str(name)[:40]!r}), not by their id: two tokens may have the same text, so "
             f"this server cannot be compared. vLLM names ids with --return-tokens-as-token-ids. {_INSTEAD}"
         )
     return int(match[1])

@@ -20,7 +20,7 @@ from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.server.answers import UNKNOWN_VOCAB, Row
 from pytest_pot.engines.server.completions import seed_of
 from pytest_pot.engines.server.engine import ServerEngine, ServerModel
-from pytest_pot.engines.server.given_ids import GivenRows, by_prompt, check_in_vocabulary, top_k_at
+from pytest_pot.engines.server.given_ids import GivenRows, read_at
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["SglangEngine"]
@@ -48,6 +48,7 @@ class SglangEngine(ServerEngine):
 
     def __init__(self, model: ServerModel, role: str, config: ScoringConfig) -> None:
         super().__init__(model, role, config)
+        self._info: dict[str, Any] = {}
         self._info = self._server_info()
         self._max_positions = self._longest()
         self._vocab_size = self._asked_vocab_size()
@@ -71,6 +72,11 @@ class SglangEngine(ServerEngine):
         version = self._info.get("version")
         return version if isinstance(version, str) else None
 
+    @property
+    def who(self) -> str:
+        """The subject of a message's sentence."""
+        return f"the {self.role}, {self.label},"
+
     def identity(self) -> Mapping[str, Any]:
         info = self._first_of("/model_info", "/get_model_info")
         return {**{name: info.get(name) for name in _STABLE}, "version": self._server_info().get("version")}
@@ -87,16 +93,11 @@ class SglangEngine(ServerEngine):
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
         """See :class:`~pytest_pot.engines.base.GivenIds`."""
-        n = sum(tokens.n_positions for tokens in batch)
-        if isinstance(ids, int):
-            self._need_vocab_size()
-            wanted = np.broadcast_to(np.arange(min(ids, self.vocab_size)), (n, min(ids, self.vocab_size)))
-        else:
-            wanted = ids
-            check_in_vocabulary(ids, self.vocab_size)
-        rows = self.client.side_by_side(lambda part: self._rows_at(*part), by_prompt(batch, wanted))
-        top = top_k_at(rows, wanted, self.vocab_size, self.label)
-        return replace(top, ids=None) if isinstance(ids, int) else top
+        if not isinstance(ids, int):
+            return read_at(self, batch, ids, self._rows_at)
+        self._need_vocab_size()
+        m, n = min(ids, self.vocab_size), sum(tokens.n_positions for tokens in batch)
+        return replace(read_at(self, batch, np.broadcast_to(np.arange(m), (n, m)), self._rows_at), ids=None)
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         return self.client.side_by_side(lambda context: self._sampled(context, n_tokens, seed), contexts)
@@ -109,7 +110,7 @@ class SglangEngine(ServerEngine):
         # An event tells how many tokens came up to it, whether it brings all of their ids or only the last.
         info = event.get("meta_info") if isinstance(event, dict) else None
         if not isinstance(info, dict) or not isinstance(info.get("completion_tokens"), int):
-            raise PotError(f"{self.client.url}{_PATH} broke off its stream: {str(event)[:200]}")
+            raise PotError(f"{self.who} broke off its stream: {str(event)[:200]}")
         request, count = str(info.get("id")), info["completion_tokens"]
         new: int = count - self._streamed.get(request, 0)
         self._streamed[request] = count
@@ -128,11 +129,11 @@ class SglangEngine(ServerEngine):
             first = first or told
             for position, entries in enumerate(told["input_token_ids_logprobs"]):
                 if [entry[1] for entry in entries] != piece:
-                    raise PositionError(f"{self.label} told other ids than it was asked for", position)
+                    raise PositionError(f"{self.who} told other ids than it was asked for", position)
                 numbers[position] += [entry[0] for entry in entries]
-        columns = columns.reshape(ids.shape)
+        wanted: list[list[int]] = columns.reshape(ids.shape).tolist()
         return GivenRows(
-            [[row[column] for column in wanted] for row, wanted in zip(numbers, columns.tolist(), strict=True)],
+            [[row[column] for column in own] for row, own in zip(numbers, wanted, strict=True)],
             [entry[0] for entry in first["input_token_logprobs"]],
             [top[0][1] for top in first["input_top_logprobs"]],
             [top[0][0] for top in first["input_top_logprobs"]],
@@ -156,7 +157,7 @@ class SglangEngine(ServerEngine):
         answer = self.client.post(_PATH, body).body
         info = answer.get("meta_info") if isinstance(answer, dict) else None
         if not isinstance(info, dict):
-            raise PotError(f"{self.client.url}{_PATH} answered without 'meta_info': {str(answer)[:200]}. Is it SGLang?")
+            raise PotError(f"{self.who} answered {_PATH} without 'meta_info': {str(answer)[:200]}. Is it SGLang?")
         names = ["input_token_logprobs", "input_top_logprobs"] + ([] if ids is None else ["input_token_ids_logprobs"])
         told = {name: self._entries(info, name, tokens) for name in names}
         self._check_prompt(info, tokens)
@@ -165,23 +166,23 @@ class SglangEngine(ServerEngine):
     def _entries(self, info: Mapping[str, Any], name: str, tokens: Tokens) -> list[Any]:
         entries = info.get(name)
         if not isinstance(entries, list):
-            raise PotError(f"{self.label} did not tell {name!r}, although it was asked for log-probabilities")
+            raise PotError(f"{self.who} did not tell {name!r}, although it was asked for log-probabilities")
         if len(entries) != tokens.n_positions + 1:
             raise PotError(
-                f"{self.label} told {len(entries)} {name!r} where {tokens.n_positions + 1} were asked for: one for each token "
+                f"{self.who} told {len(entries)} {name!r} where {tokens.n_positions + 1} were asked for: one for each token "
                 "of the continuation, and a null for the token before them"
             )
         for position, entry in enumerate(entries[1:]):
             parts = [entry] if name == "input_token_logprobs" else entry
             if not (isinstance(parts, list) and parts and all(isinstance(part, list) and len(part) >= 2 for part in parts)):
-                raise PositionError(f"{self.label} told {str(entry)[:100]} in {name!r}, no log-probabilities", position)
+                raise PositionError(f"{self.who} told {str(entry)[:100]} in {name!r}, no log-probabilities", position)
         return entries[1:]
 
     def _check_prompt(self, info: Mapping[str, Any], tokens: Tokens) -> None:
         """Compare what the server read with ``tokens``: the number of all ids, and the ids of the continuation."""
         if info.get("prompt_tokens") != len(tokens.ids):
             raise PotError(
-                f"{self.label} read {info.get('prompt_tokens')} tokens where {len(tokens.ids)} were sent: it put something in "
+                f"{self.who} read {info.get('prompt_tokens')} tokens where {len(tokens.ids)} were sent: it put something in "
                 "front, or cut the prompt"
             )
         came = [entry[1] for entry in info["input_token_logprobs"][1:]]
@@ -189,7 +190,7 @@ class SglangEngine(ServerEngine):
         sent = [0 if each >= self.vocab_size - 1 else each for each in tokens.targets]
         for position, (one, other) in enumerate(zip(sent, came, strict=True)):
             if one != other:
-                raise PositionError(f"{self.label} read id {other} where {one} was sent", position)
+                raise PositionError(f"{self.who} read id {other} where {one} was sent", position)
 
     def _sampled(self, context: Sequence[int], n_tokens: int, seed: int) -> list[int]:
         # Everything is said: the server may prefer other settings for what is left open.
@@ -210,9 +211,9 @@ class SglangEngine(ServerEngine):
         try:
             ids = [entry[1] for entry in answer["meta_info"]["output_token_logprobs"]]
         except (LookupError, TypeError):
-            raise PotError(f"{self.label} did not tell what it sampled: {str(answer)[:200]}") from None
+            raise PotError(f"{self.who} did not tell what it sampled: {str(answer)[:200]}") from None
         if len(ids) != n_tokens or not all(type(each) is int for each in ids):
-            raise PotError(f"{self.label} sampled {len(ids)} tokens where {n_tokens} were asked for")
+            raise PotError(f"{self.who} sampled {len(ids)} tokens where {n_tokens} were asked for")
         return ids
 
     def _longest(self) -> int | None:
@@ -231,7 +232,7 @@ class SglangEngine(ServerEngine):
     def _need_vocab_size(self) -> None:
         if self.vocab_size == UNKNOWN_VOCAB:
             raise PotError(
-                f"{self.label} does not tell the size of its vocabulary, so all of it cannot be asked for: set top_k, such as "
+                f"{self.who} does not tell the size of its vocabulary, so all of it cannot be asked for: set top_k, such as "
                 "the preset 'balanced' does"
             )
 
@@ -253,5 +254,5 @@ class SglangEngine(ServerEngine):
         else:
             answer = self.client.get(paths[-1])
         if not isinstance(answer.body, dict):
-            raise PotError(f"{self.client.url} told nothing about itself: {str(answer.body)[:200]}")
+            raise PotError(f"{self.who} told nothing about itself: {str(answer.body)[:200]}")
         return answer.body

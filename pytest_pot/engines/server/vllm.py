@@ -80,21 +80,19 @@ class VllmEngine(CompletionsEngine):
         return {**{name: entry.get(name) for name in _STABLE}, "version": _version(self.client)}
 
     def read(self, tokens: Tokens, k: int) -> list[Row]:
-        return prompt_rows(self._asked(tokens, k), tokens, k, self.client.url)
+        return prompt_rows(self._asked(tokens, k), tokens, k, self.who)
 
     def _asked(self, tokens: Tokens, k: int) -> dict[str, Any]:
         """The choice with the ``k`` likeliest ids at each token of ``tokens``."""
         body = self.request(tokens.ids, 1, temperature=0.0, prompt_logprobs=k, return_token_ids=True)
-        choice = choice_of(self.client.post(PATH, body).body, self.client.url)
-        same_ids(tokens.ids, choice.get("prompt_token_ids"), self.client.url)
+        choice = choice_of(self.client.post(PATH, body).body, self.who)
+        same_ids(tokens.ids, choice.get("prompt_token_ids"), self.who)
         return choice
 
     def sampled_ids(self, choice: Mapping[str, Any]) -> list[int]:
         ids = choice.get("token_ids")
         if not (isinstance(ids, list) and all(isinstance(each, int) for each in ids)):
-            raise PotError(
-                f"{self.client.url}{PATH} did not return the ids that it generated, although return_token_ids was set"
-            )
+            raise PotError(f"{self.who} ignored 'return_token_ids': it did not return the ids that it generated")
         return ids
 
     def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
@@ -107,7 +105,7 @@ class VllmEngine(CompletionsEngine):
             choices = event.get("choices")
             if isinstance(choices, list):
                 return sum(len(choice.get("token_ids") or ()) for choice in choices)
-        raise PotError(f"{self.client.url}{PATH} broke off its stream: {str(event)[:200]}")
+        raise PotError(f"{self.who} broke off its stream: {str(event)[:200]}")
 
     def _entry(self) -> dict[str, Any]:
         body = self.client.get("/v1/models").body
@@ -119,7 +117,7 @@ class VllmEngine(CompletionsEngine):
         raise PotError(f"{self.client.url} does not serve the model {self.model.name!r}; it serves {names}")
 
 
-def prompt_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> list[Row]:
+def prompt_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, who: str) -> list[Row]:
     """What the ``prompt_logprobs`` of a choice say at the positions of ``tokens``.
 
     Each entry holds the ``k`` likeliest ids and the token that came, so it has ``k`` ids, or ``k + 1`` where that token is not
@@ -131,11 +129,11 @@ def prompt_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> 
     """
     entries = choice.get("prompt_logprobs")
     if entries is None:
-        raise PotError(f"{url} ignored 'prompt_logprobs': it told no log-probabilities of the prompt. Is it vLLM?")
+        raise PotError(f"{who} ignored 'prompt_logprobs': it told no log-probabilities of the prompt. Is it vLLM?")
     if not isinstance(entries, list) or len(entries) != len(tokens.ids) or entries[0] is not None:
         n = len(entries) if isinstance(entries, list) else "no list of"
         raise PotError(
-            f"{url} told {n} 'prompt_logprobs' for a prompt of {len(tokens.ids)} tokens, where one per token is expected, the "
+            f"{who} told {n} 'prompt_logprobs' for a prompt of {len(tokens.ids)} tokens, where one per token is expected, the "
             "first of them null"
         )
     own = entries[tokens.prompt_len :]
@@ -143,7 +141,7 @@ def prompt_rows(choice: Mapping[str, Any], tokens: Tokens, k: int, url: str) -> 
         return [_row(entry, target, k) for entry, target in zip(own, tokens.targets, strict=True)]
     except _Bad as error:
         position = next(j for j, entry in enumerate(own) if entry is error.entry)
-        raise PositionError(f"{url} {error}", position) from None
+        raise PositionError(f"{who} {error}", position) from None
 
 
 class _Bad(Exception):

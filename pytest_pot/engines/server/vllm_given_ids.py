@@ -16,7 +16,7 @@ from pytest_pot.engines.base import Level
 from pytest_pot.engines.distributions import Floats, Ints, TopK
 from pytest_pot.engines.server.completions import same_ids
 from pytest_pot.engines.server.engine import ServerModel
-from pytest_pot.engines.server.given_ids import GivenRows, by_prompt, check_in_vocabulary, top_k_at
+from pytest_pot.engines.server.given_ids import GivenRows, read_at
 from pytest_pot.engines.server.vllm import VllmEngine, prompt_rows
 from pytest_pot.engines.tokens import Tokens
 
@@ -44,9 +44,7 @@ class VllmGivenIdsEngine(VllmEngine):
         if isinstance(ids, int):
             whole = self.top_k(batch, None)
             return whole if ids >= self.vocab_size else whole.first(ids)
-        check_in_vocabulary(ids, self.vocab_size)
-        rows = self.client.side_by_side(lambda part: self.rows_at(*part), by_prompt(batch, ids))
-        return top_k_at(rows, ids, self.vocab_size, self.label)
+        return read_at(self, batch, ids, self.rows_at)
 
     def rows_at(self, tokens: Tokens, ids: Ints) -> GivenRows:
         """What the server says of one prompt at ``ids`` [n_positions, m]."""
@@ -54,7 +52,7 @@ class VllmGivenIdsEngine(VllmEngine):
         for start in range(0, ids.shape[1], self.most_ids):
             answer = self._told(tokens, ids[:, start : start + self.most_ids])
             pieces.append(self._numbers(answer, ids[:, start : start + self.most_ids].shape))
-            own = own or prompt_rows(answer, tokens, 1, self.client.url)
+            own = own or prompt_rows(answer, tokens, 1, self.who)
         assert own is not None, "there is at least one id"
         return GivenRows(
             np.concatenate(pieces, axis=1),
@@ -66,15 +64,15 @@ class VllmGivenIdsEngine(VllmEngine):
     def _told(self, tokens: Tokens, ids: Ints) -> dict[str, Any]:
         answer = self.client.post(_PATH, _asking(self.model.name, tokens, ids)).body
         if not isinstance(answer, dict):
-            raise PotError(f"{self.client.url}{_PATH} answered {str(answer)[:200]}")
-        same_ids(tokens.ids, answer.get("prompt_token_ids"), self.client.url)
+            raise PotError(f"{self.who} answered {str(answer)[:200]}")
+        same_ids(tokens.ids, answer.get("prompt_token_ids"), self.who)
         return answer
 
     def _numbers(self, answer: Mapping[str, Any], shape: tuple[int, ...]) -> Floats:
         numbers = _decoded(answer.get("prompt_token_id_logprobs"))
         if numbers is None or numbers.shape != shape:
             came = "no array" if numbers is None else f"an array {list(numbers.shape)}"
-            raise PotError(f"{self.client.url}{_PATH} told {came} where an array {list(shape)} was asked for")
+            raise PotError(f"{self.who} told {came} where an array {list(shape)} was asked for")
         return numbers
 
 
