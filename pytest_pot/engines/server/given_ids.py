@@ -66,9 +66,9 @@ def read_at(engine: ServerEngine, batch: Sequence[Tokens], ids: Ints, rows_at: C
     return TopK.concatenate(engine.client.side_by_side(one, range(len(batch))))
 
 
-def _refuse(wrong: npt.NDArray[np.bool_], what: str) -> None:
+def _refuse(wrong: npt.ArrayLike, what: str) -> None:
     """Raise :class:`PositionError` for the first position that is ``wrong``."""
-    if wrong.any():
+    if np.any(wrong):
         raise PositionError(what, int(np.argmax(wrong)))
 
 
@@ -77,7 +77,7 @@ def _of_prompt(rows: GivenRows, ids: Ints, vocab_size: int, who: str) -> TopK:
     targets = _numbers([[each] for each in rows.targets], who, "the continuation's token")[:, 0]
     best = _numbers([[each] for each in rows.top_log_probs], who, "its likeliest id")[:, 0]
     bad_ids = [type(each) is not int or not 0 <= each < vocab_size for each in rows.top_ids]
-    _refuse(np.array(bad_ids), f"{who} told a likeliest id that is outside the vocabulary")
+    _refuse(bad_ids, f"{who} told a likeliest id that is outside the vocabulary")
     sums = np.exp(log_probs).sum(axis=1)
     _refuse(sums > 1 + _ROUNDING, f"{who} told probabilities that sum to more than 1: they are not of one distribution")
     _refuse(

@@ -120,7 +120,8 @@ class SglangEngine(ServerEngine):
 
     def _rows_at(self, tokens: Tokens, ids: Ints) -> GivenRows:
         """What the server says of one prompt at ``ids`` [n_positions, m]."""
-        union, columns = np.unique(ids, return_inverse=True)
+        union, inverse = np.unique(ids, return_inverse=True)
+        columns = [[int(column) for column in row] for row in inverse.reshape(ids.shape)]
         numbers: list[list[Any]] = [[] for _ in range(tokens.n_positions)]
         first: dict[str, list[Any]] = {}
         for start in range(0, len(union), _MOST_IDS_PER_REQUEST):
@@ -131,9 +132,8 @@ class SglangEngine(ServerEngine):
                 if [entry[1] for entry in entries] != piece:
                     raise PositionError(f"{self.who} told other ids than it was asked for", position)
                 numbers[position] += [entry[0] for entry in entries]
-        wanted: list[list[int]] = columns.reshape(ids.shape).tolist()
         return GivenRows(
-            [[row[column] for column in own] for row, own in zip(numbers, wanted, strict=True)],
+            [[row[column] for column in own] for row, own in zip(numbers, columns, strict=True)],
             [entry[0] for entry in first["input_token_logprobs"]],
             [top[0][1] for top in first["input_top_logprobs"]],
             [top[0][0] for top in first["input_top_logprobs"]],
