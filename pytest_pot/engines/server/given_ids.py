@@ -105,10 +105,14 @@ def _numbers(rows: Any, who: str, whose: str) -> Floats:
     if isinstance(rows, np.ndarray):
         numbers = rows.astype(np.float64)
     else:
-        honest = (float, int)
-        numbers = np.array([[each if type(each) in honest else np.nan for each in row] for row in rows], dtype=np.float64)
+        numbers = np.array([[_number(each) for each in row] for row in rows], dtype=np.float64)
     wrong = ~((numbers > _CLAMPED) & (numbers <= _ROUNDING))  # NaN is neither
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         _refuse(wrong.any(axis=1), f"{who} told {rows[row][column]} as the log-probability of {whose}, which is none")
     return numbers
+
+
+def _number(value: Any) -> float:
+    # A whole number may have hundreds of digits, more than a float takes.
+    return float(value) if type(value) in (float, int) and abs(value) < 1e300 else np.nan
