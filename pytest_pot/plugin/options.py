@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PATHS, PRESET_NAMES, RECORDED_SUFFIX
 
 if TYPE_CHECKING:
@@ -301,7 +301,6 @@ def _check_seconds(source: str, value: str) -> None:
 def _check_model(source: str, value: str) -> None:
     """Refuse the address of a server that would show a password in the header and in reports."""
     if "://" in value:
-        from pytest_pot.core.errors import PotError
         from pytest_pot.engines.server.address import is_server, parse
 
         try:

@@ -99,32 +99,32 @@ class ServerBackend:
 
 
 def kind_of(client: Client, address: Address) -> str:
-    """Which kind of server answers, one of :data:`~pytest_pot.engines.server.address.KINDS`; what the spec says, unless the server
-    is seen to be another kind.
+    """Which kind of server answers, one of :data:`~pytest_pot.engines.server.address.KINDS`: what the spec says, or what the
+    server is seen to be.
 
     Raises:
-        PotError: it is, or nothing answers.
+        PotError: the two contradict each other, or nothing answers.
     """
     found = detect(client)
     if address.kind is None:
         if found is None:
             raise PotError(
-                f"{client.name}, {client.url}, answers, but not as a server of models: it has no /v1/models, and nothing else by "
-                "which a kind is known. Is the address right? A part of it may be missing: http://HOST:PORT/PREFIX"
+                f"{client.name}, {client.url}, answers, but not as a server of models: it has no /v1/models, and nothing else "
+                "by which a kind is known. Is the address right? A part of it may be missing: http://HOST:PORT/PREFIX"
             )
         return found
     # Other kinds may speak OpenAI's protocol as well.
     if address.kind != "openai" and found not in (None, "openai", address.kind):
         raise PotError(
-            f"{client.name}, {client.url}, is {_TITLES[found]} and not {_TITLES[address.kind]}, as {address.kind}+ says: leave it "
-            f"out, or write {found}+{address.url}"
+            f"{client.name}, {client.url}, is {_TITLES[found]} and not {_TITLES[address.kind]}, as {address.kind}+ says: leave "
+            f"it out, or write {found}+{address.url}"
         )
     return address.kind
 
 
 def detect(client: Client) -> str | None:
-    """The kind of the server that answers; ``"openai"`` if it lists models and is no kind that we know, None if it does not even
-    that."""
+    """The kind of the server that answers: ``"openai"`` if it lists models and is no kind that we know, None if it does not
+    even list models."""
     models = client.get("/v1/models", allow=_ABSENT)
     if models.headers.get("server", "").lower().startswith("llama.cpp"):
         return "llamacpp"
@@ -156,10 +156,10 @@ def model_name(client: Client, wanted: str | None) -> str:
     if wanted is None:
         if len(names) != 1:
             raise PotError(
-                f"{client.name}, {client.url}, does not serve one model, but {len(names)}: {listed}. Name the one that is meant: "
-                f"{client.url}#{names[0] if names else 'MODEL'}"
+                f"{client.name}, {client.url}, does not serve one model, but {len(names)}: {listed}. Name the one that is "
+                f"meant, {client.url}#{names[0] if names else 'MODEL'}"
             )
-        return names[0]
+        return str(names[0])
     if wanted not in names and wanted not in aliases:
         raise PotError(f"{client.name}, {client.url}, does not serve {wanted!r}: {listed}")
     return wanted

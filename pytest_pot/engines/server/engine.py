@@ -57,7 +57,7 @@ class ServerEngine(ABC):
         self.config = config
         if config.temperature != 1.0:
             raise PotError(
-                f"temperature={config.temperature} cannot be compared: the {role} is a server, and tells probabilities at 1 only"
+                f"temperature={config.temperature} cannot be compared: the {role} is a server, which tells probabilities at 1"
             )
 
     @property
@@ -125,9 +125,9 @@ class ServerEngine(ABC):
 
     @property
     def room(self) -> Room:
-        """Requests run side by side, and the server pads as it likes. A batch is so large that it keeps the server busy until its
-        last few requests, and so small that progress shows and memory stays flat. Beside the tokens, it costs what the server
-        could have done while the last request ran alone."""
+        """Requests run side by side, and the server pads as it likes. A batch is so large that it keeps the server busy until
+        its last few requests, and so small that progress shows and memory stays flat. Beside the tokens, it costs what the
+        server could have done while the last request ran alone."""
         most = _TOKENS if self.config.top_k is not None else _WHOLE_TOKENS
         return Room(most=most * self.client.concurrency, fixed=_USUAL_LENGTH * self.client.concurrency, padded=False)
 
