@@ -72,7 +72,7 @@ def test_allowed_statuses_are_answers() -> None:
     [
         (
             Reply({"error": {"message": "no\nsuch id"}}, 400),
-            'POST {url}/x answered 400: {"error": {"message": "no\\\\nsuch id"}}',
+            'POST {url}/x answered 400: {"error": {"message": "no\\nsuch id"}}',
         ),
         (Reply(b"", 500), "POST {url}/x answered 500: nothing"),
         (
