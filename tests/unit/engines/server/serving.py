@@ -1,15 +1,14 @@
-"""A real HTTP server on a loopback port, in a thread, that answers what a Python object says."""
+"""A local server that answers what a Python object says: JSON, or a stream of events."""
 
 from __future__ import annotations
 
 import json
-import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
+
+from . import local_server
 
 __all__ = ["App", "Reply", "serving"]
 
@@ -31,55 +30,18 @@ class App(Protocol):
         """To one request, ``body`` parsed; called in several threads at a time."""
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that gave up is no error of the server
-            super().handle_error(request, client_address)
-
-
 @contextmanager
 def serving(app: App) -> Iterator[str]:
     """The URL of a server that answers what ``app`` says."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(sent: local_server.Sent) -> local_server.Reply:
+        reply = app.answer(sent.method, sent.path, sent.body)
+        headers = dict(app.headers)
+        if not isinstance(reply.body, Iterator):
+            return local_server.Reply(reply.body, reply.status, headers)
+        events = b"".join(f"data: {json.dumps(event)}\n\n".encode() for event in reply.body)
+        headers["content-type"] = "text/event-stream"
+        return local_server.Reply(events + b"data: [DONE]\n\n", reply.status, headers)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            self._respond(None)
-
-        def do_POST(self) -> None:
-            self._respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def _respond(self, body: Any) -> None:
-            reply = app.answer(self.command, self.path, body)
-            self.send_response_only(reply.status)
-            for name, value in app.headers.items():
-                self.send_header(name, value)
-            if isinstance(reply.body, Iterator):
-                self.send_header("Content-Type", "text/event-stream")
-                self.send_header("Connection", "close")
-                self.end_headers()
-                for event in reply.body:
-                    self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-                self.wfile.write(b"data: [DONE]\n\n")
-                return
-            content = json.dumps(reply.body).encode()
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = _Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with local_server.running(answer) as server:
+        yield server.url
