@@ -356,6 +356,8 @@ def test_sampling_is_repeatable_from_the_models_own_distribution(model: PreTrain
         assert engine.sample(contexts, 12, seed=4) != drawn
     assert [len(each) for each in drawn] == [12, 12, 12]
     asked = [body for path, body in app.asked if path == "/v1/completions"][-1]
+    seeds = {tuple(body["prompt"]): body["seed"] for _, body in app.asked if body is not None and "seed" in body}
+    assert len(set(seeds.values())) == 3, "contexts do not share their random numbers"
     assert (asked["temperature"], asked["top_p"], asked["top_k"], asked["min_p"]) == (1.0, 1.0, -1, 0.0)
     assert (asked["repetition_penalty"], asked["ignore_eos"], "min_tokens" in asked) == (1.0, True, False)
 
