@@ -172,6 +172,9 @@ class SglangEngine(ServerEngine):
                 f"{self.who} told {len(entries)} {name!r} where {tokens.n_positions + 1} were asked for: one for each token "
                 "of the continuation, and a null for the token before them"
             )
+        first = entries[0][0] if isinstance(entries[0], list) and entries[0] else entries[0]
+        if first is not None:
+            raise PotError(f"{self.who} told {str(entries[0])[:100]} as the first of {name!r}, where a null is right")
         for position, entry in enumerate(entries[1:]):
             parts = [entry] if name == "input_token_logprobs" else entry
             if not (isinstance(parts, list) and parts and all(isinstance(part, list) and len(part) >= 2 for part in parts)):

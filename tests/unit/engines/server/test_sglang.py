@@ -144,6 +144,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a BOS in front": (lambda info: info.update(prompt_tokens=9), r"read 9 tokens where 8 were sent"),
     "other ids": (lambda info: info["input_token_logprobs"][2].__setitem__(1, 44), r"read id 44 where 9 was sent|read id 44"),
     "one position missing": (lambda info: info["input_top_logprobs"].pop(), r"told 4 'input_top_logprobs' where 5 were asked"),
+    "a number before the first": (
+        lambda info: info["input_token_logprobs"][0].__setitem__(0, -1.0),
+        r"told \[-1\.0, 8, None\] as the first of 'input_token_logprobs', where a null is right",
+    ),
     "no top": (lambda info: info.pop("input_top_logprobs"), r"did not tell 'input_top_logprobs'"),
     "a null": (lambda info: info["input_top_logprobs"].__setitem__(2, None), r"told None in 'input_top_logprobs'.*position 1"),
     "a null number": (lambda info: info["input_token_logprobs"][3].__setitem__(0, None), r"\(null\).*position 2|told None"),
