@@ -1,0 +1,230 @@
+"""llama-server, the server of llama.cpp: one request per position, because it tells nothing of a prompt's inner tokens.
+
+The sampled token's log-probability comes with every answer, whatever its rank. So a bias on the logits makes the server sample the
+continuation's own token. Log-probabilities are taken from the logits before that bias, and before any sampler.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.errors import PotError
+from pytest_pot.engines.base import Level, ModelDescription
+from pytest_pot.engines.server.answers import Row
+from pytest_pot.engines.server.engine import ServerEngine, ServerModel
+from pytest_pot.engines.server.llama_answers import Facts, facts_of, generated, parse
+from pytest_pot.engines.tokens import Tokens
+
+__all__ = ["LlamaServerEngine"]
+
+_FORCING = 1000.0
+"""A bias that no logit outweighs."""
+_FIELDS = ("completion_probabilities", "tokens", "tokens_evaluated", "truncated")
+"""The fields of an answer that are read; the others are three times as long."""
+_UNCHANGED = {
+    "samplers": ["temperature"],
+    "mirostat": 0,
+    "grammar": "",
+    "post_sampling_probs": False,
+    "backend_sampling": False,
+}
+"""Samplers that the server was started with would keep a forced token from coming, or change what is told."""
+_STEP = 4096
+"""Ids to ask for where the continuation's token is not among the likeliest: the whole vocabulary is megabytes of JSON."""
+
+
+class LlamaServerEngine(ServerEngine):
+    """Asks a llama-server. A prompt's requests go to one of its slots, one after the other, so that each finds the tokens before
+    its last one in that slot's cache."""
+
+    title = "llama.cpp"
+    level = Level.LAST_POSITION
+
+    def __init__(self, model: ServerModel, role: str, config: ScoringConfig) -> None:
+        super().__init__(model, role, config)
+        self._facts = self._ask_facts()
+        self._slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(self._facts.n_slots):
+            self._slots.put(slot)
+        self._silent: set[int] = set()  # tokens that come without log-probabilities: parts of a character
+        self._streams = threading.local()
+        self._plain = self._plain_token()
+        self._check_forcing()
+
+    @property
+    def max_positions(self) -> int | None:
+        return self._facts.n_ctx
+
+    @property
+    def vocab_size(self) -> int:
+        return self._facts.vocab_size
+
+    @property
+    def most_ids(self) -> int:
+        return self._facts.vocab_size
+
+    @property
+    def version(self) -> str | None:
+        return self._facts.build
+
+    @property
+    def description(self) -> ModelDescription:
+        kind = f" {self._facts.file_type}" if self._facts.file_type else ""
+        return ModelDescription(f"GGUF{kind}, served by {self.title}", "its own kernels", self.model.address.url)
+
+    def identity(self) -> Mapping[str, Any]:
+        return self._ask_facts().identity
+
+    def read(self, tokens: Tokens, k: int) -> list[Row]:
+        slot = self._slots.get()
+        try:
+            return [self._row(tokens, j, k, slot) for j in range(tokens.n_positions)]
+        finally:
+            self._slots.put(slot)
+
+    def _row(self, tokens: Tokens, j: int, k: int, slot: int) -> Row:
+        """Position ``j``. Its first request reads the whole prompt anew: tokens that a slot still has from another prompt were
+        computed in other batches, and would make the results depend on what was asked before."""
+        ids, target = tokens.ids[: tokens.prompt_len + j], tokens.targets[j]
+        cached = j > 0
+        if target not in self._silent:
+            row = self._ask(ids, target, k, slot, cached=cached)
+            if row is not None:
+                return row
+            self._silent.add(target)
+            cached = True
+        for n in sorted({k, max(k, min(_STEP, self.vocab_size)), self.vocab_size}):
+            row = self._ask_plain(ids, target, n, slot, cached=cached)
+            if row is not None:
+                return Row(row.ids[:k], row.log_probs[:k], row.target)
+            cached = True
+        raise PotError(self._at(ids) + f"the continuation's token {target} is not in the server's vocabulary")
+
+    def _ask_plain(self, ids: Sequence[int], target: int, n: int, slot: int, *, cached: bool) -> Row | None:
+        """The same with another token forced, and the log-probability of ``target`` looked up among the ``n`` likeliest; None
+        where it is not there."""
+        if self._plain is None:
+            raise PotError(self._at(ids) + f"it tells no log-probability of the token {target}, nor has it a token for 'a'")
+        row = self._ask(ids, self._plain, n, slot, cached=cached)
+        if row is None:
+            raise PotError(self._at(ids) + f"its answer has no log-probabilities (the token {self._plain} was forced)")
+        rank = next((rank for rank, each in enumerate(row.ids) if each == target), None)
+        return None if rank is None else Row(row.ids, row.log_probs, row.log_probs[rank])
+
+    def _ask(self, ids: Sequence[int], forced: int, k: int, slot: int, *, cached: bool) -> Row | None:  # noqa: PLR0913
+        """What the server says after ``ids``, with the log-probability of ``forced`` as the target's; None where it tells none
+        because ``forced`` is a part of a character."""
+        answer = self.client.post(
+            "/completion",
+            {
+                "prompt": list(ids),
+                "n_predict": 1,
+                "n_probs": k,
+                "temperature": 0,
+                "logit_bias": [[forced, _FORCING]],
+                "ignore_eos": False,
+                "cache_prompt": cached,
+                "id_slot": slot,
+                "return_tokens": True,
+                "response_fields": list(_FIELDS),
+                **_UNCHANGED,
+                **self._name,
+            },
+        )
+        try:
+            return parse(answer.body, ids, forced, k)
+        except PotError as error:
+            raise PotError(self._at(ids) + str(error)) from None
+
+    @property
+    def _name(self) -> dict[str, str]:
+        """A server of several models has to be told which one is meant."""
+        return {} if self.model.address.model is None else {"model": self.model.name}
+
+    def _at(self, ids: Sequence[int]) -> str:
+        return f"the {self.role}, {self.label}, after {len(ids)} tokens: "
+
+    def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
+        def one(context: Sequence[int]) -> list[int]:
+            body = {
+                "prompt": list(context),
+                "n_predict": n_tokens,
+                "temperature": 1.0,
+                "seed": seed % (2**32 - 1),  # the largest stands for a random one
+                "ignore_eos": True,
+                "cache_prompt": False,
+                "return_tokens": True,
+                "response_fields": ["tokens", "tokens_evaluated", "truncated"],
+                **_UNCHANGED,
+                **self._name,
+            }
+            try:
+                return generated(self.client.post("/completion", body).body, context, n_tokens)
+            except PotError as error:
+                raise PotError(self._at(context) + str(error)) from None
+
+        return self.client.side_by_side(one, contexts)
+
+    def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
+        self._streams.seen = 0
+        return "/completion", {
+            "prompt": list(ids),
+            "n_predict": n_tokens,
+            "stream": True,
+            "temperature": 0,
+            "ignore_eos": True,
+            "cache_prompt": False,
+            "return_tokens": True,
+            **_UNCHANGED,
+            **self._name,
+        }
+
+    def tokens_in(self, event: Any) -> int:
+        """See :meth:`ServerEngine.tokens_in`. The parts of a character come with its last one, in one event."""
+        if not isinstance(event, dict) or not isinstance(event.get("tokens_predicted"), int):
+            error = event.get("error") if isinstance(event, dict) else event
+            raise PotError(f"{self.label} stopped while it generated: {str(error)[:300]}")
+        seen = getattr(self._streams, "seen", 0)
+        total: int = event["tokens_predicted"]
+        self._streams.seen = 0 if event.get("stop") else total
+        return total - seen if total >= seen else total
+
+    def _ask_facts(self) -> Facts:
+        models, props = self.client.get("/v1/models").body, self.client.get("/props").body
+        adapters = self.client.get("/lora-adapters", allow=(404, 501))
+        try:
+            return facts_of(models, props, self.model.name, adapters.body if adapters.status == 200 else [])
+        except PotError as error:
+            raise PotError(f"the {self.role}'s server, {self.model.address.url}: {error}") from None
+
+    def _plain_token(self) -> int | None:
+        """A token that is a whole character; None where the server's tokenizer has no such one."""
+        answer = self.client.post("/tokenize", {"content": "a", "add_special": False, **self._name}, allow=(400, 404, 500, 501))
+        with suppress(LookupError, TypeError):
+            return int(answer.body["tokens"][-1])
+        return None
+
+    def _check_forcing(self) -> None:
+        """Refuse a server whose log-probabilities change with the bias: they would say what we made them say."""
+        if self._plain is None:
+            return
+        slot = self._slots.get()
+        try:
+            rows = [self._ask([self._plain], forced, 2, slot, cached=False) for forced in (self._plain, 0)]
+        finally:
+            self._slots.put(slot)
+        first, second = rows
+        if first is None:
+            raise PotError(
+                f"the {self.role}, {self.label}, answers without log-probabilities (n_probs is ignored): it cannot be compared"
+            )
+        if second is not None and (first.ids[0] != second.ids[0] or abs(first.log_probs[0] - second.log_probs[0]) > 0.1):
+            raise PotError(
+                f"the {self.role}, {self.label}, tells log-probabilities that a bias on the logits changes: start it without "
+                "samplers of its own (--backend-sampling), or use a newer llama.cpp"
+            )
