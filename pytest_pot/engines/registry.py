@@ -48,6 +48,9 @@ def _builtin() -> Iterator[Backend]:
     from pytest_pot.engines.server.backend import ServerBackend
 
     yield ServerBackend()
+    from pytest_pot.engines.llamacpp.backend import LlamaCppBackend
+
+    yield LlamaCppBackend()
     with gc_paused():  # nothing of torch and transformers is garbage, and looking through them takes long
         from pytest_pot.engines.pytorch.backend import PyTorchBackend
 

@@ -14,8 +14,8 @@ from pytest_pot.engines.server.answers import Row
 __all__ = ["Facts", "facts_of", "generated", "parse"]
 
 _LEAST = float(np.log(np.finfo(np.float32).smallest_subnormal))
-"""llama.cpp computes probabilities in float32, and gives the lowest number of all where one is less than any float32 above 0. We
-take the largest value that it can have, so that divergences stay lower bounds."""
+"""llama.cpp computes probabilities in float32, and gives the lowest number of all where one is less than any float32 above
+0. We take the largest value that it can have, so that divergences stay lower bounds."""
 _NO_PROBABILITY = float(np.finfo(np.float32).min)
 
 
@@ -26,6 +26,8 @@ class Facts:
     n_slots: int
     n_ctx: int
     """The most tokens that a slot holds."""
+    n_ctx_trained: int | None
+    """The most tokens that the model was trained on."""
     vocab_size: int
     build: str | None
     file_type: str | None
@@ -49,6 +51,7 @@ def facts_of(models: Any, props: Any, name: str, adapters: Any) -> Facts:
         return Facts(
             n_slots=_at_least_1(props["total_slots"]),
             n_ctx=_at_least_1(settings["n_ctx"]),
+            n_ctx_trained=meta.get("n_ctx_train"),
             vocab_size=_at_least_1(meta["n_vocab"]),
             build=None if build is None else str(build),
             file_type=None if kind is None else str(kind),
@@ -118,8 +121,6 @@ def _check_read(body: Any, ids: Sequence[int]) -> None:
     read = body.get("tokens_evaluated")
     if read != len(ids):
         raise PotError(f"{len(ids)} token ids were sent, and it read {read}: it adds a token (BOS?), or cuts the prompt")
-    if body.get("truncated"):
-        raise PotError("it cut the prompt: raise its context (-c)")
 
 
 def _log_prob(value: Any) -> float:

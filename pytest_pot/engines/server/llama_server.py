@@ -1,7 +1,7 @@
 """llama-server, the server of llama.cpp: one request per position, because it tells nothing of a prompt's inner tokens.
 
-The sampled token's log-probability comes with every answer, whatever its rank. So a bias on the logits makes the server sample the
-continuation's own token. Log-probabilities are taken from the logits before that bias, and before any sampler.
+The sampled token's log-probability comes with every answer, whatever its rank. So a bias on the logits makes the server sample
+the continuation's own token. Log-probabilities are taken from the logits before that bias, and before any sampler.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["LlamaServerEngine"]
 
 _FORCING = 1000.0
 """A bias that no logit outweighs."""
-_FIELDS = ("completion_probabilities", "tokens", "tokens_evaluated", "truncated")
+_FIELDS = ("completion_probabilities", "tokens", "tokens_evaluated")
 """The fields of an answer that are read; the others are three times as long."""
 _UNCHANGED = {
     "samplers": ["temperature"],
@@ -39,8 +39,8 @@ _STEP = 4096
 
 
 class LlamaServerEngine(ServerEngine):
-    """Asks a llama-server. A prompt's requests go to one of its slots, one after the other, so that each finds the tokens before
-    its last one in that slot's cache."""
+    """Asks a llama-server. A prompt's requests go to one of its slots, one after the other, so that each finds the tokens
+    before its last one in that slot's cache."""
 
     title = "llama.cpp"
     level = Level.LAST_POSITION
@@ -116,7 +116,7 @@ class LlamaServerEngine(ServerEngine):
         rank = next((rank for rank, each in enumerate(row.ids) if each == target), None)
         return None if rank is None else Row(row.ids, row.log_probs, row.log_probs[rank])
 
-    def _ask(self, ids: Sequence[int], forced: int, k: int, slot: int, *, cached: bool) -> Row | None:  # noqa: PLR0913
+    def _ask(self, ids: Sequence[int], forced: int, k: int, slot: int, *, cached: bool) -> Row | None:
         """What the server says after ``ids``, with the log-probability of ``forced`` as the target's; None where it tells none
         because ``forced`` is a part of a character."""
         answer = self.client.post(
@@ -159,7 +159,7 @@ class LlamaServerEngine(ServerEngine):
                 "ignore_eos": True,
                 "cache_prompt": False,
                 "return_tokens": True,
-                "response_fields": ["tokens", "tokens_evaluated", "truncated"],
+                "response_fields": ["tokens", "tokens_evaluated"],
                 **_UNCHANGED,
                 **self._name,
             }
