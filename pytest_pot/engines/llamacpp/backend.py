@@ -36,11 +36,9 @@ _MODULE = 256
 class LlamaCppEngine(LlamaServerEngine):
     """llama.cpp in a process of our own."""
 
-    settings: Settings
-
     @property
     def label(self) -> str:
-        return f"{self.title} ({Path(self.settings.path).name})"
+        return f"{self.title} ({Path(self.model.name).name})"
 
     @property
     def max_positions(self) -> int | None:
@@ -48,12 +46,11 @@ class LlamaCppEngine(LlamaServerEngine):
 
     @property
     def description(self) -> ModelDescription:
-        kept = "float32" if self.settings.exact else "float16"
         return ModelDescription(
             format=f"GGUF {self._facts.file_type}" if self._facts.file_type else "GGUF",
             dtype="llama.cpp's kernels",
             device="cpu",
-            notes=(f"llama.cpp kept keys and values in {kept}",),
+            notes=("llama.cpp kept keys and values in float32, without flash attention: a server may keep them in float16",),
         )
 
 
@@ -61,11 +58,10 @@ class LlamaCppModel:
     """A GGUF file, and the server that runs it. The server is started when it is needed: again, where a gate has longer prompts
     than the one before, or where it was ended."""
 
-    def __init__(self, path: str, *, n_threads: int | None = None, exact: bool = False) -> None:
-        """``n_threads``: by default ``OMP_NUM_THREADS``, or 1: more are slower beside other work. ``exact``: see
-        :class:`~pytest_pot.engines.llamacpp.process.Settings`."""
+    def __init__(self, path: str) -> None:
+        """It computes with ``OMP_NUM_THREADS`` threads, or one: more are slower beside other work."""
         self.path = path
-        self._settings = Settings(path, _MODULE, n_threads=n_threads or _threads(), exact=exact)
+        self._settings = Settings(path, _MODULE, n_threads=_threads())
         self._process: LlamaProcess | None = None
         self._digests: KeptFiles[str] = KeptFiles(1)
         self._state: FileState | None = None
@@ -151,9 +147,7 @@ class LlamaCppBackend:
         process = model.running(role, config)
         client = Client(process.url, timeout=config.server_timeout, concurrency=process.settings.n_slots)
         try:
-            engine = LlamaCppEngine(ServerModel(Address(process.url), "llamacpp", model.path, client), role, config)
-            engine.settings = process.settings
-            yield engine
+            yield LlamaCppEngine(ServerModel(Address(process.url), "llamacpp", model.path, client), role, config)
         except PotError as error:
             if process.end is not None:
                 raise PotError(f"llama.cpp, which ran the {role} {PREFIX + model.path!r}, is gone: {process.end}") from error

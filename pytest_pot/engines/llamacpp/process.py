@@ -19,6 +19,7 @@ __all__ = ["LlamaProcess", "Settings"]
 
 _END_S = 5.0
 """Seconds that a process gets to end by itself."""
+_GONE_S = 0.5
 _ERROR = re.compile(r"^[\d.]+ E (?:\S+: )?(?:error loading model: )?(.+)$", re.MULTILINE)
 """A line that llama.cpp logs for an error."""
 
@@ -33,8 +34,9 @@ class Settings:
     n_slots: int = 4
     """Prompts that are read side by side."""
     n_threads: int = 1
-    exact: bool = False
-    """Keep keys and values in float32, without flash attention; else as llama-server does by default."""
+    exact: bool = True
+    """Keep keys and values in float32, without flash attention, so that prompts that are read side by side do not change each
+    other's results by more than rounding in float32. False: as llama-server does by default, in float16."""
 
 
 class LlamaProcess:
@@ -75,7 +77,11 @@ class LlamaProcess:
     @property
     def end(self) -> str | None:
         """How the process ended, with the first error that it logged; None while it runs, and after :meth:`close`."""
-        if not self._finalizer.alive or self._process.poll() is None:
+        if not self._finalizer.alive:
+            return None
+        try:
+            self._process.wait(_GONE_S)  # its connections break a moment before it is gone
+        except subprocess.TimeoutExpired:
             return None
         return self._why(f"it ended with {_status(self._process)}")
 
