@@ -47,6 +47,10 @@ class HostReading:
     def vocab_size(self) -> int:
         return self._likeliest.vocab_size
 
+    @property
+    def partial(self) -> bool:
+        return not isinstance(self._engine, GivenIds) and self._likeliest.log_tail is not None
+
     def top_k(self, k: int) -> Distributions:  # noqa: ARG002 - it is known from the beginning
         return as_distributions(self._likeliest, self._device)
 
@@ -86,6 +90,7 @@ class StoredReading:
         self._positions = positions
         self._device = device
         self.vocab_size = arrays.vocab_size
+        self.partial = arrays.log_tail is not None
 
     def __len__(self) -> int:
         return len(self._positions)

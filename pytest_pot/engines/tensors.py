@@ -230,6 +230,10 @@ class ReferenceReading(Reading, Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def partial(self) -> bool:
+        """Whether it knows no ids but those that :meth:`top_k` returns, so that it has no :meth:`blocks` of the vocabulary."""
+
     def top_k(self, k: int) -> Distributions:
         """The ``k`` likeliest ids, fewer than the vocabulary has, most likely first, and all else as the tail."""
 

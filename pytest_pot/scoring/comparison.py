@@ -39,6 +39,14 @@ from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.metrics import divergences, renormalised
 from pytest_pot.scoring.noise_floor import Probes
+from pytest_pot.scoring.own_top_k import (
+    asked_for,
+    check_level,
+    on_common_cells,
+    refuse_partial,
+    targets_of,
+    tells_given_ids,
+)
 
 __all__ = ["Comparison", "PromptResult", "check_finite", "memory_errors", "not_finite"]
 
@@ -55,6 +63,10 @@ class PromptResult:
     reference: TopK
     candidate: TopK
     tail_mass: Floats
+    """[n_positions]: the reference's probability outside its likeliest ids."""
+    unseen: tuple[Floats, Floats] | None = None
+    """[n_positions] each: the probability, of reference and candidate, outside the ids that both know; None where the candidate
+    knows all ids of the reference."""
 
 
 class Comparison:
@@ -71,8 +83,10 @@ class Comparison:
         """``config.path`` says how ``candidate`` reads; ``reference`` reads each prompt and its continuation in one pass.
 
         Raises:
-            PotError: ``candidate`` cannot read token by token, as the path ``"decode"`` needs.
+            PotError: ``candidate`` cannot read token by token, as the path ``"decode"`` needs; or cannot tell what
+                ``config.tail`` asks for.
         """
+        check_level(config, candidate)
         if config.path == "decode" and not isinstance(candidate, Decoding):
             raise PotError(
                 f"path='decode' cannot read the candidate token by token: its engine, {type(candidate).__name__}, has no "
@@ -83,6 +97,9 @@ class Comparison:
         self._reference = reference
         self._candidate = candidate
         self._device = device_for_cells([reference, candidate])
+        self._given_ids = tells_given_ids(candidate)
+        self.n_ids: int | None = None
+        """The most ids per position that the reference listed in any batch; None where it listed the whole vocabulary."""
         self.prompts = prompts
         self.tokens = tokens
         self.probes = Probes((), ())
@@ -110,10 +127,15 @@ class Comparison:
         kept = _Kept(self.probes, batch, tokens)
         with memory_errors(f"the comparison on {self._device}"):
             reference = self._reference_reading(tokens, wide_tail)
-            candidate = self._candidate_reading(tokens, wide_tail)
             parts = []
-            for p, q in self._pairs(reference, candidate):
-                parts.append(self._compared(p, q))
+            if self._given_ids:
+                for p, q in self._pairs(reference, self._candidate_reading(tokens, wide_tail)):
+                    parts.append(self._compared(p, q))
+                    kept.add(reference=p, candidate=q)
+            else:
+                p, q = self._own_pair(reference, tokens)
+                own_tail = torch.full_like(p.targets, -torch.inf) if p.log_tail is None else p.log_tail
+                parts.append(self._compared(*on_common_cells(p, q, targets_of(tokens), self._device), own_tail))
                 kept.add(reference=p, candidate=q)
             numbers = torch.cat(parts, dim=1)
         alone = self._alone(kept, wide_tail=wide_tail)
@@ -134,6 +156,10 @@ class Comparison:
         """[metrics, positions]: between what the batch showed of a prompt and a run on this prompt alone."""
         engine = self._reference if role == "reference" else self._candidate
         tokens = [self.tokens[index]]
+        if not tells_given_ids(engine):
+            k = in_batch.values.shape[1] if in_batch.log_tail is not None else None
+            alone = HostReading(engine, tokens, self._device, k=k).top_k(0)
+            return divergences(*on_common_cells(in_batch, alone, targets_of(tokens), self._device), "bucket")
         if reads_aside(engine):
             reading: Reading = engine.reading_aside(tokens, self._device, wide_tail=wide_tail)
         elif reads(engine):
@@ -173,9 +199,10 @@ class Comparison:
         that only one model has; it is empty in the other.
         """
         k, size = self._config.top_k, reference.vocab_size
-        if k is not None and k < size:
-            p = reference.top_k(k).to(self._device)
+        if reference.partial or (k is not None and k < size):
+            p = reference.top_k(size if k is None else k).to(self._device)
             assert p.ids is not None
+            self._note_ids(p)
             pairs = iter([(p, candidate.at(p.ids, size).to(self._device))])
         else:
             shared, height = candidate.n_shared(size), block_height(len(reference), size, self._device)
@@ -188,12 +215,32 @@ class Comparison:
                 q = q.with_empty_tail()
             yield p, q
 
-    def _compared(self, reference: Distributions, candidate: Distributions) -> Tensor:
-        """[numbers, positions] float64: the metrics, then :data:`_PER_MODEL` of each model."""
+    def _own_pair(self, reference: ReferenceReading, tokens: Sequence[Tokens]) -> tuple[Distributions, Distributions]:
+        """The reference's likeliest ids, and the candidate's own; the whole vocabulary if it is compared."""
+        k, size = self._config.top_k, reference.vocab_size
+        asked = asked_for(k, size)
+        q = HostReading(self._candidate, tokens, self._device, k=asked).top_k(0)
+        if k is None:
+            refuse_partial(q, "candidate", self._candidate)
+        if reference.partial or (k is not None and k < size):
+            p = reference.top_k(size if k is None else k).to(self._device)
+            self._note_ids(p)
+        else:
+            height = block_height(len(reference), size, self._device)
+            p = Distributions.concatenate([block.to(self._device) for block in reference.blocks(size, height)])
+        return p, q
+
+    def _note_ids(self, reference: Distributions) -> None:
+        self.n_ids = max(self.n_ids or 0, reference.values.shape[1])
+
+    def _compared(self, reference: Distributions, candidate: Distributions, own_tail: Tensor | None = None) -> Tensor:
+        """[numbers, positions] float64: the metrics, then :data:`_PER_MODEL` of each model, then ``own_tail``, the log of the
+        reference's tail, if it is not that of the cells."""
         if self._config.tail == "renormalise":
             reference, candidate = renormalised(reference), renormalised(candidate)
         metrics = divergences(reference, candidate, self._config.tail)
-        return torch.cat([metrics, _shown(reference), _shown(candidate)])
+        rows = [metrics, _shown(reference), _shown(candidate)]
+        return torch.cat(rows if own_tail is None else [*rows, own_tail.to(torch.float64)[None]])
 
     def probe(self, batch: Sequence[int]) -> None:
         """Let the reference read ``batch``, and its probes alone as well; nothing else is computed.
@@ -206,8 +253,8 @@ class Comparison:
         with memory_errors(f"the noise floor on {self._device}"):
             reading = self._reference_reading(tokens, wide_tail=False)
             k, size = self._config.top_k, reading.vocab_size
-            if k is not None and k < size:
-                kept.add(reference=reading.top_k(k).to(self._device))
+            if reading.partial or (k is not None and k < size):
+                kept.add(reference=reading.top_k(size if k is None else k).to(self._device))
             else:
                 for p in reading.blocks(size, block_height(len(reading), size, self._device)):
                     kept.add(reference=p.to(self._device))
@@ -236,7 +283,8 @@ class Comparison:
         for role, model in (("reference", rows.reference), ("candidate", rows.candidate)):
             not_finite(model["magnitude"], role, self.prompts, self.tokens, batch)
         self._note_noise(batch, numbers.probes, alone)
-        tail_mass = np.exp(rows.reference["log_tail"])
+        tail_mass = np.exp(rows.reference["log_tail"] if rows.own_tail is None else rows.own_tail)
+        unseen = None if rows.own_tail is None else [np.exp(model["log_tail"]) for model in (rows.reference, rows.candidate)]
         results, start = [], 0
         for index in batch:
             part = slice(start, start + self.tokens[index].n_positions)
@@ -246,6 +294,7 @@ class Comparison:
                     reference=_without_cells(rows.reference, part),
                     candidate=_without_cells(rows.candidate, part),
                     tail_mass=tail_mass[part],
+                    unseen=None if unseen is None else (unseen[0][part], unseen[1][part]),
                 )
             )
             start = part.stop
@@ -321,13 +370,16 @@ class _Rows:
     """[metrics, positions]"""
     reference: Mapping[str, Floats]
     candidate: Mapping[str, Floats]
+    own_tail: Floats | None
+    """The log of the reference's own tail, if the cells have another one."""
 
     @staticmethod
     def of(array: npt.NDArray[np.generic]) -> _Rows:
         values: Floats = array.astype(np.float64, copy=False)
         models = [values[start : start + _N_PER_MODEL] for start in (_N_METRICS, _N_METRICS + _N_PER_MODEL)]
         reference, candidate = (dict(zip(_PER_MODEL, rows, strict=True)) for rows in models)
-        return _Rows(values[:_N_METRICS], reference, candidate)
+        n = _N_METRICS + 2 * _N_PER_MODEL
+        return _Rows(values[:_N_METRICS], reference, candidate, values[n] if len(values) > n else None)
 
     @property
     def underflow(self) -> bool:

@@ -19,6 +19,7 @@ from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.batching import Batches, Progress
 from pytest_pot.scoring.comparison import check_finite, memory_errors, not_finite
 from pytest_pot.scoring.metrics import renormalised_top
+from pytest_pot.scoring.own_top_k import refuse_partial
 
 __all__ = ["RecordedPass", "as_compared", "record"]
 
@@ -66,6 +67,9 @@ def record(
                 return _Done(len(batch))
             top = reference.top_k(batch_tokens, config.top_k)
             vocab_size = top.vocab_size
+            if config.top_k is None:
+                refuse_partial(top, "reference", reference)
+                top = top.in_order()
             check_finite(top, "reference", prompts, tokens, batch)
             if config.tail == "renormalise":
                 top = renormalised_top(top)

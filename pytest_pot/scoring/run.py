@@ -307,6 +307,9 @@ class ScoringRun:
             room=batches.room if batches.planned else None,
             labels=(reference.label, _decoding_label(candidate) if decodes else candidate.label),
             ran=(description_of(reference), description_of(candidate)),
+            n_ids=comparison.n_ids,
+            unseens=[result.unseen for result in results.values() if result.unseen is not None],
+            to_tell_more=getattr(candidate, "to_tell_more", None),
         )
 
 

@@ -84,6 +84,15 @@ class ScoreReport:
     """What the batches were planned with, as it was known at the end; None where the batch size was given, or where they were
     those of a recording."""
 
+    n_ids: int | None = None
+    """The reference's likeliest ids that were compared one by one: ``config.top_k``, or fewer where the reference tells no
+    more; None if it was the whole vocabulary."""
+    unseens: Sequence[tuple[Floats, Floats]] = field(default=(), repr=False)
+    """Of each prompt [n_positions]: the probability, of reference and candidate, outside the ids that both know. Empty where
+    the candidate knows the probability of each of the reference's ids."""
+    to_tell_more: str | None = None
+    """How the candidate's user makes its engine tell more ids; None where that is not known."""
+
     @property
     def metric(self) -> str:
         return self.config.metric
@@ -133,6 +142,15 @@ class ScoreReport:
     def tail_mass(self) -> float:
         """The reference's probability outside the top-k, which is merged into one cell; averaged like a score."""
         return float(np.mean([values.mean() for values in self.tail_masses]))
+
+    @property
+    def unseen(self) -> tuple[float, float] | None:
+        """The probability, of reference and candidate, outside the ids that both know, which is merged into one cell; averaged
+        like a score. None where the candidate knows the probability of each of the reference's ids."""
+        if not self.unseens:
+            return None
+        reference, candidate = (float(np.mean([pair[side].mean() for pair in self.unseens])) for side in (0, 1))
+        return reference, candidate
 
     @property
     def n_prompts(self) -> int:
@@ -212,6 +230,8 @@ class ScoreReport:
             "metrics": self.metrics,
             "kinds": self.kinds,
             "tail_mass": self.tail_mass,
+            "unseen": None if self.unseen is None else dict(zip(("reference", "candidate"), self.unseen, strict=True)),
+            "n_ids": self.n_ids,
             "n_prompts": self.n_prompts,
             "n_positions": self.n_positions,
             "n_truncated": self.n_truncated,

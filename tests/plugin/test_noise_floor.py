@@ -61,6 +61,23 @@ def test_a_limit_above_the_noise_floor_or_of_zero_passes(project: Project) -> No
     run(project, "identity", "max_score=0").assert_outcomes(passed=1)
 
 
+def test_a_candidate_that_runs_in_another_way_is_measured_too(project: Project) -> None:
+    conftest = """
+import pytest
+from transformers import AutoTokenizer, GPT2LMHeadModel
+
+@pytest.fixture(scope="session")
+def pot_candidate():
+    model = GPT2LMHeadModel.from_pretrained({reference}).double()
+    model.lm_head.register_forward_hook(lambda module, inputs, output: output * (1 + 0.001 * len(output)))
+    return model, AutoTokenizer.from_pretrained({reference})
+"""
+    project.write(conftest=conftest)
+    result = project.run_tests(TEST.format(gate="identity", limit="max_score=1e-5"))
+    result.assert_outcomes(failed=1)
+    assert any("below the noise floor" in line and "that far is the candidate from itself" in line for line in result.outlines)
+
+
 def test_the_noise_floor_is_reported(project: Project) -> None:
     run(project, "identity", "", "--pot-report=out.json")
     [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ class TorchReading:
     role: str
     renormalises: bool
     """Whether probabilities are relative to the cells alone."""
+
+    partial: ClassVar[bool] = False
 
     @property
     def vocab_size(self) -> int:

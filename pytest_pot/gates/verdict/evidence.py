@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # these need numpy
     from pytest_pot.gates.verdict.settings import ScoreSettings
     from pytest_pot.scoring.score_report import ScoreReport
 
-__all__ = ["contradictions", "refuse_hidden"]
+__all__ = ["contradictions", "refuse_hidden", "refuse_unseen"]
 
 _LOWER_BOUNDS = ("tv", "jsd", "kl", "kl_reverse")
 """The metrics that merged cells can only lower. The two others are exact whatever the tail holds."""
@@ -20,6 +20,11 @@ _FLIPS, _FLIPS_PER_TV = 0.1, 5.0
 _DELTA_CE, _DELTA_CE_PER_TV = 0.25, 10.0
 """From where on the exact metrics contradict a small ``tv``: an amount that is no accident, and at least twice the largest
 ratio to ``tv`` that known changes of trained models have (``tests/benchmarks/results/ladder.md``)."""
+
+_UNSEEN_PER_TAIL = 2.0
+"""How many times the reference's own tail may be unseen."""
+_UNSEEN = 1e-6
+"""What may be unseen in any case: a tail so small is made of rounding."""
 
 
 def refuse_hidden(report: ScoreReport, settings: ScoreSettings) -> None:
@@ -38,6 +43,26 @@ def refuse_hidden(report: ScoreReport, settings: ScoreSettings) -> None:
         f"tokens, which are all that is compared one by one; at most {settings.max_tail:.1%} may be outside. Use "
         "preset='accurate', which compares the whole vocabulary, or check the reference: trained models are seldom so "
         "undecided. If it is meant to be, raise max_tail (marker, --pot-max-tail or the ini key pot_max_tail)"
+    )
+
+
+def refuse_unseen(report: ScoreReport) -> None:
+    """Refuse a verdict on a candidate that does not know enough of the ids that the reference finds likely.
+
+    The same weights know all but a few of them, so that what both know leaves out hardly more than the reference's own tail.
+
+    Raises:
+        PotError: more than twice that tail is outside the ids that both know.
+    """
+    if report.unseen is None or report.unseen[0] <= max(_UNSEEN_PER_TAIL * report.tail_mass, _UNSEEN):
+        return
+    ids = "all tokens" if report.n_ids is None else f"the reference's {report.n_ids} likeliest tokens"
+    more = f"To compare more, {report.to_tell_more}" if report.to_tell_more else "Let its engine tell more ids per position"
+    raise PotError(
+        f"the score is no evidence: the candidate, {report.labels[1]}, tells only its own likeliest tokens. Of {ids}, those "
+        f"that it does not tell leave {report.unseen[0]:.2%} of the reference's probability unseen, more than twice the "
+        f"{report.tail_mass:.2%} that the reference leaves out itself. {more}, or compare fewer tokens: preset='single' "
+        "compares the 50 likeliest"
     )
 
 

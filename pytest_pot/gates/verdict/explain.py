@@ -115,6 +115,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "path": report.config.path,
         "truncated": report.n_truncated,
         "tail_mass": report.tail_mass,
+        "unseen": None if report.unseen is None else list(report.unseen),
         "noise_floor": outcome.noise_floor,
         "noise_floor_measured": None if outcome.floor is None else outcome.floor.how,
         "kinds": report.kinds,
@@ -232,9 +233,11 @@ def _missing(outcome: ScoreOutcome, decision: Decision) -> str:
 def _conditions(outcome: ScoreOutcome) -> str:
     """What was compared, and how."""
     report, config = outcome.report, outcome.settings.config
-    cells = "whole vocabulary" if config.top_k is None else f"top {config.top_k}"
+    cells = "whole vocabulary" if config.top_k is None else f"top {report.n_ids or config.top_k}"
     if config.top_k is not None:
         cells += f" + tail of {report.tail_mass:.1%}" if config.tail == "bucket" else " renormalised"
+    if report.unseen is not None:
+        cells += f" ({report.unseen[0]:.2%} and {report.unseen[1]:.2%} unseen)"
     reference, candidate = (shorten(label, _LABEL) for label in report.labels)
     label = reference if reference == candidate else f"{reference} and {candidate}"
     cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""

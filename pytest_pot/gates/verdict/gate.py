@@ -113,8 +113,8 @@ class _ScoreGate(Gate):
             opened(inputs.reference, "reference", config) as reference,
             opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate,
         ):
-            # In two precisions, the model that rounds more decides.
-            run.probed = ("reference",) if self.settings.candidate_dtype is None else ("reference", "candidate")
+            # Two models that run differently round differently: the one that rounds more decides.
+            run.probed = ("reference",) if _run_alike(reference, candidate) else ("reference", "candidate")
             if self.settings.config.path == "decode":  # a run token by token alone costs as much as one of many prompts
                 run.probed = ("reference",)
             return self._against_model(run, inputs, reference, candidate)
@@ -182,7 +182,7 @@ class _ScoreGate(Gate):
         pool: int | None = None,
     ) -> ScoreResult:
         from pytest_pot.gates.cut_prompts import cut_warnings
-        from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden
+        from pytest_pot.gates.verdict.evidence import contradictions, refuse_hidden, refuse_unseen
         from pytest_pot.gates.verdict.explain import notes_on
 
         self._refuse_below_noise(floor)
@@ -191,6 +191,8 @@ class _ScoreGate(Gate):
         verdict = settings.limits.verdict(report.mean, report.max) if decision is None else decision.verdict
         if isinstance(settings.limits, DistinctLimit) or verdict is not Verdict.DIFFERENT:
             refuse_hidden(report, settings)
+        if verdict is not Verdict.DIFFERENT:  # a lower bound above the limit is evidence however loose it is
+            refuse_unseen(report)
         warnings = list(inputs.warnings)
         if not inputs.endless:
             warnings += cut_warnings(settings.gate, settings.config, inputs.prompts, report.indices, report.tokens)
@@ -223,6 +225,16 @@ class DistinctGate(_ScoreGate):
     limit_names = ("min_score",)
     make_limits = staticmethod(distinct_limit)
     arguments = ("preset", "metric", *limit_names, *_SCORING, *COMMON_ARGUMENTS, *_READING)
+
+
+def _run_alike(reference: Engine, candidate: Engine) -> bool:
+    """Whether both engines run in the same precision on the same device, and both or neither with quantised weights."""
+    from pytest_pot.engines.base import description_of
+
+    formats = [model.format if model is not None else None for model in map(description_of, (reference, candidate))]
+    plain = ("safetensors", "in memory")
+    same_format = formats[0] == formats[1] or all(name in plain for name in formats)
+    return same_format and reference.label == candidate.label
 
 
 def _drawing(inputs: GateInputs) -> tuple[int | None, int | None]:
