@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline.recorded import Recorded, certainly_clear, position_starts
+from pytest_pot.baseline.recorded import Recorded, position_starts
 from pytest_pot.core.config import ScoringConfig
-from pytest_pot.engines.distributions import Flags
+from pytest_pot.engines.distributions import Flags, certainly_clear
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = [

@@ -10,19 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.distributions import Flags, Floats, Ints, StoredArrays, TopK
+from pytest_pot.engines.distributions import Flags, Floats, Ints, StoredArrays, TopK, leads
 from pytest_pot.engines.tokens import Tokens
 
 if TYPE_CHECKING:  # this imports torch
     from pytest_pot.engines.tensors import Distributions
 
-__all__ = ["Recorded", "RecordedSuite", "certainly_clear", "position_starts"]
-
-_FLAT_LEAD = 2.0**-6
-"""By what part of its own logit a first choice leads at most where only rounding decides it: the error of bfloat16 logits, see
-:mod:`pytest_pot.engines.pytorch.rounding`. No precision that models run in is coarser."""
-_LARGE_LOGIT = 64.0
-"""The same where only log-probabilities are recorded, and so the logit is unknown: few models have larger ones."""
+__all__ = ["Recorded", "RecordedSuite", "position_starts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +73,7 @@ class Recorded:
         """
         arrays = block.whole_arrays()
         rows = np.arange(len(block))
-        clear = arrays.clear | _leads(arrays.first, arrays.second, arrays.log_normalisers)
+        clear = arrays.clear | leads(arrays.first, arrays.second, arrays.log_normalisers)
         recorded = Recorded(
             ids=None,
             values=arrays.values,
@@ -204,28 +198,3 @@ def position_starts(tokens: Sequence[Tokens]) -> list[int]:
     """The index of each prompt's first position among all positions, then the total number of positions."""
     ends = np.cumsum([0, *(prompt.n_positions for prompt in tokens)])
     return [int(end) for end in ends]
-
-
-def certainly_clear(top: TopK) -> Flags:
-    """[n]: whether the likeliest id leads the second by more than rounding error in any precision.
-
-    ``top`` is a reference's: most likely first, or the whole vocabulary.
-    """
-    first = top.top_log_probs
-    if top.ids is not None and top.log_probs.shape[1] > 1:
-        second = top.log_probs[:, 1]
-    elif top.ids is not None:  # the second likeliest id is somewhere in the tail
-        with np.errstate(divide="ignore"):  # where all of the probability is in the tail
-            listed = np.log1p(-np.minimum(top.tail_mass, 1.0))
-        second = np.full(len(top), -np.inf) if top.log_tail is None else top.log_tail - listed + first
-    else:
-        others = top.log_probs.copy()
-        others[np.arange(len(top)), top.top_ids] = -np.inf
-        second = others.max(axis=1)
-    return _leads(first, second, top.log_normalisers)
-
-
-def _leads(first: Floats, second: Floats, log_normalisers: Floats) -> Flags:
-    """[n]: whether the log-probability ``first`` exceeds ``second`` by more than rounding error in any precision."""
-    size = np.where(log_normalisers == 0.0, _LARGE_LOGIT, np.abs(first + log_normalisers))
-    return np.asarray(first - second > 1.001 * _FLAT_LEAD * size)

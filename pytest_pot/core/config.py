@@ -58,7 +58,7 @@ class ScoringConfig:
     server_concurrency: int = 8
     """The most requests to a server at a time."""
     server_timeout: float = 60.0
-    """Seconds without an answer after which a request to a server has failed."""
+    """Seconds within which a server has to answer a request completely; from one event to the next, where it streams."""
 
     def __post_init__(self) -> None:
         if self.top_k is not None:

@@ -37,6 +37,7 @@ __all__ = [
     "ModelDescription",
     "OutOfMemory",
     "PeakMemory",
+    "PositionError",
     "Restartable",
     "Room",
     "Timeable",
@@ -250,8 +251,14 @@ class Room:
     launch: int = 0
     """What a forward pass costs at least. A GPU computes while the host starts the rest of the pass, so that a pass costs the
     longer of the two times: up to this many tokens, the host's."""
+    padded: bool = True
+    """Whether each sequence of a batch costs as much as the longest; False: no more than its own tokens."""
     settled: bool = True
     """Whether more batches would not change the other figures much. False: the engine still measures its device."""
+
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """What a batch of sequences counts, in tokens."""
+        return max(lengths) * len(lengths) if self.padded else sum(lengths)
 
     def cost(self, tokens: int) -> int:
         """What a forward pass over ``tokens`` costs, in tokens."""
@@ -260,6 +267,17 @@ class Room:
 
 class OutOfMemory(PotError):
     """A batch did not fit into the device's memory."""
+
+
+class PositionError(PotError):
+    """What an engine said of one position cannot be used. Whoever knows the suite's prompts names the prompt."""
+
+    def __init__(self, what: str, position: int, prompt: int | None = None) -> None:
+        """``what``: a clause that names the engine. ``prompt``: its index in the batch that the engine was asked for."""
+        super().__init__(f"{what}, at {'' if prompt is None else f'prompt {prompt} of its batch, '}position {position}")
+        self.what = what
+        self.position = position
+        self.prompt = prompt
 
 
 @dataclass(frozen=True)

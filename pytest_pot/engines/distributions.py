@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EMPTY_CELL", "Flags", "Floats", "Ints", "StoredArrays", "TopK"]
+__all__ = ["EMPTY_CELL", "Flags", "Floats", "Ints", "StoredArrays", "TopK", "certainly_clear", "leads"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
@@ -20,6 +20,12 @@ EMPTY_CELL = -750.0
 exactly 0. That makes ``tv`` and ``jsd`` exact, and ``kl`` and ``kl_reverse`` too if the cell is empty in the model that weights
 the sum. If it is empty in the other model, the exact divergence is infinite; we report about 750 nats times the weighting
 model's probability of that cell."""
+
+_FLAT_LEAD = 2.0**-6
+"""By what part of its own logit a first choice leads at most where only rounding decides it: the error of bfloat16 logits, see
+:mod:`pytest_pot.engines.pytorch.rounding`. No precision that models run in is coarser."""
+_LARGE_LOGIT = 64.0
+"""The same where only log-probabilities are known, and so the logit is unknown: few models have larger ones."""
 
 _PER_POSITION_FIELDS = ("targets", "top_ids", "top_log_probs", "clear", "log_normalisers")
 
@@ -135,3 +141,28 @@ class StoredArrays:
 def _not_none(array: npt.NDArray[np.generic] | None) -> npt.NDArray[np.generic]:
     assert array is not None
     return array
+
+
+def certainly_clear(top: TopK) -> Flags:
+    """[n]: whether the likeliest id leads the second by more than rounding error in any precision.
+
+    ``top`` is a reference's: most likely first, or the whole vocabulary.
+    """
+    first = top.top_log_probs
+    if top.ids is not None and top.log_probs.shape[1] > 1:
+        second = top.log_probs[:, 1]
+    elif top.ids is not None:  # the second likeliest id is somewhere in the tail
+        with np.errstate(divide="ignore"):  # where all of the probability is in the tail
+            listed = np.log1p(-np.minimum(top.tail_mass, 1.0))
+        second = np.full(len(top), -np.inf) if top.log_tail is None else top.log_tail - listed + first
+    else:
+        others = top.log_probs.copy()
+        others[np.arange(len(top)), top.top_ids] = -np.inf
+        second = others.max(axis=1)
+    return leads(first, second, top.log_normalisers)
+
+
+def leads(first: Floats, second: Floats, log_normalisers: Floats) -> Flags:
+    """[n]: whether the log-probability ``first`` exceeds ``second`` by more than rounding error in any precision."""
+    size = np.where(log_normalisers == 0.0, _LARGE_LOGIT, np.abs(first + log_normalisers))
+    return np.asarray(first - second > 1.001 * _FLAT_LEAD * size)

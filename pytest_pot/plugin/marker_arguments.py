@@ -14,6 +14,7 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.names import DEFAULT_PRESET
 from pytest_pot.core.text import shorten
+from pytest_pot.engines.server.address import is_server, parse
 from pytest_pot.gates.base import CONFIG_ARGUMENTS, Gate, GateSettings, ReferenceUse
 from pytest_pot.plugin.markers import MARKERS
 from pytest_pot.plugin.options import check_field, option, overrides, run_options
@@ -110,6 +111,8 @@ def _spec(name: str, value: object, bases: Sequence[Path]) -> str | None:
             f"{name}={value!r} must name a model: a directory or hub id, a .gguf file, or package.module:factory; a model "
             f"that is already in memory comes from the fixture pot_{name}"
         )
+    if is_server(str(value)):
+        parse(str(value))  # a password would be shown in reports
     return existing(str(value), bases)
 
 

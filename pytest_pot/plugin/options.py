@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PATHS, PRESET_NAMES, RECORDED_SUFFIX
 
 if TYPE_CHECKING:
@@ -46,12 +46,17 @@ _FIELDS: Mapping[str, str] = {
     "positions": "positions_per_prompt",
     "batch_size": "batch_size",
     "path": "path",
+    "server_concurrency": "server_concurrency",
+    "server_timeout": "server_timeout",
 }
 """The options that override a field of a preset, and the field."""
-_WHOLE_NUMBERS = ("max_length", "positions_per_prompt", "batch_size")
+_WHOLE_NUMBERS = ("max_length", "positions_per_prompt", "batch_size", "server_concurrency")
+_API_KEY = "POT_API_KEY"
+"""The environment variable with the key for a server."""
 
 OPTIONS: Mapping[str, str] = {
-    "reference": "the trusted model: a directory, a hub id, a .gguf file, or package.module:factory",
+    "reference": "the trusted model: a directory, a hub id, a .gguf file, package.module:factory, or the address of a server, "
+    "http://host:port#model",
     "candidate": "the model under test, named in the same way",
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "
@@ -71,6 +76,8 @@ OPTIONS: Mapping[str, str] = {
     "device": "device that models run on: auto, cpu, cuda, cuda:N, mps (default: auto)",
     "dtype": f"precision of the models: {', '.join(DTYPES)} (default: auto)",
     "candidate_dtype": "precision of the candidate, where it is to be another one than the reference's",
+    "server_concurrency": "the most requests to a server at a time (default: 8)",
+    "server_timeout": "seconds within which a server has to answer a request completely (default: 60)",
     "baseline": f"recorded reference (*{RECORDED_SUFFIX}) to use instead of running the reference; --pot-update writes it",
     "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
     "report": "write the results of all gates to this file, as JSON (.json) or Markdown (.md)",
@@ -180,7 +187,7 @@ def check_options(config: pytest.Config) -> None:
             if value is not None:
                 source = option_flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
                 _check(check, source, value)
-    for variable in ENVIRONMENT.values():
+    for variable in (*ENVIRONMENT.values(), _API_KEY):
         if os.environ.get(variable) == "":  # as where a secret of a CI is not there for a fork's pull request
             raise pytest.UsageError(f"the environment variable {variable} is empty: give it a value, or unset it")
     try:
@@ -241,8 +248,10 @@ def option_flag(name: str) -> str:
     return f"--pot-{name.replace('_', '-')}"
 
 
-def _parsed(field: str, value: str) -> int | str:
+def _parsed(field: str, value: str) -> float | str:
     """An option's value, whose text was checked, as the field of a configuration takes it."""
+    if field == "server_timeout":
+        return float(value)
     return int(value) if field in _WHOLE_NUMBERS and value != "auto" else value
 
 
@@ -279,6 +288,28 @@ def _check_whole(also: str | None = None) -> Callable[[str, str], None]:
     return check
 
 
+def _check_seconds(source: str, value: str) -> None:
+    from pytest_pot.core.validation import positive
+
+    try:
+        seconds: float | str = float(value)
+    except ValueError:
+        seconds = value
+    positive(source, seconds)
+
+
+def _check_model(source: str, value: str) -> None:
+    """Refuse the address of a server that would show a password in the header and in reports."""
+    if "://" in value:
+        from pytest_pot.engines.server.address import is_server, parse
+
+        try:
+            if is_server(value):
+                parse(value)
+        except PotError as error:
+            raise InvalidArgument(f"{source}: {error}") from None
+
+
 def _check_tolerance(source: str, value: str) -> None:
     from pytest_pot.core.validation import one_of
     from pytest_pot.gates.verdict.limits import TOLERANCES
@@ -312,6 +343,10 @@ _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "device": _check_device,
     "dtype": _one_of(DTYPES),
     "candidate_dtype": _one_of(DTYPES),
+    "reference": _check_model,
+    "candidate": _check_model,
+    "server_concurrency": _check_whole(),
+    "server_timeout": _check_seconds,
     "baseline": _check_ending(RECORDED_SUFFIX),
     "latency": _one_of(LATENCY_MODES),
     "report": _check_ending(".json", ".md"),

@@ -35,6 +35,7 @@ def joint_room(rooms: Sequence[Room | None]) -> Room:
         most=min(room.most for room in known),
         fixed=slowest.fixed,
         launch=slowest.launch,
+        padded=any(room.padded for room in known),
         settled=all(room.settled for room in known),
     )
 
@@ -69,6 +70,8 @@ def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> lis
         before it, and so on.
     """
     n = len(lengths)
+    if not room.padded:
+        return _fewest(lengths, room.most, most)
     longest = np.array(lengths, dtype=np.int64)  # longest[i]: the longest of the sequences i to j - 1
     ends = np.arange(n + 1, dtype=np.int64)
     # Dynamic programming. cost[j]: least cost of the first j sequences; begin[j]: where the last of their batches begins.
@@ -97,10 +100,24 @@ def cheapest(lengths: Sequence[int], room: Room, most: int | None = None) -> lis
     return sizes[::-1]
 
 
+def _fewest(lengths: Sequence[int], most_tokens: int, most: int | None) -> list[int]:
+    """The sizes of the fewest batches without padding: as full as they can be, one after the other."""
+    sizes: list[int] = []
+    total = 0
+    for length in lengths:
+        total += length
+        if sizes and total <= most_tokens and sizes[-1] != most:
+            sizes[-1] += 1
+        else:
+            sizes.append(1)
+            total = length
+    return sizes
+
+
 def cost_of(sizes: Sequence[int], lengths: Sequence[int], room: Room) -> int:
     """What batches of these sizes cost, in tokens; ``lengths``: of all sequences, in the order of the batches."""
     starts = accumulate(sizes, initial=0)
-    return sum(room.cost(max(lengths[i : i + size]) * size) for i, size in zip(starts, sizes, strict=False))
+    return sum(room.cost(room.tokens(lengths[i : i + size])) for i, size in zip(starts, sizes, strict=False))
 
 
 def worth_repeating(recorded: Sequence[Sequence[int]], tokens: Sequence[Tokens] | Mapping[int, Tokens], room: Room) -> bool:
@@ -113,7 +130,7 @@ def worth_repeating(recorded: Sequence[Sequence[int]], tokens: Sequence[Tokens] 
         return True
     lengths = [len(tokens[index].ids) for batch in recorded for index in batch]
     sizes = [len(batch) for batch in recorded]
-    if any(len(batch) > 1 and len(batch) * max(len(tokens[i].ids) for i in batch) > room.most for batch in recorded):
+    if any(len(batch) > 1 and room.tokens([len(tokens[i].ids) for i in batch]) > room.most for batch in recorded):
         return False
     own = [len(tokens[index].ids) for index in longest_first(tokens, range(len(tokens)))]
     return cost_of(sizes, lengths, room) <= _DEARER * cost_of(cheapest(own, room), own, room)

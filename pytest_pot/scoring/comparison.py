@@ -47,6 +47,7 @@ from pytest_pot.scoring.own_top_k import (
     targets_of,
     tells_given_ids,
 )
+from pytest_pot.scoring.positions import named_prompts
 
 __all__ = ["Comparison", "PromptResult", "check_finite", "memory_errors", "not_finite"]
 
@@ -122,6 +123,10 @@ class Comparison:
         return _Started(self, batch, self._numbers(batch, wide_tail=False))
 
     def _numbers(self, batch: Sequence[int], *, wide_tail: bool) -> _Numbers:
+        with named_prompts(self.prompts, batch):
+            return self._compared_batch(batch, wide_tail=wide_tail)
+
+    def _compared_batch(self, batch: Sequence[int], *, wide_tail: bool) -> _Numbers:
         """The metrics and what is shown of both models, and the distance of probes from themselves."""
         tokens = [self.tokens[index] for index in batch]
         kept = _Kept(self.probes, batch, tokens)
@@ -148,7 +153,7 @@ class Comparison:
         """
         alone = {}
         for (role, index), in_batch in kept.distributions.items():
-            with suppress(OutOfMemory), memory_errors("a prompt alone"):
+            with suppress(OutOfMemory), memory_errors("a prompt alone"), named_prompts(self.prompts, [index]):
                 alone[role, index] = self._distance_alone(role, index, in_batch, wide_tail)
         return alone
 
@@ -250,7 +255,7 @@ class Comparison:
         """
         tokens = [self.tokens[index] for index in batch]
         kept = _Kept(self.probes, batch, tokens)
-        with memory_errors(f"the noise floor on {self._device}"):
+        with memory_errors(f"the noise floor on {self._device}"), named_prompts(self.prompts, batch):
             reading = self._reference_reading(tokens, wide_tail=False)
             k, size = self._config.top_k, reading.vocab_size
             if reading.partial or (k is not None and k < size):

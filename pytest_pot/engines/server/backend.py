@@ -9,10 +9,11 @@ from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import some_of
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.server.address import is_server, parse
+from pytest_pot.engines.server.address import Address, is_server, parse
 from pytest_pot.engines.server.engine import ServerEngine, ServerModel
-from pytest_pot.engines.server.http import Client
+from pytest_pot.engines.server.http import Answer, Client
 
 __all__ = ["ServerBackend"]
 
@@ -23,6 +24,18 @@ _ENGINES = {
     "openai": ("openai", "OpenAiEngine"),
 }
 """By kind, the module beside this one and its class."""
+_TITLES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama-server", "openai": "a server that speaks OpenAI's protocol"}
+
+_ABSENT = (404, 405, 501)
+"""What a server answers that has no such path."""
+_ANY_FAILURE = tuple(range(400, 600))
+_SIGNS = (
+    ("/get_model_info", "model_path", "sglang"),
+    ("/get_server_info", "model_path", "sglang"),
+    ("/props", "default_generation_settings", "llamacpp"),
+    ("/version", "version", "vllm"),
+)
+"""Paths that one kind of server has, and a name in the answer, from the surest to the least sure."""
 
 
 class ServerBackend:
@@ -31,11 +44,15 @@ class ServerBackend:
     def loads(self, spec: str) -> bool:
         return is_server(spec)
 
-    def load(self, spec: str, role: str, config: ScoringConfig) -> LoadedModel:  # noqa: ARG002
+    def load(self, spec: str, role: str, config: ScoringConfig) -> LoadedModel:
         address = parse(spec)
-        client = Client(address.url, timeout=config.server_timeout, concurrency=config.server_concurrency)
-        kind = address.kind or detect(client)
-        return LoadedModel(ServerModel(address, kind, address.model or only_model(client), client))
+        name = f"the {role}'s server"
+        client = Client(address.url, timeout=config.server_timeout, concurrency=config.server_concurrency, name=name)
+        try:
+            kind = kind_of(client, address)
+            return LoadedModel(ServerModel(address, kind, model_name(client, address.model), client))
+        finally:
+            client.close()
 
     def runs(self, model: object) -> bool:
         return isinstance(model, ServerModel)
@@ -45,11 +62,19 @@ class ServerBackend:
         """Raises :class:`PotError` at the end if the server runs another model than at the beginning."""
         module, name = _ENGINES[model.kind]
         engine: ServerEngine = getattr(import_module(f"pytest_pot.engines.server.{module}"), name)(model, role, config)
-        before = engine.identity()
-        yield engine
-        after = engine.identity()
+        try:
+            before = engine.identity()
+            yield engine
+            after = engine.identity()
+        finally:
+            model.client.close()  # servers drop idle connections, and a gate may be long over before the next
         if before != after:
-            raise PotError(f"the {role}'s server, {model.address.url}, changed its model while it was asked: {before}, {after}")
+            changed = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+            raise PotError(
+                f"the {role}'s server, {model.address.url}, runs another model than when the comparison began: "
+                + "; ".join(f"{name} was {before.get(name)!r} and is {after.get(name)!r}" for name in changed)
+                + ". A part of the answers may be from either: compare again once it stays as it is"
+            )
 
     def max_positions(self, model: Any) -> int | None:  # noqa: ARG002 - asked when the model is opened
         return None
@@ -73,15 +98,76 @@ class ServerBackend:
         return False
 
 
-def detect(client: Client) -> str:
-    """Which kind of server answers, one of :data:`~pytest_pot.engines.server.address.KINDS`."""
-    models = client.get("/v1/models")
-    if models.headers.get("server") == "llama.cpp":
+def kind_of(client: Client, address: Address) -> str:
+    """Which kind of server answers, one of :data:`~pytest_pot.engines.server.address.KINDS`: what the spec says, or what the
+    server is seen to be.
+
+    Raises:
+        PotError: the two contradict each other, or nothing answers.
+    """
+    found = detect(client)
+    if address.kind is None:
+        if found is None:
+            raise PotError(
+                f"{client.name}, {client.url}, answers, but not as a server of models: it has no /v1/models, and nothing else "
+                "by which a kind is known. Is the address right? A part of it may be missing: http://HOST:PORT/PREFIX"
+            )
+        return found
+    # Other kinds may speak OpenAI's protocol as well.
+    if address.kind != "openai" and found not in (None, "openai", address.kind):
+        raise PotError(
+            f"{client.name}, {client.url}, is {_TITLES[found]} and not {_TITLES[address.kind]}, as {address.kind}+ says: leave "
+            f"it out, or write {found}+{address.url}"
+        )
+    return address.kind
+
+
+def detect(client: Client) -> str | None:
+    """The kind of the server that answers: ``"openai"`` if it lists models and is no kind that we know, None if it does not
+    even list models."""
+    models = client.get("/v1/models", allow=_ABSENT)
+    if models.headers.get("server", "").lower().startswith("llama.cpp"):
         return "llamacpp"
-    owners = [entry.get("owned_by") for entry in models.body["data"]]
-    return next((kind for kind in ("vllm", "sglang", "llamacpp") if kind in owners), "openai")
+    entries = _entries(models) if models.status < 300 else []
+    owners = {entry.get("owned_by") for entry in entries}
+    if owner := next((kind for kind in ("vllm", "sglang", "llamacpp") if kind in owners), None):
+        return owner
+    # A gateway may list the models in its own way, and pass on everything else.
+    for path, name, kind in _SIGNS:
+        answer = client.get(path, allow=_ANY_FAILURE)
+        if answer.status < 300 and isinstance(answer.body, dict) and name in answer.body:
+            return kind
+    return "openai" if models.status < 300 else None
 
 
-def only_model(client: Client) -> str:
-    """The name of the server's only model."""
-    return str(client.get("/v1/models").body["data"][0]["id"])
+def model_name(client: Client, wanted: str | None) -> str:
+    """What requests call the model that is meant.
+
+    Raises:
+        PotError: the server has several models and none is named, or none of that name.
+    """
+    models = client.get("/v1/models", allow=_ABSENT)
+    if models.status >= 300:
+        return wanted or "default"  # a server of one model, which it does not list
+    entries = _entries(models)
+    names = [entry["id"] for entry in entries]
+    aliases = {alias: entry["id"] for entry in entries for alias in entry.get("aliases") or () if isinstance(alias, str)}
+    listed = f"it serves {some_of([repr(name) for name in names], 20) if names else 'none'}"
+    if wanted is None:
+        if len(names) != 1:
+            raise PotError(
+                f"{client.name}, {client.url}, does not serve one model, but {len(names)}: {listed}. Name the one that is "
+                f"meant, {client.url}#{names[0] if names else 'MODEL'}"
+            )
+        return str(names[0])
+    if wanted not in names and wanted not in aliases:
+        raise PotError(f"{client.name}, {client.url}, does not serve {wanted!r}: {listed}")
+    return wanted
+
+
+def _entries(models: Answer) -> list[dict[str, Any]]:
+    """The entries of ``/v1/models`` that name a model."""
+    data = models.body.get("data") if isinstance(models.body, dict) else models.body
+    if not isinstance(data, list):
+        data = []
+    return [entry for entry in data if isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Level, ModelDescription, Room
+from pytest_pot.engines.base import Level, ModelDescription, PositionError, Room
 from pytest_pot.engines.distributions import TopK
 from pytest_pot.engines.server.address import Address
 from pytest_pot.engines.server.answers import Row, top_k_of
@@ -17,6 +17,12 @@ from pytest_pot.engines.server.http import Client
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["ServerEngine", "ServerModel"]
+
+_TOKENS, _WHOLE_TOKENS = 512, 32
+"""The most tokens of a batch per request that runs side by side; for whole vocabularies fewer, because at each token there are
+megabytes."""
+_USUAL_LENGTH = 64
+"""Tokens of a usual prompt and its continuation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +56,9 @@ class ServerEngine(ABC):
         self.role = role
         self.config = config
         if config.temperature != 1.0:
-            raise PotError(f"temperature={config.temperature} cannot be compared on a server: it tells probabilities at 1 only")
-
-    room = Room(most=1 << 14, fixed=0)
-    """Requests run side by side: a batch is large, so that the server is kept busy."""
+            raise PotError(
+                f"temperature={config.temperature} cannot be compared: the {role} is a server, which tells probabilities at 1"
+            )
 
     @property
     @abstractmethod
@@ -83,6 +88,7 @@ class ServerEngine(ABC):
         """What the server says at each position of one prompt: its ``k`` likeliest ids.
 
         Raises:
+            PositionError: what the server says of one position is none; its number in the prompt's positions.
             PotError: with what the server answered, and what to do.
         """
 
@@ -117,13 +123,32 @@ class ServerEngine(ABC):
     def description(self) -> ModelDescription:
         return ModelDescription(format=f"served by {self.title}", dtype="as served", device=self.model.address.url)
 
-    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
-        wanted = self.vocab_size if k is None else min(k, self.vocab_size)
-        n = min(wanted, self.most_ids)
-        rows = self.client.side_by_side(lambda tokens: self.read(tokens, n), self._longest_first(batch))
-        by_tokens = {id(tokens): each for tokens, each in zip(self._longest_first(batch), rows, strict=True)}
-        return top_k_of([row for tokens in batch for row in by_tokens[id(tokens)]], n, self.vocab_size)
+    @property
+    def room(self) -> Room:
+        """Requests run side by side, and the server pads as it likes. A batch is so large that it keeps the server busy until
+        its last few requests, and so small that progress shows and memory stays flat. Beside the tokens, it costs what the
+        server could have done while the last request ran alone."""
+        most = _TOKENS if self.config.top_k is not None else _WHOLE_TOKENS
+        return Room(most=most * self.client.concurrency, fixed=_USUAL_LENGTH * self.client.concurrency, padded=False)
 
-    @staticmethod
-    def _longest_first(batch: Iterable[Tokens]) -> list[Tokens]:
-        return sorted(batch, key=lambda tokens: -len(tokens.ids))
+    def top_k(self, batch: Sequence[Tokens], k: int | None) -> TopK:
+        n = min(self.vocab_size if k is None else k, self.vocab_size, self.most_ids)
+
+        def one(index: int) -> TopK:
+            try:
+                return self._top_k_of_one(batch[index], n)
+            except PositionError as error:
+                raise PositionError(error.what, error.position, index) from None
+
+        # The longest request last would run alone at the end.
+        order = sorted(range(len(batch)), key=lambda index: -len(batch[index].ids))
+        by_index = dict(zip(order, self.client.side_by_side(one, order), strict=True))
+        return TopK.concatenate([by_index[index] for index in range(len(batch))])
+
+    def _top_k_of_one(self, tokens: Tokens, n: int) -> TopK:
+        """At once arrays: what JSON is parsed to takes ten times the memory."""
+        rows = self.read(tokens, n)
+        who = f"the {self.role}, {self.label},"
+        if len(rows) != tokens.n_positions:
+            raise PotError(f"{who} told {len(rows)} positions of a prompt with {tokens.n_positions} to compare")
+        return top_k_of(rows, n, self.vocab_size, who=who)

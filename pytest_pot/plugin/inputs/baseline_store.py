@@ -19,6 +19,7 @@ from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, KeptFiles, kind_of_file
 from pytest_pot.core.text import first_lines
+from pytest_pot.engines.server.address import is_server
 from pytest_pot.gates.base import RecordReference
 from pytest_pot.plugin.options import OPTIONS, option_flag
 from pytest_pot.plugin.paths import option_path, shown
@@ -120,11 +121,14 @@ class BaselineStore:
 
     def spec_of(self, name: str) -> str | None:
         """The model that a recording calls ``name``, to load it again: a path below pytest's root, a hub id, or a name for a
-        hook of the project. None elsewhere, and for a factory: nothing that a file names is executed."""
+        hook of the project. None elsewhere, and for a factory or a server: nothing that a file names is executed or
+        contacted."""
         root = self._config.rootpath.resolve()
         if os.path.exists(root / name):
             path = (root / name).resolve()
             return str(path) if path.is_relative_to(root) else None
+        if is_server(name):
+            return None  # nor does a file decide which server is contacted, which would get the key in POT_API_KEY
         return name if _LOADED_BY_NAME.fullmatch(name) else None
 
     def write(
@@ -249,7 +253,7 @@ class BaselineStore:
         if spec is not None and os.path.exists(spec):
             # By a path that the command line takes from the folder in which it was called.
             return [f"--pot-reference={os.path.relpath(spec, self._config.invocation_params.dir)}"]
-        if spec is not None or _FACTORY.fullmatch(recorded_from):
+        if spec is not None or _FACTORY.fullmatch(recorded_from) or is_server(recorded_from):
             return [f"--pot-reference={recorded_from}"]
         return ["--pot-reference=MODEL"] if live is None else []
 

@@ -18,6 +18,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, shorten, some_of
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.registry import common_device, device_of, embedding_rows, max_positions, not_loaded
+from pytest_pot.engines.server.address import is_server
 from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
 from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
 from pytest_pot.plugin.inputs.cached_reference import CachedReference
@@ -160,6 +161,8 @@ class _Resolver:
         recorded = (
             "" if name is None else f". It was recorded from {shorten(name, 200)}, which is no model that is there by that name"
         )
+        if name is not None and is_server(name):
+            recorded = f". It was recorded from the server {shorten(name, 200)}, and no file decides which server is asked"
         raise PotError(
             f"--pot-update has no model to record {path.name} from. Name the live reference with --pot-reference or the "
             f"ini key pot_reference, or let the fixture pot_reference return it{recorded}"

@@ -1,0 +1,62 @@
+"""JSON of a server, read so that nothing it says twice gets lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pytest_pot.core.text import shorten
+
+__all__ = ["parse"]
+
+
+class _Repeating(dict[str, Any]):
+    """An object of an answer that has a name twice."""
+
+    repeated: str
+
+
+def parse(content: bytes | str) -> Any:
+    """What ``content`` says. ``NaN`` and ``Infinity``, which are no JSON, become numbers: whoever reads them can say where.
+
+    Raises:
+        ValueError: it is no JSON, has a name twice in one object, or is nested too deep; with what is wrong, as a clause.
+    """
+    repeating: list[_Repeating] = []
+
+    def of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = dict(pairs)
+        if len(names) == len(pairs):
+            return names
+        seen: set[str] = set()
+        repeated = _Repeating(names)
+        repeated.repeated = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        repeating.append(repeated)
+        return repeated
+
+    try:
+        value = json.loads(content, object_pairs_hook=of_pairs)
+        if repeating:
+            first = repeating[0]
+            raise ValueError(f"{shorten(repr(first.repeated), 60)} is there twice{_place(value, first)}")
+    except RecursionError:
+        raise ValueError("its parts are nested too deep") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at character {error.pos}") from None
+    return value
+
+
+def _place(value: Any, wanted: object) -> str:
+    """Where ``wanted`` is in ``value``: ``" in choices[0].logprobs[7]"``; empty at the top."""
+    waiting = [(value, "")]
+    while waiting:
+        part, path = waiting.pop()
+        if part is wanted:
+            return f" in {path.removeprefix('.')}" if path else ""
+        if isinstance(part, dict):
+            waiting += [(each, f"{path}.{shorten(name, 40)}") for name, each in part.items()]
+        elif isinstance(part, list):
+            waiting += [(each, f"{path}[{index}]") for index, each in enumerate(part)]
+    return ""
