@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from pytest_pot.core.errors import PotError
+from pytest_pot.core.text import shorten
 from pytest_pot.engines.server.answers import Row
 
-__all__ = ["Facts", "facts_of", "generated", "parse"]
+__all__ = ["Facts", "UnusableAnswer", "facts_of", "generated", "parse"]
 
 _LEAST = float(np.log(np.finfo(np.float32).smallest_subnormal))
 """llama.cpp computes probabilities in float32, and gives the lowest number of all where one is less than any float32 above
 0. We take the largest value that it can have, so that divergences stay lower bounds."""
 _NO_PROBABILITY = float(np.finfo(np.float32).min)
+
+
+class UnusableAnswer(Exception):
+    """An answer is no evidence. The message goes on where the server was named: ``"read 6 of the 5 ids…"``."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,10 @@ def facts_of(models: Any, props: Any, name: str, adapters: Any) -> Facts:
     """From what ``/v1/models``, ``/props`` and ``/lora-adapters`` answered.
 
     Raises:
-        PotError: they lack what is needed.
+        UnusableAnswer: they lack what is needed.
     """
     try:
-        entry = next((each for each in models["data"] if each["id"] == name), None)
-        if entry is None:
-            raise PotError(f"it has no model {name!r}, but {', '.join(str(each['id']) for each in models['data'])}")
+        entry = next(each for each in models["data"] if each["id"] == name or name in each.get("aliases", ()))
         meta, settings = entry["meta"], props["default_generation_settings"]
         build, kind = props.get("build_info"), meta.get("ftype") or props.get("model_ftype")
         return Facts(
@@ -64,10 +66,10 @@ def facts_of(models: Any, props: Any, name: str, adapters: Any) -> Facts:
                 "adapters": [(each.get("path"), each.get("scale")) for each in adapters],
             },
         )
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise PotError(
-            "it does not tell its slots, its context and its vocabulary (/props and /v1/models); is it a llama-server, with a "
-            "model loaded, and not an old one?"
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
+        raise UnusableAnswer(
+            "does not tell its slots, its context and its vocabulary (/props and /v1/models). Is it a llama-server, not too "
+            "old, and with the model loaded?"
         ) from None
 
 
@@ -77,27 +79,27 @@ def parse(body: Any, ids: Sequence[int], forced: int, k: int) -> Row | None:
     None where there are no log-probabilities, as for a token that is a part of a UTF-8 character.
 
     Raises:
-        PotError: the answer is about other ids, or its log-probabilities are not what was asked for.
+        UnusableAnswer: the answer is about other ids, or its log-probabilities are not what was asked for.
     """
     _check_read(body, ids)
     sampled = body.get("tokens")
     if sampled and list(sampled) != [forced]:
-        raise PotError(f"the token {forced} was forced, and {list(sampled)[:3]} came: is it in the server's vocabulary?")
+        raise UnusableAnswer(f"was to sample the token {forced} and sampled {list(sampled)[:3]}: is that id in its vocabulary?")
     entries = body.get("completion_probabilities")
     if not entries:
         return None
     try:
         entry = entries[0]
         if "top_probs" in entry:
-            raise PotError("it tells probabilities after sampling, not the model's: start it without post_sampling_probs")
+            raise UnusableAnswer("tells probabilities after sampling, not the model's, although post_sampling_probs is off")
         came, target, top = entry["id"], _log_prob(entry["logprob"]), entry["top_logprobs"]
-        row = Row([int(each["id"]) for each in top], [_log_prob(each["logprob"]) for each in top], target)
-    except (LookupError, TypeError, ValueError):
-        raise PotError(f"completion_probabilities are not as expected: {str(entries)[:300]}") from None
+        row = Row([each["id"] for each in top], [_log_prob(each["logprob"]) for each in top], target)
+    except (LookupError, TypeError):
+        raise UnusableAnswer(f"answered with unknown completion_probabilities: {shorten(str(entries), 200)}") from None
     if came != forced:
-        raise PotError(f"the token {forced} was forced, and the log-probability of {came} came")
+        raise UnusableAnswer(f"was asked for the log-probability of the token {forced} and told that of {came}")
     if len(row.ids) < k:
-        raise PotError(f"{k} log-probabilities were asked for (n_probs), and {len(row.ids)} came")
+        raise UnusableAnswer(f"was asked for {k} likeliest ids (n_probs) and told {len(row.ids)}")
     return row
 
 
@@ -105,30 +107,28 @@ def generated(body: Any, context: Sequence[int], n_tokens: int) -> list[int]:
     """The tokens in an answer to ``context``.
 
     Raises:
-        PotError: the answer is about other ids, or has not ``n_tokens`` tokens.
+        UnusableAnswer: the answer is about other ids, or has not ``n_tokens`` tokens.
     """
     _check_read(body, context)
     tokens = body.get("tokens")
     if not isinstance(tokens, list) or len(tokens) != n_tokens or not all(isinstance(each, int) for each in tokens):
-        raise PotError(f"{n_tokens} tokens were to be generated, and this came: {str(tokens)[:200]}")
+        raise UnusableAnswer(f"was to generate {n_tokens} tokens and answered {shorten(str(tokens), 200)}")
     return tokens
 
 
 def _check_read(body: Any, ids: Sequence[int]) -> None:
     """Refuse an answer about other ids than ``ids``."""
     if not isinstance(body, dict):
-        raise PotError(f"its answer is no JSON object: {str(body)[:300]}")
+        raise UnusableAnswer(f"answered {shorten(str(body), 200)}, which is no JSON object")
     read = body.get("tokens_evaluated")
     if read != len(ids):
-        raise PotError(f"{len(ids)} token ids were sent, and it read {read}: it adds a token (BOS?), or cuts the prompt")
+        raise UnusableAnswer(f"read {read} tokens where {len(ids)} ids were sent: it adds a token (BOS?), or cuts the prompt")
 
 
-def _log_prob(value: Any) -> float:
-    """``value``, or the least there is where llama.cpp rounded a probability to 0. Other values are checked with all others."""
-    if value is None:
-        return float("nan")
-    number = float(value)
-    return _LEAST if number <= _NO_PROBABILITY else number
+def _log_prob(value: Any) -> Any:
+    """``value``, or the least there is where llama.cpp rounded a probability to 0. Whether it is a number is checked with all
+    others."""
+    return _LEAST if isinstance(value, float) and value <= _NO_PROBABILITY else value
 
 
 def _at_least_1(value: Any) -> int:

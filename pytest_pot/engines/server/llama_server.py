@@ -14,10 +14,10 @@ from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Level, ModelDescription
+from pytest_pot.engines.base import Level, ModelDescription, PositionError
 from pytest_pot.engines.server.answers import Row
 from pytest_pot.engines.server.engine import ServerEngine, ServerModel
-from pytest_pot.engines.server.llama_answers import Facts, facts_of, generated, parse
+from pytest_pot.engines.server.llama_answers import Facts, UnusableAnswer, facts_of, generated, parse
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["LlamaServerEngine"]
@@ -92,33 +92,40 @@ class LlamaServerEngine(ServerEngine):
         computed in other batches, and would make the results depend on what was asked before."""
         ids, target = tokens.ids[: tokens.prompt_len + j], tokens.targets[j]
         cached = j > 0
-        if target not in self._silent:
-            row = self._ask(ids, target, k, slot, cached=cached)
-            if row is not None:
-                return row
-            self._silent.add(target)
-            cached = True
-        for n in sorted({k, max(k, min(_STEP, self.vocab_size)), self.vocab_size}):
-            row = self._ask_plain(ids, target, n, slot, cached=cached)
-            if row is not None:
-                return Row(row.ids[:k], row.log_probs[:k], row.target)
-            cached = True
-        raise PotError(self._at(ids) + f"the continuation's token {target} is not in the server's vocabulary")
+        try:
+            if target not in self._silent:
+                row = self._ask(ids, target, k, slot, cached=cached)
+                if row is not None:
+                    return row
+                self._silent.add(target)
+                cached = True
+            for n in sorted({k, max(k, min(_STEP, self.vocab_size)), self.vocab_size}):
+                row = self._ask_plain(ids, target, n, slot, cached=cached)
+                if row is not None:
+                    return Row(row.ids[:k], row.log_probs[:k], row.target)
+                cached = True
+            raise UnusableAnswer(f"does not tell the log-probability of the continuation's token {target}")
+        except UnusableAnswer as error:
+            raise PositionError(f"the {self.role}, {self.label}, {error}", j) from None
 
     def _ask_plain(self, ids: Sequence[int], target: int, n: int, slot: int, *, cached: bool) -> Row | None:
         """The same with another token forced, and the log-probability of ``target`` looked up among the ``n`` likeliest; None
         where it is not there."""
         if self._plain is None:
-            raise PotError(self._at(ids) + f"it tells no log-probability of the token {target}, nor has it a token for 'a'")
+            raise UnusableAnswer(f"tells no log-probability of the token {target}, and has no token for the text 'a'")
         row = self._ask(ids, self._plain, n, slot, cached=cached)
         if row is None:
-            raise PotError(self._at(ids) + f"its answer has no log-probabilities (the token {self._plain} was forced)")
+            raise UnusableAnswer(f"answered without log-probabilities (the token {self._plain} was forced)")
         rank = next((rank for rank, each in enumerate(row.ids) if each == target), None)
         return None if rank is None else Row(row.ids, row.log_probs, row.log_probs[rank])
 
     def _ask(self, ids: Sequence[int], forced: int, k: int, slot: int, *, cached: bool) -> Row | None:
         """What the server says after ``ids``, with the log-probability of ``forced`` as the target's; None where it tells none
-        because ``forced`` is a part of a character."""
+        because ``forced`` is a part of a character.
+
+        Raises:
+            UnusableAnswer: the answer is no evidence.
+        """
         answer = self.client.post(
             "/completion",
             {
@@ -136,18 +143,12 @@ class LlamaServerEngine(ServerEngine):
                 **self._name,
             },
         )
-        try:
-            return parse(answer.body, ids, forced, k)
-        except PotError as error:
-            raise PotError(self._at(ids) + str(error)) from None
+        return parse(answer.body, ids, forced, k)
 
     @property
     def _name(self) -> dict[str, str]:
         """A server of several models has to be told which one is meant."""
         return {} if self.model.address.model is None else {"model": self.model.name}
-
-    def _at(self, ids: Sequence[int]) -> str:
-        return f"the {self.role}, {self.label}, after {len(ids)} tokens: "
 
     def sample(self, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]]:
         def one(context: Sequence[int]) -> list[int]:
@@ -165,8 +166,8 @@ class LlamaServerEngine(ServerEngine):
             }
             try:
                 return generated(self.client.post("/completion", body).body, context, n_tokens)
-            except PotError as error:
-                raise PotError(self._at(context) + str(error)) from None
+            except UnusableAnswer as error:
+                raise PotError(f"the {self.role}, {self.label}, {error}, while it continued a prompt") from None
 
         return self.client.side_by_side(one, contexts)
 
@@ -199,8 +200,8 @@ class LlamaServerEngine(ServerEngine):
         adapters = self.client.get("/lora-adapters", allow=(404, 501))
         try:
             return facts_of(models, props, self.model.name, adapters.body if adapters.status == 200 else [])
-        except PotError as error:
-            raise PotError(f"the {self.role}'s server, {self.model.address.url}: {error}") from None
+        except UnusableAnswer as error:
+            raise PotError(f"the {self.role}'s server, {self.model.address.url}, {error}") from None
 
     def _plain_token(self) -> int | None:
         """A token that is a whole character; None where the server's tokenizer has no such one."""
@@ -216,6 +217,8 @@ class LlamaServerEngine(ServerEngine):
         slot = self._slots.get()
         try:
             rows = [self._ask([self._plain], forced, 2, slot, cached=False) for forced in (self._plain, 0)]
+        except UnusableAnswer as error:
+            raise PotError(f"the {self.role}, {self.label}, {error}") from None
         finally:
             self._slots.put(slot)
         first, second = rows
