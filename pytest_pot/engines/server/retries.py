@@ -126,4 +126,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _text(error: Exception) -> str:
-    return shorten(" ".join(str(error).split()), _SHOWN) or type(error).__name__
+    return shorten(" ".join(str(error).split()).rstrip("."), _SHOWN) or type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.core.text import shorten
 
 __all__ = ["parse"]
@@ -35,7 +36,8 @@ def parse(content: bytes | str) -> Any:
         return repeated
 
     try:
-        value = json.loads(content, object_pairs_hook=of_pairs)
+        with gc_paused():  # millions of new objects are no garbage, and none is collected with the stack full
+            value = json.loads(content, object_pairs_hook=of_pairs)
         if repeating:
             first = repeating[0]
             raise ValueError(f"{shorten(repr(first.repeated), 60)} is there twice{_place(value, first)}")

@@ -97,8 +97,8 @@ def test_the_message_about_a_password_says_where_a_key_goes() -> None:
         parse("http://user:sesame@host:8000#model")
     assert str(error.value) == (
         "'http://***@host:8000#model' is no address of a server: user and password do not belong into it, because it is shown; "
-        "a key comes from the variable POT_API_KEY. Write http://HOST:PORT, http://HOST:PORT#MODEL where the server has several "
-        "models, or vllm+http://HOST:PORT to say which kind of server it is"
+        "a key comes from the variable POT_API_KEY. Write http://HOST:PORT, http://HOST:PORT#MODEL where the server has "
+        "several models, or vllm+http://HOST:PORT to say which kind of server it is"
     )
 
 

@@ -1,0 +1,514 @@
+"""Requests to servers that answer, are busy, hang, break off or answer something else. No server is a mock: all speak HTTP."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from pytest_pot.core.errors import PotError
+from pytest_pot.engines.server import http, retries
+from pytest_pot.engines.server.http import Client
+
+from .local_server import LocalServer, Reply, Sent, running
+
+NAME = "the candidate's server"
+
+
+def serve(app: Callable[[Sent], Reply]) -> Any:
+    return running(app)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.delenv("POT_API_KEY", raising=False)
+
+
+def client_of(server: LocalServer, timeout: float = 5.0, concurrency: int = 8) -> Client:
+    return Client(server.url, timeout=timeout, concurrency=concurrency, name=NAME)
+
+
+def error_of(client: Client, path: str = "/x") -> str:
+    with pytest.raises(PotError) as error:
+        client.post(path, {"a": 1})
+    assert error.value.__cause__ is None
+    return str(error.value)
+
+
+def test_json_goes_out_and_comes_back() -> None:
+    with serve(lambda sent: Reply({"got": sent.body, "path": sent.path}, headers={"X-Name": "Value"})) as server:
+        client = Client(f"{server.url}/prefix")
+        answer = client.post("/v1/completions", {"prompt": [1, 2]})
+        assert answer.body == {"got": {"prompt": [1, 2]}, "path": "/prefix/v1/completions"}
+        assert answer.headers["x-name"] == "Value"
+        assert client.get("/y").body["got"] is None
+        assert [sent.method for sent in server.requests] == ["POST", "GET"]
+        assert server.requests[0].headers["content-type"] == "application/json"
+        assert "authorization" not in server.requests[0].headers
+        assert len({sent.connection for sent in server.requests}) == 1
+        client.close()
+
+
+def test_allowed_statuses_are_answers() -> None:
+    replies = iter([Reply({"detail": "Not Found"}, 404), Reply(b"<html>no</html>", 404), Reply({"busy": 1}, 503)])
+    with serve(lambda sent: next(replies)) as server:
+        client = client_of(server)
+        assert client.get("/x", allow=(404,)).body == {"detail": "Not Found"}
+        assert client.get("/x", allow=(404,)).body == "<html>no</html>"
+        assert client.get("/x", allow=(503,)).status == 503
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (
+            Reply({"error": {"message": "no\nsuch id"}}, 400),
+            'POST {url}/x answered 400: {"error": {"message": "no\\\\nsuch id"}}',
+        ),
+        (Reply(b"", 500), "POST {url}/x answered 500: nothing"),
+        (
+            Reply({"error": "key"}, 401),
+            '{"error": "key"}. If it asks for a key, give it as the environment variable POT_API_KEY',
+        ),
+        (
+            Reply(b"<html>\n <body>Sign in</body>", headers={"content-type": "text/html; charset=utf-8"}),
+            "POST {url}/x answered 200 with text/html, which cannot be read as JSON (Expecting value at character 0): "
+            "<html> <body>Sign in</body>",
+        ),
+        (
+            Reply(b""),
+            "POST {url}/x answered 200 with application/json, which cannot be read as JSON (Expecting value at character",
+        ),
+        (Reply(b"\xff\xfe{"), "which cannot be read as JSON"),
+        (Reply(b'{"a": "\xff"}'), "which cannot be read as JSON (it is not UTF-8)"),
+        (Reply(b"[" * 100_000), "which cannot be read as JSON (its parts are nested too deep): [[["),
+        (Reply(b"9" * 5000), "which cannot be read as JSON ("),
+        (
+            Reply(b'{"choices": [{"logprobs": [null, {"12": 1, "7": 2, "12": 3}]}]}'),
+            "which cannot be read as JSON ('12' is there twice in choices[0].logprobs[1])",
+        ),
+        (
+            Reply(b"", 307, {"location": "https://user:sesame@elsewhere.example/x?key=sesame"}),
+            "POST {url}/x answered 307, which sends to https://***@elsewhere.example/x?***. No redirect is followed: give the "
+            "address that it leads to",
+        ),
+        (Reply(b"", 302, {"location": "/login"}), "POST {url}/x answered 302, which sends to /login. No redirect is followed"),
+        (Reply(gzip.compress(b'{"a": 1}')[:-12], headers={"content-encoding": "gzip"}), "cannot be read as JSON"),
+        (
+            Reply(b"no gzip", headers={"content-encoding": "gzip"}),
+            "POST {url}/x answered 200, but what it compressed cannot be read",
+        ),
+    ],
+)
+def test_other_answers_are_errors_with_the_status_and_the_start_of_the_body(reply: Reply, message: str) -> None:
+    with serve(lambda sent: reply) as server:
+        told = error_of(client_of(server))
+        assert told.startswith(f"{NAME}: POST {server.url}/x answered ")
+        assert message.replace("{url}", server.url) in told
+        assert len(told) < 700
+        assert "sesame" not in told
+        assert len(server.requests) == 1
+
+
+def test_an_honest_compressed_answer_is_read() -> None:
+    with serve(lambda sent: Reply(gzip.compress(b'{"a": [1, 2]}'), headers={"content-encoding": "gzip"})) as server:
+        assert client_of(server).get("/x").body == {"a": [1, 2]}
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MOST_BYTES", 4 << 20)
+    bomb = gzip.compress(b'"' + b" " * (200 << 20), 1)
+    with serve(lambda sent: Reply(bomb, headers={"content-encoding": "gzip"})) as server:
+        start = time.perf_counter()
+        told = error_of(client_of(server))
+        assert f"POST {server.url}/x answered 200 with more than 4 MiB, and no more is read: compare fewer ids" in told
+        assert time.perf_counter() - start < 3
+
+
+def test_long_answers_are_read() -> None:
+    """11 MB are what vLLM says of 32 prompts."""
+    entry = {str(index): {"logprob": -1.5, "rank": 7, "decoded_token": "abc"} for index in range(100)}
+    with serve(lambda sent: Reply({"choices": [{"prompt_logprobs": [entry] * 2000}]})) as server:
+        body = client_of(server, timeout=60).get("/x").body
+        assert len(body["choices"][0]["prompt_logprobs"]) == 2000
+        assert http._MOST_BYTES > 20 * 11e6
+
+
+def test_numbers_that_are_no_json_are_left_to_whoever_knows_their_place() -> None:
+    with serve(lambda sent: Reply(b'{"a": [NaN, Infinity, -Infinity]}')) as server:
+        assert str(client_of(server).get("/x").body) == "{'a': [nan, inf, -inf]}"
+
+
+# -- trying again --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again(status: int) -> None:
+    replies = iter([Reply({}, status), Reply({}, status), Reply({"a": 1})])
+    with serve(lambda sent: next(replies)) as server:
+        assert client_of(server).post("/x", {}).body == {"a": 1}
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("after", [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)])
+def test_it_says_when(after: Callable[[], str]) -> None:
+    replies = iter([Reply({}, 429, {"retry-after": after()}), Reply({"a": 1})])
+    with serve(lambda sent: next(replies)) as server:
+        start = time.perf_counter()
+        client_of(server).post("/x", {})
+        assert 0.9 < time.perf_counter() - start < 4
+
+
+def test_a_server_that_stays_busy_is_asked_no_more() -> None:
+    with serve(lambda sent: Reply({"error": "loading model"}, 503)) as server:
+        told = error_of(client_of(server, timeout=1.0))
+        n = len(server.requests)
+        assert 3 <= n <= 10
+        assert f"POST {server.url}/x answered 503 to {n} requests in " in told
+        assert told.endswith(' s, and is asked no more: {"error": "loading model"}')
+
+
+@pytest.mark.parametrize("after", ["3600", "999999999999", "soon", "Fri, 99 Foo", "-5"])
+def test_what_it_asks_for_is_bounded_by_the_timeout(after: str) -> None:
+    with serve(lambda sent: Reply({}, 503, {"retry-after": after})) as server:
+        start = time.perf_counter()
+        error_of(client_of(server, timeout=0.5))
+        assert time.perf_counter() - start < 2
+        assert len(server.requests) == 1 or after not in ("3600",)
+
+
+@pytest.mark.parametrize("status", [400, 404, 408, 500, 502, 504])
+def test_no_other_status_is_tried_again(status: int) -> None:
+    with serve(lambda sent: Reply({}, status)) as server:
+        assert f"answered {status}: {{}}" in error_of(client_of(server))
+        assert len(server.requests) == 1
+
+
+def test_a_server_that_starts_is_waited_for_a_little() -> None:
+    with serve(lambda sent: Reply({"a": 1})) as server:
+        pass
+    port = server.port
+    client = Client(f"http://127.0.0.1:{port}", name=NAME)
+    start = time.perf_counter()
+    assert error_of(client) == (
+        f"{NAME}: POST http://127.0.0.1:{port}/x cannot connect: nobody listens there, or not yet (connection refused). Is the "
+        "server running, and is the address right?"
+    )
+    assert 0.03 < time.perf_counter() - start < 3
+
+
+def test_an_unknown_host_is_said() -> None:
+    told = error_of(Client("http://no-such-host.invalid:8000", name=NAME))
+    assert told.startswith(f"{NAME}: POST http://no-such-host.invalid:8000/x cannot connect: ")
+    assert told.endswith(". Is the server running, and is the address right?")
+
+
+def test_a_connection_that_the_server_dropped_while_idle_is_made_anew() -> None:
+    with serve(lambda sent: Reply({"a": 1}, close=True)) as server:
+        client = client_of(server)
+        for _ in range(5):
+            assert client.post("/x", {}).body == {"a": 1}
+        assert len(server.requests) == 5
+
+
+def drop(connection: socket.socket) -> None:
+    connection.shutdown(socket.SHUT_RDWR)
+
+
+def test_one_that_it_drops_just_when_we_send_too() -> None:
+    """The server has read the request, as far as it can tell, and says nothing: nothing was answered, so it is asked again."""
+    replies = iter([Reply({"a": 1}), Reply(raw=drop), Reply({"a": 2})])
+    with serve(lambda sent: next(replies)) as server:
+        client = client_of(server)
+        assert [client.post("/x", {}).body["a"] for _ in range(2)] == [1, 2]
+        assert len(server.requests) == 3
+
+
+def test_a_new_connection_that_is_cut_is_an_error() -> None:
+    with serve(lambda sent: Reply(raw=drop)) as server:
+        told = error_of(client_of(server))
+        assert told == (
+            f"{NAME}: POST {server.url}/x got no answer: Server disconnected without sending a response. Did the server stop?"
+        )
+        assert len(server.requests) == 1
+
+
+def test_an_answer_that_breaks_off_is_an_error() -> None:
+    def half(connection: socket.socket) -> None:
+        connection.sendall(b'HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"a": [1, 2')
+        drop(connection)
+
+    replies = iter([Reply({"a": 1}), Reply(raw=half)])
+    with serve(lambda sent: next(replies)) as server:
+        client = client_of(server)
+        client.post("/x", {})  # also where the connection had been idle
+        assert f"POST {server.url}/x answered 200, but was cut off after 51 bytes: " in error_of(client)
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("garbage", [b"SSH-2.0-OpenSSH\r\n\r\n", b"\x00" * 2000, b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000])
+def test_what_is_no_http_is_an_error(garbage: bytes) -> None:
+    with serve(lambda sent: Reply(raw=lambda connection: connection.sendall(garbage))) as server:
+        assert " got no answer: " in error_of(client_of(server))
+        assert len(server.requests) == 1
+
+
+# -- timeouts ------------------------------------------------------------------------------------------------------------
+
+
+def hang(server_of: list[LocalServer]) -> Callable[[Sent], Reply]:
+    def app(sent: Sent) -> Reply:
+        server_of[0].wait(20)
+        return Reply({})
+
+    return app
+
+
+def drip(start: bytes) -> Callable[[socket.socket], None]:
+    def write(connection: socket.socket) -> None:
+        connection.sendall(start)
+        for _ in range(100):
+            time.sleep(0.1)
+            connection.sendall(b" ")
+
+    return write
+
+
+def test_a_server_that_hangs_times_out() -> None:
+    place: list[LocalServer] = []
+    with serve(hang(place)) as server:
+        place.append(server)
+        start = time.perf_counter()
+        told = error_of(client_of(server, timeout=0.4))
+        assert told == f"{NAME}: POST {server.url}/x did not answer completely within 0.4 s (--pot-server-timeout)"
+        assert 0.3 < time.perf_counter() - start < 2
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nx:"])
+def test_so_does_one_that_sends_byte_after_byte(start: bytes) -> None:
+    with serve(lambda sent: Reply(raw=drip(start))) as server:
+        begin = time.perf_counter()
+        told = error_of(client_of(server, timeout=0.5))
+        assert "did not answer completely within 0.5 s (--pot-server-timeout)" in told
+        assert time.perf_counter() - begin < 2
+
+
+# -- side by side --------------------------------------------------------------------------------------------------------
+
+
+def test_requests_run_side_by_side_and_come_back_in_order() -> None:
+    def app(sent: Sent) -> Reply:
+        return Reply(sent.body, pause=0.05 if sent.body["i"] % 2 else 0.02)
+
+    with serve(app) as server:
+        client = client_of(server, concurrency=4)
+        assert client.side_by_side(lambda i: client.post("/x", {"i": i}).body["i"], range(24)) == list(range(24))
+        assert server.most_at_once == 4
+        assert len({sent.connection for sent in server.requests}) == 4
+        assert client.side_by_side(lambda i: i, []) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
+
+
+class Other(RuntimeError):
+    pass
+
+
+def test_the_first_error_is_raised_and_the_rest_is_not_begun() -> None:
+    begun = []
+
+    def ask(i: int) -> int:
+        begun.append(i)
+        if i == 5:
+            raise Other("five")
+        client.post("/x", {"i": i})
+        return i
+
+    with serve(lambda sent: Reply({}, pause=0.2)) as server:
+        client = client_of(server, concurrency=2)
+        with pytest.raises(Other, match="five"):
+            client.side_by_side(ask, range(100))
+        assert len(begun) <= 7
+
+
+def test_what_runs_beside_an_error_is_cut() -> None:
+    place: list[LocalServer] = []
+    waits = hang(place)
+    with serve(lambda sent: Reply({"error": "no"}, 400, pause=0.2) if sent.body["i"] == 1 else waits(sent)) as server:
+        place.append(server)
+        client = client_of(server, timeout=30)
+        start = time.perf_counter()
+        with pytest.raises(PotError, match="answered 400"):
+            client.side_by_side(lambda i: client.post("/x", {"i": i}), range(50))
+        assert time.perf_counter() - start < 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["hangs", "is busy"])
+def test_an_interrupt_ends_all_at_once(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes to the thread that waits."""
+    place: list[LocalServer] = []
+    waits = hang(place)
+    with serve(lambda sent: Reply({}, 503, {"retry-after": "20"}) if busy else waits(sent)) as server:
+        place.append(server)
+        client = client_of(server, timeout=30)
+        timer = threading.Timer(0.3, lambda: signal_main())
+        timer.start()
+        start = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            client.side_by_side(lambda i: client.post("/x", {"i": i}), range(50))
+        assert time.perf_counter() - start < 3
+        timer.join()
+        assert len(server.requests) <= 8
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
+
+
+def signal_main() -> None:
+    import _thread
+
+    _thread.interrupt_main()
+
+
+# -- streams -------------------------------------------------------------------------------------------------------------
+
+
+def chunked(*parts: bytes, end: bool = True, pause: float = 0.0, kind: bytes = b"text/event-stream") -> Reply:
+    def write(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\ntransfer-encoding: chunked\r\n\r\n")
+        for part in parts:
+            connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+            time.sleep(pause)
+        if end:
+            connection.sendall(b"0\r\n\r\n")
+        drop(connection)
+
+    return Reply(raw=write)
+
+
+def event(value: object) -> bytes:
+    return b"data: " + json.dumps(value).encode() + b"\n\n"
+
+
+def events(reply: Reply, timeout: float = 5.0) -> list[Any]:
+    with serve(lambda sent: reply) as server:
+        return list(client_of(server, timeout).stream("/v1/completions", {"stream": True}))
+
+
+TWO = [{"choices": [{"text": "a\u2028b"}]}, {"choices": [{"text": "c", "finish_reason": "length"}]}]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        chunked(*map(event, TWO), b"data: [DONE]\n\n"),
+        chunked(b"".join(map(event, TWO))),
+        chunked(*[bytes([byte]) for byte in b"".join(map(event, TWO)) + b"data: [DONE]\n\n"]),
+        chunked(b": ping\n\n", b"event: x\r\nid: 1\r\n", event(TWO[0]).replace(b"\n", b"\r\n"), event(TWO[1])[:-1]),
+    ],
+    ids=["done", "at once", "bytes", "other lines"],
+)
+def test_events_come_back_as_json(reply: Reply) -> None:
+    assert events(reply) == TWO
+
+
+@pytest.mark.parametrize(
+    "last", [{"content": "", "stop": True}, {"text": "x", "meta_info": {"finish_reason": {"type": "length"}}}]
+)
+def test_other_servers_say_the_end_in_their_last_event(last: Any) -> None:
+    assert events(chunked(event({"content": "a", "stop": False}), event(last))) == [{"content": "a", "stop": False}, last]
+
+
+def test_events_come_as_they_are_sent() -> None:
+    with serve(lambda sent: chunked(*map(event, [{"i": 1}, {"i": 2}, {"stop": True}]), pause=0.1)) as server:
+        start = time.perf_counter()
+        times = [time.perf_counter() - start for _ in client_of(server).stream("/x", {})]
+        assert times[0] < 0.1 < times[1] < 0.2 < times[2]
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (chunked(event(TWO[0]), end=False), "was cut off after "),
+        (chunked(event(TWO[0])), "ended its stream before its last event"),
+        (chunked(), "ended its stream before its last event"),
+        (
+            chunked(event(TWO[0]), event({"error": {"message": "boom"}})),
+            'reported an error in its stream: {"error": {"message": "boom"}}',
+        ),
+        (chunked(event(TWO[0]), b'error: {"code": 500}\n\n'), 'reported an error in its stream: {"error": {"code": 500}}'),
+        (chunked(b"data: {oops\n\n"), "answered an event, which cannot be read as JSON"),
+        (chunked(b"x" * (17 << 20)), "a line of its stream is longer than 16777216 bytes"),
+        (Reply({"error": "no"}, 400), 'answered 400: {"error": "no"}'),
+        (Reply({}, 503), "answered 503: {}"),
+        (Reply({"choices": []}), 'did not stream, but answered {"choices": []}'),
+        (Reply(b"<html>", headers={"content-type": "text/html"}), "answered 200 with text/html, which cannot be read as JSON"),
+        (Reply(raw=drop), "got no answer: "),
+    ],
+)
+def test_a_stream_that_is_none_is_an_error(reply: Reply, message: str) -> None:
+    with pytest.raises(PotError) as error:
+        events(reply)
+    assert message in str(error.value)
+    assert "/v1/completions" in str(error.value)
+
+
+def test_a_stream_times_out_between_events_and_not_as_a_whole() -> None:
+    assert len(events(chunked(*[event({"i": i}) for i in range(8)], event({"stop": True}), pause=0.1), timeout=0.4)) == 9
+    with pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):
+        events(chunked(event({"i": 1}), event({"stop": True}), pause=1.0), timeout=0.3)
+    with pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):  # what keeps a connection alive is no event
+        events(chunked(event({"i": 1}), *[b": ping\n\n"] * 20, event({"stop": True}), pause=0.1), timeout=0.3)
+
+
+def test_the_connection_of_a_stream_is_used_again() -> None:
+    body = b"".join(map(event, TWO)) + b"data: [DONE]\n\n"
+    with serve(lambda sent: Reply(body, headers={"content-type": "text/event-stream"})) as server:
+        client = client_of(server)
+        for _ in range(3):
+            assert list(client.stream("/x", {})) == TWO
+        assert len({sent.connection for sent in server.requests}) == 1
+
+
+# -- what is not done ----------------------------------------------------------------------------------------------------
+
+
+def test_no_cookie_is_kept_and_no_password_is_looked_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password sesame\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serve(lambda sent: Reply({}, headers={"set-cookie": "a=b"})) as server:
+        client = client_of(server)
+        client.get("/x")
+        client.get("/x")
+        for sent in server.requests:
+            assert not {"cookie", "authorization"} & set(sent.headers)
+
+
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve(lambda sent: Reply({"proxy": sent.path})) as proxy, serve(lambda sent: Reply({"direct": True})) as server:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert client_of(server).get("/x").body == {"direct": True}
+        remote = Client("http://models.example:81", timeout=5)
+        assert remote.get("/x").body == {"proxy": "http://models.example:81/x"}
+        assert len(proxy.requests) == 1
+
+
+def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "httpx2" else found(name))
+    with pytest.raises(PotError) as error:
+        Client("http://127.0.0.1:1")
+    assert str(error.value) == ("a server needs the package httpx2, which is not installed: pip install 'pytest-pot[server]'")
