@@ -48,9 +48,8 @@ class LlamaCppEngine(LlamaServerEngine):
     def description(self) -> ModelDescription:
         return ModelDescription(
             format=f"GGUF {self._facts.file_type}" if self._facts.file_type else "GGUF",
-            dtype="llama.cpp's kernels",
+            dtype=self.kernels,
             device="cpu",
-            notes=("llama.cpp kept keys and values in float32, without flash attention: a server may keep them in float16",),
         )
 
 
@@ -102,9 +101,8 @@ class LlamaCppModel:
     @property
     def content(self) -> dict[str, Any]:
         """What determines the results: the file, llama.cpp, and how it was started. The length of the context does not."""
-        settings = self._settings
-        how = {"n_slots": settings.n_slots, "n_threads": settings.n_threads, "exact": settings.exact}
-        return {"gguf": self._digests.get(self.path, self._digest), "xllamacpp": version("xllamacpp"), **how}
+        digest = self._digests.get(self.path, self._digest)
+        return {"gguf": digest, "xllamacpp": version("xllamacpp"), "threads": self._settings.n_threads}
 
     def _digest(self) -> str:
         with open(self.path, "rb") as file:
@@ -145,7 +143,7 @@ class LlamaCppBackend:
     def opened(self, model: Any, role: str, config: ScoringConfig) -> Iterator[LlamaCppEngine]:
         """Raises :class:`PotError` where the server's process ended meanwhile."""
         process = model.running(role, config)
-        client = Client(process.url, timeout=config.server_timeout, concurrency=process.settings.n_slots)
+        client = Client(process.url, timeout=config.server_timeout, concurrency=1, name=f"llama.cpp, which runs the {role},")
         try:
             yield LlamaCppEngine(ServerModel(Address(process.url), "llamacpp", model.path, client), role, config)
         except PotError as error:

@@ -30,13 +30,8 @@ class Settings:
 
     path: str
     n_ctx: int
-    """The most tokens of one prompt."""
-    n_slots: int = 4
-    """Prompts that are read side by side."""
+    """The most tokens of a prompt and its continuation."""
     n_threads: int = 1
-    exact: bool = True
-    """Keep keys and values in float32, without flash attention, so that prompts that are read side by side do not change each
-    other's results by more than rounding in float32. False: as llama-server does by default, in float16."""
 
 
 class LlamaProcess:

@@ -11,12 +11,16 @@ import numpy as np
 from pytest_pot.core.text import shorten
 from pytest_pot.engines.server.answers import Row
 
-__all__ = ["Facts", "UnusableAnswer", "facts_of", "generated", "parse"]
+__all__ = ["Facts", "UnusableAnswer", "facts_of", "generated", "likeliest", "log_prob_of", "normalised", "parse"]
 
 _LEAST = float(np.log(np.finfo(np.float32).smallest_subnormal))
 """llama.cpp computes probabilities in float32, and gives the lowest number of all where one is less than any float32 above
 0. We take the largest value that it can have, so that divergences stay lower bounds."""
 _NO_PROBABILITY = float(np.finfo(np.float32).min)
+_MOST = float(np.log1p(-(2.0**-23)))
+"""What the likeliest ids may sum to, so that a tail is left that float32 can tell from 0."""
+_ROUNDING = 0.01
+"""How far the sum of a vocabulary's probabilities may be off, as a logarithm. More is no rounding, and is refused."""
 
 
 class UnusableAnswer(Exception):
@@ -101,6 +105,42 @@ def parse(body: Any, ids: Sequence[int], forced: int, k: int) -> Row | None:
     if len(row.ids) < k:
         raise UnusableAnswer(f"was asked for {k} likeliest ids (n_probs) and told {len(row.ids)}")
     return row
+
+
+def log_prob_of(target: int, row: Row, first: Row) -> float | None:
+    """The log-probability of ``target`` in ``row``, on the scale of ``first``, which tells fewer ids of the same position; None
+    where it is not there.
+
+    The scales differ because llama.cpp sums in float32, most likely first as far as it tells them.
+    """
+    rank = next((rank for rank, each in enumerate(row.ids) if each == target), None)
+    try:
+        return None if rank is None else row.log_probs[rank] + (first.log_probs[0] - row.log_probs[0])
+    except TypeError:
+        raise UnusableAnswer(
+            f"told what is no number as the log-probability of the token {target}, or of the likeliest"
+        ) from None
+
+
+def likeliest(row: Row, k: int) -> Row:
+    """The first ``k`` ids of ``row``."""
+    return Row(row.ids[:k], row.log_probs[:k], row.target)
+
+
+def normalised(row: Row, *, whole: bool) -> Row:
+    """``row`` with probabilities that sum to 1 if it is the ``whole`` vocabulary, and to less than 1 otherwise.
+
+    llama.cpp's sum to some 1.0002: it adds the unlikely ones to a sum in float32, where they vanish. Where a few ids have
+    nearly all of the probability, that would leave nothing for the tail, or less than nothing.
+    """
+    try:
+        log_probs, target = np.array(row.log_probs, dtype=np.float64), float(row.target)
+    except (TypeError, ValueError):
+        return row  # what is no number is refused with all others
+    excess = float(np.logaddexp.reduce(log_probs)) - (0.0 if whole else _MOST)
+    if not np.isfinite(excess) or abs(excess) > _ROUNDING or (excess <= 0 and not whole):
+        return row
+    return Row(row.ids, (log_probs - excess).tolist(), target - excess)
 
 
 def generated(body: Any, context: Sequence[int], n_tokens: int) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -17,7 +18,16 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Level, ModelDescription, PositionError
 from pytest_pot.engines.server.answers import Row
 from pytest_pot.engines.server.engine import ServerEngine, ServerModel
-from pytest_pot.engines.server.llama_answers import Facts, UnusableAnswer, facts_of, generated, parse
+from pytest_pot.engines.server.llama_answers import (
+    Facts,
+    UnusableAnswer,
+    facts_of,
+    generated,
+    likeliest,
+    log_prob_of,
+    normalised,
+    parse,
+)
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["LlamaServerEngine"]
@@ -38,11 +48,26 @@ _STEP = 4096
 """Ids to ask for where the continuation's token is not among the likeliest: the whole vocabulary is megabytes of JSON."""
 
 
+@dataclass(frozen=True)
+class Question:
+    """What the server is asked about one position."""
+
+    ids: Sequence[int]
+    """All tokens before it."""
+    n: int
+    """How many likeliest ids it is to tell."""
+    slot: int
+    cached: bool
+    """Whether the tokens before the last one are in the slot already."""
+
+
 class LlamaServerEngine(ServerEngine):
     """Asks a llama-server. A prompt's requests go to one of its slots, one after the other, so that each finds the tokens
     before its last one in that slot's cache."""
 
     title = "llama.cpp"
+    kernels = "llama.cpp's own kernels"
+    """What the weights are multiplied by, for people: no dtype tells it."""
     level = Level.LAST_POSITION
 
     def __init__(self, model: ServerModel, role: str, config: ScoringConfig) -> None:
@@ -75,52 +100,54 @@ class LlamaServerEngine(ServerEngine):
     @property
     def description(self) -> ModelDescription:
         kind = f" {self._facts.file_type}" if self._facts.file_type else ""
-        return ModelDescription(f"GGUF{kind}, served by {self.title}", "its own kernels", self.model.address.url)
+        return ModelDescription(f"GGUF{kind}", self.kernels, self.model.address.url)
 
     def identity(self) -> Mapping[str, Any]:
         return self._ask_facts().identity
 
     def read(self, tokens: Tokens, k: int) -> list[Row]:
+        # llama.cpp sums probabilities in float32, in an order that depends on how many of them it tells. So both models are
+        # asked for as many: a candidate for twice as many as the reference.
+        n = min(max(k, 2 * (self.config.top_k or k)), self.vocab_size)
         slot = self._slots.get()
         try:
-            return [self._row(tokens, j, k, slot) for j in range(tokens.n_positions)]
+            rows = [self._row(tokens, j, n, slot) for j in range(tokens.n_positions)]
         finally:
             self._slots.put(slot)
+        return [likeliest(normalised(row, whole=n == self.vocab_size), k) for row in rows]
 
-    def _row(self, tokens: Tokens, j: int, k: int, slot: int) -> Row:
+    def _row(self, tokens: Tokens, j: int, n: int, slot: int) -> Row:
         """Position ``j``. Its first request reads the whole prompt anew: tokens that a slot still has from another prompt were
         computed in other batches, and would make the results depend on what was asked before."""
         ids, target = tokens.ids[: tokens.prompt_len + j], tokens.targets[j]
-        cached = j > 0
+        question = Question(ids, n, slot, cached=j > 0)  # asked twice, a position is computed twice in the same way
         try:
             if target not in self._silent:
-                row = self._ask(ids, target, k, slot, cached=cached)
+                row = self._ask(question, target)
                 if row is not None:
                     return row
                 self._silent.add(target)
-                cached = True
-            for n in sorted({k, max(k, min(_STEP, self.vocab_size)), self.vocab_size}):
-                row = self._ask_plain(ids, target, n, slot, cached=cached)
-                if row is not None:
-                    return Row(row.ids[:k], row.log_probs[:k], row.target)
-                cached = True
-            raise UnusableAnswer(f"does not tell the log-probability of the continuation's token {target}")
+            return self._with_plain_token(question, target)
         except UnusableAnswer as error:
             raise PositionError(f"the {self.role}, {self.label}, {error}", j) from None
 
-    def _ask_plain(self, ids: Sequence[int], target: int, n: int, slot: int, *, cached: bool) -> Row | None:
-        """The same with another token forced, and the log-probability of ``target`` looked up among the ``n`` likeliest; None
-        where it is not there."""
+    def _with_plain_token(self, question: Question, target: int) -> Row:
+        """The row with another token forced, and the log-probability of ``target`` looked up among the likeliest."""
         if self._plain is None:
             raise UnusableAnswer(f"tells no log-probability of the token {target}, and has no token for the text 'a'")
-        row = self._ask(ids, self._plain, n, slot, cached=cached)
-        if row is None:
-            raise UnusableAnswer(f"answered without log-probabilities (the token {self._plain} was forced)")
-        rank = next((rank for rank, each in enumerate(row.ids) if each == target), None)
-        return None if rank is None else Row(row.ids, row.log_probs, row.log_probs[rank])
+        first = None
+        for n in sorted({question.n, max(question.n, min(_STEP, self.vocab_size)), self.vocab_size}):
+            row = self._ask(replace(question, n=n), self._plain)
+            if row is None:
+                raise UnusableAnswer(f"answered without log-probabilities (the token {self._plain} was forced)")
+            first = first or row
+            found = log_prob_of(target, row, first)
+            if found is not None:
+                return replace(first, target=found)
+        raise UnusableAnswer(f"does not tell the log-probability of the continuation's token {target}")
 
-    def _ask(self, ids: Sequence[int], forced: int, k: int, slot: int, *, cached: bool) -> Row | None:
-        """What the server says after ``ids``, with the log-probability of ``forced`` as the target's; None where it tells none
+    def _ask(self, question: Question, forced: int) -> Row | None:
+        """What the server says, with the log-probability of ``forced`` as the target's; None where it tells none
         because ``forced`` is a part of a character.
 
         Raises:
@@ -129,21 +156,21 @@ class LlamaServerEngine(ServerEngine):
         answer = self.client.post(
             "/completion",
             {
-                "prompt": list(ids),
+                "prompt": list(question.ids),
                 "n_predict": 1,
-                "n_probs": k,
+                "n_probs": question.n,
                 "temperature": 0,
                 "logit_bias": [[forced, _FORCING]],
                 "ignore_eos": False,
-                "cache_prompt": cached,
-                "id_slot": slot,
+                "cache_prompt": question.cached,
+                "id_slot": question.slot,
                 "return_tokens": True,
                 "response_fields": list(_FIELDS),
                 **_UNCHANGED,
                 **self._name,
             },
         )
-        return parse(answer.body, ids, forced, k)
+        return parse(answer.body, question.ids, forced, question.n)
 
     @property
     def _name(self) -> dict[str, str]:
@@ -216,12 +243,12 @@ class LlamaServerEngine(ServerEngine):
             return
         slot = self._slots.get()
         try:
-            rows = [self._ask([self._plain], forced, 2, slot, cached=False) for forced in (self._plain, 0)]
+            question = Question([self._plain], 2, slot, cached=False)
+            first, second = (self._ask(question, forced) for forced in (self._plain, 0))
         except UnusableAnswer as error:
             raise PotError(f"the {self.role}, {self.label}, {error}") from None
         finally:
             self._slots.put(slot)
-        first, second = rows
         if first is None:
             raise PotError(
                 f"the {self.role}, {self.label}, answers without log-probabilities (n_probs is ignored): it cannot be compared"
