@@ -55,8 +55,8 @@ _API_KEY = "POT_API_KEY"
 """The environment variable with the key for a server."""
 
 OPTIONS: Mapping[str, str] = {
-    "reference": "the trusted model: a directory, a hub id, a .gguf file, package.module:factory, or the address of a server, "
-    "http://host:port#model",
+    "reference": "the trusted model: a directory, a hub id, an ONNX graph, a .gguf file, the URL of a server, or "
+    "package.module:factory",
     "candidate": "the model under test, named in the same way",
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "

@@ -10,7 +10,8 @@ import pytest
 from .conftest import Project
 
 FORMS = (
-    "A model is named by a directory or hub id with safetensors weights, a .gguf file, or package.module:factory, a callable "
+    "A model is named by a directory or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
+    "package.module:factory, a callable "
     "that returns the model or (model, tokenizer)."
 )
 TOKENIZER_FORMS = "A tokenizer is named by a directory, a hub id or a .gguf file."

@@ -83,7 +83,7 @@ def apply_adapter(adapter: Adapter, what: str, load_base: Callable[[str, str], A
         PotError: peft is missing, the base model does not exist, or the adapter does not fit it.
     """
     if importlib.util.find_spec("peft") is None:
-        raise PotError(f"{what} is an adapter, and that needs a package that is not installed: pip install peft")
+        raise PotError(f"{what} is an adapter, and that needs a package that is not installed: pip install 'pytest-pot[peft]'")
     named = "base_model_name_or_path in its adapter_config.json"
     if adapter.base is None:
         raise PotError(f"{what} is an adapter, and does not say of which model: {named} is empty")

@@ -121,7 +121,7 @@ def test_a_wrong_factory_is_an_error(factories: None, spec: str, message: str) -
     assert message in str(error.value)
 
 
-FORMS = "A model is named by a directory or hub id with safetensors weights, a .gguf file, or package.module:factory"
+FORMS = "A model is named by a directory or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL"
 
 
 def test_names_without_a_model_are_errors(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def test_without_peft_an_adapter_is_said_to_need_it(adapter: Path, monkeypatch: 
     if importlib.util.find_spec("peft") is not None:
         pytest.skip("peft is installed")
     assert error_of(adapter) == (
-        f"the candidate {str(adapter)!r} is an adapter, and that needs a package that is not installed: pip install peft"
+        f"the candidate {str(adapter)!r} is an adapter, and that needs a package that is not installed: "
+        "pip install 'pytest-pot[peft]'"
     )
 
 
@@ -222,7 +223,8 @@ def test_an_adapter_beside_a_config_alone_is_an_adapter(base: Path, adapter: Pat
     shutil.copy(base / "config.json", adapter)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     assert error_of(adapter) == (
-        f"the candidate {str(adapter)!r} is an adapter, and that needs a package that is not installed: pip install peft"
+        f"the candidate {str(adapter)!r} is an adapter, and that needs a package that is not installed: "
+        "pip install 'pytest-pot[peft]'"
     )
     for name in ("model.safetensors", "model.safetensors.index.json", "model-00001-of-00002.safetensors", "pytorch_model.bin"):
         (adapter / name).touch()
