@@ -20,6 +20,7 @@ __all__ = ["LlamaProcess", "Settings"]
 _END_S = 5.0
 """Seconds that a process gets to end by itself."""
 _GONE_S = 0.5
+_LOGGED = re.compile(r"[\d.]+ [A-Z] ")
 _ERROR = re.compile(r"^[\d.]+ E (?:\S+: )?(?:error loading model: )?(.+)$", re.MULTILINE)
 """A line that llama.cpp logs for an error."""
 
@@ -71,14 +72,16 @@ class LlamaProcess:
 
     @property
     def end(self) -> str | None:
-        """How the process ended, with the first error that it logged; None while it runs, and after :meth:`close`."""
+        """How the process ended, with the last that it printed; None while it runs, and after :meth:`close`."""
         if not self._finalizer.alive:
             return None
         try:
             self._process.wait(_GONE_S)  # its connections break a moment before it is gone
         except subprocess.TimeoutExpired:
             return None
-        return self._why(f"it ended with {_status(self._process)}")
+        # Logged errors are those of requests. A failed assertion is printed.
+        printed = [line for line in self._printed().splitlines() if line.strip() and not _LOGGED.match(line)]
+        return ": ".join([f"it ended with {_status(self._process)}", *printed[-1:]])
 
     @property
     def runs(self) -> bool:
@@ -101,12 +104,14 @@ class LlamaProcess:
         return answer if isinstance(answer, dict) else {}
 
     def _why(self, otherwise: str) -> str:
-        """The first error that llama.cpp logged, or ``otherwise`` and the end of what was printed."""
-        self._log.seek(0)
-        text = self._log.read().decode(errors="replace")
+        """The first error that llama.cpp logged, or ``otherwise`` and the last line that was printed."""
+        text = self._printed()
         errors = _ERROR.findall(text)
-        rest = text.strip().splitlines()[-1:]
-        return str(errors[0]) if errors else ": ".join([otherwise, *rest])
+        return str(errors[0]) if errors else ": ".join([otherwise, *text.strip().splitlines()[-1:]])
+
+    def _printed(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
 
 
 def _status(process: subprocess.Popen[bytes]) -> str:

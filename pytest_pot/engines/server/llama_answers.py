@@ -133,14 +133,13 @@ def normalised(row: Row, *, whole: bool) -> Row:
     llama.cpp's sum to some 1.0002: it adds the unlikely ones to a sum in float32, where they vanish. Where a few ids have
     nearly all of the probability, that would leave nothing for the tail, or less than nothing.
     """
-    try:
-        log_probs, target = np.array(row.log_probs, dtype=np.float64), float(row.target)
-    except (TypeError, ValueError):
+    if not {type(value) for value in (*row.log_probs, row.target)} <= {float, int}:
         return row  # what is no number is refused with all others
+    log_probs = np.array(row.log_probs, dtype=np.float64)
     excess = float(np.logaddexp.reduce(log_probs)) - (0.0 if whole else _MOST)
     if not np.isfinite(excess) or abs(excess) > _ROUNDING or (excess <= 0 and not whole):
         return row
-    return Row(row.ids, (log_probs - excess).tolist(), target - excess)
+    return Row(row.ids, (log_probs - excess).tolist(), row.target - excess)
 
 
 def generated(body: Any, context: Sequence[int], n_tokens: int) -> list[int]:
