@@ -136,7 +136,8 @@ def normalised(row: Row, *, whole: bool) -> Row:
     if not {type(value) for value in (*row.log_probs, row.target)} <= {float, int}:
         return row  # what is no number is refused with all others
     log_probs = np.array(row.log_probs, dtype=np.float64)
-    excess = float(np.logaddexp.reduce(log_probs)) - (0.0 if whole else _MOST)
+    with np.errstate(invalid="ignore"):
+        excess = float(np.logaddexp.reduce(log_probs)) - (0.0 if whole else _MOST)
     if not np.isfinite(excess) or abs(excess) > _ROUNDING or (excess <= 0 and not whole):
         return row
     return Row(row.ids, (log_probs - excess).tolist(), row.target - excess)

@@ -122,7 +122,7 @@ def test_what_is_no_number_is_left_for_the_check_of_all_numbers() -> None:
     row = parse(body, IDS, 504, 3)
     assert row is not None
     assert normalised(row, whole=False) is row
-    with pytest.raises(UnusableAnswer, match="no number as the log-probability of 4528"):
+    with pytest.raises(UnusableAnswer, match="no number as the log-probability of the token 4528"):
         log_prob_of(4528, row, row)
 
 

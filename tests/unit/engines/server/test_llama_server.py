@@ -169,12 +169,12 @@ def test_log_probabilities_that_the_bias_changes_are_refused(model: PreTrainedMo
         pass
 
 
-def at_a_position(change: Callable[[Any, list[int]], Any]) -> Lie:
+def at_a_position(change: Callable[[Any], Any]) -> Lie:
     """Changes the answer about the second position of a prompt of three tokens."""
 
     def lie(sent: Sent, body: Any) -> Any:
         if sent.path == "/completion" and len(sent.body["prompt"]) == 4:
-            return change(body, sent.body["prompt"]) or body
+            change(body)
         return body
 
     return lie
@@ -184,32 +184,31 @@ def entry_of(body: Any) -> Any:
     return body["completion_probabilities"][0]
 
 
-LIES: dict[str, tuple[Callable[[Any, list[int]], Any], str]] = {
-    "a BOS is added": (lambda body, _: body.update(tokens_evaluated=5), "read 5 tokens where 4 ids were sent"),
-    "the prompt is cut": (lambda body, _: body.update(tokens_evaluated=3), "read 3 tokens where 4 ids were sent"),
-    "another token came": (lambda body, _: body.update(tokens=[3]), r"was to sample the token 11 and sampled \[3\]"),
-    "of another token": (lambda body, _: entry_of(body).update(id=3), "was asked for the log-probability of the token 11"),
-    "null": (lambda body, _: entry_of(body).update(logprob=None), r"no log-probability of the continuation's token \(null\)"),
+LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "a BOS is added": (lambda body: body.update(tokens_evaluated=5), "read 5 tokens where 4 ids were sent"),
+    "the prompt is cut": (lambda body: body.update(tokens_evaluated=3), "read 3 tokens where 4 ids were sent"),
+    "another token came": (lambda body: body.update(tokens=[3]), r"was to sample the token 11 and sampled \[3\]"),
+    "of another token": (lambda body: entry_of(body).update(id=3), "was asked for the log-probability of the token 11"),
+    "null": (lambda body: entry_of(body).update(logprob=None), r"no log-probability of the continuation's token \(null\)"),
     "NaN in the list": (
-        lambda body, _: entry_of(body)["top_logprobs"][3].update(logprob=math.nan),
+        lambda body: entry_of(body)["top_logprobs"][3].update(logprob=math.nan),
         "told nan as the log-probability of one of its likeliest ids",
     ),
-    "null in the list": (lambda body, _: entry_of(body)["top_logprobs"][3].update(logprob=None), r"\(null\)"),
-    "-9999": (lambda body, _: entry_of(body)["top_logprobs"][3].update(logprob=-9999.0), "told -9999"),
-    "positive": (lambda body, _: entry_of(body)["top_logprobs"][0].update(logprob=0.5), "told 0.5"),
+    "null in the list": (lambda body: entry_of(body)["top_logprobs"][3].update(logprob=None), r"\(null\)"),
+    "-9999": (lambda body: entry_of(body)["top_logprobs"][3].update(logprob=-9999.0), "told -9999"),
+    "positive": (lambda body: entry_of(body)["top_logprobs"][0].update(logprob=0.5), "told 0.5"),
     "an id twice": (
-        lambda body, _: entry_of(body)["top_logprobs"][3].update(id=entry_of(body)["top_logprobs"][0]["id"]),
+        lambda body: entry_of(body)["top_logprobs"][3].update(id=entry_of(body)["top_logprobs"][0]["id"]),
         "twice",
     ),
-    "an id outside": (lambda body, _: entry_of(body)["top_logprobs"][3].update(id=5000), "the id 5000, which is outside"),
-    "a text for an id": (lambda body, _: entry_of(body)["top_logprobs"][3].update(id="a"), "is no whole number"),
-    "too few": (lambda body, _: entry_of(body)["top_logprobs"].pop(), r"asked for 16 likeliest ids \(n_probs\) and told 15"),
+    "an id outside": (lambda body: entry_of(body)["top_logprobs"][3].update(id=5000), "the id 5000, which is outside"),
+    "a text for an id": (lambda body: entry_of(body)["top_logprobs"][3].update(id="a"), "is no whole number"),
+    "too few": (lambda body: entry_of(body)["top_logprobs"].pop(), r"asked for 16 likeliest ids \(n_probs\) and told 15"),
     "not normalised": (
-        lambda body, _: [each.update(logprob=-0.1) for each in entry_of(body)["top_logprobs"]],
+        lambda body: [each.update(logprob=-0.1) for each in entry_of(body)["top_logprobs"]],
         "not normalised over the whole vocabulary",
     ),
-    "no object": (lambda body, _: [body], "is no JSON object"),
-    "no entries": (lambda body, _: body.update(completion_probabilities=[{}]), "unknown completion_probabilities"),
+    "no entries": (lambda body: body.update(completion_probabilities=[{}]), "unknown completion_probabilities"),
 }
 
 
@@ -276,7 +275,7 @@ def test_one_of_several_models_is_named_in_requests(model: PreTrainedModel) -> N
 
 def test_other_temperatures_are_refused(model: PreTrainedModel) -> None:
     with (
-        pytest.raises(PotError, match="temperature=0.5 cannot be compared"),
+        pytest.raises(PotError, match=r"temperature=0\.5 cannot be compared"),
         engine_of(LlamaApp(model), ScoringConfig(temperature=0.5)),
     ):
         pass
