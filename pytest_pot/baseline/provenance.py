@@ -18,6 +18,7 @@ from pytest_pot.core.files import KeptFiles
 from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
+from pytest_pot.engines.llamacpp.spec import path_in
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts, tokens_beyond
 
@@ -88,7 +89,7 @@ def file_digests(spec: str) -> dict[str, str]:
     Names in a folder are relative to it. Empty if ``spec`` is neither a folder nor a GGUF file on this machine. A file is read
     again only if it was written since.
     """
-    path = Path(spec)
+    path = Path(path_in(spec) or spec)
     if os.path.isdir(path):
         # Include weights in subfolders, which an index may name, and adapter configurations, which say how to apply an adapter.
         files = [*path.glob("*config.json"), *path.rglob("*.safetensors"), *path.glob("*.safetensors.index.json")]
