@@ -12,6 +12,8 @@ import pytest
 from ..unit.gguf_models import write_tiny
 from .conftest import Project
 
+pytest.importorskip("xllamacpp")
+
 MARKED = "import pytest\n\n@pytest.mark.pot_identity({})\ndef test_it(): pass\n"
 SAME = "reference='llamacpp://model.gguf', candidate='llamacpp://model.gguf', tolerance='identical'"
 

@@ -29,8 +29,8 @@ def rewrite(source: Path, target: Path, change: Change, **fields: int) -> Path:
         writer.add_key_value(name, value, kind, sub_type=inner)
     for tensor in reader.tensors:
         changed = change(tensor.name, tensor)
-        data, kind = changed if changed is not None else (tensor.data, tensor.tensor_type)
-        writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=kind)
+        data, form = changed if changed is not None else (tensor.data, tensor.tensor_type)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
