@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import smollm2
+from transformers import PreTrainedTokenizerBase
 
 from pytest_pot import Prompt, builtin_prompts
 
@@ -49,6 +50,12 @@ def llama_server(file: Path) -> Iterator[str]:
 def pot_candidate() -> Iterator[str]:
     with llama_server(smollm2.gguf_file()) as address:
         yield address
+
+
+# A server has no tokenizer to give. The option --pot-tokenizer names one, too.
+@pytest.fixture(scope="session")
+def pot_tokenizer() -> PreTrainedTokenizerBase:
+    return smollm2.reference()[1]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import smollm2
+from transformers import PreTrainedTokenizerBase
 
 from pytest_pot import Baseline, PotResult, ScoringConfig, TeacherForcedScorer, builtin_prompts
 from pytest_pot.engines.registry import load_model
@@ -17,7 +18,7 @@ def test_the_server_is_the_checkpoint(pot_result: PotResult) -> None:
 
 
 # The same with a recorded reference: transformers' model is not loaded.
-@pytest.mark.pot_identity(reference="../smollm2.pot.safetensors", tolerance="int8", confidence=0.95)
+@pytest.mark.pot_identity(reference="../smollm2.pot.safetensors", prompts="../prompts.jsonl", tolerance="int8", confidence=0.95)
 def test_the_server_is_what_was_recorded() -> None:
     pass
 
@@ -28,22 +29,10 @@ def test_the_server_runs_the_file_that_we_think() -> None:
     pass
 
 
-# This class overrides the candidate once more.
-class TestASecondQuantisation:
-    @pytest.fixture(scope="session")
-    def pot_candidate(self) -> str:
-        return f"llamacpp://{smollm2.q4_0_file()}"
-
-    @pytest.mark.pot_distinct(tolerance="int8", positions=16, confidence=0.95)
-    def test_is_another_model(self) -> None:
-        pass
-
-
 # In Python. Record what the server says today, and compare with it after the next upgrade.
-def test_a_server_can_be_recorded(pot_candidate: str, tmp_path: Path) -> None:
+def test_a_server_can_be_recorded(pot_candidate: str, pot_tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     scorer = TeacherForcedScorer(ScoringConfig(positions_per_prompt=16))
     server = load_model(pot_candidate, "reference", scorer.config)
-    _, tokenizer = smollm2.reference()
-    scorer.record(server.model, builtin_prompts(4), tokenizer).save(tmp_path / "served.pot.safetensors")
+    scorer.record(server.model, builtin_prompts(4), pot_tokenizer).save(tmp_path / "served.pot.safetensors")
     recorded = Baseline.load(tmp_path / "served.pot.safetensors")
-    assert scorer.score_baseline(recorded, server.model, tokenizer).mean < 1e-4
+    assert scorer.score_baseline(recorded, server.model, pot_tokenizer).mean < 1e-4
