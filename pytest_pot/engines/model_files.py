@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_pot.core.git_files import refuse_git_leftovers
 
-__all__ = ["refuse_git_leftovers_of_model", "refuse_git_leftovers_of_tokenizer"]
+__all__ = ["ONNX_FOLDER", "onnx_graphs_in", "refuse_git_leftovers_of_model", "refuse_git_leftovers_of_tokenizer"]
 
 _CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 _WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
@@ -26,6 +26,16 @@ _TOKENIZER = (
     "sentencepiece.bpe.model",
     "chat_template.jinja",
 )
+
+ONNX_FOLDER = "onnx"
+"""The sub-folder in which a repository of the hub has its ONNX graphs."""
+
+
+def onnx_graphs_in(folder: Path) -> list[Path]:
+    """The ONNX files of ``folder``: at its top, and in its sub-folder ``onnx``."""
+    if not os.path.isdir(folder):
+        return []
+    return sorted(path for place in (folder, folder / ONNX_FOLDER) for path in place.glob("*.onnx") if os.path.isfile(path))
 
 
 def refuse_git_leftovers_of_model(spec: str, role: str) -> None:

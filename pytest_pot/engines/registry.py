@@ -51,6 +51,9 @@ def _builtin() -> Iterator[Backend]:
     from pytest_pot.engines.llamacpp.backend import LlamaCppBackend
 
     yield LlamaCppBackend()
+    from pytest_pot.engines.onnxruntime.backend import OnnxBackend
+
+    yield OnnxBackend()
     with gc_paused():  # nothing of torch and transformers is garbage, and looking through them takes long
         from pytest_pot.engines.pytorch.backend import PyTorchBackend
 

@@ -78,7 +78,10 @@ def files_state(spec: str) -> tuple[tuple[str, FileState], ...] | None:
     path = Path(spec if inner is None else inner)
     try:
         if path.is_dir():
-            files = sorted({*(file for file in path.iterdir() if file.is_file()), *path.rglob("*.safetensors")})
+            beside = [*path.iterdir(), *path.glob("onnx/*")]
+            files = sorted({*(file for file in beside if file.is_file()), *path.rglob("*.safetensors")})
+        elif path.suffix == ".onnx" and path.is_file():  # its weights may be in files of any name beside it
+            files = sorted(file for file in path.parent.iterdir() if file.is_file())
         else:
             files = [path] if path.is_file() else []
         return tuple((str(file), state_of(file)) for file in files) or None

@@ -19,6 +19,11 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     assert targets or page.name != "what-a-pass-means.md"
 
 
+def test_the_engine_that_is_shown_is_the_one_that_is_tested() -> None:
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "engines.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert shown[0] == (ROOT / "examples" / "own_engine" / "numpy_engine.py").read_text(encoding="utf-8")
+
+
 def test_every_fault_in_the_table_names_its_test() -> None:
     rows = [
         line.split(" | ")

@@ -18,7 +18,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
-from pytest_pot.engines.model_files import refuse_git_leftovers_of_model, refuse_git_leftovers_of_tokenizer
+from pytest_pot.engines.model_files import onnx_graphs_in, refuse_git_leftovers_of_model, refuse_git_leftovers_of_tokenizer
 from pytest_pot.engines.pytorch.adapters import (
     IGNORE_ADAPTER,
     IGNORED,
@@ -56,6 +56,9 @@ def load_checkpoint(spec: str, role: str, config: ScoringConfig) -> LoadedModel:
         model = _load_weights(spec, role, config)
         if adapter is not None:
             note(model, IGNORED)
+        graphs = onnx_graphs_in(Path(spec))
+        if graphs:
+            note(model, f"its folder has ONNX graphs too, which were not scored: name the file for that, such as {graphs[0]}")
         return LoadedModel(model, _tokenizer_beside(spec, role), movable=True)
 
 

@@ -28,12 +28,12 @@ from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
 from pytest_pot.engines.pytorch.output_layer import Rows
-from pytest_pot.engines.pytorch.reading import StepsReading, TorchReading
+from pytest_pot.engines.pytorch.reading import StepsReading, TorchReading, cells_at, on_host
 from pytest_pot.engines.pytorch.reduction import Softmax
 from pytest_pot.engines.pytorch.sampling import sample_continuation
 from pytest_pot.engines.pytorch.threads import TorchThreads
 from pytest_pot.engines.pytorch.transfer import to_device
-from pytest_pot.engines.tensors import Distributions, Reading, block_height
+from pytest_pot.engines.tensors import Distributions
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["TorchEngine"]
@@ -177,7 +177,9 @@ class TorchEngine:
         return self._on_host(lambda wide_tail: self._top_k(self.reading(batch, self._device, wide_tail=wide_tail), k))
 
     def at(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
-        return self._on_host(lambda wide_tail: _at(self.reading(batch, self._device, wide_tail=wide_tail), ids, self._device))
+        return self._on_host(
+            lambda wide_tail: cells_at(self.reading(batch, self._device, wide_tail=wide_tail), ids, self._device)
+        )
 
     def reading(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> TorchReading:  # noqa: ARG002
         with self.memory_errors():
@@ -189,7 +191,9 @@ class TorchEngine:
         return None if self._decoder is None else self._decoder.note
 
     def decode(self, batch: Sequence[Tokens], ids: Ints | int) -> TopK:
-        return self._on_host(lambda wide_tail: _at(self.decoding(batch, self._device, wide_tail=wide_tail), ids, self._device))
+        return self._on_host(
+            lambda wide_tail: cells_at(self.decoding(batch, self._device, wide_tail=wide_tail), ids, self._device)
+        )
 
     def decoding(self, batch: Sequence[Tokens], device: torch.device, *, wide_tail: bool = False) -> StepsReading:  # noqa: ARG002
         self._check_batch(batch)
@@ -200,7 +204,7 @@ class TorchEngine:
         def reduce(rows: Rows, targets: Tensor, ids: Tensor | int) -> Distributions:
             self.check_ids([max(max(tokens.targets) for tokens in batch)], rows.vocab_size)
             reading = TorchReading(rows, targets, self._softmax(wide_tail), self._role, self._config.tail == "renormalise")
-            return _at(reading, ids, rows.device)
+            return cells_at(reading, ids, rows.device)
 
         def read(ids: Tensor | int) -> Distributions:
             with self.memory_errors(), self._autocast(), self._room.measured(sum(len(tokens.ids) for tokens in batch)):
@@ -261,15 +265,12 @@ class TorchEngine:
         return Softmax(self._config.temperature, self._eps, wide_tail)
 
     def _top_k(self, reading: TorchReading, k: int | None) -> Distributions:
-        return _at(reading, reading.vocab_size, self._device) if k is None else reading.top_k(k)
+        return cells_at(reading, reading.vocab_size, self._device) if k is None else reading.top_k(k)
 
     def _on_host(self, read: Callable[[bool], Distributions]) -> TopK:
         """The result of ``read(wide_tail)`` as arrays; with wide tails if narrow ones underflow."""
         with self.memory_errors():
-            distributions = read(False)
-            if distributions.tail_underflows is not None and bool(distributions.tail_underflows.any()):
-                distributions = read(True)
-            return distributions.to_host()
+            return on_host(read)
 
     def _rows(self, batch: Sequence[Tokens]) -> tuple[Rows, Tensor]:
         """The logits that predict each position of ``batch``, and the ids to predict, [positions]."""
@@ -350,13 +351,3 @@ class TorchEngine:
                 torch.cuda.empty_cache()
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error
-
-
-def _at(reading: Reading, ids: Tensor | Ints | int, device: torch.device) -> Distributions:
-    """The distributions at ``ids`` [n, m], or at the first m of the vocabulary, as far as it has so many."""
-    if isinstance(ids, int):
-        first = reading.n_shared(ids)
-        return Distributions.concatenate(list(reading.blocks(first, block_height(len(reading), first, device))))
-    if isinstance(ids, Tensor):
-        return reading.at(ids, int(ids.max()) + 1)
-    return reading.at(to_device(ids, device), int(ids.max(initial=0)) + 1)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.output_layer import Rows
 from pytest_pot.engines.pytorch.reduction import Softmax, reduce_over_choice, reduce_rows, whole_vocabulary
-from pytest_pot.engines.tensors import Distributions, blocks_of
+from pytest_pot.engines.pytorch.transfer import to_device
+from pytest_pot.engines.tensors import Distributions, Reading, block_height, blocks_of
 
-__all__ = ["StepsReading", "TorchReading", "refuse_ids"]
+__all__ = ["StepsReading", "TorchReading", "cells_at", "on_host", "refuse_ids"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,24 @@ class StepsReading:
         whole = self._read(first) if self._whole is None or self._whole.values.shape[1] != first else self._whole
         self._whole = None
         return blocks_of(whole, height)
+
+
+def cells_at(reading: Reading, ids: Tensor | Ints | int, device: torch.device) -> Distributions:
+    """The distributions at ``ids`` [n, m], or at the first m of the vocabulary, as far as it has so many."""
+    if isinstance(ids, int):
+        first = reading.n_shared(ids)
+        return Distributions.concatenate(list(reading.blocks(first, block_height(len(reading), first, device))))
+    if isinstance(ids, Tensor):
+        return reading.at(ids, int(ids.max()) + 1)
+    return reading.at(to_device(ids, device), int(ids.max(initial=0)) + 1)
+
+
+def on_host(read: Callable[[bool], Distributions]) -> TopK:
+    """The result of ``read(wide_tail)`` as arrays; with wide tails if narrow ones underflow."""
+    distributions = read(False)
+    if distributions.tail_underflows is not None and bool(distributions.tail_underflows.any()):
+        distributions = read(True)
+    return distributions.to_host()
 
 
 def refuse_ids(highest: int, role: str, vocab_size: int) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 __all__ = ["sample_continuation"]
 
 
 def sample_continuation(
-    model: nn.Module,
+    model: object,
     next_token_logits: Callable[[Tensor], Tensor],
     context: list[int],
     n_tokens: int,
@@ -50,7 +50,7 @@ class _Sampler:
         return token.clamp_max(logits.shape[-1] - 1).to(logits.device)
 
 
-def _can_generate(model: nn.Module) -> bool:
+def _can_generate(model: object) -> bool:
     can = getattr(model, "can_generate", None)
     return callable(can) and bool(can())
 

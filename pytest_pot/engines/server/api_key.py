@@ -27,12 +27,13 @@ _LOGGERS = ("httpx2", "httpcore2.connection", "httpcore2.http11", "httpcore2.pro
 class ApiKey:
     """A key, which no ``repr`` shows. Tracebacks print the variables of frames: keep the key itself in none."""
 
-    __slots__ = ("_forms", "_pattern", "_value")
+    __slots__ = ("_parts", "_pattern", "_value")
 
     def __init__(self, value: str) -> None:
         self._value = value
-        self._forms = sorted(_forms(value), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, self._forms)))
+        # Escapes within escapes change no letter: the longest word of the key is there in any form but Base64.
+        self._parts = [max(re.findall(r"[A-Za-z0-9_-]+", value) or [value], key=len), *_in_base64(value)]
+        self._pattern = re.compile("|".join(map(re.escape, sorted(_forms(value), key=len, reverse=True))))
 
     @classmethod
     def from_environment(cls) -> ApiKey | None:
@@ -62,7 +63,7 @@ class ApiKey:
 
     def is_in(self, content: bytes) -> bool:
         """Whether an answer holds the key."""
-        return len(self._value) >= _LEAST and any(form.encode() in content for form in self._forms)
+        return len(self._value) >= _LEAST and any(part.encode() in content for part in self._parts)
 
     def hide_in(self, value: Any) -> Any:
         """Parsed JSON with the key hidden in every text."""
@@ -117,7 +118,10 @@ def _forms(value: str) -> set[str]:
         in_json.replace("/", "\\/"),
         repr(value)[1:-1],
     }
-    for text in (value, f"Bearer {value}"):
-        for encode in (base64.b64encode, base64.urlsafe_b64encode):
-            forms.add(encode(text.encode()).decode().rstrip("="))
-    return forms
+    return forms | _in_base64(value)
+
+
+def _in_base64(value: str) -> set[str]:
+    encoders = base64.b64encode, base64.urlsafe_b64encode
+    texts = value, f"Bearer {value}"
+    return {encode(text.encode()).decode().rstrip("=") for encode in encoders for text in texts}

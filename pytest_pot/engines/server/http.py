@@ -87,7 +87,7 @@ class Client:
             warnings.warn(
                 f"the key in {VARIABLE} is sent to {url} without encryption: whoever can read the network can read it. Use an "
                 "https:// address, or a tunnel to this machine",
-                stacklevel=3,
+                stacklevel=2,
             )
         self._connections: Connections = Connections(place, most=max(concurrency, 1) + 1)
         self._interruptions = 0
@@ -115,8 +115,14 @@ class Client:
             PotError: as :meth:`get`, or the server reports an error, or the stream ends early.
         """
         what = f"POST {self.url}{path}"
-        with self._hidden():
+        try:
             yield from self._events(what, _Request("POST", path, _json(body)))
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if self._key is None:
+                raise
+            raise error.with_traceback(None) from None  # as for other requests
 
     def side_by_side(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """``function`` of each item, at most :attr:`concurrency` at a time, results in the order of ``items``.
@@ -133,18 +139,12 @@ class Client:
     def _answer(self, method: str, path: str, body: Mapping[str, Any] | None, allow: Sequence[int]) -> Answer:
         what = f"{method} {self.url}{path}"
         request = _Request(method, path, None if body is None else _json(body))
-        with self._hidden():
-            return self._tried(what, request, allow)
-
-    @contextmanager
-    def _hidden(self) -> Iterator[None]:
-        """Let errors go without the frames in which they were raised, where there is a key: a traceback with variables would
-        show what was sent and answered."""
         try:
-            yield
+            return self._tried(what, request, allow)
         except BaseException as error:
-            if self._key is None or isinstance(error, GeneratorExit):
+            if self._key is None:
                 raise
+            # A traceback with variables would show what was sent and answered.
             raise error.with_traceback(None) from None
 
     def _tried(self, what: str, request: _Request, allow: Sequence[int]) -> Answer:

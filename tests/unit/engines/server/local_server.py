@@ -88,7 +88,11 @@ class LocalServer:
             def do_POST(self) -> None:
                 server.handle(self)
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            def handle_error(self, *arguments: object) -> None:
+                """Whoever asked has gone."""
+
+        self._http = Quiet(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self._http.block_on_close = False
         self.port: int = self._http.server_address[1]
