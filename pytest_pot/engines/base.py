@@ -324,6 +324,8 @@ class LoadedModel:
     tokenizer: Any = None
     movable: bool = False
     """Whether pytest-pot chose the device, and may choose another: not for a model that a fixture or factory made."""
+    close: Callable[[], None] | None = None
+    """Ends what was started for the model, such as a process; using the model starts it again. None: there is nothing."""
 
     @classmethod
     def of(cls, value: Any) -> LoadedModel:
