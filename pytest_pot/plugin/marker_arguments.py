@@ -108,8 +108,8 @@ def _spec(name: str, value: object, bases: Sequence[Path]) -> str | None:
         return None
     if not isinstance(value, str | Path) or not str(value):
         raise InvalidArgument(
-            f"{name}={value!r} must name a model: a directory or hub id, a .gguf file, or package.module:factory; a model "
-            f"that is already in memory comes from the fixture pot_{name}"
+            f"{name}={value!r} must name a model: a directory or hub id, an ONNX graph, a .gguf file, a server's URL, or "
+            f"package.module:factory; a model that is already in memory comes from the fixture pot_{name}"
         )
     if is_server(str(value)):
         parse(str(value))  # a password would be shown in reports

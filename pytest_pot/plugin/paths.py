@@ -12,6 +12,7 @@ import pytest
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FileState, state_of
+from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
 from pytest_pot.engines.loading import NoSuchPath, none_exists
 from pytest_pot.plugin.options import flag, option
 
@@ -52,6 +53,9 @@ def fixture_path(value: str | Path, bases: Sequence[Path]) -> str:
 
 def existing(value: str, bases: Sequence[Path]) -> str:
     """``value`` as a path below the first of ``bases`` that has it, else as it is: it may be no path at all."""
+    inner = path_in(value)
+    if inner is not None:
+        return PREFIX + existing(inner, bases)
     for base in bases:
         path = base / os.path.expanduser(value)
         if os.path.exists(path):  # not Path.exists, which raises for what is too long to be a name
@@ -70,7 +74,8 @@ def files_state(spec: str) -> tuple[tuple[str, FileState], ...] | None:
 
     None where ``spec`` names none on this machine.
     """
-    path = Path(spec)
+    inner = path_in(spec)
+    path = Path(spec if inner is None else inner)
     try:
         if path.is_dir():
             beside = [*path.iterdir(), *path.glob("onnx/*")]

@@ -18,12 +18,12 @@ from pytest_pot.engines.server.http import Answer, Client
 __all__ = ["ServerBackend"]
 
 _ENGINES = {
-    "vllm": ("vllm", "VllmEngine"),
+    "vllm": ("vllm_given_ids", "engine"),
     "sglang": ("sglang", "SglangEngine"),
     "llamacpp": ("llama_server", "LlamaServerEngine"),
     "openai": ("openai", "OpenAiEngine"),
 }
-"""By kind, the module beside this one and its class."""
+"""By kind, the module beside this one and what makes an engine: its class, or a function that chooses one."""
 _TITLES = {"vllm": "vLLM", "sglang": "SGLang", "llamacpp": "llama-server", "openai": "a server that speaks OpenAI's protocol"}
 
 _ABSENT = (404, 405, 501)

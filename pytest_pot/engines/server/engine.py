@@ -13,6 +13,7 @@ from pytest_pot.engines.base import Level, ModelDescription, PositionError, Room
 from pytest_pot.engines.distributions import TopK
 from pytest_pot.engines.server.address import Address
 from pytest_pot.engines.server.answers import Row, top_k_of
+from pytest_pot.engines.server.generation import StreamedGeneration, unread
 from pytest_pot.engines.server.http import Client
 from pytest_pot.engines.tokens import Tokens
 
@@ -152,3 +153,10 @@ class ServerEngine(ABC):
         if len(rows) != tokens.n_positions:
             raise PotError(f"{who} told {len(rows)} positions of a prompt with {tokens.n_positions} to compare")
         return top_k_of(rows, n, self.vocab_size, who=who)
+
+    def generate(self, batch: Sequence[Tokens]) -> StreamedGeneration:
+        return StreamedGeneration(self, batch)
+
+    def unread(self, batch: Sequence[Tokens]) -> list[Tokens]:
+        """See :class:`~pytest_pot.engines.base.Remote`."""
+        return unread(batch)

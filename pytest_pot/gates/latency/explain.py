@@ -8,6 +8,7 @@ from typing import Any
 
 from pytest_pot.core.text import number, printable
 from pytest_pot.engines.base import PeakMemory
+from pytest_pot.gates.latency.explain_requests import request_advice, request_notes, request_properties
 from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
 from pytest_pot.gates.latency.limits import REFERENCE_LIMITS
 from pytest_pot.gates.latency.result import LatencyOutcome
@@ -34,8 +35,9 @@ def explain(outcome: LatencyOutcome, verbosity: int = 0) -> str:
         return headline(outcome)
     lines = [headline(outcome), printable(f"  {_models(outcome)}; {_conditions(outcome)}")]
     lines += [f"  {_comparison(check)}: {check.outcome}" for check in report.checks if check is not decisive]
-    if report.lead:
-        lines.append(f"  {_decoding(outcome)}")
+    if decoding := _decoding(outcome):
+        lines.append(f"  {decoding}")
+    lines += [printable(f"  {note}") for note in request_notes(outcome)]
     if report.memory is not None:
         lines.append(f"  {_memory(report, report.memory)}")
     if verbosity > 0 and report.candidate:
@@ -109,7 +111,8 @@ def _models(outcome: LatencyOutcome) -> str:
 
 def _conditions(outcome: LatencyOutcome) -> str:
     report, settings = outcome.report, outcome.settings
-    work = f"{_WORKS[report.what]} of {report.n_prompts} prompt{'s' * (report.n_prompts > 1)}, {report.n_tokens} tokens"
+    doing = "scoring" if report.what == "score" and report.remote else _WORKS[report.what]
+    work = f"{doing} of {report.n_prompts} prompt{'s' * (report.n_prompts > 1)}, {report.n_tokens} tokens"
     if report.n_truncated:
         work += f", {report.n_truncated} cut on the left"
     repeated = f", {report.repeats} runs per timing" if report.repeats > 1 else ""
@@ -120,14 +123,15 @@ def _conditions(outcome: LatencyOutcome) -> str:
 
 
 def _decoding(outcome: LatencyOutcome) -> str:
+    """What models in this process took; :func:`request_notes` has what servers did."""
     steps = outcome.settings.new_tokens - 1
     report = outcome.report
     parts = []
-    for role, lead, times in (
-        ("reference", report.reference_lead, report.reference),
-        ("candidate", report.lead, report.candidate),
+    for role, lead, times, requests in (
+        ("reference", report.reference_lead, report.reference, report.reference_requests),
+        ("candidate", report.lead, report.candidate, report.requests),
     ):
-        if lead and times:
+        if lead and times and requests is None:
             each = number(1000 * statistics.median(times) / steps)
             parts.append(f"{role} {_ms(lead)} to the first token, then {each} ms per step of {report.n_prompts} tokens")
     return "; ".join(parts)
@@ -176,14 +180,19 @@ def _advice(outcome: LatencyOutcome, check: Check) -> str:
             "preset='single'"
         )
     if check.outcome is Outcome.INCONCLUSIVE:
+        again = "again on a less busy machine, or time more or longer prompts"
+        if outcome.report.remote:
+            again = "again while others use the server less, or time more tokens (what='decode', new_tokens=64)"
         return (
             f"what to do: the times vary too much ({_spread(outcome.report)}) for {_timings(outcome.report)} to decide; run it "
-            "again on a less busy machine, or time more or longer prompts"
+            f"{again}"
         )
     if check.limit_name.startswith("max_memory"):
         return (
             "what to do: other processes do not affect this figure; if the candidate is meant to need so much, raise the limit"
         )
+    if outcome.report.remote:
+        return request_advice(outcome.report)
     if _is_ratio(check):
         return (
             "what to do: both ran side by side, so other processes do not explain it; check the candidate's layers, dtype and "
@@ -217,10 +226,11 @@ def properties(outcome: LatencyOutcome) -> dict[str, Any]:
         "iqr": report.iqr,
         "slowdown": report.slowdown,
         **{name: 1000 * statistics.median(times) for name, times in medians.items() if times},
+        **request_properties(report),
         **{name: peak.bytes / 1e6 for name, peak in memories.items() if peak is not None},
         "candidate_ran": report.label,
         "conditions": _conditions(outcome),
-        "notes": list(outcome.notes),
+        "notes": [*outcome.notes, *request_notes(outcome)],
         "warnings": list(outcome.inherited),
         "threads": report.threads,
         "elapsed_s": report.elapsed_s,

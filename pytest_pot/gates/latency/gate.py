@@ -132,6 +132,7 @@ class LatencyGate(Gate):
             }
             if inputs.reference is not None:
                 engines["reference"] = stack.enter_context(opened(inputs.reference, "reference", config))
+            _refuse_remote_memory(settings, engines)
             batch = _batch(settings, prompts.ids, engines)
             report = _timed(settings, engines, batch, progress)
         _check_memory(report, settings)
@@ -144,6 +145,7 @@ def _timed(
     settings: LatencySettings, engines: Mapping[str, Engine], batch: Sequence[Tokens], progress: Progress
 ) -> LatencyReport:
     """Time ``engines``, by role, on ``batch``."""
+    from pytest_pot.engines.base import Remote
     from pytest_pot.gates.latency.stopwatch import Deadline, Measured, Pair, Stopwatch, measure
     from pytest_pot.gates.latency.threads import uncrowded
     from pytest_pot.gates.latency.workloads import on_cpu, same_path, synchroniser, work
@@ -173,6 +175,7 @@ def _timed(
             threads=None if threads is None else threads.count,
             usual_threads=usual_threads,
             label=_label(engines),
+            remote=tuple(role for role, engine in engines.items() if isinstance(engine, Remote)),
         )
 
 
@@ -226,6 +229,17 @@ def _tokens_per_run(settings: LatencySettings, batch: Sequence[Tokens]) -> int:
     if settings.what == "decode":
         return len(batch) * (settings.new_tokens - 1)
     return sum(len(tokens.ids) for tokens in batch)
+
+
+def _refuse_remote_memory(settings: LatencySettings, engines: Mapping[str, Engine]) -> None:
+    from pytest_pot.gates.latency.workloads import refuse_memory
+
+    limits = settings.limits
+    limited = {"candidate": [name for name in ("max_memory_mb", "max_memory_ratio") if name in limits.given]}
+    limited["reference"] = [name for name in limited["candidate"] if name in REFERENCE_LIMITS]
+    for role, engine in engines.items():
+        for name in limited[role]:
+            refuse_memory(engine, role, name)
 
 
 def _check_memory(report: LatencyReport, settings: LatencySettings) -> None:

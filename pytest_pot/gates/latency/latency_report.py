@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from pytest_pot.engines.base import PeakMemory
 
-__all__ = ["Check", "LatencyReport", "Outcome"]
+__all__ = ["Check", "LatencyReport", "Outcome", "RequestFigures", "quantile"]
 
 
 class Outcome(StrEnum):
@@ -43,12 +44,27 @@ class Check:
 
 
 @dataclass(frozen=True)
+class RequestFigures:
+    """What requests to a server took whose tokens were streamed, in seconds."""
+
+    first_token: tuple[float, ...]
+    """From sending a request until its first token was there, one per request of every timing."""
+    per_token: tuple[float, ...]
+    """Between one token and the next, averaged over a request, one per request of every timing."""
+    slowest: tuple[float, ...]
+    """The longest time per token of each timing's requests."""
+    batches: tuple[float, ...]
+    """From the first token of any request until all had ended, one per timing."""
+
+
+@dataclass(frozen=True)
 class LatencyReport:
     """Timings of a candidate, and of a reference beside it, in seconds per run."""
 
     what: str
     candidate: tuple[float, ...]
-    """The candidate's times, one per timing (the median of ``repeats`` runs)."""
+    """The candidate's times, one per timing (the median of ``repeats`` runs). With ``requests``, the time after its
+    first token of the request whose first token came last, when all prompts had been read."""
     reference: tuple[float, ...] | None
     """The reference's times, each measured next to the candidate's at the same index; None without a reference."""
     checks: tuple[Check, ...]
@@ -63,6 +79,11 @@ class LatencyReport:
     lead: tuple[float, ...] = ()
     """With ``what="decode"``: the candidate's times to the first token."""
     reference_lead: tuple[float, ...] = ()
+    requests: RequestFigures | None = None
+    """The candidate's times request by request, with ``what="decode"`` on a server."""
+    reference_requests: RequestFigures | None = None
+    remote: tuple[str, ...] = ()
+    """The roles whose times have a network in them: ``"candidate"``, ``"reference"``, both or none."""
     memory: PeakMemory | None = None
     reference_memory: PeakMemory | None = None
     threads: int | None = None
@@ -107,23 +128,36 @@ class LatencyReport:
 
     @property
     def ms_per_prompt(self) -> float | None:
-        """The median of the candidate's times, in milliseconds per prompt."""
-        return 1000 * statistics.median(self.candidate) / self.n_prompts if self.candidate else None
+        """The median of the candidate's times, in milliseconds per prompt. With ``requests``, they are times of one prompt."""
+        prompts = 1 if self.requests is not None else self.n_prompts
+        return 1000 * statistics.median(self.candidate) / prompts if self.candidate else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         checks = [{**asdict(check), "outcome": str(check.outcome)} for check in self.checks]
         lists = ("candidate", "reference", "lead", "reference_lead")
         times = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in lists}
+        requests = {name: _lists(getattr(self, name)) for name in ("requests", "reference_requests")}
         derived = ("n_pairs", "slowdown", "iqr", "ms_per_prompt")
         return {
             **asdict(self),
             **times,
+            **requests,
+            "remote": list(self.remote),
             "checks": checks,
             "verdict": str(self.verdict),
             "ratios": list(self.ratios),
             **{name: getattr(self, name) for name in derived},
         }
+
+
+def _lists(figures: RequestFigures | None) -> dict[str, list[float]] | None:
+    return None if figures is None else {name: list(values) for name, values in asdict(figures).items()}
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest of ``values`` that at least ``share`` of them do not exceed; for 0.5, their median."""
+    return statistics.median(values) if share == 0.5 else sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def interquartile(values: Sequence[float]) -> float:

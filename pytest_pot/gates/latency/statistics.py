@@ -8,12 +8,11 @@ limit."""
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pytest_pot.engines.base import PeakMemory
-from pytest_pot.gates.latency.latency_report import Check, Outcome
+from pytest_pot.gates.latency.latency_report import Check, Outcome, RequestFigures, quantile
 from pytest_pot.gates.latency.limits import CONFIDENCE, LatencyLimits
 
 __all__ = ["Timings", "checked"]
@@ -24,8 +23,34 @@ class Timings:
     """The measurements of one model."""
 
     times: Sequence[float]
-    """Seconds per run."""
+    """Seconds per run; with ``requests``, of the request whose first token came last."""
     memory: PeakMemory | None = None
+    requests: RequestFigures | None = None
+    """What single requests took, where each prompt of a run is a request of its own."""
+
+    def budgeted(self, limits: LatencyLimits, n_prompts: int, n_tokens: int) -> tuple[str, list[float]]:
+        """The figure that ``budget_ms`` limits: what it is called, and its value in milliseconds for each run.
+
+        A batch that a model in this process computes has one time, which is divided by its prompts or tokens. Requests to a
+        server have a time each, and users wait for that, however many others the server answers meanwhile: it is not divided by
+        the number of prompts. For a median, a run counts with the request whose first token came last, when all prompts had
+        been read; for a 95th percentile, with its slowest request, which had to wait for other prompts, or whatever held it up.
+        """
+        if self.requests is None:
+            units = {"prompt": n_prompts, "batch": 1, "token": n_tokens}[limits.per]
+            return f"ms per {limits.per}", [1000 * time / units for time in self.times]
+        if limits.per == "batch":
+            return "ms per batch after its first token", [1000 * time for time in self.requests.batches]
+        steps = n_tokens // n_prompts
+        per_token = [time / steps for time in self.times] if limits.stat == "median" else self.requests.slowest
+        if limits.per == "token":
+            return "ms per output token", [1000 * time for time in per_token]
+        return "ms per request after its first token", [1000 * steps * time for time in per_token]
+
+    @property
+    def batches(self) -> Sequence[float]:
+        """Seconds per run, of all its prompts together."""
+        return self.times if self.requests is None else self.requests.batches
 
 
 def checked(
@@ -49,14 +74,14 @@ def checked(
         checks.append(_quantile_check(limit_name, name, values if len(values) >= least else (), share, limit))
 
     if limits.budget_ms is not None:
-        units = {"prompt": n_prompts, "batch": 1, "token": n_tokens}[limits.per]
-        name = f"ms per {limits.per}" + ("" if limits.stat == "median" else f" ({limits.stat})")
-        add("budget_ms", name, [1000 * time / units for time in candidate.times], limits.share, limits.budget_ms)
+        name, values = candidate.budgeted(limits, n_prompts, n_tokens)
+        stat = "" if limits.stat == "median" else f" ({limits.stat})"
+        add("budget_ms", f"{name}{stat}", values, limits.share, limits.budget_ms)
     if limits.max_slowdown is not None:
         ratios = [c / r for c, r in zip(candidate.times, () if reference is None else reference.times, strict=True)]
         add("max_slowdown", "slowdown", ratios, 0.5, limits.max_slowdown)
     if limits.min_tokens_per_s is not None:
-        add("min_tokens_per_s", "", [time / n_tokens for time in candidate.times], 0.5, 1 / limits.min_tokens_per_s)
+        add("min_tokens_per_s", "", [time / n_tokens for time in candidate.batches], 0.5, 1 / limits.min_tokens_per_s)
         checks[-1] = _as_rate(checks[-1], "tokens per second", limits.min_tokens_per_s)
     memory, reference_memory = candidate.memory, None if reference is None else reference.memory
     if limits.max_memory_mb is not None and memory is not None:
@@ -71,7 +96,7 @@ def _quantile_check(limit_name: str, name: str, values: Sequence[float], share: 
     if not values:
         return Check(limit_name, name, None, None, limit, Outcome.INCONCLUSIVE, settled=False)
     ordered = sorted(values)
-    point = statistics.median(ordered) if share == 0.5 else ordered[math.ceil(share * len(ordered)) - 1]
+    point = quantile(ordered, share)
     rank = lower_rank(len(ordered), share)
     lower = ordered[rank - 1] if rank else 0.0
     # With too few timings for an upper bound, use the largest: then at least no timing is beyond the limit.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
-from pytest_pot.engines.base import PeakMemory
-from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
+from pytest_pot.engines.base import PeakMemory, RequestTimes
+from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome, RequestFigures
 from pytest_pot.gates.latency.limits import LatencyLimits
 from pytest_pot.gates.latency.statistics import Timings, checked
 
@@ -41,6 +41,10 @@ class Work:
     """Must run before each ``run``; timed separately, without a limit."""
     peak: Callable[[], PeakMemory | None] = lambda: None
     """Runs once more and returns the peak memory; None if it cannot be measured."""
+    requests: Callable[[], Sequence[RequestTimes]] | None = None
+    """The times of single requests in the last run, where each prompt is a request of its own: those are limited then."""
+    most_repeats: int = _REPEATS
+    """The most runs per timing: 1 where each run costs someone else something."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,27 @@ class Stopwatch:
         return seconds
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A description of one run, for the report."""
+
+    what: str = "score"
+    n_prompts: int = 1
+    n_tokens: int = 1
+
+
 @dataclass
 class _Runner:
     """One model's timings so far."""
 
     work: Work
     watch: Stopwatch
+    measured: Measured
     repeats: int = 1
     times: list[float] = field(default_factory=list)
     leads: list[float] = field(default_factory=list)
+    requests: list[Sequence[RequestTimes]] = field(default_factory=list)
+    batches: list[float] = field(default_factory=list)
 
     def once(self) -> tuple[float, float]:
         lead = 0.0 if self.work.lead is None else self.watch.time(self.work.lead)
@@ -87,9 +103,44 @@ class _Runner:
 
     def time(self) -> None:
         leads, times = zip(*(self.once() for _ in range(self.repeats)), strict=True)
+        if self.work.requests is not None:
+            self._keep_requests(leads[-1], times[-1], self.work.requests())
+            return
         self.times.append(statistics.median(times))
         if self.work.lead is not None:
             self.leads.append(statistics.median(leads))
+
+    def _keep_requests(self, lead: float, time: float, requests: Sequence[RequestTimes]) -> None:
+        """Keep a run whose prompts were requests of their own.
+
+        Its time is that of the request whose first token came last. Then all prompts have been read, and only generation is
+        timed, as in this process. A request that began earlier stands still while the server reads the others' prompts, and how
+        many do is decided by which requests arrive together: it changes from run to run.
+        """
+        steps = self.measured.n_tokens // self.measured.n_prompts
+        last = max(requests, key=lambda request: request.waited + request.first_token)
+        self.times.append(steps * last.per_token)
+        self.leads.append(statistics.median(request.first_token for request in requests))
+        self.requests.append(requests)
+        if any(request.all_at_once for request in requests):
+            time += lead  # an upper bound: the first tokens came with the last
+        # Where several tokens came first, fewer are left to be timed.
+        self.batches.append(time * self.measured.n_tokens / sum(request.tokens for request in requests))
+
+    @property
+    def figures(self) -> RequestFigures | None:
+        if self.work.requests is None:
+            return None
+        every = [request for requests in self.requests for request in requests]
+        return RequestFigures(
+            first_token=tuple(request.first_token for request in every),
+            per_token=tuple(request.per_token for request in every),
+            slowest=tuple(max(request.per_token for request in requests) for requests in self.requests),
+            batches=tuple(self.batches),
+        )
+
+    def timings(self, memory: PeakMemory | None) -> Timings:
+        return Timings(self.times, memory, self.figures)
 
     def warm_up(self, expired: Callable[[], bool]) -> float:
         """Run until runs no longer get faster; return the seconds of the fastest run."""
@@ -110,15 +161,6 @@ class Pair:
 
     candidate: Work
     reference: Work | None = None
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A description of one run, for the report."""
-
-    what: str = "score"
-    n_prompts: int = 1
-    n_tokens: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,20 +195,20 @@ def measure(
     def expired() -> bool:
         return watch.now() - start >= deadline.max_seconds
 
-    candidate = _Runner(pair.candidate, watch)
-    reference = None if pair.reference is None else _Runner(pair.reference, watch)
+    candidate = _Runner(pair.candidate, watch, measured)
+    reference = None if pair.reference is None else _Runner(pair.reference, watch, measured)
     runners = [candidate] if reference is None else [reference, candidate]
     with gc_paused():
         for runner in runners:
             fastest = runner.warm_up(expired)
             if limits.stat != "p95":  # p95 is about single runs, which a median would hide
-                runner.repeats = min(_REPEATS, math.ceil(_TIMING_S / fastest))
+                runner.repeats = min(runner.work.most_repeats, math.ceil(_TIMING_S / fastest))
         memory = pair.candidate.peak() if limits.need_memory else None
         reference_memory = pair.reference.peak() if limits.need_memory and pair.reference is not None else None
 
         def look() -> tuple[Check, ...]:
-            reference_timings = None if reference is None else Timings(reference.times, reference_memory)
-            return checked(limits, Timings(candidate.times, memory), reference_timings, measured.n_prompts, measured.n_tokens)
+            reference_timings = None if reference is None else reference.timings(reference_memory)
+            return checked(limits, candidate.timings(memory), reference_timings, measured.n_prompts, measured.n_tokens)
 
         checks: tuple[Check, ...] = ()
         decided = False
@@ -190,6 +232,8 @@ def measure(
         repeats=candidate.repeats,
         lead=tuple(candidate.leads),
         reference_lead=() if reference is None else tuple(reference.leads),
+        requests=candidate.figures,
+        reference_requests=None if reference is None else reference.figures,
         memory=memory,
         reference_memory=reference_memory,
         elapsed_s=watch.now() - start,

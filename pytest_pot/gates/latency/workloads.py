@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Engine, PeakMemory, Timeable
+from pytest_pot.engines.base import Engine, Generating, PeakMemory, Remote, Streamed, Timeable
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.gates.latency.stopwatch import Work
 
-__all__ = ["on_cpu", "same_path", "synchroniser", "work"]
+__all__ = ["on_cpu", "refuse_memory", "same_path", "synchroniser", "work"]
 
 
 def same_path(engines: Iterable[Engine], batch: Sequence[Tokens], top_k: int | None) -> None:
@@ -36,18 +37,49 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
             ``"prefill"``, the bare forward pass with all logits; ``"decode"``, greedy generation of one token per position of
             each prompt in ``batch``, with the model's key-value cache. The time to the first token is the lead.
 
+    A server reads prompts that it has not read before in every run, and a timing is a single run, so that the number of
+    requests stays small.
+
     Raises:
         PotError: the engine can only score, its model has no cache, or a token id is outside its vocabulary. The work itself
-            raises :class:`~pytest_pot.engines.base.OutOfMemory` if it does not fit into memory.
+            raises :class:`~pytest_pot.engines.base.OutOfMemory` if it does not fit into memory, and another PotError where a
+            server's answer is none that can be timed.
     """
     if what == "score":
+        if isinstance(engine, Remote):
+            return replace(_work(engine, lambda: engine.top_k(engine.unread(batch), top_k)), most_repeats=1)
         return _work(engine, lambda: engine.top_k(batch, top_k))
-    if not isinstance(engine, Timeable):
-        raise PotError(f"the {role} is a custom engine ({engine.label}), which can be timed with what='score' only")
     if what == "prefill":
+        if not isinstance(engine, Timeable):
+            raise _cannot_be_timed(engine, role)
         return _work(engine, engine.prefill(batch))
+    if not isinstance(engine, Generating):
+        raise _cannot_be_timed(engine, role)
     generation = engine.generate(batch)
-    return _work(engine, generation.other_tokens, generation.first_token, generation.forget)
+    timed = _work(engine, generation.other_tokens, generation.first_token, generation.forget)
+    if isinstance(generation, Streamed):
+        return replace(timed, requests=lambda: generation.requests, most_repeats=1)
+    return timed
+
+
+def _cannot_be_timed(engine: Engine, role: str) -> PotError:
+    if isinstance(engine, Remote):
+        return PotError(
+            f"the {role} is a server, {engine.label}, and what='prefill' times the bare forward pass of a model in this "
+            "process. Time the requests that a gate makes (what='score'), or generation (what='decode'), which shows the time "
+            "to the first token"
+        )
+    possible = "what='score' or what='decode'" if isinstance(engine, Generating) else "what='score'"
+    return PotError(f"the {role} is a custom engine ({engine.label}), which can be timed with {possible} only")
+
+
+def refuse_memory(engine: Engine, role: str, limit_name: str) -> None:
+    """Raises :class:`PotError` if ``engine`` asks a model elsewhere, whose memory cannot be measured from here."""
+    if isinstance(engine, Remote):
+        raise PotError(
+            f"{limit_name} limits the memory of a model in this process, but the {role} is a server, {engine.label}, whose "
+            f"memory cannot be measured from here. Leave {limit_name} out"
+        )
 
 
 def _work(

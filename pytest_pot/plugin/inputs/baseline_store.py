@@ -19,6 +19,7 @@ from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, KeptFiles, kind_of_file
 from pytest_pot.core.text import first_lines
+from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
 from pytest_pot.engines.server.address import is_server
 from pytest_pot.gates.base import RecordReference
 from pytest_pot.plugin.options import OPTIONS, option_flag
@@ -76,6 +77,9 @@ class BaselineStore:
 
     def name_of(self, spec: str) -> str:
         """What a model is called in a recording: a path relative to pytest's root, or its last part, and no home folder."""
+        inner = path_in(spec)
+        if inner is not None:
+            return PREFIX + self.name_of(inner)
         if kind_of_file(spec) is None:
             return spec
         root = self._config.rootpath.resolve()
@@ -124,6 +128,10 @@ class BaselineStore:
         hook of the project. None elsewhere, and for a factory or a server: nothing that a file names is executed or
         contacted."""
         root = self._config.rootpath.resolve()
+        inner = path_in(name)
+        if inner is not None:
+            file = self.spec_of(inner) if os.path.isfile(root / inner) else None
+            return None if file is None else PREFIX + file
         if os.path.exists(root / name):
             path = (root / name).resolve()
             return str(path) if path.is_relative_to(root) else None

@@ -59,7 +59,7 @@ class ModelStore:
         latest = self._latest.get(role)
         if latest is not None and latest[0] == key:
             return latest[1]
-        self._latest.pop(role, None)  # before loading: two models in one role need not fit into memory
+        _let_go(self._latest, role)  # before loading: two models in one role need not fit into memory
         loaded = self._load(spec, role, dtype)
         self._latest[role] = key, loaded
         return loaded
@@ -76,7 +76,7 @@ class ModelStore:
         key = spec, dtype, files_state(spec)
         kept = self._from_options.get(role)
         if kept is None or kept[0] != key:
-            self._from_options.pop(role, None)
+            _let_go(self._from_options, role)
             with places_named(option_bases(self._config, role)):
                 loaded = _recording(spec) if is_baseline(spec) else self._load(spec, role, dtype)
             kept = self._from_options[role] = key, loaded
@@ -125,6 +125,12 @@ class ModelStore:
             return None
         return self.tokenizer_beside(home)
 
+    def close(self) -> None:
+        """Let go of all models, and end what was started for them."""
+        for kept in (self._latest, self._from_options):
+            for role in list(kept):
+                _let_go(kept, role)
+
     def _dtype(self, role: str, dtype: str | None) -> str | None:
         return option(self._config, "candidate_dtype") if dtype is None and role == "candidate" else dtype
 
@@ -137,13 +143,21 @@ class ModelStore:
             self.wanted_dtype = None  # of this model only: a project may call the hook itself
 
 
+def _let_go(kept: dict[str, _KeptModel], role: str) -> None:
+    """Drop what is kept for ``role``, and end what was started for it: a gate that uses it once more starts it again."""
+    entry = kept.pop(role, None)
+    if entry is not None and entry[1].close is not None:
+        entry[1].close()
+
+
 _STORE = pytest.StashKey[ModelStore]()
 
 
 def model_store(config: pytest.Config) -> ModelStore:
     """The session's store."""
     if _STORE not in config.stash:
-        config.stash[_STORE] = ModelStore(config)
+        store = config.stash[_STORE] = ModelStore(config)
+        config.add_cleanup(store.close)
     return config.stash[_STORE]
 
 

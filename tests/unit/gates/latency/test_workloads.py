@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NoReturn, cast
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 import pytest
 import torch
@@ -92,6 +92,40 @@ def test_a_custom_engine_can_be_timed_only_at_scoring() -> None:
     Own = namedtuple("Own", ["label"])
     with pytest.raises(PotError, match=r"the reference is a custom engine \(a server\), which can be timed with what='score'"):
         work(cast(Engine, Own("a server")), "reference", BATCH, "prefill", None)
+
+
+def test_a_custom_engine_that_generates_can_be_timed_at_decoding() -> None:
+    class Own:
+        label, max_positions = "my runtime", None
+        calls: ClassVar[list[str]] = []
+
+        def top_k(self, *_: object) -> NoReturn:
+            raise NotImplementedError
+
+        sample = top_k
+
+        def generate(self, batch: object) -> Self:
+            assert batch is BATCH
+            return self
+
+        def first_token(self) -> None:
+            self.calls.append("first")
+
+        def other_tokens(self) -> None:
+            self.calls.append("others")
+
+        def forget(self) -> None:
+            self.calls.append("forget")
+
+    task = work(cast(Engine, Own()), "candidate", BATCH, "decode", None)
+    assert task.lead is not None
+    task.lead()
+    task.run()
+    assert Own.calls == ["first", "others"]
+    assert (task.requests, task.peak()) == (None, None)
+    assert Own.calls.pop() == "forget"
+    with pytest.raises(PotError, match="can be timed with what='score' or what='decode' only"):
+        work(cast(Engine, Own()), "candidate", BATCH, "prefill", None)
 
 
 @pytest.mark.parametrize("what", ["score", "prefill", "decode"])
