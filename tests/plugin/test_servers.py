@@ -374,9 +374,11 @@ ECHOES: dict[str, Lie | None] = {
     "redirect": lambda sent, body: Reply(b"", 302, {"location": f"/{KEY}"}),
     "hangs": lambda sent, body: Reply({}, pause=30),
 }
+_QUICK = ("passes", "400", "as an entry", "hangs")
+"""One of each: no error, a status, a message of an engine, a timeout."""
 
 
-@pytest.mark.parametrize("name", ECHOES)
+@pytest.mark.parametrize("name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ECHOES])
 def test_the_key_is_in_no_output(project: Project, vllm: LocalServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in what is printed with all variables of all frames, nor in any file, whatever the server answers."""
     monkeypatch.setenv("PYTEST_ADDOPTS", WITH_CACHE)
