@@ -36,3 +36,9 @@ def test_a_server_can_be_recorded(pot_candidate: str, pot_tokenizer: PreTrainedT
     scorer.record(server.model, builtin_prompts(4), pot_tokenizer).save(tmp_path / "served.pot.safetensors")
     recorded = Baseline.load(tmp_path / "served.pot.safetensors")
     assert scorer.score_baseline(recorded, server.model, pot_tokenizer).mean < 1e-4
+
+
+# A server streams: what is limited is the time from one token to the next. The time to the first token is in the message.
+@pytest.mark.pot_latency(what="decode", budget_ms=1000, per="token", positions=16)
+def test_tokens_come_in_time() -> None:
+    pass

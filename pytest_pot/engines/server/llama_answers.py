@@ -60,7 +60,7 @@ def facts_of(models: Any, props: Any, name: str, adapters: Any) -> Facts:
             n_ctx_trained=meta.get("n_ctx_train"),
             vocab_size=_at_least_1(meta["n_vocab"]),
             build=None if build is None else str(build),
-            file_type=None if kind is None else str(kind),
+            file_type=None if kind is None else str(kind).removeprefix("all "),
             identity={
                 "model": name,
                 "path": props.get("model_path"),

@@ -86,7 +86,7 @@ def test_it_says_what_it_runs(loaded: LoadedModel) -> None:
     with opened(loaded) as engine:
         description = description_of(engine)
         assert description is not None
-        assert (description.format, description.dtype, description.device) == ("GGUF all F32", "llama.cpp's own kernels", "cpu")
+        assert (description.format, description.dtype, description.device) == ("GGUF F32", "llama.cpp's own kernels", "cpu")
         assert not description.dequantised
         assert engine.label == "llama.cpp (tiny.gguf)"
         assert level_of(engine) is Level.LAST_POSITION
