@@ -27,10 +27,9 @@ _MORE = 2
 """How many times the reference's k a candidate is asked for: the same weights, rounded differently, rank the last of 100 ids
 differently. Of SmolLM2's 100 likeliest ids, llama.cpp has 2.7 not among its own 100, and none not among its 200."""
 
-_ROUNDING = 1e-12
-"""By how much the sums of two tails differ by rounding alone: far above the error of a sum of some hundred probabilities in
-float64, and far below any divergence that a limit could be set for. Such tails count as equal, so that a model is at distance 0
-from its own recording, whichever ids are summed into which."""
+_ROUNDING = 2.0**-23
+"""By how much two tails differ by rounding alone: they are what is left of 1 beside probabilities in float32. Such tails count
+as equal, so that a model is at distance 0 from its own recording, whichever ids are summed into which."""
 
 
 def tells_given_ids(engine: Engine) -> bool:

@@ -22,6 +22,7 @@ _STABLE = ("id", "root", "parent", "max_model_len")
 """The fields of an entry of ``/v1/models`` that do not change while a server runs. ``created`` is the time of the request."""
 _PROBE = [0, 0]
 """A prompt with one position, of ids that every vocabulary has."""
+_is_number = re.compile(r"0|[1-9][0-9]*").fullmatch
 _ROUND_LIMITS = (1000, 500, 200, 100, 50, 20, 10, 5, 1)
 """Limits that people set, for a server whose refusal does not tell its own."""
 
@@ -151,18 +152,30 @@ class _Bad(Exception):
 
 
 def _row(entry: Any, target: int, k: int) -> Row:
-    if not isinstance(entry, dict) or not all(re.fullmatch(r"0|[1-9][0-9]*", key) for key in entry):
+    """``entry`` is megabytes of JSON for a few prompts, so nothing is done id by id in Python that a list can do at once."""
+    if not isinstance(entry, dict) or not all(map(_is_number, entry)):
         raise _Bad(entry, f"told no log-probabilities by id, but {str(entry)[:100]}")
-    numbers: dict[int, Any] = {int(key): each.get("logprob") if isinstance(each, dict) else each for key, each in entry.items()}
-    if target not in numbers:
+    try:
+        log_probs = [each["logprob"] for each in entry.values()]
+    except (TypeError, LookupError):
+        bad = next((key for key, each in entry.items() if not isinstance(each, dict) or "logprob" not in each), "?")
+        raise _Bad(entry, f"told no log-probability of the id {bad}, but {str(entry[bad])[:100]}") from None
+    ids = list(map(int, entry))
+    if target not in ids:
         raise _Bad(entry, f"told no log-probability of the token that came, id {target}")
-    if len(numbers) == k + 1:
-        ids = [each for each in numbers if each != target]
-    elif len(numbers) == k:
-        ids = list(numbers)
-    else:
-        raise _Bad(entry, f"told {len(numbers)} ids where it was asked for the {k} likeliest and the token that came")
-    return Row(ids, [numbers[each] for each in ids], numbers[target])
+    at = ids.index(target)
+    told = log_probs[at]
+    if len(ids) == k + 1:
+        del ids[at], log_probs[at]
+    elif len(ids) != k or _rank(entry, target) > k:  # then the token that came stands for one that is missing
+        raise _Bad(entry, f"told {len(ids)} ids where it was asked for the {k} likeliest and the token that came")
+    return Row(ids, log_probs, told)
+
+
+def _rank(entry: Mapping[str, Any], target: int) -> int:
+    """Where the token that came is among the likeliest, from 1 on; 1 where the server does not tell."""
+    rank = entry[str(target)].get("rank")
+    return rank if isinstance(rank, int) else 1
 
 
 @dataclass(frozen=True)

@@ -58,3 +58,12 @@ def test_a_name_that_is_there_twice_is_seen_however_it_is_written(between: str, 
     assert parse(once.encode()) == {"x": [text, {"c": 1}], name: [text, {"c": 1}]}
     with pytest.raises(ValueError, match="is there twice"):
         parse(twice.encode())
+
+
+def test_a_large_answer_is_read_alike() -> None:
+    value = {"a": [{"b": None}, {"b": 0.1}, "é"] * 10_000}
+    assert parse(json.dumps(value).encode()) == value
+    [*_, nan] = parse(b"[" + b"1," * 70_000 + b"NaN]")
+    assert math.isnan(nan)
+    with pytest.raises(ValueError, match=r"^Expecting value at character 140001$"):
+        parse(b"[" + b"1," * 70_000 + b"}")

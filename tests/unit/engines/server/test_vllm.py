@@ -288,6 +288,10 @@ LIES: dict[str, tuple[Callable[[str, Any], Any], str]] = {
         _of_entries(lambda entries: [entries[-1].pop(key) for key in list(entries[-1])[3:]]),
         r"told 3 ids where it was asked for the 10 likeliest",
     ),
+    "a likely id missing beside an unlikely token": (
+        _of_entries(lambda entries: [entry.popitem() for entry in entries[1:] if len(entry) == 11]),
+        r"told 10 ids where it was asked for the 10 likeliest and the token that came",
+    ),
     "texts as names": (
         _of_entries(lambda entries: entries.__setitem__(-1, {f"<{key}>": each for key, each in entries[-1].items()})),
         r"told no log-probabilities by id",
