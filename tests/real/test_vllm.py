@@ -20,6 +20,7 @@ from pytest_pot.engines.registry import load_model, opened
 from pytest_pot.engines.server.vllm import VllmEngine
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.builtin import builtin_prompts
+from pytest_pot.testing import check_engine
 
 from .conftest import ModelAndTokenizer
 from .vllm_server import PYTHON, vllm_server
@@ -116,6 +117,10 @@ def engine(float32: str) -> Iterator[VllmEngine]:
         yield engine
 
 
+def test_the_engine_conforms(engine: VllmEngine, reference: ModelAndTokenizer) -> None:
+    check_engine(engine, *reference)
+
+
 def test_the_server_tells_what_it_is(engine: VllmEngine, folder: Path, bfloat16: str) -> None:
     assert engine.version is not None
     assert engine.identity() == {
@@ -183,6 +188,10 @@ def test_other():
 @pytest.mark.pot_distinct(min_score=0.005, candidate={other!r})
 def test_distinct():
     pass
+
+@pytest.mark.pot_latency(what="decode", budget_ms=60000)
+def test_latency():
+    pass
 """
 
 
@@ -202,7 +211,7 @@ def test_whole_gates(
         "-p",
         "no:cacheprovider",
     )
-    result.assert_outcomes(passed=2, failed=1)
-    same, other, distinct = json.loads((pytester.path / "gates.json").read_text(encoding="utf-8"))["gates"]
-    assert (same["passed"], other["passed"], distinct["passed"]) == (True, False, True)
-    result.stdout.fnmatch_lines(["*vLLM*"])
+    result.assert_outcomes(passed=3, failed=1)
+    same, other, distinct, latency = json.loads((pytester.path / "gates.json").read_text(encoding="utf-8"))["gates"]
+    assert [gate["passed"] for gate in (same, other, distinct, latency)] == [True, False, True, True]
+    result.stdout.fnmatch_lines(["*candidate*vLLM*"])
