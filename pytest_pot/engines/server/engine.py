@@ -122,7 +122,7 @@ class ServerEngine(ABC):
 
     @property
     def description(self) -> ModelDescription:
-        return ModelDescription(format=f"served by {self.title}", dtype="as served", device=self.model.address.url)
+        return ModelDescription(format=f"served by {self.title}", dtype="its own precision", device=self.model.address.url)
 
     @property
     def room(self) -> Room:
