@@ -63,6 +63,11 @@ def test_a_name_that_is_there_twice_is_seen_however_it_is_written(between: str, 
 def test_a_large_answer_is_read_alike() -> None:
     value = {"a": [{"b": None}, {"b": 0.1}, "é"] * 10_000}
     assert parse(json.dumps(value).encode()) == value
+    texts = {"a": ['":', '\\":', "\\\\", '"', " :"] * 5_000, 'b":': 1, "c\\": {}}
+    for separators in ((",", ":"), (", ", ": "), (" ,", " : ")):
+        assert parse(json.dumps(texts, separators=separators).encode()) == texts
+    with pytest.raises(ValueError, match=r"^'b' is there twice in a\[20001\]$"):
+        parse(json.dumps({"a": [*value["a"][:20_001], {"b": 1, "c": 2}]}).replace('"c"', '"b"').encode())
     [*_, nan] = parse(b"[" + b"1," * 70_000 + b"NaN]")
     assert math.isnan(nan)
     with pytest.raises(ValueError, match=r"^Expecting value at character 140001$"):
