@@ -85,7 +85,8 @@ def on_common_cells(
             f"the candidate's likeliest token has the id {int(q.top_ids.max())}, but the reference's vocabulary has only "
             f"{p.vocab_size} tokens: they are models of two vocabularies"
         )
-    free = 1 + max(int(ids.max()) for ids in (p.ids, q.ids, targets) if ids is not None)
+    # Where a whole vocabulary is listed by its order, each of its ids is one that a distribution has.
+    free = max(p.vocab_size, q.vocab_size, *(1 + int(ids.max()) for ids in (p.ids, q.ids, targets) if ids is not None))
     p, q = (_with_targets(top, targets, free) for top in (p, q))
     p, q = on_common_ids(p, q)
     assert p.log_tail is not None

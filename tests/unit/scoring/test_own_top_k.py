@@ -148,10 +148,11 @@ def two_distributions(draw: st.DrawFn) -> tuple[Floats, Floats, int, int, int]:
     return p, q, draw(st.integers(1, size)), draw(st.integers(1, size)), draw(st.integers(0, size - 1))
 
 
-def told(log_probs: Floats, k: int, target: int) -> TopK:
+def told(log_probs: Floats, k: int, target: int, *, in_order: bool = False) -> TopK:
+    """``in_order``: a whole vocabulary without ids."""
     ids = np.argsort(-log_probs, kind="stable")[None, :k]
     rest = np.delete(log_probs, ids[0])
-    return TopK(
+    top = TopK(
         ids=ids,
         log_probs=log_probs[ids],
         log_tail=np.log([np.exp(rest).sum()]) if len(rest) else None,
@@ -162,14 +163,15 @@ def told(log_probs: Floats, k: int, target: int) -> TopK:
         log_normalisers=np.zeros(1),
         vocab_size=len(log_probs),
     )
+    return top.in_order() if in_order and not len(rest) else top
 
 
 @settings(max_examples=300)
-@given(two_distributions())
-def test_bounds_and_symmetry_over_generated_distributions(drawn: tuple[Floats, Floats, int, int, int]) -> None:
+@given(two_distributions(), st.booleans())
+def test_bounds_and_symmetry_over_generated_distributions(drawn: tuple[Floats, Floats, int, int, int], in_order: bool) -> None:
     log_p, log_q, m, n, target = drawn
     cpu = torch.device("cpu")
-    p, q = (as_distributions(told(log, k, target), cpu) for log, k in ((log_p, m), (log_q, n)))
+    p, q = (as_distributions(told(log, k, target, in_order=in_order), cpu) for log, k in ((log_p, m), (log_q, n)))
     targets = np.array([target])
     forward = dict(zip(METRICS, divergences(*on_common_cells(p, q, targets, cpu), "bucket")[:, 0].tolist(), strict=True))
     backward = dict(zip(METRICS, divergences(*on_common_cells(q, p, targets, cpu), "bucket")[:, 0].tolist(), strict=True))
@@ -178,7 +180,8 @@ def test_bounds_and_symmetry_over_generated_distributions(drawn: tuple[Floats, F
         assert forward[name] <= exact[name] * (1 + 1e-6) + 1e-9, name
     assert forward["tv"] == pytest.approx(backward["tv"], rel=1e-9, abs=1e-12)
     assert forward["kl"] == pytest.approx(backward["kl_reverse"], rel=1e-6, abs=1e-9)
-    same = divergences(*on_common_cells(p, as_distributions(told(log_p, n, target), cpu), targets, cpu), "bucket")
+    again = as_distributions(told(log_p, n, target, in_order=in_order), cpu)
+    same = divergences(*on_common_cells(p, again, targets, cpu), "bucket")
     assert same.abs().max() == 0.0
 
 
