@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import number, printable
 
 __all__ = ["COLUMNS", "Row", "cells", "summary_table", "what_ran"]
@@ -80,9 +81,10 @@ def _ran_cell(ran: Mapping[str, Any] | str | None) -> str:
     """The precision and the device that the candidate ran in and, where it is another one, how its weights are kept."""
     if ran is None or isinstance(ran, str):
         return ran or "-"
-    kept = ran["format"] if ran["dequantised"] else ran["stored_dtype"]
     place = f"{ran['dtype']} on {ran['device']}"
-    return place if kept in (None, ran["dtype"]) else f"{place}, from {kept}"
+    if ran["format"] not in PLAIN_FORMATS:
+        return f"{place}, {'from ' if ran['dequantised'] else ''}{ran['format']}"
+    return place if ran["stored_dtype"] in (None, ran["dtype"]) else f"{place}, from {ran['stored_dtype']}"
 
 
 def _aligned(cell: str, width: int, column: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from pytest_pot.core.config import ScoringConfig
@@ -44,7 +45,6 @@ class OpenAiEngine(CompletionsEngine):
         super().__init__(model, role, config)
         self._max_tokens = 0
         """How many tokens a request generates: some servers refuse to generate none."""
-        self._most_ids = self._asked_most_ids()
 
     @property
     def max_positions(self) -> int | None:
@@ -55,9 +55,10 @@ class OpenAiEngine(CompletionsEngine):
     def vocab_size(self) -> int:
         return UNKNOWN_VOCAB
 
-    @property
+    @cached_property
     def most_ids(self) -> int:
-        return self._most_ids
+        # Asked when it is needed: a server that tells no log-probabilities can still be timed.
+        return self._asked_most_ids()
 
     @property
     def version(self) -> str | None:

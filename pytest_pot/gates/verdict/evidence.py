@@ -46,23 +46,29 @@ def refuse_hidden(report: ScoreReport, settings: ScoreSettings) -> None:
     )
 
 
-def refuse_unseen(report: ScoreReport) -> None:
+def refuse_unseen(report: ScoreReport, settings: ScoreSettings) -> None:
     """Refuse a verdict on a candidate that does not know enough of the ids that the reference finds likely.
 
     The same weights know all but a few of them, so that what both know leaves out hardly more than the reference's own tail.
 
     Raises:
-        PotError: more than twice that tail is outside the ids that both know.
+        PotError: more than twice that tail, or more than ``settings.max_tail``, is outside the ids that both know.
     """
-    if report.unseen is None or report.unseen[0] <= max(_UNSEEN_PER_TAIL * report.tail_mass, _UNSEEN):
+    if report.unseen is None:
+        return
+    unseen, tail = report.unseen[0], report.tail_mass
+    if unseen > max(_UNSEEN_PER_TAIL * tail, _UNSEEN):
+        above = f"more than twice the {tail:.2%} that the reference leaves out itself"
+    elif unseen > settings.max_tail:
+        above = f"and at most {settings.max_tail:.1%} may be (max_tail)"
+    else:
         return
     ids = "all tokens" if report.n_ids is None else f"the reference's {report.n_ids} likeliest tokens"
     more = f"To compare more, {report.to_tell_more}" if report.to_tell_more else "Let its engine tell more ids per position"
     raise PotError(
         f"the score is no evidence: the candidate, {report.labels[1]}, tells only its own likeliest tokens. Of {ids}, those "
-        f"that it does not tell leave {report.unseen[0]:.2%} of the reference's probability unseen, more than twice the "
-        f"{report.tail_mass:.2%} that the reference leaves out itself. {more}, or compare fewer tokens: preset='single' "
-        "compares the 50 likeliest"
+        f"that it does not tell leave {unseen:.2%} of the reference's probability unseen, {above}. {more}, or compare fewer "
+        "tokens: preset='single' compares the 50 likeliest"
     )
 
 

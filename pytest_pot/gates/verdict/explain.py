@@ -6,11 +6,13 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
 if TYPE_CHECKING:  # these need numpy
+    from pytest_pot.engines.base import ModelDescription
     from pytest_pot.gates.verdict.sequential import Decision
     from pytest_pot.scoring.score_report import ScoreReport, WorstPosition
 
@@ -57,6 +59,9 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     ]
     if verbosity > 0:
         lines.append(f"  ran {_how_it_ran(outcome)}")
+    else:
+        others = [model and _other_than_plain(model) for model in report.ran]
+        lines += [f"  the {role} is {other}" for role, other in zip(("reference", "candidate"), others, strict=True) if other]
     if outcome.decision is not None:
         lines += _evidence(outcome, outcome.decision)
     if verbosity > 0:
@@ -82,14 +87,10 @@ def notes_on(report: ScoreReport) -> tuple[str, ...]:
     notes = []
     for role, model in zip(("reference", "candidate"), report.ran, strict=True):
         if model is not None:
-            if model.dequantised:
-                notes.append(
-                    f"the {role} is {model.format}, dequantised to {model.dtype}: other kernels run where it is served"
-                )
+            if (other := _other_than_plain(model)) is not None:
+                notes.append(f"the {role} is {other}")
             elif model.stored_dtype is not None and model.stored_dtype != model.dtype:
                 notes.append(f"the {role} is {model.stored_dtype}, scored in {model.dtype}")
-            elif model.format not in ("safetensors", "in memory"):
-                notes.append(f"the {role} is {model.format}, scored in {model.dtype}")
             notes += [f"the {role}: {note}" for note in model.notes]
     if report.config.path == "decode":
         cached = report.n_positions - report.n_prompts
@@ -98,6 +99,13 @@ def notes_on(report: ScoreReport) -> tuple[str, ...]:
             "depend on its cache"
         )
     return tuple(notes)
+
+
+def _other_than_plain(model: ModelDescription) -> str | None:
+    """What ran, if that is not plain weights in this process: no other runtime computes the same."""
+    if model.dequantised:
+        return f"{model.format}, dequantised to {model.dtype}: other kernels run where it is served"
+    return None if model.format in PLAIN_FORMATS else f"{model.format}, scored in {model.dtype}"
 
 
 def properties(outcome: ScoreOutcome) -> dict[str, Any]:

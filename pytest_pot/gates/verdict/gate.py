@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.gates.base import (
     COMMON_ARGUMENTS,
     Gate,
@@ -192,7 +193,7 @@ class _ScoreGate(Gate):
         if isinstance(settings.limits, DistinctLimit) or verdict is not Verdict.DIFFERENT:
             refuse_hidden(report, settings)
         if verdict is not Verdict.DIFFERENT:  # a lower bound above the limit is evidence however loose it is
-            refuse_unseen(report)
+            refuse_unseen(report, settings)
         warnings = list(inputs.warnings)
         if not inputs.endless:
             warnings += cut_warnings(settings.gate, settings.config, inputs.prompts, report.indices, report.tokens)
@@ -232,8 +233,7 @@ def _run_alike(reference: Engine, candidate: Engine) -> bool:
     from pytest_pot.engines.base import description_of
 
     formats = [model.format if model is not None else None for model in map(description_of, (reference, candidate))]
-    plain = ("safetensors", "in memory")
-    same_format = formats[0] == formats[1] or all(name in plain for name in formats)
+    same_format = formats[0] == formats[1] or all(name in PLAIN_FORMATS for name in formats)
     return same_format and reference.label == candidate.label
 
 

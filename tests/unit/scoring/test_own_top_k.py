@@ -24,6 +24,8 @@ from pytest_pot.engines.registry import opened
 from pytest_pot.engines.tensors import as_distributions
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.gates.verdict.evidence import refuse_unseen
+from pytest_pot.gates.verdict.limits import identity_limits
+from pytest_pot.gates.verdict.settings import ScoreSettings
 from pytest_pot.scoring.metrics import divergences
 from pytest_pot.scoring.own_top_k import on_common_cells
 
@@ -229,6 +231,11 @@ def test_live_and_recorded_references_give_the_same_figures(
     assert live.to_dict()["unseen"] == dict(zip(("reference", "candidate"), live.unseen or (), strict=True))
 
 
+def settings_of(max_tail: float) -> ScoreSettings:
+    limits = identity_limits("tv", max_score=0.01)
+    return ScoreSettings(gate="pot_identity", preset="auto", config=ScoringConfig(), limits=limits, max_tail=max_tail)
+
+
 def test_too_much_that_is_unseen_is_refused_with_what_to_raise(
     prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -238,7 +245,7 @@ def test_too_much_that_is_unseen_is_refused_with_what_to_raise(
     report = score((model, model), prompts, tokenizer, (None, 20))
     assert report.unseen is not None
     assert 0 < report.unseen[0] <= report.tail_mass < 0.25  # the continuation's token is known, wherever it ranks
-    refuse_unseen(report)
+    refuse_unseen(report, settings_of(0.25))
     few = score((model, model), prompts, tokenizer, (None, 2))
     assert few.unseen is not None
     assert few.unseen[0] > 2 * few.tail_mass
@@ -248,7 +255,9 @@ def test_too_much_that_is_unseen_is_refused_with_what_to_raise(
         "To compare more, restart the server with --max-logprobs 100"
     )
     with pytest.raises(PotError, match=message):
-        refuse_unseen(few)
+        refuse_unseen(few, settings_of(1.0))
+    with pytest.raises(PotError, match=rf"{100 * report.unseen[0]:.2f}% of .* unseen, and at most 1.0% may be \(max_tail\)"):
+        refuse_unseen(report, settings_of(0.01))
 
 
 @pytest.mark.parametrize("role", ["reference", "candidate"])
