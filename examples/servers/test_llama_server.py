@@ -11,13 +11,13 @@ from pytest_pot.engines.registry import load_model
 
 
 # The reference is the checkpoint in transformers. llama.cpp rounds activations to 8 bits while it computes, which costs about
-# as much as 8-bit weights do: hence the tolerance. confidence stops as soon as the verdict is safe.
+# as much as 8-bit weights do: hence the tolerance.
 @pytest.mark.pot_identity(tolerance="int8", positions=16)
 def test_the_server_is_the_checkpoint(pot_result: PotResult) -> None:
     assert pot_result.report.mean > 0.001  # other kernels, other rounding
 
 
-# The same with a recorded reference: transformers' model is not loaded.
+# The same with a recorded reference: transformers' model is not loaded. confidence stops as soon as the verdict is safe.
 @pytest.mark.pot_identity(reference="../smollm2.pot.safetensors", prompts="../prompts.jsonl", tolerance="int8", confidence=0.95)
 def test_the_server_is_what_was_recorded() -> None:
     pass
