@@ -9,11 +9,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EMPTY_CELL", "Flags", "Floats", "Ints", "StoredArrays", "TopK", "certainly_clear", "leads"]
+__all__ = ["EMPTY_CELL", "UNKNOWN_VOCAB", "Flags", "Floats", "Ints", "StoredArrays", "TopK", "certainly_clear", "leads"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
+
+UNKNOWN_VOCAB = 2**31 - 1
+"""The size of a vocabulary that a server does not tell."""
 
 EMPTY_CELL = -750.0
 """Log-probability of a cell in which a model has no token. It is finite, so that divergences are finite, and its ``exp`` is

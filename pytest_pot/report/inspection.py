@@ -10,6 +10,7 @@ import numpy as np
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
 from pytest_pot.core.text import printable, quoted
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
 
 if TYPE_CHECKING:  # this imports torch
     from pytest_pot.scoring.baseline_comparison import Overlap
@@ -59,6 +60,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
     config = facts["config"]
     whole = config["top_k"] is None
     cells = "the whole vocabulary" if whole else f"{facts['n_ids']} ids and the tail"
+    size = "a vocabulary whose size the server did not tell" if facts["vocab_size"] == UNKNOWN_VOCAB else facts["vocab_size"]
     entries = {
         "reference": f"{facts['reference']}, {facts['label']}",
         "weights": facts["weights"] or "unknown",
@@ -68,7 +70,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "made with": ", ".join(f"{name} {version}" for name, version in facts["libraries"].items()) + f"; {facts['machine']}",
         "config": ", ".join(f"{name}={value!r}" for name, value in config.items()),
         "holds": f"{facts['n_prompts']} prompts ({facts['n_truncated']} cut on the left), {facts['n_positions']} positions, "
-        f"{cells} at each, of {facts['vocab_size']}",
+        f"{cells} at each, of {size}",
         "size": f"{facts['n_bytes']:,} bytes, {facts['bytes_per_position']:.1f} per position",
         "entropy": f"{'' if whole else 'at least '}{facts['entropy']:.4g} nats per position; cross-entropy of the "
         f"continuations {facts['cross_entropy']:.4g} nats per token",

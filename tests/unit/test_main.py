@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot import Baseline, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.__main__ import main
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
+from pytest_pot.report import inspection
 
 from .models import changed, tiny
 
@@ -39,6 +42,12 @@ def test_inspect_prints_what_a_recording_holds(files: Path, capsys: pytest.Captu
     assert lines_by_name["size"] == f"{size:,} bytes, {size / 100:.1f} per position"
     assert lines_by_name["entropy"].startswith("at least ")
     assert len(lines_by_name["weights"]) == len(lines_by_name["tokenizer vocabulary"]) == 64
+
+
+def test_a_vocabulary_that_a_server_did_not_tell(files: Path) -> None:
+    baseline = replace(Baseline.load(files / "a.pot.safetensors"), vocab_size=UNKNOWN_VOCAB)
+    text = "\n".join(inspection.lines(inspection.facts(baseline, 1)))
+    assert "10 ids and the tail at each, of a vocabulary whose size the server did not tell" in text
 
 
 def test_inspect_can_print_json(files: Path, capsys: pytest.CaptureFixture[str], tokenizer: PreTrainedTokenizerFast) -> None:

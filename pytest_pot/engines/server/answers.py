@@ -15,12 +15,9 @@ import numpy.typing as npt
 
 from pytest_pot.core.text import shorten
 from pytest_pot.engines.base import PositionError
-from pytest_pot.engines.distributions import Flags, Floats, Ints, TopK, certainly_clear
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB, Flags, Floats, Ints, TopK, certainly_clear
 
 __all__ = ["UNKNOWN_VOCAB", "Row", "top_k_of"]
-
-UNKNOWN_VOCAB = 2**31 - 1
-"""The size of a vocabulary that the server does not tell."""
 
 _CLAMPED = -9999.0
 """What vLLM writes for minus infinity, which JSON does not have; llama.cpp writes the lowest float32. No honest log-probability
