@@ -127,7 +127,7 @@ def test_a_recording_names_the_file_and_is_refused_once_it_changes(gguf_project:
     result.stdout.fnmatch_lines(["*a.pot.safetensors was recorded with something else:*", "*reference file *model.gguf*"])
 
 
-@pytest.mark.parametrize("arguments", ["what='decode', per='token'", "what='score'"])
+@pytest.mark.parametrize("arguments", ["what='decode', new_tokens=64, per='token'", "what='score'"])
 def test_latency_says_nothing_of_servers_elsewhere(gguf_project: Project, arguments: str) -> None:
     latency = MARKED.replace("identity", "latency").format(f"candidate='llamacpp://model.gguf', budget_ms=1e-6, {arguments}")
     gguf_project.write(test_it=latency)

@@ -25,6 +25,8 @@ _VARIED = 4
 _TOGETHER_S = 1e-4
 """Events that follow each other this fast came together: no server makes a token so fast, but a buffer, in a proxy or in this
 machine, gives out many of them."""
+_READING = 0.1
+"""Reading what came at once takes less than this share of the time that it took to come."""
 _RUNS = 3
 """If in half of the requests of so many runs, or more, all tokens came together, that is no accident."""
 
@@ -149,7 +151,8 @@ class _Request:
         (first, together), (last, _) = self.arrivals[0], self.arrivals[-1]
         after = self.n_tokens - together
         # What came at once may be read with short breaks, while other threads run.
-        if not after or self.last_event - first < _TOGETHER_S * self.n_tokens:
+        span = min(_TOGETHER_S * self.n_tokens, _READING * (first - self.sent))
+        if not after or self.last_event - first < span:
             # An upper bound: what a reader waited per token at most.
             upper = (self.last_event - self.sent) / self.n_tokens
             return RequestTimes(first - self.sent, upper, self.n_tokens, self.sent - start, all_at_once=True)
