@@ -45,6 +45,7 @@ __all__ = [
     "Streamed",
     "Timeable",
     "description_of",
+    "in_own_process",
     "level_of",
 ]
 
@@ -144,10 +145,19 @@ class Generating(Engine, Protocol):
 
 @runtime_checkable
 class Remote(Engine, Protocol):
-    """An engine that asks a model elsewhere: its times have the network in them, and only requests can be timed."""
+    """An engine that asks a model elsewhere: its times have the network in them, and only requests can be timed.
+
+    An engine may have an attribute ``own_process`` that is true: what it asks is a process on this machine that was started for
+    it, and that nobody else uses.
+    """
 
     def unread(self, batch: Sequence[Tokens]) -> list[Tokens]:
         """``batch`` with other tokens near the beginning of each prompt, so that no cache of prompts has read it before."""
+
+
+def in_own_process(engine: object) -> bool:
+    """Whether ``engine`` asks a process of its own, see :class:`Remote`."""
+    return bool(getattr(engine, "own_process", False))
 
 
 @runtime_checkable
@@ -247,7 +257,8 @@ class RequestTimes:
     waited: float = 0.0
     """From the start of the run until the request was sent: 0 unless others had to end first."""
     all_at_once: bool = False
-    """Whether all tokens came together, so that ``per_token`` has the time to the first token in it."""
+    """Whether all tokens came together, so that ``per_token`` has the time to the first token in it: an upper bound, which no
+    other time may be compared with as if it were the reference's."""
 
 
 @runtime_checkable

@@ -90,9 +90,9 @@ class Comparison:
         check_level(config, candidate)
         if config.path == "decode" and not isinstance(candidate, Decoding):
             raise PotError(
-                f"path='decode' cannot read the candidate token by token: its engine, {type(candidate).__name__}, has no "
-                "method decode (see pytest_pot.engines.base.Decoding). Use path='prefill', which reads each continuation in "
-                "one pass"
+                "path='decode' reads the candidate token by token, as it generates, which is not possible with what runs it "
+                f"({candidate.label}). Use path='prefill', which reads each continuation in one pass. An engine of one's own "
+                "can offer it: see pytest_pot.engines.base.Decoding"
             )
         self._config = config
         self._reference = reference

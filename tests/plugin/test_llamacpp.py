@@ -125,3 +125,16 @@ def test_a_recording_names_the_file_and_is_refused_once_it_changes(gguf_project:
     write_tiny(gguf_project.path / "model.gguf", seed=1)
     result = gguf_project.run()
     result.stdout.fnmatch_lines(["*a.pot.safetensors was recorded with something else:*", "*reference file *model.gguf*"])
+
+
+@pytest.mark.parametrize("arguments", ["what='decode', new_tokens=64, per='token'", "what='score'"])
+def test_latency_says_nothing_of_servers_elsewhere(gguf_project: Project, arguments: str) -> None:
+    latency = MARKED.replace("identity", "latency").format(f"candidate='llamacpp://model.gguf', budget_ms=1e-6, {arguments}")
+    gguf_project.write(test_it=latency)
+    result = gguf_project.run("-v")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["pot_latency: * ms per *", "*what to do: an absolute limit suits one machine, and only while*"]
+    )
+    result.stdout.no_fnmatch_line("*network*")
+    result.stdout.no_fnmatch_line("*others*")

@@ -193,3 +193,27 @@ def test_texts_that_a_graph_continues_itself(project: Project, folders: Mapping[
     [gate] = project.run_gates(IDENTITY.format(f"reference={spec!r}, tolerance='numeric', positions=4"))
     assert gate["passed"]
     assert gate["positions"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            "what='decode', budget_ms=1000",
+            "pot_latency: what='decode' times generation token by token, which is not possible with what runs the candidate "
+            "(float32 on cpu by ONNX Runtime): it can be timed with what='score' only.*",
+        ),
+        (
+            "max_memory_mb=1000",
+            "pot_latency: max_memory_mb limits peak memory, which cannot be measured with what runs the candidate (float32 on "
+            "cpu by ONNX Runtime). Leave max_memory_mb out.*",
+        ),
+    ],
+)
+def test_what_cannot_be_timed_is_said_of_the_graph(
+    project: Project, folders: Mapping[str, Path], arguments: str, line: str
+) -> None:
+    candidate = str(folders["reference"])
+    result = project.run_tests(IDENTITY.replace("identity", "latency").format(f"candidate={candidate!r}, {arguments}"))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([line])

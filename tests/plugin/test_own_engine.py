@@ -208,7 +208,10 @@ def test_only_scoring_can_be_timed(engine_project: Project) -> None:
     assert row["verdict"] == "pass"
     result, row = run_gate(engine_project, "pot_latency(candidate='bigram:1', budget_ms=50, what='prefill')")
     result.assert_outcomes(failed=1)
-    assert "the candidate is a custom engine (numpy on cuda), which can be timed with what='score' only" in row["error"]
+    assert "what runs the candidate (numpy on cuda): it can be timed with what='score' only" in row["error"]
+    result, row = run_gate(engine_project, "pot_latency(candidate='bigram:1', max_memory_mb=50)")
+    result.assert_outcomes(failed=1)
+    assert "max_memory_mb limits peak memory, which cannot be measured with what runs the candidate (numpy" in row["error"]
 
 
 FIXTURE = """

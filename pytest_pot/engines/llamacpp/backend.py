@@ -36,6 +36,8 @@ _MODULE = 256
 class LlamaCppEngine(LlamaServerEngine):
     """llama.cpp in a process of our own."""
 
+    own_process = True
+
     @property
     def label(self) -> str:
         return f"{self.title} ({Path(self.model.name).name})"

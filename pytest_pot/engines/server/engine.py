@@ -43,6 +43,9 @@ class ServerEngine(ABC):
 
     level = Level.OWN_TOP_K
 
+    own_process = False
+    """See :class:`~pytest_pot.engines.base.Remote`."""
+
     title: str
     """What the software is called: ``"vLLM"``."""
 

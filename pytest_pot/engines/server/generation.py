@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import RequestTimes
+from pytest_pot.engines.base import RequestTimes, in_own_process
 from pytest_pot.engines.server.address import Address
+from pytest_pot.engines.server.events import is_last
 from pytest_pot.engines.server.http import Client
 from pytest_pot.engines.tokens import Tokens
 
@@ -24,8 +25,10 @@ _VARIED = 4
 _TOGETHER_S = 1e-4
 """Events that follow each other this fast came together: no server makes a token so fast, but a buffer, in a proxy or in this
 machine, gives out many of them."""
-_RUNS_AT_ONCE = 3
-"""So many runs one after the other, in most of whose requests all tokens came together, are no accident."""
+_READING = 0.1
+"""Reading what came at once takes less than this share of the time that it took to come."""
+_RUNS = 3
+"""If in half of the requests of so many runs, or more, all tokens came together, that is no accident."""
 
 
 class _Model(Protocol):
@@ -76,7 +79,7 @@ class StreamedGeneration:
         """``batch``: prompts with one position for each token to generate."""
         self._engine, self._batch = engine, batch
         self._run = _Run(engine, ())
-        self._runs_at_once = 0
+        self._runs = self._n_requests = self._at_once = 0
         self._requests: tuple[RequestTimes, ...] = ()
 
     @property
@@ -107,13 +110,15 @@ class StreamedGeneration:
         self._run.wait(lambda request: request.ended, all)
         start = min(request.sent for request in self._run.requests)
         self._requests = tuple(request.times(start) for request in self._run.requests)
-        at_once = sum(request.all_at_once for request in self._requests)
-        self._runs_at_once = self._runs_at_once + 1 if 2 * at_once > len(self._requests) else 0
-        if self._runs_at_once >= _RUNS_AT_ONCE:
+        self._runs += 1
+        self._n_requests += len(self._requests)
+        self._at_once += sum(request.all_at_once for request in self._requests)
+        if self._runs >= _RUNS and 2 * self._at_once >= self._n_requests:
+            proxy = "Something between may collect them (a proxy with buffering: proxy_buffering off for nginx), or they"
             raise self._run.error(
-                f"sends all {self._batch[0].n_positions} tokens of a stream at once, so that the time per token cannot be "
-                "measured. Something between may collect them (a proxy with buffering: proxy_buffering off for nginx), or they "
-                "are too few for a server so fast (new_tokens=64)"
+                f"sent all {self._batch[0].n_positions} tokens at once in {self._at_once} of {self._n_requests} streams, so "
+                f"that the time per token cannot be measured. {'They' if in_own_process(self._engine) else proxy} are too few "
+                "for a server so fast (new_tokens=64)"
             )
 
 
@@ -127,6 +132,9 @@ class _Request:
     """When tokens came, by ``time.perf_counter``, and how many; what came together is one arrival."""
     n_tokens: int = 0
     last_event: float = 0.0
+    n_uncounted: int = 0
+    """Events in which no token was found, before the one that says that generation has ended."""
+    closing: bool = False
     ended: bool = False
 
     def add(self, now: float, n_tokens: int) -> None:
@@ -142,7 +150,10 @@ class _Request:
         """``start``: when the first request of the run was sent."""
         (first, together), (last, _) = self.arrivals[0], self.arrivals[-1]
         after = self.n_tokens - together
-        if not after:  # an upper bound: what a reader waited per token at most
+        # What came at once may be read with short breaks, while other threads run.
+        span = min(_TOGETHER_S * self.n_tokens, _READING * (first - self.sent))
+        if not after or self.last_event - first < span:
+            # An upper bound: what a reader waited per token at most.
             upper = (self.last_event - self.sent) / self.n_tokens
             return RequestTimes(first - self.sent, upper, self.n_tokens, self.sent - start, all_at_once=True)
         return RequestTimes(first - self.sent, (last - first) / after, after, self.sent - start)
@@ -193,6 +204,8 @@ class _Run:
                     )
 
     def error(self, what: str) -> PotError:
+        if in_own_process(self._engine):
+            return PotError(f"{self._engine.client.name} {what}")
         return PotError(f"the {self._engine.role}'s server, {self._engine.model.address.url}, {what}")
 
     def _n_tokens(self) -> int:
@@ -226,20 +239,34 @@ class _Run:
                     request.add(now, n_tokens)
                     if is_first:
                         self._notify()
+                elif is_last(event):
+                    request.closing = True
+                elif not request.closing:
+                    request.n_uncounted += 1
                 if request.n_tokens > wanted:
                     raise self.error(f"streamed more than the {wanted} tokens that it was asked for, so they cannot be timed")
         finally:
             if isinstance(events, Generator):  # an error that is kept would keep it open, and the server busy
                 events.close()
         if request.n_tokens < wanted:
-            raise self.error(
-                f"ended a stream after {request.n_tokens} of {wanted} tokens, so the time per token cannot be measured. An end "
-                "of text, a stop string or a limit of its own ended it: generate fewer tokens (new_tokens=...), or time "
-                "what='score'"
-            )
+            raise self.error(_too_few(request, wanted))
         request.ended = True
         self._notify()
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
+
+
+def _too_few(request: _Request, wanted: int) -> str:
+    """Why a stream that has ended cannot be timed."""
+    if request.n_uncounted > 1:  # one may close a stream in a way of its own
+        return (
+            f"streamed {request.n_uncounted} events in which no token could be counted (they had neither text nor token ids), "
+            f"and {request.n_tokens} of {wanted} tokens in others, so the time per token cannot be measured. Time what='score' "
+            "instead"
+        )
+    return (
+        f"ended a stream after {request.n_tokens} of {wanted} tokens, so the time per token cannot be measured. An end of "
+        "text, a stop string or a limit of its own ended it: generate fewer tokens (new_tokens=...), or time what='score'"
+    )

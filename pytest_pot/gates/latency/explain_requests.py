@@ -49,8 +49,16 @@ def _line(role: str, all_read: Sequence[float], figures: RequestFigures, report:
     return (
         f"{role}: {_ms(first, 0.5)} ms to the first token (p95 {_ms(first, _HIGH)}), then {_ms(later, 0.5)} ms per token "
         f"(p95 {_ms(later, _HIGH)}){held_up}; {rate} tokens per second{together} (95% of runs at least {low}); "
-        f"{len(first)} requests"
+        f"{len(first)} requests{_at_once(role, figures)}"
     )
+
+
+def _at_once(role: str, figures: RequestFigures) -> str:
+    if not figures.n_at_once:
+        return ""
+    if role == "reference":
+        return f", without {figures.n_at_once} whose tokens all came at once, so that their time per token is not known"
+    return f"; the tokens of {figures.n_at_once} all came at once, and their time per token has that to the first one in it"
 
 
 def _ms(times: Sequence[float], share: float) -> str:
@@ -67,7 +75,7 @@ def _network(outcome: LatencyOutcome) -> list[str]:
         return ["the network between here and each server is in the times"]
     [role] = report.remote
     other = "reference" if role == "candidate" else "candidate"
-    return [f"the network between here and the server is in the {role}'s times; the {other} ran in this process"]
+    return [f"the network between here and the server is in the {role}'s times, and not in the {other}'s"]
 
 
 def request_advice(report: LatencyReport) -> str:
@@ -94,4 +102,5 @@ def request_properties(report: LatencyReport) -> dict[str, Any]:
             properties[f"{prefix}per_token_all_read{name}_ms"] = 1000 * quantile(_per_token(times, report), share)
             properties[f"{prefix}tokens_per_s{name}"] = report.n_tokens / quantile(figures.batches, share)
         properties[f"{prefix}requests"] = len(figures.first_token)
+        properties[f"{prefix}requests_at_once"] = figures.n_at_once
     return properties

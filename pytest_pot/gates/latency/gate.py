@@ -132,7 +132,7 @@ class LatencyGate(Gate):
             }
             if inputs.reference is not None:
                 engines["reference"] = stack.enter_context(opened(inputs.reference, "reference", config))
-            _refuse_remote_memory(settings, engines)
+            _refuse_memory(settings, engines)
             batch = _batch(settings, prompts.ids, engines)
             report = _timed(settings, engines, batch, progress)
         _check_memory(report, settings)
@@ -145,7 +145,7 @@ def _timed(
     settings: LatencySettings, engines: Mapping[str, Engine], batch: Sequence[Tokens], progress: Progress
 ) -> LatencyReport:
     """Time ``engines``, by role, on ``batch``."""
-    from pytest_pot.engines.base import Remote
+    from pytest_pot.engines.base import Remote, in_own_process
     from pytest_pot.gates.latency.stopwatch import Deadline, Measured, Pair, Stopwatch, measure
     from pytest_pot.gates.latency.threads import uncrowded
     from pytest_pot.gates.latency.workloads import on_cpu, same_path, synchroniser, work
@@ -175,7 +175,7 @@ def _timed(
             threads=None if threads is None else threads.count,
             usual_threads=usual_threads,
             label=_label(engines),
-            remote=tuple(role for role, engine in engines.items() if isinstance(engine, Remote)),
+            remote=tuple(role for role, engine in engines.items() if isinstance(engine, Remote) and not in_own_process(engine)),
         )
 
 
@@ -231,7 +231,7 @@ def _tokens_per_run(settings: LatencySettings, batch: Sequence[Tokens]) -> int:
     return sum(len(tokens.ids) for tokens in batch)
 
 
-def _refuse_remote_memory(settings: LatencySettings, engines: Mapping[str, Engine]) -> None:
+def _refuse_memory(settings: LatencySettings, engines: Mapping[str, Engine]) -> None:
     from pytest_pot.gates.latency.workloads import refuse_memory
 
     limits = settings.limits

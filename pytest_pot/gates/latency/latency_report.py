@@ -50,11 +50,14 @@ class RequestFigures:
     first_token: tuple[float, ...]
     """From sending a request until its first token was there, one per request of every timing."""
     per_token: tuple[float, ...]
-    """Between one token and the next, averaged over a request, one per request of every timing."""
+    """Between one token and the next, averaged over a request, one per request of every timing. Of a candidate's request whose
+    tokens all came at once, an upper bound; a reference's are left out everywhere but in ``batches``."""
     slowest: tuple[float, ...]
     """The longest time per token of each timing's requests."""
     batches: tuple[float, ...]
     """From the first token of any request until all had ended, one per timing."""
+    n_at_once: int = 0
+    """How many requests had all their tokens at once."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ class LatencyReport:
     """The candidate's times request by request, with ``what="decode"`` on a server."""
     reference_requests: RequestFigures | None = None
     remote: tuple[str, ...] = ()
-    """The roles whose times have a network in them: ``"candidate"``, ``"reference"``, both or none."""
+    """The roles whose times have a network in them: ``"candidate"``, ``"reference"``, both or none. Not those that run in a
+    process that pytest-pot started."""
     memory: PeakMemory | None = None
     reference_memory: PeakMemory | None = None
     threads: int | None = None
@@ -137,7 +141,7 @@ class LatencyReport:
         checks = [{**asdict(check), "outcome": str(check.outcome)} for check in self.checks]
         lists = ("candidate", "reference", "lead", "reference_lead")
         times = {name: None if getattr(self, name) is None else list(getattr(self, name)) for name in lists}
-        requests = {name: _lists(getattr(self, name)) for name in ("requests", "reference_requests")}
+        requests = {name: _plain(getattr(self, name)) for name in ("requests", "reference_requests")}
         derived = ("n_pairs", "slowdown", "iqr", "ms_per_prompt")
         return {
             **asdict(self),
@@ -151,8 +155,10 @@ class LatencyReport:
         }
 
 
-def _lists(figures: RequestFigures | None) -> dict[str, list[float]] | None:
-    return None if figures is None else {name: list(values) for name, values in asdict(figures).items()}
+def _plain(figures: RequestFigures | None) -> dict[str, Any] | None:
+    if figures is None:
+        return None
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(figures).items()}
 
 
 def quantile(values: Sequence[float], share: float) -> float:

@@ -28,6 +28,8 @@ _TIMING_S = 0.05
 scheduler's time slice, which affects one run only, does not count."""
 _REPEATS = 1000
 """The most runs per timing."""
+_DROPPED = 3
+"""So many pairs without a time of the reference, and as many as those with one, are no accident."""
 
 Clock = Callable[[], float]
 
@@ -96,36 +98,56 @@ class _Runner:
     leads: list[float] = field(default_factory=list)
     requests: list[Sequence[RequestTimes]] = field(default_factory=list)
     batches: list[float] = field(default_factory=list)
+    is_reference: bool = False
+    n_at_once: int = 0
+    """Requests so far whose tokens all came at once."""
 
     def once(self) -> tuple[float, float]:
         lead = 0.0 if self.work.lead is None else self.watch.time(self.work.lead)
         return lead, self.watch.time(self.work.run)
 
-    def time(self) -> None:
+    def time(self) -> bool:
+        """Take a timing; False if the run has no time that counts, and nothing was kept."""
         leads, times = zip(*(self.once() for _ in range(self.repeats)), strict=True)
         if self.work.requests is not None:
-            self._keep_requests(leads[-1], times[-1], self.work.requests())
-            return
+            return self._keep_requests(leads[-1], times[-1], self.work.requests())
         self.times.append(statistics.median(times))
         if self.work.lead is not None:
             self.leads.append(statistics.median(leads))
+        return True
 
-    def _keep_requests(self, lead: float, time: float, requests: Sequence[RequestTimes]) -> None:
+    def drop(self) -> None:
+        """Forget the last timing."""
+        self.n_at_once -= sum(request.all_at_once for requests in self.requests[-1:] for request in requests)
+        for kept in (self.times, self.leads, self.requests, self.batches):
+            del kept[-1:]
+
+    def _keep_requests(self, lead: float, time: float, requests: Sequence[RequestTimes]) -> bool:
         """Keep a run whose prompts were requests of their own.
 
         Its time is that of the request whose first token came last. Then all prompts have been read, and only generation is
         timed, as in this process. A request that began earlier stands still while the server reads the others' prompts, and how
         many do is decided by which requests arrive together: it changes from run to run.
+
+        Of a request whose tokens all came at once, only an upper bound is known. A candidate may count with it, which makes it
+        slower at most; a reference would seem slower too, and hide a slower candidate, so it counts with the other requests.
         """
-        steps = self.measured.n_tokens // self.measured.n_prompts
-        last = max(requests, key=lambda request: request.waited + request.first_token)
-        self.times.append(steps * last.per_token)
-        self.leads.append(statistics.median(request.first_token for request in requests))
-        self.requests.append(requests)
-        if any(request.all_at_once for request in requests):
+        streamed = [request for request in requests if not request.all_at_once]
+        self.n_at_once += len(requests) - len(streamed)
+        if len(streamed) < len(requests):
             time += lead  # an upper bound: the first tokens came with the last
         # Where several tokens came first, fewer are left to be timed.
-        self.batches.append(time * self.measured.n_tokens / sum(request.tokens for request in requests))
+        batch = time * self.measured.n_tokens / sum(request.tokens for request in requests)
+        counted = streamed if self.is_reference else requests
+        if not counted:
+            return False
+        steps = self.measured.n_tokens // self.measured.n_prompts
+        last = max(counted, key=lambda request: request.waited + request.first_token)
+        self.times.append(steps * last.per_token)
+        self.leads.append(statistics.median(request.first_token for request in counted))
+        self.requests.append(counted)
+        self.batches.append(batch)
+        return True
 
     @property
     def figures(self) -> RequestFigures | None:
@@ -137,6 +159,7 @@ class _Runner:
             per_token=tuple(request.per_token for request in every),
             slowest=tuple(max(request.per_token for request in requests) for requests in self.requests),
             batches=tuple(self.batches),
+            n_at_once=self.n_at_once,
         )
 
     def timings(self, memory: PeakMemory | None) -> Timings:
@@ -185,10 +208,10 @@ def measure(
     Timings come in pairs, one per model, in alternating order: so other load on the machine, and effects of the first run on
     the second, affect both models equally. After the first look (10 pairs), timing continues only if a limit lies between the
     lower and the upper bound; it stops if the candidate is clearly slower, or clearly is not. The last look is at all timings
-    (40 pairs), or at those measured when time runs out.
+    (40 pairs), or at those measured when time runs out. A pair without a time of the reference does not count.
 
     Raises:
-        PotError: the clock went backwards, or stood still.
+        PotError: the clock went backwards, or stood still; or too many pairs do not count.
     """
     start = watch.now() if deadline.started is None else deadline.started
 
@@ -196,7 +219,7 @@ def measure(
         return watch.now() - start >= deadline.max_seconds
 
     candidate = _Runner(pair.candidate, watch, measured)
-    reference = None if pair.reference is None else _Runner(pair.reference, watch, measured)
+    reference = None if pair.reference is None else _Runner(pair.reference, watch, measured, is_reference=True)
     runners = [candidate] if reference is None else [reference, candidate]
     with gc_paused():
         for runner in runners:
@@ -211,11 +234,17 @@ def measure(
             return checked(limits, candidate.timings(memory), reference_timings, measured.n_prompts, measured.n_tokens)
 
         checks: tuple[Check, ...] = ()
-        decided = False
+        decided, dropped = False, 0
         for target in limits.looks:
             while len(candidate.times) < target and not expired():
-                for runner in runners if len(candidate.times) % 2 == 0 else reversed(runners):
-                    runner.time()
+                tried = len(candidate.times) + dropped
+                order = runners if tried % 2 == 0 else runners[::-1]
+                kept = [runner for runner in order if runner.time()]
+                if len(kept) < len(order):
+                    dropped += 1
+                    for runner in kept:
+                        runner.drop()
+                    _refuse_untimed(dropped, tried + 1)
                 if progress is not None:
                     progress(len(candidate.times), target)
             checks = look()
@@ -239,3 +268,12 @@ def measure(
         elapsed_s=watch.now() - start,
         capped=not decided and len(candidate.times) < limits.looks[-1],
     )
+
+
+def _refuse_untimed(dropped: int, tried: int) -> None:
+    """Raises :class:`PotError` if ``dropped`` of ``tried`` pairs are too many."""
+    if dropped >= _DROPPED and 2 * dropped >= tried:
+        raise PotError(
+            f"in {dropped} of {tried} runs of the reference, all tokens of each stream came at once, so that its time per "
+            "token cannot be measured. Something between may collect them, or they are too few (new_tokens=64)"
+        )

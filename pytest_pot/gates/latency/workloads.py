@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Engine, Generating, PeakMemory, Remote, Streamed, Timeable
+from pytest_pot.engines.base import Engine, Generating, PeakMemory, Remote, Streamed, Timeable, in_own_process
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.gates.latency.stopwatch import Work
 
@@ -51,10 +51,10 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
         return _work(engine, lambda: engine.top_k(batch, top_k))
     if what == "prefill":
         if not isinstance(engine, Timeable):
-            raise _cannot_be_timed(engine, role)
+            raise _cannot_be_timed(engine, role, what)
         return _work(engine, engine.prefill(batch))
     if not isinstance(engine, Generating):
-        raise _cannot_be_timed(engine, role)
+        raise _cannot_be_timed(engine, role, what)
     generation = engine.generate(batch)
     timed = _work(engine, generation.other_tokens, generation.first_token, generation.forget)
     if isinstance(generation, Streamed):
@@ -62,23 +62,37 @@ def work(engine: Engine, role: str, batch: Sequence[Tokens], what: str, top_k: i
     return timed
 
 
-def _cannot_be_timed(engine: Engine, role: str) -> PotError:
+def _cannot_be_timed(engine: Engine, role: str, what: str) -> PotError:
     if isinstance(engine, Remote):
         return PotError(
-            f"the {role} is a server, {engine.label}, and what='prefill' times the bare forward pass of a model in this "
+            f"the {role} {_elsewhere(engine)}, and what='prefill' times the bare forward pass of a model in this "
             "process. Time the requests that a gate makes (what='score'), or generation (what='decode'), which shows the time "
             "to the first token"
         )
     possible = "what='score' or what='decode'" if isinstance(engine, Generating) else "what='score'"
-    return PotError(f"the {role} is a custom engine ({engine.label}), which can be timed with {possible} only")
+    missing = "the bare forward pass" if what == "prefill" else "generation token by token"
+    protocol = "Timeable" if what == "prefill" else "Generating"
+    return PotError(
+        f"what={what!r} times {missing}, which is not possible with what runs the {role} ({engine.label}): it can be timed "
+        f"with {possible} only. An engine of one's own can offer more: see pytest_pot.engines.base.{protocol}"
+    )
+
+
+def _elsewhere(engine: Remote) -> str:
+    return f"runs in a process of its own, {engine.label}" if in_own_process(engine) else f"is a server, {engine.label}"
 
 
 def refuse_memory(engine: Engine, role: str, limit_name: str) -> None:
-    """Raises :class:`PotError` if ``engine`` asks a model elsewhere, whose memory cannot be measured from here."""
+    """Raises :class:`PotError` if the memory of ``engine`` cannot be measured from here."""
     if isinstance(engine, Remote):
         raise PotError(
-            f"{limit_name} limits the memory of a model in this process, but the {role} is a server, {engine.label}, whose "
-            f"memory cannot be measured from here. Leave {limit_name} out"
+            f"{limit_name} limits the memory of a model in this process, but the {role} {_elsewhere(engine)}, whose memory "
+            f"cannot be measured from here. Leave {limit_name} out"
+        )
+    if not isinstance(engine, Timeable):
+        raise PotError(
+            f"{limit_name} limits peak memory, which cannot be measured with what runs the {role} ({engine.label}). Leave "
+            f"{limit_name} out. An engine of one's own can offer it: see pytest_pot.engines.base.Timeable"
         )
 
 

@@ -95,8 +95,9 @@ class NoDecoding:
 
 def test_an_engine_that_cannot_decode_is_refused(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     message = (
-        "path='decode' cannot read the candidate token by token: its engine, NoDecoding, has no method decode (see "
-        "pytest_pot.engines.base.Decoding). Use path='prefill', which reads each continuation in one pass"
+        "path='decode' reads the candidate token by token, as it generates, which is not possible with what runs it (float32 "
+        "on cpu). Use path='prefill', which reads each continuation in one pass. An engine of one's own can offer it: see "
+        "pytest_pot.engines.base.Decoding"
     )
     with TorchEngine.opened(tiny("llama"), "candidate", DECODE) as engine:
         assert isinstance(engine, Decoding)

@@ -12,10 +12,10 @@ import pytest
 
 from pytest_pot import PotError
 from pytest_pot.engines.base import Generating, Remote, Streamed, Timeable
-from pytest_pot.engines.server.generation import unread
+from pytest_pot.engines.server.generation import _Request, unread
 from pytest_pot.engines.tokens import Tokens
 
-from ...streaming import Delays, asked, common, served
+from ...streaming import DelayEngine, Delays, asked, common, served
 
 N = 8
 BATCH = [Tokens((*range(i, i + 20), *[0] * N), 20) for i in (10, 40, 70, 100)]
@@ -129,8 +129,43 @@ def test_a_proxy_that_buffers_is_an_error() -> None:
     """All tokens come at once, so that hardly any time is between them."""
     message = failure(Delays(first=0.02, token=0.005, buffered=True))
     assert message.startswith("the candidate's server, http://127.0.0.1:")
-    assert ", sends all 8 tokens of a stream at once, so that the time per token cannot be measured." in message
+    assert ", sent all 8 tokens at once in 12 of 12 streams, so that the time per token cannot be measured." in message
     assert "proxy_buffering off" in message
+
+
+def test_half_of_all_streams_at_once_is_an_error_in_whatever_runs_they_come() -> None:
+    """One of two backends behind one address buffers: runs that stream and runs that do not take turns."""
+    delays = Delays(first=0.02, token=0.005)
+    with served(delays) as url, asked(url) as engine:
+        generation = engine.generate(BATCH[:1])
+
+        def run(buffered: bool) -> None:
+            delays.buffered = buffered
+            generation.first_token()
+            generation.other_tokens()
+
+        run(False)
+        run(True)
+        run(False)
+        with pytest.raises(PotError, match="sent all 8 tokens at once in 2 of 4 streams"):
+            run(True)
+
+
+def test_short_breaks_while_a_buffer_is_read_are_no_time_per_token() -> None:
+    request = _Request(BATCH[0], sent=1.0)
+    for now in (1.1, 1.1, 1.1003, 1.1003, 1.1003, 1.1003, 1.1005, 1.1005):
+        request.add(now, 1)
+    times = request.times(1.0)
+    assert times.all_at_once
+    assert times.per_token == pytest.approx(0.1005 / 8)
+
+
+def test_a_process_of_our_own_is_not_said_to_be_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DelayEngine, "own_process", True)
+    message = failure(Delays(first=0.02, token=0.005, buffered=True))
+    assert "http" not in message
+    assert "proxy" not in message
+    assert message.endswith("They are too few for a server so fast (new_tokens=64)")
 
 
 def test_one_run_that_comes_at_once_gets_an_upper_bound() -> None:
@@ -151,6 +186,14 @@ def test_a_stream_of_more_tokens_is_an_error() -> None:
 
 def test_a_stream_without_tokens_is_an_error() -> None:
     assert "ended a stream after 0 of 8 tokens" in failure(Delays(sizes=[]))
+
+
+@pytest.mark.parametrize(("sizes", "n_events", "n_tokens"), [([0] * 8, 9, 0), ([1, 0, 1, 0, 0, 1, 1, 1], 4, 5)])
+def test_events_whose_tokens_cannot_be_counted_are_no_end_of_text(sizes: list[int], n_events: int, n_tokens: int) -> None:
+    message = failure(Delays(sizes=sizes, token=0.001))
+    assert f"streamed {n_events} events in which no token could be counted" in message
+    assert f"and {n_tokens} of 8 tokens in others" in message
+    assert "end of text" not in message
 
 
 def test_an_error_event_is_an_error() -> None:

@@ -21,7 +21,7 @@ from pytest_pot.gates.latency.settings import LatencySettings
 from pytest_pot.gates.latency.stopwatch import Measured, Pair, Stopwatch, Work, measure
 from pytest_pot.gates.latency.workloads import refuse_memory, work
 
-from ...streaming import Delays, asked, served
+from ...streaming import DelayEngine, Delays, asked, served
 
 N_PROMPTS, STEPS = 4, 7
 DECODING = Measured("decode", N_PROMPTS, N_PROMPTS * STEPS)
@@ -113,8 +113,7 @@ def test_tokens_that_came_first_do_not_raise_the_rate() -> None:
 
 
 def test_a_run_that_came_at_once_does_not_raise_the_rate() -> None:
-    at_once = [RequestTimes(0.17, 0.17 / 8, 8, all_at_once=True)] * 4
-    report = budget(lambda _: at_once, budget_ms=None, min_tokens_per_s=1)
+    report = budget(lambda _: [at_once(0.17)] * 4, budget_ms=None, min_tokens_per_s=1)
     assert report.checks[0].point == pytest.approx(32 / 0.17, rel=1e-3)
 
 
@@ -126,6 +125,50 @@ def test_a_slowdown_compares_the_times_per_token() -> None:
     assert report.verdict is Outcome.FAIL
     assert report.slowdown == pytest.approx(1.5)
     assert service.measure(LatencyLimits(max_slowdown=1.2), fast, slow).verdict is Outcome.PASS
+
+
+def at_once(first: float = 0.5) -> RequestTimes:
+    """All tokens came when the last one was made; the time to the first token makes the time per token an upper bound."""
+    return RequestTimes(first, first / (STEPS + 1), STEPS + 1, all_at_once=True)
+
+
+@pytest.mark.parametrize("n_at_once", [1, 3])
+def test_a_reference_that_buffers_some_streams_does_not_hide_a_slow_candidate(n_at_once: int) -> None:
+    service = Service()
+    slow = service.work(always(*[0.03] * 4))
+    fast = service.work(lambda _: [at_once()] * n_at_once + requests(*[0.01] * (4 - n_at_once)))
+    report = service.measure(LatencyLimits(max_slowdown=1.25), slow, fast)
+    assert report.slowdown == pytest.approx(3)
+    assert report.verdict is Outcome.FAIL
+    assert report.reference_requests is not None
+    assert set(report.reference_requests.per_token) == {0.01}
+    assert report.reference_requests.n_at_once == 10 * n_at_once
+    assert f"without {10 * n_at_once} whose tokens all came at once" in explain(outcome(report, max_slowdown=1.25))
+
+
+def test_a_pair_in_which_no_stream_of_the_reference_can_be_timed_does_not_count() -> None:
+    service = Service()
+    slow = service.work(lambda run: requests(*[0.03 + 0.001 * run] * 4))
+    fast = service.work(lambda run: [at_once()] * 4 if run % 3 == 0 else requests(*[0.01 + 0.001 * run / 3] * 4))
+    report = service.measure(LatencyLimits(max_slowdown=1.25), slow, fast)
+    assert report.verdict is Outcome.FAIL
+    assert report.n_pairs == len(report.lead) == len(report.reference_lead) == 10
+    assert report.ratios == pytest.approx([3] * 10), "each time beside the one that was measured next to it"
+
+
+def test_a_reference_that_cannot_be_timed_is_an_error() -> None:
+    service = Service()
+    slow, fast = service.work(always(*[0.03] * 4)), service.work(lambda _: [at_once()] * 4)
+    with pytest.raises(PotError, match="in 3 of 3 runs of the reference, all tokens of each stream came at once"):
+        service.measure(LatencyLimits(max_slowdown=1.25), slow, fast)
+
+
+def test_a_candidate_counts_with_the_upper_bound() -> None:
+    service = Service()
+    candidate = service.work(lambda _: [at_once(0.4), *requests(*[0.01] * 3)])
+    report = service.measure(LatencyLimits(max_slowdown=1.25), candidate, service.work(always(*[0.01] * 4)))
+    assert report.slowdown == pytest.approx(5)
+    assert "the tokens of 10 all came at once" in explain(outcome(report, max_slowdown=1.25))
 
 
 @pytest.mark.parametrize("early", [1, 2, 3])
@@ -195,11 +238,11 @@ def test_the_message_has_the_median_and_the_95th_percentile_of_the_requests() ->
         (("candidate", "reference"), "the network between here and each server is in the times"),
         (
             ("candidate",),
-            "the network between here and the server is in the candidate's times; the reference ran in this process",
+            "the network between here and the server is in the candidate's times, and not in the reference's",
         ),
         (
             ("reference",),
-            "the network between here and the server is in the reference's times; the candidate ran in this process",
+            "the network between here and the server is in the reference's times, and not in the candidate's",
         ),
     ],
 )
@@ -245,3 +288,12 @@ def test_a_bare_forward_pass_and_memory_are_refused() -> None:
         with pytest.raises(PotError) as error:
             refuse_memory(engine, "candidate", "max_memory_mb")
         assert str(error.value).endswith("cannot be measured from here. Leave max_memory_mb out")
+
+
+def test_a_process_of_our_own_is_called_none_of_the_user_s_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DelayEngine, "own_process", True)
+    with served(Delays()) as url, asked(url) as engine:
+        with pytest.raises(PotError, match=r"^the reference runs in a process of its own, delays at "):
+            work(engine, "reference", BATCH, "prefill", None)
+        with pytest.raises(PotError, match=r"but the candidate runs in a process of its own, delays at .* whose memory cannot"):
+            refuse_memory(engine, "candidate", "max_memory_mb")

@@ -21,7 +21,7 @@ from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of, weights_size
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.gates.latency.workloads import same_path, synchroniser, work
+from pytest_pot.gates.latency.workloads import refuse_memory, same_path, synchroniser, work
 
 CONFIG = ScoringConfig()
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="counted by Linux")
@@ -90,8 +90,24 @@ def test_a_model_without_a_cache_cannot_be_timed_at_decoding() -> None:
 
 def test_a_custom_engine_can_be_timed_only_at_scoring() -> None:
     Own = namedtuple("Own", ["label"])
-    with pytest.raises(PotError, match=r"the reference is a custom engine \(a server\), which can be timed with what='score'"):
-        work(cast(Engine, Own("a server")), "reference", BATCH, "prefill", None)
+    engine = cast(Engine, Own("my runtime"))
+    with pytest.raises(PotError) as error:
+        work(engine, "reference", BATCH, "prefill", None)
+    assert str(error.value).startswith(
+        "what='prefill' times the bare forward pass, which is not possible with what runs the reference (my runtime): it can "
+        "be timed with what='score' only"
+    )
+    with pytest.raises(PotError, match=r"^what='decode' times generation token by token, which is not possible with what runs"):
+        work(engine, "candidate", BATCH, "decode", None)
+
+
+def test_memory_is_limited_only_where_it_can_be_measured() -> None:
+    Own = namedtuple("Own", ["label"])
+    message = r"^max_memory_mb limits peak memory, which cannot be measured with what runs the candidate \(my runtime\)\. Leave"
+    with pytest.raises(PotError, match=message):
+        refuse_memory(cast(Engine, Own("my runtime")), "candidate", "max_memory_mb")
+    with TorchEngine.opened(llama(), "candidate", CONFIG) as engine:
+        refuse_memory(engine, "candidate", "max_memory_mb")
 
 
 def test_a_custom_engine_that_generates_can_be_timed_at_decoding() -> None:
