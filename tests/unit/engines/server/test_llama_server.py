@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,6 +108,31 @@ def test_no_two_prompts_are_on_one_slot_at_a_time(model: PreTrainedModel) -> Non
         assert {body["id_slot"] for body in asked(server)} == {0, 1, 2, 3}
         assert server.most_at_once > 1
     assert max(most) == 1
+
+
+def test_after_an_error_no_prompt_is_begun(model: PreTrainedModel) -> None:
+    """Also none that would have waited for one of the server's four slots."""
+    app = LlamaApp(model, delay=0.05)
+    after: list[Any] = []
+
+    def fail(sent: Sent) -> Reply:
+        if sent.path == "/completion" and after:
+            after.append(sent.body)
+        if sent.path == "/completion" and sent.body["prompt"][0] == 60:
+            after.append(None)
+            return Reply({"error": "no"}, 400, {"server": "llama.cpp"})
+        return app(sent)
+
+    bad = Tokens((60, *range(1, 20)), 4)  # the longest comes first
+    with engine_of(fail) as (engine, server):
+        with pytest.raises(PotError, match="answered 400"):
+            engine.top_k([*BATCH * 6, bad], 8)
+        assert server.most_at_once <= 4
+        begun = {body["prompt"][0] for body in asked(server)}
+        time.sleep(0.5)
+        assert len(after) <= 4  # what was on its way
+        assert begun == {body["prompt"][0] for body in asked(server)}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
 
 
 def silent(*tokens: int) -> Lie:
