@@ -86,7 +86,7 @@ def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
 
 
 def file_digests(spec: str) -> dict[str, str]:
-    """SHA-256 of the files that a model is loaded from, by name: weights and configuration of a folder, all GGUF files of a split
+    """SHA-256 of the files that a model is loaded from, by name: weights and configuration of a folder, all files of a GGUF
     model, or an ONNX graph with the files of its weights.
 
     Names in a folder are relative to it, and those beside a graph to its folder. Empty if ``spec`` is none of these on this
