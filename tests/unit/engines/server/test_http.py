@@ -374,7 +374,7 @@ def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None
         assert client.post("/x", {}).body == {}
 
 
-def test_a_connection_that_is_made_during_an_interrupt_carries_nothing() -> None:
+def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = threading.Event()
     exchange = connections.Exchange(5.0, stopped.is_set)
     with serve(lambda sent: Reply({})) as server:
@@ -387,7 +387,7 @@ def test_a_connection_that_is_made_during_an_interrupt_carries_nothing() -> None
             pool.interrupt()
             return stream
 
-        pool._sockets._system.connect_tcp = connect_and_stop  # type: ignore[method-assign]
+        monkeypatch.setattr(pool._sockets._system, "connect_tcp", connect_and_stop)
         with pytest.raises(httpcore2.ReadError, match="interrupted"):
             pool.send(httpx2.Request("GET", server.url), exchange)
         pool.close()

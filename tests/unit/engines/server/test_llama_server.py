@@ -112,27 +112,26 @@ def test_no_two_prompts_are_on_one_slot_at_a_time(model: PreTrainedModel) -> Non
 
 def test_after_an_error_no_prompt_is_begun(model: PreTrainedModel) -> None:
     """Also none that would have waited for one of the server's four slots."""
-    app = LlamaApp(model, delay=0.05)
-    after: list[Any] = []
+    app = LlamaApp(model)
+    n_threads: list[int] = []
 
-    def fail(sent: Sent) -> Reply:
-        if sent.path != "/completion" or sent.body is None:  # a request that was cut
-            return app(sent) if sent.path != "/completion" else Reply({}, 400)
-        if after:
-            after.append(sent.body)
+    def slow(sent: Sent) -> Reply:
+        n_threads.append(sum(thread.name.startswith("pot-server") for thread in threading.enumerate()))
+        if sent.path != "/completion" or sent.body is None or len(sent.body["prompt"]) == 1:
+            return app(sent)  # what is asked at the opening
         if sent.body["prompt"][0] == 60:
-            after.append(None)
-            return Reply({"error": "no"}, 400, {"server": "llama.cpp"})
-        return app(sent)
+            return Reply({"error": "no"}, 400, {"server": "llama.cpp"}, pause=0.5)
+        reply = app(sent)
+        reply.pause = 3.0
+        return reply
 
     bad = Tokens((60, *range(1, 20)), 4)  # the longest comes first
-    with engine_of(fail) as (engine, server):
+    with engine_of(slow) as (engine, server):
         with pytest.raises(PotError, match="answered 400"):
             engine.top_k([*BATCH * 6, bad], 8)
-        assert server.most_at_once <= 4
-        time.sleep(0.5)
-        assert len(after) <= 4  # the one that failed, and what was on its way
-        assert len(server.requests) < 30
+        time.sleep(0.2)
+        assert len(asked(server)) <= 4
+        assert max(n_threads) == 4
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
 
 
