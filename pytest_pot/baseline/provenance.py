@@ -19,6 +19,7 @@ from pytest_pot.core.git_files import pointer_at
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.text import shorten
 from pytest_pot.engines.llamacpp.spec import path_in
+from pytest_pot.engines.model_files import gguf_files
 from pytest_pot.engines.onnxruntime.model import graph_files
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts, tokens_beyond
@@ -85,8 +86,8 @@ def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
 
 
 def file_digests(spec: str) -> dict[str, str]:
-    """SHA-256 of the files that a model is loaded from, by name: weights and configuration of a folder, a GGUF file, or an ONNX
-    graph with the files of its weights.
+    """SHA-256 of the files that a model is loaded from, by name: weights and configuration of a folder, all files of a GGUF
+    model, or an ONNX graph with the files of its weights.
 
     Names in a folder are relative to it, and those beside a graph to its folder. Empty if ``spec`` is none of these on this
     machine. A file is read again only if it was written since.
@@ -97,7 +98,7 @@ def file_digests(spec: str) -> dict[str, str]:
         # Include weights in subfolders, which an index may name, and adapter configurations, which say how to apply an adapter.
         files = [*path.glob("*config.json"), *path.rglob("*.safetensors"), *path.glob("*.safetensors.index.json")]
     else:
-        files = [path] if path.suffix == ".gguf" else []
+        files = gguf_files(path) if path.suffix == ".gguf" else []
     digests = {}
     for file in sorted([*files, *graph_files(spec)]):
         if os.path.isfile(file):

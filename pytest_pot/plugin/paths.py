@@ -14,6 +14,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FileState, state_of
 from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
 from pytest_pot.engines.loading import NoSuchPath, none_exists
+from pytest_pot.engines.model_files import gguf_files
 from pytest_pot.plugin.options import flag, option
 
 __all__ = [
@@ -83,7 +84,7 @@ def files_state(spec: str) -> tuple[tuple[str, FileState], ...] | None:
         elif path.suffix == ".onnx" and path.is_file():  # its weights may be in files of any name beside it
             files = sorted(file for file in path.parent.iterdir() if file.is_file())
         else:
-            files = [path] if path.is_file() else []
+            files = gguf_files(path)
         return tuple((str(file), state_of(file)) for file in files) or None
     except (OSError, ValueError):  # a file that went away, or a name that cannot be one
         return None

@@ -23,7 +23,7 @@ def servers() -> set[int]:
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"pytest_pot.engines.llamacpp.child" in (folder / "cmdline").read_bytes():
+            if b"llamacpp/child.py" in (folder / "cmdline").read_bytes():
                 parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 if parent == os.getpid():
                     found.add(int(folder.name))
@@ -50,6 +50,23 @@ def test_a_file_is_found_beside_the_test_and_its_server_ends_with_the_session(gg
         ["*llama.cpp's own kernels on cpu", "*the candidate is GGUF F32, scored in llama.cpp's own kernels"]
     )
     assert servers() == before
+
+
+def test_a_change_of_a_later_file_of_a_split_model_is_seen(gguf_project: Project) -> None:
+    first = write_tiny(gguf_project.path / "split.gguf", per_file=12)
+    others = [write_tiny(gguf_project.path / "other.gguf", per_file=12, seed=1)]
+    assert first.name == "split-00001-of-00002.gguf"
+    for role, other in (("reference", "candidate"), ("candidate", "reference")):
+        marked = MARKED.format(f"{role}='llamacpp://{first.name}', {other}='llamacpp://model.gguf', tolerance='identical'")
+        gguf_project.write(test_it=marked)
+        gguf_project.run().assert_outcomes(passed=1)  # which keeps what the reference says
+        second = gguf_project.path / "split-00002-of-00002.gguf"
+        kept = second.read_bytes()
+        second.write_bytes((others[0].parent / "other-00002-of-00002.gguf").read_bytes())
+        result = gguf_project.run()
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["*DIFFERENT: *"])
+        second.write_bytes(kept)
 
 
 def test_options_and_ini_keys_name_files(gguf_project: Project) -> None:

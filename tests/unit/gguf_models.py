@@ -27,10 +27,15 @@ _TOKENS = [*_SPECIAL, *_byte_names(), *_WORDS]
 GGUF_VOCAB = len(_TOKENS)
 
 
-def write_tiny(path: Path, seed: int = 0, *, change: float = 0.0, context: int = 512) -> Path:
-    """Write a model to ``path``. ``change``: how much noise to add to the weights, relative to them."""
+def write_tiny(path: Path, seed: int = 0, *, change: float = 0.0, context: int = 512, per_file: int = 0) -> Path:
+    """Write a model to ``path``, and return the path of its first file.
+
+    Args:
+        change: how much noise to add to the weights, relative to them.
+        per_file: how many tensors each of several files gets, which are named after ``path``; 0: one file.
+    """
     generator, noise = np.random.default_rng(seed), np.random.default_rng(seed + 1)
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, "llama", split_max_tensors=per_file)
     writer.add_context_length(context)
     writer.add_embedding_length(_WIDTH)
     writer.add_block_count(_LAYERS)
@@ -75,4 +80,4 @@ def write_tiny(path: Path, seed: int = 0, *, change: float = 0.0, context: int =
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return path if per_file == 0 else min(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))

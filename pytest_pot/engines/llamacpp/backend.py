@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from weakref import WeakValueDictionary
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FileState, KeptFiles, state_of
+from pytest_pot.core.text import some_of
 from pytest_pot.engines.base import LoadedModel, ModelDescription
 from pytest_pot.engines.llamacpp.process import LlamaProcess, Settings
 from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
 from pytest_pot.engines.loading import NoSuchPath, load_tokenizer
-from pytest_pot.engines.model_files import refuse_git_leftovers_of_model
+from pytest_pot.engines.model_files import gguf_files, missing_gguf_files, refuse_git_leftovers_of_model
 from pytest_pot.engines.server.address import Address
 from pytest_pot.engines.server.engine import ServerModel
 from pytest_pot.engines.server.http import Client
@@ -31,6 +33,10 @@ __all__ = ["LlamaCppBackend", "LlamaCppEngine", "LlamaCppModel"]
 _FORMS = f"The spec is {PREFIX}path/to/model.gguf."
 _MODULE = 256
 """llama.cpp makes contexts in multiples of so many tokens."""
+
+
+_States = tuple[tuple[str, FileState], ...]
+"""The paths of a model's files, and what tells whether they were written since."""
 
 
 class LlamaCppEngine(LlamaServerEngine):
@@ -56,16 +62,22 @@ class LlamaCppEngine(LlamaServerEngine):
 
 
 class LlamaCppModel:
-    """A GGUF file, and the server that runs it. The server is started when it is needed: again, where a gate has longer prompts
-    than the one before, or where it was ended."""
+    """A GGUF file, or several that a model is split into, and the server that runs it.
+
+    The server is started when it is needed: again, where a gate has longer prompts than the one before, or where it was ended.
+    """
 
     def __init__(self, path: str) -> None:
-        """It computes with ``OMP_NUM_THREADS`` threads, or one: more are slower beside other work."""
+        """It computes with ``OMP_NUM_THREADS`` threads, or one: more are slower beside other work.
+
+        Args:
+            path: of the first file, absolute: a server may be started again after the current folder was changed.
+        """
         self.path = path
         self._settings = Settings(path, _MODULE, n_threads=_threads())
         self._process: LlamaProcess | None = None
-        self._digests: KeptFiles[str] = KeptFiles(1)
-        self._state: FileState | None = None
+        self._digests: KeptFiles[str] = KeptFiles(most=1024)
+        self._states: _States | None = None
 
     @property
     def pid(self) -> int | None:
@@ -84,34 +96,38 @@ class LlamaCppModel:
             PotError: llama.cpp cannot run the file; the message says why.
         """
         n_ctx = max(self._settings.n_ctx, -(-config.max_length // _MODULE) * _MODULE)
-        process, state = self._process, self._file_state(role)
-        if process is None or not process.runs or process.settings.n_ctx < n_ctx or self._state != state:
+        process, states = self._process, self._file_states(role)
+        if process is None or not process.runs or process.settings.n_ctx < n_ctx or self._states != states:
             self.close()
-            self._settings, self._state = replace(self._settings, n_ctx=n_ctx), state
+            self._settings, self._states = replace(self._settings, n_ctx=n_ctx), states
             try:
                 process = self._process = LlamaProcess(self._settings)
             except PotError as error:
-                raise PotError(f"llama.cpp cannot run the {role} {PREFIX + self.path!r}: {error}") from None
+                raise PotError(f"llama.cpp cannot run the {role} {PREFIX + self.path!r}: {self._why(error)}") from None
         return process
 
-    def _file_state(self, role: str) -> FileState:
+    def _why(self, error: PotError) -> str:
+        """Why it cannot be run: files that are missing rather than what llama.cpp says about them."""
+        missing = [file.name for file in missing_gguf_files(self.path)]
+        if not missing or not os.path.isfile(self.path):
+            return str(error)
+        folder = os.path.dirname(self.path)
+        return f"of the files that it is split into, {some_of(missing)} {'is' if len(missing) == 1 else 'are'} not in {folder}"
+
+    def _file_states(self, role: str) -> _States:
         try:
-            return state_of(self.path)
+            return _states_of(self.path)
         except (OSError, ValueError) as error:
             raise PotError(f"the file of the {role} {PREFIX + self.path!r} is gone: {error}") from None
 
     @property
     def content(self) -> dict[str, Any]:
-        """What determines the results: the file, llama.cpp, and how it was started. The length of the context does not."""
-        digest = self._digests.get(self.path, self._digest)
-        return {"gguf": digest, "xllamacpp": version("xllamacpp"), "threads": self._settings.n_threads}
-
-    def _digest(self) -> str:
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        """What determines the results: the files, llama.cpp, and how it was started. The length of the context does not."""
+        digests = [self._digests.get(file, partial(_digest, file)) for file in _files_of(self.path)]
+        return {"gguf": digests, "xllamacpp": version("xllamacpp"), "threads": self._settings.n_threads}
 
 
-_MODELS: WeakValueDictionary[tuple[str, FileState], LlamaCppModel] = WeakValueDictionary()
+_MODELS: WeakValueDictionary[_States, LlamaCppModel] = WeakValueDictionary()
 
 
 class LlamaCppBackend:
@@ -176,9 +192,24 @@ class LlamaCppBackend:
 
 
 def _model_of(path: str) -> LlamaCppModel:
-    """The model of the file ``path``, the same object as long as the file stays as it is: one server serves both roles."""
-    key = os.path.abspath(path), state_of(path)
-    return _MODELS.setdefault(key, LlamaCppModel(path))
+    """The model of the file ``path``, the same object as long as its files stay as they are: one server serves both roles."""
+    path = os.path.abspath(path)
+    return _MODELS.setdefault(_states_of(path), LlamaCppModel(path))
+
+
+def _states_of(path: str) -> _States:
+    """Raises OSError or ValueError: there is no file ``path``."""
+    return tuple((str(file), state_of(file)) for file in _files_of(path))
+
+
+def _files_of(path: str) -> list[Path]:
+    """The model's files, ``path`` among them even if it is not there: whoever reads it then raises an error."""
+    return gguf_files(path) or [Path(path)]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _threads() -> int:

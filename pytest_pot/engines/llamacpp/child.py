@@ -1,18 +1,22 @@
-"""The process that runs a llama-server: ``python -m pytest_pot.engines.llamacpp.child``.
+"""The process that runs a llama-server: ``python -P child.py``.
 
-It reads one line of JSON (:class:`~pytest_pot.engines.llamacpp.process.Settings`) from standard input, writes one to standard
-output, ``{"url": …}`` or ``{"error": …}``, and ends when standard input ends: when its parent says so, or is gone.
+It reads one line of JSON from standard input: :class:`~pytest_pot.engines.llamacpp.process.Settings`, the file of the package
+xllamacpp as ``module``, and as ``limit_s`` the seconds after which it ends if the model is not loaded. It writes one to
+standard output, ``{"url": …}`` or ``{"error": …}``, and ends when standard input ends: when its parent says so, or is gone. It
+imports nothing but Python's own modules and that package.
 """
 
 from __future__ import annotations
 
+import faulthandler
+import importlib.util
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -54,7 +58,7 @@ def _wait_for_end(parent: int) -> None:
 
 
 def _server(settings: dict[str, Any]) -> Any:
-    xllamacpp = import_module("xllamacpp")
+    xllamacpp = _package(Path(settings["module"]))
     parameters = xllamacpp.CommonParams()
     parameters.model.path = settings["path"]
     parameters.hostnames = ["127.0.0.1"]
@@ -68,7 +72,23 @@ def _server(settings: dict[str, Any]) -> Any:
     parameters.cache_ram_mib = 0  # prompts come once
     parameters.ui = False
     parameters.verbosity = _LOG_ERRORS
-    return xllamacpp.Server(parameters)
+    # llama.cpp loads a model without letting other threads of Python run, so that nothing else here could end the process.
+    faulthandler.dump_traceback_later(settings["limit_s"], exit=True)
+    try:
+        return xllamacpp.Server(parameters)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _package(file: Path) -> Any:
+    """The package xllamacpp whose ``__init__.py`` is ``file``. All else that can be imported comes before what lies beside."""
+    sys.path.append(str(file.parents[1]))
+    spec = importlib.util.spec_from_file_location("xllamacpp", file, submodule_search_locations=[str(file.parent)])
+    assert spec is not None
+    assert spec.loader is not None
+    package = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    return package
 
 
 if __name__ == "__main__":

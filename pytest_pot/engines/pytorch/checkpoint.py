@@ -18,7 +18,12 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
-from pytest_pot.engines.model_files import onnx_graphs_in, refuse_git_leftovers_of_model, refuse_git_leftovers_of_tokenizer
+from pytest_pot.engines.model_files import (
+    n_gguf_files,
+    onnx_graphs_in,
+    refuse_git_leftovers_of_model,
+    refuse_git_leftovers_of_tokenizer,
+)
 from pytest_pot.engines.pytorch.adapters import (
     IGNORE_ADAPTER,
     IGNORED,
@@ -90,6 +95,7 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
     with quantisation_errors(what, settings, device), loading_errors(what, MODEL_FORMS, spec):
         if "gguf_file" in options:
             _require_gguf(spec)
+            _refuse_split(spec, what)
         with without_adapter(folder) as files:
             model = complete_model(files, options, what, config.allow_tensors)
         if files != folder:
@@ -138,3 +144,12 @@ def _require_gguf(spec: str) -> None:
     for name in ("gguf", "accelerate"):
         if importlib.util.find_spec(name) is None:
             raise PotError(f"reading {spec!r} needs the package {name}: pip install 'pytest-pot[gguf]'")
+
+
+def _refuse_split(spec: str, what: str) -> None:
+    n = n_gguf_files(spec)
+    if n > 1:
+        raise PotError(
+            f"cannot load {what}: it is split into {n} files, and transformers reads one. Run it with llama.cpp, as "
+            f"llamacpp://{spec}, or make it one file: llama-gguf-split --merge FIRST.gguf WHOLE.gguf"
+        )

@@ -31,6 +31,7 @@ _ABSENT = (404, 405, 501)
 _ANY_FAILURE = tuple(range(400, 600))
 _SIGNS = (
     ("/get_model_info", "model_path", "sglang"),
+    ("/model_info", "model_path", "sglang"),
     ("/get_server_info", "model_path", "sglang"),
     ("/props", "default_generation_settings", "llamacpp"),
     ("/version", "version", "vllm"),
@@ -106,15 +107,15 @@ def kind_of(client: Client, address: Address) -> str:
         PotError: the two contradict each other, or nothing answers.
     """
     found = detect(client)
+    if found is None:
+        raise PotError(
+            f"{client.name}, {client.url}, answers, but not as a server of models: it has no /v1/models, and nothing else "
+            "by which a kind is known. Is the address right? Its path may be wrong, or missing: http://HOST:PORT/PREFIX"
+        )
     if address.kind is None:
-        if found is None:
-            raise PotError(
-                f"{client.name}, {client.url}, answers, but not as a server of models: it has no /v1/models, and nothing else "
-                "by which a kind is known. Is the address right? A part of it may be missing: http://HOST:PORT/PREFIX"
-            )
         return found
     # Other kinds may speak OpenAI's protocol as well.
-    if address.kind != "openai" and found not in (None, "openai", address.kind):
+    if address.kind != "openai" and found not in ("openai", address.kind):
         raise PotError(
             f"{client.name}, {client.url}, is {_TITLES[found]} and not {_TITLES[address.kind]}, as {address.kind}+ says: leave "
             f"it out, or write {found}+{address.url}"
@@ -126,7 +127,8 @@ def detect(client: Client) -> str | None:
     """The kind of the server that answers: ``"openai"`` if it lists models and is no kind that we know, None if it does not
     even list models."""
     models = client.get("/v1/models", allow=_ABSENT)
-    if models.headers.get("server", "").lower().startswith("llama.cpp"):
+    # Its header comes with whatever it answers, also that there is no such path.
+    if models.status < 300 and models.headers.get("server", "").lower().startswith("llama.cpp"):
         return "llamacpp"
     entries = _entries(models) if models.status < 300 else []
     owners = {entry.get("owned_by") for entry in entries}

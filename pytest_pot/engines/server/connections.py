@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,9 @@ class Exchange:
 
     timeout: float
     """Seconds from :meth:`extend` to the deadline."""
+    stopped: Callable[[], bool]
+    """Whether nothing may be sent any more. It says so before open connections are shut down: one that is made just then is
+    on no list of them."""
     deadline: float = 0.0
     """On the clock of ``time.monotonic``."""
     connected: bool = False
@@ -62,7 +65,10 @@ class Exchange:
 
         Raises:
             httpcore2.ReadTimeout: none.
+            httpcore2.ReadError: the request was interrupted.
         """
+        if self.stopped():
+            raise httpcore2.ReadError("it was interrupted")
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise httpcore2.ReadTimeout("the deadline has passed")

@@ -113,6 +113,11 @@ class ServerEngine(ABC):
         """
 
     @property
+    def most_at_once(self) -> int | None:
+        """The most prompts that the server reads side by side; None where it takes any number of them."""
+        return None
+
+    @property
     def to_tell_more(self) -> str | None:
         """How the user makes the server tell more ids per position (``"restart it with --max-logprobs 100"``); None where it
         tells as many as are asked for."""
@@ -146,7 +151,7 @@ class ServerEngine(ABC):
 
         # The longest request last would run alone at the end.
         order = sorted(range(len(batch)), key=lambda index: -len(batch[index].ids))
-        by_index = dict(zip(order, self.client.side_by_side(one, order), strict=True))
+        by_index = dict(zip(order, self.client.side_by_side(one, order, self.most_at_once), strict=True))
         return TopK.concatenate([by_index[index] for index in range(len(batch))])
 
     def _top_k_of_one(self, tokens: Tokens, n: int) -> TopK:

@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 _MOST_BYTES = 1 << 28
 """The longest answer that is read, decompressed: 256 MiB. 32 prompts of 50 tokens with 100 ids at each are 11 MB; one prompt of
 70 tokens with all 50,000 ids of a vocabulary at each is 200 MB."""
+_NOT_SENT = "was not sent: another request failed"
 _SHOWN = 300
 """Characters of an answer that a message shows."""
 
@@ -91,6 +92,8 @@ class Client:
             )
         self._connections: Connections = Connections(place, most=max(concurrency, 1) + 1)
         self._interruptions = 0
+        self._begun = threading.local()
+        """``interruptions``: how many there were when what this thread does side by side with others began."""
         self._wake = threading.Condition()
         weakref.finalize(self, _end, self._connections, None if self._key is None else self._key.hide_in_logs())
 
@@ -124,13 +127,27 @@ class Client:
                 raise
             raise error.with_traceback(None) from None  # as for other requests
 
-    def side_by_side(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def side_by_side(self, function: Callable[[Item], Result], items: Iterable[Item], most: int | None = None) -> list[Result]:
         """``function`` of each item, at most :attr:`concurrency` at a time, results in the order of ``items``.
 
+        Args:
+            most: a lower limit than :attr:`concurrency`.
+
         Raises:
-            the first error that ``function`` raises; what has not begun by then is left out, and requests under way are cut.
+            the first error that ``function`` raises; what has not begun by then is left out, requests under way are cut, and
+            what has begun sends no more.
         """
-        return side_by_side(function, items, self.concurrency, self._interrupt)
+        interruptions = self._interruptions
+
+        def one(item: Item) -> Result:
+            outer = getattr(self._begun, "interruptions", None)
+            self._begun.interruptions = interruptions
+            try:
+                return function(item)
+            finally:
+                self._begun.interruptions = outer
+
+        return side_by_side(one, items, self.concurrency if most is None else min(most, self.concurrency), self._interrupt)
 
     def close(self) -> None:
         """Close all connections. The next request makes a new one."""
@@ -150,10 +167,12 @@ class Client:
     def _tried(self, what: str, request: _Request, allow: Sequence[int]) -> Answer:
         """The answer to a request, which is sent again where the class says so."""
         tries = Tries(self.timeout)
-        interruptions = self._interruptions
+        stopped = self._stopped()
+        if stopped():
+            raise self._error(what, _NOT_SENT)
         while True:
             try:
-                with self._opened(request) as (response, exchange):
+                with self._opened(request, stopped) as (response, exchange):
                     content = self._read(what, response, exchange)
                     status, headers = response.status_code, response.headers
                 if status not in BUSY or status in allow:
@@ -163,17 +182,26 @@ class Client:
                     raise self._wrong_status(what, status, headers, content, tries.told)
             except Failed as failure:
                 pause = tries.pause_after(failure)
-                if pause is None or interruptions != self._interruptions:
+                if pause is None or stopped():
                     raise self._error(what, failure.why) from None
             with self._wake:
-                if self._wake.wait_for(lambda: interruptions != self._interruptions, pause):
+                if self._wake.wait_for(stopped, pause):
                     raise self._error(what, "was interrupted")
+
+    def _stopped(self) -> Callable[[], bool]:
+        """Tells whether there was an interruption since now, or since what this thread does side by side with others began."""
+        begun = getattr(self._begun, "interruptions", None)
+        interruptions = self._interruptions if begun is None else begun
+        return lambda: interruptions != self._interruptions
 
     def _events(self, what: str, request: _Request) -> Iterator[Any]:
         tries = Tries(self.timeout)
+        stopped = self._stopped()
+        if stopped():
+            raise self._error(what, _NOT_SENT)
         while True:
             try:
-                with self._opened(request) as (response, exchange):
+                with self._opened(request, stopped) as (response, exchange):
                     streams = "text/event-stream" in response.headers.get("content-type", "")
                     if not (response.is_success and streams):
                         content = self._read(what, response, exchange)
@@ -182,7 +210,7 @@ class Client:
                     yield from self._parsed_events(what, response, exchange)
                     return
             except Failed as failure:
-                if not failure.dropped or tries.pause_after(failure) is None:
+                if not failure.dropped or tries.pause_after(failure) is None or stopped():
                     raise self._error(what, failure.why) from None
 
     def _parsed_events(self, what: str, response: httpx2.Response, exchange: Exchange) -> Iterator[Any]:
@@ -212,15 +240,15 @@ class Client:
             raise self._error(what, "ended its stream before its last event")
 
     @contextmanager
-    def _opened(self, request: _Request) -> Iterator[tuple[httpx2.Response, Exchange]]:
-        """The answer to ``request``, not read yet.
+    def _opened(self, request: _Request, stopped: Callable[[], bool]) -> Iterator[tuple[httpx2.Response, Exchange]]:
+        """The answer to ``request``, not read yet. ``stopped``: whether it may not be sent any more.
 
         Raises:
             Failed: none has begun.
         """
         from pytest_pot.engines.server.connections import ERRORS, Exchange
 
-        exchange = Exchange(self.timeout)
+        exchange = Exchange(self.timeout, stopped)
         try:
             response = self._connections.send(self._sendable(request), exchange)
         except ERRORS as error:

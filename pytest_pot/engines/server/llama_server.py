@@ -94,6 +94,10 @@ class LlamaServerEngine(ServerEngine):
         return self._facts.vocab_size
 
     @property
+    def most_at_once(self) -> int | None:
+        return self._facts.n_slots
+
+    @property
     def version(self) -> str | None:
         return self._facts.build
 
@@ -196,7 +200,7 @@ class LlamaServerEngine(ServerEngine):
             except UnusableAnswer as error:
                 raise PotError(f"the {self.role}, {self.label}, {error}, while it continued a prompt") from None
 
-        return self.client.side_by_side(one, contexts)
+        return self.client.side_by_side(one, contexts, self.most_at_once)
 
     def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
         self._streams.seen = 0

@@ -210,6 +210,57 @@ def test_a_file_that_was_written_again_is_read_again(tmp_path: Path) -> None:
     loaded.close()
 
 
+def test_a_model_that_is_split_is_all_of_its_files(file: Path, tmp_path: Path) -> None:
+    first = write_tiny(tmp_path / "split.gguf", per_file=9)
+    paths = sorted(tmp_path.iterdir())
+    assert [path.name for path in paths] == [f"split-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
+    assert first == paths[0]
+    loaded = registry.load_model(f"llamacpp://{first}", "candidate", CONFIG)
+    whole = registry.load_model(f"llamacpp://{file}", "candidate", CONFIG)
+    with opened(loaded) as engine, opened(whole) as other:
+        before = engine.top_k(BATCH[:1], 5)
+        np.testing.assert_array_equal(before.log_probs, other.top_k(BATCH[:1], 5).log_probs)
+    content = registry.content(loaded.model)
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    write_tiny(changed / "split.gguf", per_file=9, seed=1)
+    (changed / paths[2].name).replace(paths[2])
+    assert registry.load_model(f"llamacpp://{first}", "candidate", CONFIG).model is not loaded.model
+    with opened(loaded) as engine:
+        assert (engine.top_k(BATCH[:1], 5).log_probs != before.log_probs).any()
+    assert registry.content(loaded.model) != content
+    assert loaded.close is not None
+    loaded.close()
+    for path in paths[1:]:
+        path.unlink()
+    with pytest.raises(PotError) as error:
+        registry.load_model(f"llamacpp://{first}", "candidate", CONFIG)
+    assert str(error.value) == (
+        f"llama.cpp cannot run the candidate 'llamacpp://{first}': of the files that it is split into, {paths[1].name}, "
+        f"{paths[2].name} are not in {tmp_path}"
+    )
+
+
+def test_transformers_reads_no_model_that_is_split(tmp_path: Path) -> None:
+    first = write_tiny(tmp_path / "split.gguf", per_file=12)
+    with pytest.raises(PotError, match=rf"it is split into 2 files, .* as llamacpp://{first}, or make it one file"):
+        registry.load_model(str(first), "candidate", CONFIG)
+
+
+def test_a_relative_path_means_the_same_after_the_folder_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tiny(tmp_path / "model.gguf")
+    monkeypatch.chdir(tmp_path)
+    loaded = registry.load_model("llamacpp://model.gguf", "candidate", CONFIG)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    for max_length in (64, 300):  # the longer one needs another server
+        with opened(loaded, ScoringConfig(top_k=10, max_length=max_length)) as engine:
+            engine.top_k(BATCH[:1], 5)
+    assert registry.content(loaded.model) is not None
+    assert loaded.close is not None
+    loaded.close()
+
+
 def test_a_server_ends_when_it_is_closed_and_starts_again_when_it_is_used(tmp_path: Path) -> None:
     loaded = registry.load_model(f"llamacpp://{write_tiny(tmp_path / 'model.gguf')}", "candidate", CONFIG)
     pid = pid_of(loaded)

@@ -89,6 +89,17 @@ def test_a_prefix_says_the_kind_and_a_path_is_kept() -> None:
             assert load(f"{kind}+{server.url}/team/v1").kind == kind
 
 
+@pytest.mark.parametrize("app", [LlamaApp(tiny()), VllmApp(tiny())], ids=["llama-server", "vLLM"])
+@pytest.mark.parametrize("kind", ["", "vllm+", "sglang+", "llamacpp+", "openai+"])
+def test_a_wrong_path_is_told_when_the_model_is_loaded(app: Any, kind: str) -> None:
+    with running(app) as server, pytest.raises(PotError) as error:
+        load(f"{kind}{server.url}/foo")
+    assert str(error.value) == (
+        f"the candidate's server, {server.url}/foo, answers, but not as a server of models: it has no /v1/models, and nothing "
+        "else by which a kind is known. Is the address right? Its path may be wrong, or missing: http://HOST:PORT/PREFIX"
+    )
+
+
 def test_a_prefix_that_says_another_kind_is_told() -> None:
     with running(LlamaApp(tiny())) as server:
         with pytest.raises(PotError) as error:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
+import httpcore2
+import httpx2
 import pytest
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.server import http, retries
+from pytest_pot.engines.server import address, connections, http, retries
 from pytest_pot.engines.server.http import Client
 
 from .local_server import LocalServer, Reply, Sent, running
@@ -339,6 +341,66 @@ def test_the_first_error_is_raised_and_the_rest_is_not_begun() -> None:
         with pytest.raises(Other, match="five"):
             client.side_by_side(ask, range(100))
         assert len(begun) <= 7
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
+def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None:
+    begun, over = threading.Event(), threading.Event()
+    ends: list[str] = []
+
+    def ask(i: int) -> None:
+        if i == 0:
+            begun.wait()
+            raise Other("the first")
+        begun.set()
+        while client._interruptions == 0:
+            time.sleep(0.01)
+        try:
+            list(client.stream("/x", {})) if stream else client.post("/x", {})
+        except PotError as error:
+            ends.append(str(error))
+            raise
+        finally:
+            over.set()
+
+    with serve(lambda sent: Reply({})) as server:
+        client = client_of(server, concurrency=2)
+        with pytest.raises(Other, match="the first"):
+            client.side_by_side(ask, range(2))
+        assert over.wait(10)
+        assert server.requests == []
+        assert ends == [f"{NAME}: POST {server.url}/x was not sent: another request failed"]
+        assert client.side_by_side(lambda i: client.post("/x", {}).body, range(3)) == [{}] * 3
+        assert client.post("/x", {}).body == {}
+
+
+def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = threading.Event()
+    exchange = connections.Exchange(5.0, stopped.is_set)
+    with serve(lambda sent: Reply({})) as server:
+        pool = connections.Connections(address.parse(server.url), most=1)
+        connect = pool._sockets._system.connect_tcp
+
+        def connect_and_stop(*arguments: Any) -> Any:
+            stream = connect(*arguments)
+            stopped.set()
+            pool.interrupt()
+            return stream
+
+        monkeypatch.setattr(pool._sockets._system, "connect_tcp", connect_and_stop)
+        with pytest.raises(httpcore2.ReadError, match="interrupted"):
+            pool.send(httpx2.Request("GET", server.url), exchange)
+        pool.close()
+        assert server.requests == []
+
+
+def test_fewer_than_it_may_run_where_a_caller_says_so() -> None:
+    with serve(lambda sent: Reply({}, pause=0.05)) as server:
+        client = client_of(server, concurrency=8)
+        client.side_by_side(lambda i: client.post("/x", {}), range(9), 3)
+        assert server.most_at_once == 3
+        client.side_by_side(lambda i: client.post("/x", {}), range(20), 100)
+        assert server.most_at_once == 8
 
 
 def test_what_runs_beside_an_error_is_cut() -> None:

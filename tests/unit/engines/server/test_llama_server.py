@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -107,6 +108,31 @@ def test_no_two_prompts_are_on_one_slot_at_a_time(model: PreTrainedModel) -> Non
         assert {body["id_slot"] for body in asked(server)} == {0, 1, 2, 3}
         assert server.most_at_once > 1
     assert max(most) == 1
+
+
+def test_after_an_error_no_prompt_is_begun(model: PreTrainedModel) -> None:
+    """Also none that would have waited for one of the server's four slots."""
+    app = LlamaApp(model)
+    n_threads: list[int] = []
+
+    def slow(sent: Sent) -> Reply:
+        n_threads.append(sum(thread.name.startswith("pot-server") for thread in threading.enumerate()))
+        if sent.path != "/completion" or sent.body is None or len(sent.body["prompt"]) == 1:
+            return app(sent)  # what is asked at the opening
+        if sent.body["prompt"][0] == 60:
+            return Reply({"error": "no"}, 400, {"server": "llama.cpp"}, pause=0.5)
+        reply = app(sent)
+        reply.pause = 3.0
+        return reply
+
+    bad = Tokens((60, *range(1, 20)), 4)  # the longest comes first
+    with engine_of(slow) as (engine, server):
+        with pytest.raises(PotError, match="answered 400"):
+            engine.top_k([*BATCH * 6, bad], 8)
+        time.sleep(0.2)
+        assert len(asked(server)) <= 4
+        assert max(n_threads) == 4
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
 
 
 def silent(*tokens: int) -> Lie:
