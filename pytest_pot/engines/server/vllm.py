@@ -32,6 +32,10 @@ class VllmEngine(CompletionsEngine):
 
     They are the log-probabilities of the model itself, whatever the temperature of the request is. Each request is one prompt:
     the server makes batches by itself of what comes side by side, and an error is about one prompt.
+
+    Its level stays the server's own top-k also where the server tells its whole vocabulary (``--max-logprobs -1``). So the
+    preset ``fastest`` is refused, which needs ids of our choice. Those take ``--enable-scale-out``, and
+    :class:`~pytest_pot.engines.server.vllm_given_ids.VllmGivenIdsEngine`.
     """
 
     title = "vLLM"

@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[Row, str]] = {
         "told -9999 as the log-probability of the continuation's token",
     ),
     "lowest float32": (changed(9, -3.4028234663852886e38), "which stands for minus infinity"),
-    "hundreds of digits": (changed(0, -(10**400)), "told inf as the log-probability"),
+    "hundreds of digits": (changed(0, -(10**400)), "told -inf as the log-probability"),
     "positive": (
         changed(0, 0.5),
         "told 0.5 as the log-probability of one of its likeliest ids, and",
