@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pytest_pot.core.errors import InvalidArgument
 from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PATHS, TAILS
-from pytest_pot.core.validation import device_name, one_of, positive, whole_number
+from pytest_pot.core.validation import device_name, one_of, positive, seconds_to_wait, whole_number
 
 __all__ = ["PRESETS", "ScoringConfig"]
 
@@ -58,7 +58,8 @@ class ScoringConfig:
     server_concurrency: int = 8
     """The most requests to a server at a time."""
     server_timeout: float = 60.0
-    """Seconds within which a server has to answer a request completely; from one event to the next, where it streams."""
+    """Seconds within which a server has to answer a request completely; from one event to the next, where it streams. At most a
+    day."""
 
     def __post_init__(self) -> None:
         if self.top_k is not None:
@@ -70,7 +71,7 @@ class ScoringConfig:
         whole_number("max_length", self.max_length)
         positive("temperature", self.temperature)
         whole_number("server_concurrency", self.server_concurrency)
-        positive("server_timeout", self.server_timeout)
+        seconds_to_wait("server_timeout", self.server_timeout)
         one_of("metric", self.metric, METRICS)
         device_name("device", self.device)
         one_of("dtype", self.dtype, DTYPES)

@@ -3,14 +3,15 @@ allowed."""
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable
 
 from pytest_pot.core.errors import InvalidArgument
 
-__all__ = ["device_name", "finite_number", "not_negative", "one_of", "positive", "whole_number"]
+__all__ = ["device_name", "finite_number", "not_negative", "one_of", "positive", "seconds_to_wait", "whole_number"]
 
+_LONGEST_S = 24 * 60 * 60
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu|npu|hpu)(:\d+)?")
 
 
@@ -37,7 +38,7 @@ def whole_number(name: str, value: object, *, least: int = 1, also: str | None =
 
 def finite_number(name: str, value: object, what: str, fits: Callable[[float], bool]) -> None:
     """Raise :class:`InvalidArgument` unless ``value`` is a finite number that ``fits``; ``what`` says which numbers do."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not fits(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value) or not fits(value):
         raise InvalidArgument(f"{name}={value!r} must be {what}")
 
 
@@ -49,3 +50,15 @@ def not_negative(name: str, value: object) -> None:
 def positive(name: str, value: object) -> None:
     """Raise :class:`InvalidArgument` unless ``value`` is a finite number above 0."""
     finite_number(name, value, "a finite number above 0", lambda number: number > 0)
+
+
+def seconds_to_wait(name: str, value: object) -> None:
+    """Raise :class:`InvalidArgument` unless ``value`` is a number of seconds above 0 and at most a day: the clocks of operating
+    systems do not count to just any number."""
+    what = f"a number of seconds above 0 and at most {_LONGEST_S} (a day)"
+    finite_number(name, value, what, lambda number: 0 < number <= _LONGEST_S)
+
+
+def _is_finite(value: float) -> bool:
+    """``math.isfinite``, also of a whole number that no float can be."""
+    return abs(value) <= sys.float_info.max

@@ -289,13 +289,13 @@ def _check_whole(also: str | None = None) -> Callable[[str, str], None]:
 
 
 def _check_seconds(source: str, value: str) -> None:
-    from pytest_pot.core.validation import positive
+    from pytest_pot.core.validation import seconds_to_wait
 
     try:
         seconds: float | str = float(value)
     except ValueError:
         seconds = value
-    positive(source, seconds)
+    seconds_to_wait(source, seconds)
 
 
 def _check_model(source: str, value: str) -> None:

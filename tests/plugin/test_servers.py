@@ -334,14 +334,18 @@ def test_an_address_with_a_secret_is_a_usage_error_that_does_not_show_it(project
     assert "is no address of a server: " in output
 
 
+SECONDS = "must be a number of seconds above 0 and at most 86400 (a day)"
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
         ("--pot-server-concurrency=0", "--pot-server-concurrency=0 must be a whole number of at least 1"),
         ("--pot-server-concurrency=many", "--pot-server-concurrency='many' must be a whole number of at least 1"),
-        ("--pot-server-timeout=0", "--pot-server-timeout=0.0 must be a finite number above 0"),
-        ("--pot-server-timeout=inf", "--pot-server-timeout=inf must be a finite number above 0"),
-        ("--pot-server-timeout=soon", "--pot-server-timeout='soon' must be a finite number above 0"),
+        ("--pot-server-timeout=0", f"--pot-server-timeout=0.0 {SECONDS}"),
+        ("--pot-server-timeout=inf", f"--pot-server-timeout=inf {SECONDS}"),
+        ("--pot-server-timeout=1e10", f"--pot-server-timeout=10000000000.0 {SECONDS}"),
+        ("--pot-server-timeout=soon", f"--pot-server-timeout='soon' {SECONDS}"),
     ],
 )
 def test_wrong_options_are_usage_errors(project: Project, option: str, message: str) -> None:

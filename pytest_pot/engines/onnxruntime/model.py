@@ -42,7 +42,7 @@ class OnnxModel:
         Raises:
             PotError: a file is missing, damaged, or a pointer of Git LFS.
         """
-        self.path = path
+        self.path = path = Path(os.path.abspath(path))  # the folder may be another one when it is opened
         self.home = home_of(path)
         _refuse_git_leftovers([path, self.home / "config.json"], what)
         self.facts = _FACTS.get(path, lambda: read_graph(path, what))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pytest_pot.core.errors import PotError
 
-__all__ = ["KINDS", "Address", "is_server", "parse", "shown"]
+__all__ = ["KINDS", "Address", "host_and_port", "is_server", "parse", "shown"]
 
 KINDS = ("vllm", "sglang", "llamacpp", "openai")
 """The kinds of server that a spec may name."""
@@ -16,6 +16,8 @@ KINDS = ("vllm", "sglang", "llamacpp", "openai")
 _START = re.compile(r"([a-z][a-z0-9_.-]*\+)?https?://", re.IGNORECASE)
 _SPEC = re.compile(r"(?:(?P<kind>[^+:/]+)\+)?(?P<scheme>https?)://(?P<host>[^/?#]*)(?P<path>[^?#]*)(?:#(?P<model>.*))?", re.I)
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?)(?::(?P<port>.*))?", re.ASCII)
+_LONGEST_PART, _LONGEST_NAME = 63, 253
+"""Characters of a host's name, by the rules of the domain name system."""
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:%-]+)*/*", re.ASCII)
 
 
@@ -33,7 +35,7 @@ class Address:
     @property
     def host(self) -> str:
         """The host's name or number, an IPv6 address without brackets."""
-        return _host_of(self.url.partition("://")[2].partition("/")[0])[0].strip("[]")
+        return host_and_port(self.url.partition("://")[2].partition("/")[0])[0].strip("[]")
 
     @property
     def is_loopback(self) -> bool:
@@ -97,7 +99,7 @@ def parse(spec: str) -> Address:
     if kind is not None and kind not in KINDS:
         raise refused(f"{kind!r} is no kind of server that can be gated; the kinds are {', '.join(KINDS)}")
     try:
-        host, port = _host_of(match["host"])
+        host, port = host_and_port(match["host"])
     except ValueError as error:
         raise refused(str(error)) from None
     if _PATH.fullmatch(match["path"]) is None:
@@ -110,7 +112,7 @@ def parse(spec: str) -> Address:
     return Address(url, kind, match["model"])
 
 
-def _host_of(text: str) -> tuple[str, int | None]:
+def host_and_port(text: str) -> tuple[str, int | None]:
     """The host in lower case, with the brackets of an IPv6 address, and the port.
 
     Raises:
@@ -127,6 +129,11 @@ def _host_of(text: str) -> tuple[str, int | None]:
             ipaddress.IPv6Address(name[1:-1])
         except ValueError:
             raise ValueError("what is in brackets is no IPv6 address") from None
+    elif len(name) > _LONGEST_NAME or not all(0 < len(part) <= _LONGEST_PART for part in name.removesuffix(".").split(".")):
+        raise ValueError(
+            f"each part of its host's name, between dots, has to have 1 to {_LONGEST_PART} characters, and the whole name at "
+            f"most {_LONGEST_NAME}"
+        )
     if match["port"] is None:
         return name, None
     port = match["port"]

@@ -8,10 +8,11 @@ know whether any byte of an answer came: where none did, a request may be sent o
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import ssl
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ from typing import Any
 import httpcore2
 import httpx2
 
+from pytest_pot.core.errors import PotError
 from pytest_pot.engines.server.address import Address
+from pytest_pot.engines.server.proxies import Proxy
 
 __all__ = ["ERRORS", "Connections", "Exchange"]
 
@@ -33,6 +36,7 @@ ERRORS: tuple[type[Exception], ...] = (
     httpcore2.ProxyError,
     httpcore2.UnsupportedProtocol,
     OSError,
+    UnicodeError,  # of a host's name
 )
 """What a request that failed raises."""
 
@@ -46,6 +50,8 @@ class Exchange:
     stopped: Callable[[], bool]
     """Whether nothing may be sent any more. It says so before open connections are shut down: one that is made just then is
     on no list of them."""
+    proxy: Proxy | None = None
+    """What the request goes through."""
     deadline: float = 0.0
     """On the clock of ``time.monotonic``."""
     connected: bool = False
@@ -78,11 +84,16 @@ class Exchange:
 class Connections(httpx2.BaseTransport):
     """A pool of connections, at most ``most``. No redirect is followed, no cookie kept, and no password read from a file."""
 
-    def __init__(self, address: Address, most: int) -> None:
+    def __init__(self, address: Address, proxy: Proxy | None, most: int) -> None:
+        """Nothing is connected yet.
+
+        Raises:
+            PotError: encryption is needed, and the certificates that the environment names cannot be read.
+        """
         self._sockets = _Sockets()
         self._pool = httpcore2.ConnectionPool(
-            ssl_context=httpx2.create_ssl_context() if address.is_encrypted else None,
-            proxy=_proxy(address),
+            ssl_context=_tls(address.url) if address.is_encrypted else None,
+            proxy=None if proxy is None else _proxy(proxy),
             max_connections=most,
             max_keepalive_connections=most,
             network_backend=self._sockets,
@@ -215,10 +226,22 @@ class _Socket(httpcore2.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
-def _proxy(address: Address) -> httpcore2.Proxy | None:
-    """The proxy that the environment names for this server; None on this machine, which no proxy can reach."""
-    if address.is_loopback or urllib.request.proxy_bypass(address.host):
-        return None
-    proxies = urllib.request.getproxies()
-    url = proxies.get("https" if address.is_encrypted else "http") or proxies.get("all")
-    return None if not url else httpcore2.Proxy(url if "://" in url else f"http://{url}")
+def _proxy(proxy: Proxy) -> httpcore2.Proxy:
+    return httpcore2.Proxy(proxy.url, proxy.auth, ssl_context=_tls(proxy.url) if proxy.is_encrypted else None)
+
+
+def _tls(url: str) -> ssl.SSLContext:
+    """How ``url`` is asked with encryption.
+
+    Raises:
+        PotError: the certificates that the environment names cannot be read.
+    """
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:  # those of ssl are some
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        what = f"{names[0]}={os.environ[names[0]]!r}, an environment variable" if names else "the files of this system"
+        raise PotError(
+            f"{url} is asked with encryption, and the certificates that this machine trusts cannot be read from {what}: "
+            f"{error.strerror or error}. Give SSL_CERT_FILE a file with certificates in the format PEM, or unset it"
+        ) from None

@@ -71,7 +71,7 @@ class ServerEngine(ABC):
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """The size of the vocabulary, or :data:`~pytest_pot.engines.server.answers.UNKNOWN_VOCAB`."""
+        """The size of the vocabulary, or :data:`~pytest_pot.engines.distributions.UNKNOWN_VOCAB`."""
 
     @property
     @abstractmethod

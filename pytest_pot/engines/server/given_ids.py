@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import PositionError
-from pytest_pot.engines.distributions import Floats, Ints, TopK
+from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.server.checks import SAME, Wrong, check_vocabulary, numbers, refuse, top_k_from, whole_numbers
 from pytest_pot.engines.server.engine import ServerEngine
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["GivenRows", "read_at"]
-
-_CLAMPED = -9999.0
-"""What vLLM writes for minus infinity; no honest log-probability is as low."""
-_ROUNDING = 1e-4
-"""How far honest probabilities may sum to more than 1 in float32."""
-_TAIL_FLOOR = 2.0**-24
-"""The least probability of a tail: what ``1 - sum`` leaves below half of float32's resolution is rounding."""
-_SAME = 1e-3
-"""How far apart two log-probabilities of the same id may be in one answer."""
 
 
 @dataclass(frozen=True)
@@ -59,60 +51,31 @@ def read_at(engine: ServerEngine, batch: Sequence[Tokens], ids: Ints, rows_at: C
         tokens = batch[index]
         own = ids[ends[index] - tokens.n_positions : ends[index]]
         try:
-            return _of_prompt(rows_at(tokens, own), own, engine.vocab_size, f"the {engine.role}, {engine.label},")
+            return _of_prompt(rows_at(tokens, own), own, engine.vocab_size)
+        except Wrong as error:
+            raise PositionError(f"the {engine.role}, {engine.label}, {error.what}", error.row, index) from None
         except PositionError as error:
             raise PositionError(error.what, error.position, index) from None
 
     return TopK.concatenate(engine.client.side_by_side(one, range(len(batch))))
 
 
-def _refuse(wrong: npt.ArrayLike, what: str) -> None:
-    """Raise :class:`PositionError` for the first position that is ``wrong``."""
-    if np.any(wrong):
-        raise PositionError(what, int(np.argmax(wrong)))
-
-
-def _of_prompt(rows: GivenRows, ids: Ints, vocab_size: int, who: str) -> TopK:
-    log_probs = _numbers(rows.log_probs, who, "an id that it was asked for")
-    targets = _numbers([[each] for each in rows.targets], who, "the continuation's token")[:, 0]
-    best = _numbers([[each] for each in rows.top_log_probs], who, "its likeliest id")[:, 0]
-    bad_ids = [type(each) is not int or not 0 <= each < vocab_size for each in rows.top_ids]
-    _refuse(bad_ids, f"{who} told a likeliest id that is outside the vocabulary")
-    sums = np.exp(log_probs).sum(axis=1)
-    _refuse(sums > 1 + _ROUNDING, f"{who} told probabilities that sum to more than 1: they are not of one distribution")
-    _refuse(
-        (log_probs.max(axis=1) > best + _SAME) | (targets > best + _SAME),
-        f"{who} told a higher log-probability than that of its likeliest id: the numbers are from different answers",
+def _of_prompt(rows: GivenRows, ids: Ints, vocab_size: int) -> TopK:
+    n, m = ids.shape
+    one = np.ones(n, dtype=np.int64)
+    asked = rows.log_probs.ravel() if isinstance(rows.log_probs, np.ndarray) else list(chain.from_iterable(rows.log_probs))
+    log_probs = numbers(asked, m * one, "an id that it was asked for")
+    targets = numbers(list(rows.targets), one, "the continuation's token")[:, 0]
+    best = numbers(list(rows.top_log_probs), one, "its likeliest id")[:, 0]
+    top_ids = whole_numbers(list(rows.top_ids), one)
+    check_vocabulary(top_ids, np.ones((n, 1), dtype=np.bool_), vocab_size)
+    top = top_k_from(ids, log_probs, targets, (top_ids[:, 0], best), vocab_size)
+    likeliest = log_probs.max(axis=1)
+    refuse(
+        likeliest > best + SAME,
+        lambda row: (
+            f"told {likeliest[row]:.6g} as the log-probability of an id that it was asked for, and {best[row]:.6g} for its "
+            "likeliest id: the numbers are from different answers"
+        ),
     )
-    whole = ids.shape[1] == vocab_size
-    if whole:
-        _refuse(sums < 1 - _ROUNDING, f"{who} told probabilities of the whole vocabulary that do not sum to 1")
-    return TopK(
-        ids=ids,
-        log_probs=log_probs,
-        log_tail=None if whole else np.log(np.maximum(1.0 - sums, _TAIL_FLOOR)),
-        targets=targets,
-        top_ids=np.array(rows.top_ids, dtype=np.int64),
-        top_log_probs=best,
-        clear=np.zeros(len(targets), dtype=np.bool_),
-        log_normalisers=np.zeros(len(targets)),
-        vocab_size=vocab_size,
-    )
-
-
-def _numbers(rows: Any, who: str, whose: str) -> Floats:
-    """[n, m]; what is no number becomes NaN, and NaN is refused."""
-    if isinstance(rows, np.ndarray):
-        numbers = rows.astype(np.float64)
-    else:
-        numbers = np.array([[_number(each) for each in row] for row in rows], dtype=np.float64)
-    wrong = ~((numbers > _CLAMPED) & (numbers <= _ROUNDING))  # NaN is neither
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        _refuse(wrong.any(axis=1), f"{who} told {rows[row][column]} as the log-probability of {whose}, which is none")
-    return numbers
-
-
-def _number(value: Any) -> float:
-    # A whole number may have hundreds of digits, more than a float takes.
-    return float(value) if type(value) in (float, int) and abs(value) < 1e300 else np.nan
+    return top

@@ -21,8 +21,10 @@ from pytest_pot.core.text import shorten
 from pytest_pot.core.version import __version__
 from pytest_pot.engines.server import address as addresses
 from pytest_pot.engines.server import strict_json
-from pytest_pot.engines.server.api_key import VARIABLE, ApiKey, LogFilter
+from pytest_pot.engines.server.api_key import VARIABLE, ApiKey
 from pytest_pot.engines.server.events import DONE, data_of, is_last
+from pytest_pot.engines.server.hiding import LogFilter, Secret
+from pytest_pot.engines.server.proxies import proxy_for
 from pytest_pot.engines.server.retries import BUSY, CONNECT_S, Failed, Tries, failure_of, why_cut
 from pytest_pot.engines.server.side_by_side import side_by_side
 
@@ -72,7 +74,8 @@ class Client:
             name: what messages call the server: ``"the candidate's server"``.
 
         Raises:
-            PotError: the HTTP library is not installed, or the key in ``POT_API_KEY`` is none.
+            PotError: the HTTP library is not installed; the key in ``POT_API_KEY`` is none; or the proxy or the certificates
+                that the environment names cannot be used.
         """
         if importlib.util.find_spec("httpx2") is None:
             raise PotError("a server needs the package httpx2, which is not installed: pip install 'pytest-pot[server]'")
@@ -90,12 +93,16 @@ class Client:
                 "https:// address, or a tunnel to this machine",
                 stacklevel=2,
             )
-        self._connections: Connections = Connections(place, most=max(concurrency, 1) + 1)
+        self._proxy = proxy_for(place)
+        self._secrets: list[Secret] = [self._key] if self._key is not None else []
+        if self._proxy is not None and self._proxy.secret is not None:
+            self._secrets.append(self._proxy.secret)
+        self._connections: Connections = Connections(place, self._proxy, most=max(concurrency, 1) + 1)
         self._interruptions = 0
         self._begun = threading.local()
         """``interruptions``: how many there were when what this thread does side by side with others began."""
         self._wake = threading.Condition()
-        weakref.finalize(self, _end, self._connections, None if self._key is None else self._key.hide_in_logs())
+        weakref.finalize(self, _end, self._connections, [secret.hide_in_logs() for secret in self._secrets])
 
     def get(self, path: str, allow: Sequence[int] = ()) -> Answer:
         """What the server answers to a GET request.
@@ -117,13 +124,13 @@ class Client:
         Raises:
             PotError: as :meth:`get`, or the server reports an error, or the stream ends early.
         """
-        what = f"POST {self.url}{path}"
+        what = self._what("POST", path)
         try:
             yield from self._events(what, _Request("POST", path, _json(body)))
         except GeneratorExit:
             raise
         except BaseException as error:
-            if self._key is None:
+            if not self._secrets:
                 raise
             raise error.with_traceback(None) from None  # as for other requests
 
@@ -153,13 +160,17 @@ class Client:
         """Close all connections. The next request makes a new one."""
         self._connections.close()
 
+    def _what(self, method: str, path: str) -> str:
+        """A request, as messages name it."""
+        return f"{method} {self.url}{path}" + ("" if self._proxy is None else f" through the proxy {self._proxy.place}")
+
     def _answer(self, method: str, path: str, body: Mapping[str, Any] | None, allow: Sequence[int]) -> Answer:
-        what = f"{method} {self.url}{path}"
+        what = self._what(method, path)
         request = _Request(method, path, None if body is None else _json(body))
         try:
             return self._tried(what, request, allow)
         except BaseException as error:
-            if self._key is None:
+            if not self._secrets:
                 raise
             # A traceback with variables would show what was sent and answered.
             raise error.with_traceback(None) from None
@@ -233,7 +244,7 @@ class Client:
                 yield event
                 exchange.extend()
         except ERRORS as error:
-            raise self._error(what, why_cut(error, exchange, self.timeout)) from None
+            raise self._error(what, why_cut(error, exchange, self.timeout, self._hide)) from None
         except ValueError as error:
             raise self._error(what, str(error)) from None
         if not is_last(event):
@@ -248,11 +259,11 @@ class Client:
         """
         from pytest_pot.engines.server.connections import ERRORS, Exchange
 
-        exchange = Exchange(self.timeout, stopped)
+        exchange = Exchange(self.timeout, stopped, self._proxy)
         try:
             response = self._connections.send(self._sendable(request), exchange)
         except ERRORS as error:
-            raise failure_of(error, exchange, self.timeout) from None
+            raise failure_of(error, exchange, self.timeout, self._hide) from None
         try:
             yield response, exchange
         finally:
@@ -288,7 +299,9 @@ class Client:
                         "fewer ids (top_k), or fewer and shorter prompts (max_length)",
                     )
         except ERRORS as error:
-            raise self._error(what, f"answered {response.status_code}, but {why_cut(error, exchange, self.timeout)}") from None
+            raise self._error(
+                what, f"answered {response.status_code}, but {why_cut(error, exchange, self.timeout, self._hide)}"
+            ) from None
         return bytes(content)
 
     def _parsed(self, what: str, status: int, headers: Mapping[str, str], content: bytes, allow: Sequence[int]) -> Answer:
@@ -297,7 +310,7 @@ class Client:
         names = {name.lower(): self._hide(value) for name, value in headers.items()}
         if not 200 <= status < 300:
             try:
-                return Answer(status, names, self._hidden_in(content, strict_json.parse(content)))
+                return Answer(status, names, self._hidden_in(content, strict_json.parse(content, self._hide)))
             except ValueError:
                 return Answer(status, names, self._start_of(content))
         kind = headers.get("content-type", "no type").partition(";")[0]
@@ -305,7 +318,7 @@ class Client:
 
     def _json_of(self, what: str, content: bytes, as_what: str) -> Any:
         try:
-            value = strict_json.parse(content)
+            value = strict_json.parse(content, self._hide)
         except ValueError as error:
             raise self._error(
                 what, f"answered {as_what}, which cannot be read as JSON ({error}): {self._start_of(content)}"
@@ -314,7 +327,7 @@ class Client:
 
     def _wrong_status(self, what: str, status: int, headers: Mapping[str, str], content: bytes, also: str = "") -> PotError:
         if 300 <= status < 400:
-            place = addresses.shown(headers.get("location", "nowhere"))
+            place = addresses.shown(self._hide(headers.get("location", "nowhere")))
             return self._error(
                 what,
                 f"answered {status}, which sends to {shorten(place, _SHOWN)}. No redirect is followed: give the address "
@@ -327,21 +340,30 @@ class Client:
                 if self._key is None
                 else f". The key is that of the environment variable {VARIABLE}"
             )
+        elif status == 407 and self._proxy is not None:
+            hint = self._proxy.hint
         return self._error(what, f"answered {status}{also}: {self._start_of(content)}{hint}")
 
     def _error(self, what: str, why: str) -> PotError:
         return PotError(self._hide(f"{self.name}: {what} {why}"))
 
     def _start_of(self, content: bytes) -> str:
-        """The start of an answer on one line. The key is hidden before it is cut: a part of it is no match."""
-        text = self._hide(content[: 8 * _SHOWN].decode("utf-8", "replace"))
+        """The start of an answer on one line. What is secret is hidden before it is cut: a part of it is no match."""
+        margin = max((secret.longest for secret in self._secrets), default=0)
+        text = self._hide(content[: 8 * _SHOWN + margin].decode("utf-8", "replace"))
+        if len(content) > 8 * _SHOWN and margin:
+            text = text[:-margin]  # where the first half of a secret may be
         return shorten(" ".join(text.split()), _SHOWN) or "nothing"
 
     def _hide(self, text: str) -> str:
-        return text if self._key is None else self._key.hide(text)
+        for secret in self._secrets:
+            text = secret.hide(text)
+        return text
 
     def _hidden_in(self, content: bytes, value: Any) -> Any:
-        return value if self._key is None or not self._key.is_in(content) else self._key.hide_in(value)
+        for secret in self._secrets:
+            value = secret.hide_in(value) if secret.is_in(content) else value
+        return value
 
     def _interrupt(self) -> None:
         """Let all requests fail, and those that wait to be sent again."""
@@ -362,7 +384,7 @@ def _json(body: Mapping[str, Any]) -> bytes:
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _end(connections: Connections, log_filter: LogFilter | None) -> None:
+def _end(connections: Connections, log_filters: Iterable[LogFilter]) -> None:
     connections.close()
-    if log_filter is not None:
+    for log_filter in log_filters:
         log_filter.remove()

@@ -13,7 +13,8 @@ from typing import Any
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import PositionError
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB, Row
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
+from pytest_pot.engines.server.answers import Row
 from pytest_pot.engines.server.completions import PATH, CompletionsEngine, choice_of, same_ids
 from pytest_pot.engines.server.engine import ServerModel
 from pytest_pot.engines.tokens import Tokens

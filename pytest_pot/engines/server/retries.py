@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -85,34 +85,43 @@ def _seconds(retry_after: str | None) -> float:
         return 0.0
 
 
-def failure_of(error: Exception, exchange: Exchange, timeout: float) -> Failed:
-    """Why no answer began."""
+def failure_of(error: Exception, exchange: Exchange, timeout: float, hide: Callable[[str], str]) -> Failed:
+    """Why no answer began. ``hide``: takes secrets out of a text."""
     import httpcore2
+    import httpx2
 
+    proxy = None if exchange.connected else exchange.proxy
+    check = "Is the address right?" if proxy is None else f"Does the proxy run, and is {proxy.setting} right?"
     if isinstance(error, httpcore2.ConnectError | OSError):
         refused = any(isinstance(each, ConnectionRefusedError) for each in _chain(error))
-        why = "nobody listens there, or not yet (connection refused)" if refused else _text(error)
-        return Failed(f"cannot connect: {why}. Is the server running, and is the address right?", refused=refused)
+        why = "nobody listens there, or not yet (connection refused)" if refused else _text(error, hide)
+        check = "Is the server running, and is the address right?" if proxy is None else check
+        return Failed(f"cannot connect: {why}. {check}", refused=refused)
+    if isinstance(error, httpx2.InvalidURL | UnicodeError):  # of a host's name
+        return Failed(f"cannot connect: {_text(error, hide)}. {check}")
     if isinstance(error, httpcore2.ConnectTimeout):
-        return Failed(f"cannot connect: no answer within {min(timeout, CONNECT_S):g} s. Is the address right?")
+        return Failed(f"cannot connect: no answer within {min(timeout, CONNECT_S):g} s. {check}")
     if isinstance(error, httpcore2.TimeoutException):
         return Failed(_why_late(timeout))
+    if isinstance(error, httpcore2.ProxyError):
+        hint = exchange.proxy.hint if exchange.proxy is not None and str(error).startswith("407") else ""
+        return Failed(f"got no answer: the proxy does not connect to the server, but answered {_text(error, hide)}{hint}")
     # Servers close connections that are idle for a while, and one may do so just when we send. It said nothing, so asking again
     # hides nothing.
     dropped = not exchange.connected and not exchange.received
-    return Failed(f"got no answer: {_text(error)}. Did the server stop?", dropped=dropped)
+    return Failed(f"got no answer: {_text(error, hide)}. Did the server stop?", dropped=dropped)
 
 
-def why_cut(error: Exception, exchange: Exchange, timeout: float) -> str:
-    """Why an answer did not end."""
+def why_cut(error: Exception, exchange: Exchange, timeout: float, hide: Callable[[str], str]) -> str:
+    """Why an answer did not end. ``hide``: takes secrets out of a text."""
     import httpcore2
     import httpx2
 
     if isinstance(error, httpcore2.TimeoutException):
         return f"{_why_late(timeout)} ({exchange.received} bytes came)"
     if isinstance(error, httpx2.DecodingError):
-        return f"what it compressed cannot be read: {_text(error)}"
-    return f"was cut off after {exchange.received} bytes: {_text(error)}"
+        return f"what it compressed cannot be read: {_text(error, hide)}"
+    return f"was cut off after {exchange.received} bytes: {_text(error, hide)}"
 
 
 def _why_late(timeout: float) -> str:
@@ -125,5 +134,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _text(error: Exception) -> str:
-    return shorten(" ".join(str(error).split()).rstrip("."), _SHOWN) or type(error).__name__
+def _text(error: Exception, hide: Callable[[str], str]) -> str:
+    """What another library says, which may hold what the server answered."""
+    return shorten(" ".join(hide(str(error)).split()).rstrip("."), _SHOWN) or type(error).__name__

@@ -16,8 +16,8 @@ import numpy as np
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Level, PositionError
-from pytest_pot.engines.distributions import Ints, TopK
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB, Row
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB, Ints, TopK
+from pytest_pot.engines.server.answers import Row
 from pytest_pot.engines.server.completions import seed_of
 from pytest_pot.engines.server.engine import ServerEngine, ServerModel
 from pytest_pot.engines.server.given_ids import GivenRows, read_at

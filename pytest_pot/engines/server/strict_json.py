@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -22,8 +23,11 @@ class _Repeating(dict[str, Any]):
     repeated: str
 
 
-def parse(content: bytes | str) -> Any:
+def parse(content: bytes | str, hide: Callable[[str], str] = str) -> Any:
     """What ``content`` says. ``NaN`` and ``Infinity``, which are no JSON, become numbers: whoever reads them can say where.
+
+    Args:
+        hide: takes secrets out of a name before it is shortened for a message: a part of a secret is not found.
 
     Raises:
         ValueError: it is no JSON, has a name twice in one object, or is nested too deep; with what is wrong, as a clause.
@@ -54,7 +58,7 @@ def parse(content: bytes | str) -> Any:
             value = json.loads(content, object_pairs_hook=of_pairs)
         if repeating:
             first = repeating[0]
-            raise ValueError(f"{shorten(repr(first.repeated), 60)} is there twice{_place(value, first)}")
+            raise ValueError(f"{shorten(repr(hide(first.repeated)), 60)} is there twice{_place(value, first, hide)}")
     except RecursionError:
         raise ValueError("its parts are nested too deep") from None
     except UnicodeDecodeError:
@@ -79,7 +83,7 @@ def _count_names(value: Any) -> int:
 _HOLDERS = (dict, list)
 
 
-def _place(value: Any, wanted: object) -> str:
+def _place(value: Any, wanted: object, hide: Callable[[str], str]) -> str:
     """Where ``wanted`` is in ``value``: ``" in choices[0].logprobs[7]"``; empty at the top."""
     waiting = [(value, "")]
     while waiting:
@@ -87,7 +91,7 @@ def _place(value: Any, wanted: object) -> str:
         if part is wanted:
             return f" in {path.removeprefix('.')}" if path else ""
         if isinstance(part, dict):
-            waiting += [(each, f"{path}.{shorten(name, 40)}") for name, each in part.items()]
+            waiting += [(each, f"{path}.{shorten(hide(name), 40)}") for name, each in part.items()]
         elif isinstance(part, list):
             waiting += [(each, f"{path}[{index}]") for index, each in enumerate(part)]
     return ""

@@ -10,7 +10,8 @@ from typing import Any
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import PositionError
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB, Row
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
+from pytest_pot.engines.server.answers import Row
 from pytest_pot.engines.server.completions import PATH, CompletionsEngine, choice_of, same_ids
 from pytest_pot.engines.server.engine import ServerModel
 from pytest_pot.engines.server.http import Client
@@ -32,6 +33,10 @@ class VllmEngine(CompletionsEngine):
 
     They are the log-probabilities of the model itself, whatever the temperature of the request is. Each request is one prompt:
     the server makes batches by itself of what comes side by side, and an error is about one prompt.
+
+    Its level stays the server's own top-k also where the server tells its whole vocabulary (``--max-logprobs -1``). So the
+    preset ``fastest`` is refused, which needs ids of our choice. Those take ``--enable-scale-out``, and
+    :class:`~pytest_pot.engines.server.vllm_given_ids.VllmGivenIdsEngine`.
     """
 
     title = "vLLM"

@@ -14,6 +14,7 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Level
 from pytest_pot.engines.distributions import Floats, Ints, TopK
+from pytest_pot.engines.server.checks import SAME
 from pytest_pot.engines.server.completions import same_ids
 from pytest_pot.engines.server.engine import ServerModel
 from pytest_pot.engines.server.given_ids import GivenRows, read_at
@@ -25,8 +26,6 @@ __all__ = ["VllmGivenIdsEngine", "engine"]
 _PATH = "/inference/v1/generate"
 _REFUSED = (400, 403, 404, 405, 422, 501)
 _PROBE = Tokens((0, 0), 1)
-_SAME = 1e-3
-"""How far apart two log-probabilities of the same id may be in one answer."""
 
 
 class VllmGivenIdsEngine(VllmEngine):
@@ -100,7 +99,7 @@ def _agrees(answer: Any, model: ServerModel) -> bool:
         row = prompt_rows(answer, _PROBE, 1, model.client.url)[0]
     except PotError:
         return False
-    return numbers.shape == (1, 1) and isinstance(row.target, float) and abs(numbers[0, 0] - row.target) <= _SAME
+    return numbers.shape == (1, 1) and isinstance(row.target, float) and abs(numbers[0, 0] - row.target) <= SAME
 
 
 def _asking(name: str, tokens: Tokens, ids: Ints) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_pot.engines.base import PositionError
-from pytest_pot.engines.distributions import Floats
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB, Row, top_k_of
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB, Floats
+from pytest_pot.engines.server.answers import Row, top_k_of
 
 VOCAB = 50
 
@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[Row, str]] = {
         "told -9999 as the log-probability of the continuation's token",
     ),
     "lowest float32": (changed(9, -3.4028234663852886e38), "which stands for minus infinity"),
-    "hundreds of digits": (changed(0, -(10**400)), "told inf as the log-probability"),
+    "hundreds of digits": (changed(0, -(10**400)), "told -inf as the log-probability"),
     "positive": (
         changed(0, 0.5),
         "told 0.5 as the log-probability of one of its likeliest ids, and",

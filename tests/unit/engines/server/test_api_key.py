@@ -19,6 +19,7 @@ import pytest
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.server.api_key import ApiKey
+from pytest_pot.engines.server.hiding import Secret
 from pytest_pot.engines.server.http import Client
 
 from .local_server import Reply, Sent, running
@@ -199,3 +200,54 @@ def test_the_key_is_hidden_wherever_it_is_cut(key: str) -> None:
             Client(server.url).get("/x")
         assert "sk-" not in str(error.value)
     assert sys.exc_info() == (None, None, None)
+
+
+LONG = "sk-" + "sesame0123456789" * 3
+
+
+CUT: dict[str, tuple[Callable[[str, int], Reply], range]] = {
+    "Location": (
+        lambda told, before: Reply(b"", 302, {"location": f"http://x/{'a' * before}/{told}"}),
+        range(230, 300, 7),
+    ),
+    "a name twice": (
+        lambda told, before: Reply(f'{{"{"n" * before}{told}": 1, "{"n" * before}{told}": 2}}'.encode()),
+        range(0, 60, 7),
+    ),
+    "a place": (
+        lambda told, before: Reply(f'{{"{"n" * before}{told}": {{"a": 1, "a": 2}}}}'.encode()),
+        range(0, 40, 7),
+    ),
+    "the start of a body": (
+        lambda told, before: Reply(b" " * before + told.encode() + b" x" * 500, 500),
+        range(2200, 2410, 11),
+    ),
+    "no HTTP": (
+        lambda told, before: Reply(raw=lambda peer: peer.sendall(b"?" * before + told.encode() + b"\r\n\r\n")),
+        range(220, 310, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", [LONG, base64.b64encode(f"Bearer {LONG}".encode()).decode()])
+@pytest.mark.parametrize(("reply", "cuts"), CUT.values(), ids=CUT)
+def test_no_part_of_it_is_shown_where_a_text_is_cut(
+    form: str, reply: Callable[[str, int], Reply], cuts: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POT_API_KEY", LONG)
+    pieces = [form[start : start + 6] for start in range(len(form) - 6)]
+    for before in cuts:
+
+        def app(sent: Sent, before: int = before) -> Reply:
+            return reply(form, before)
+
+        with running(app) as server, pytest.raises(PotError) as error:
+            Client(server.url, timeout=5).get("/x")
+        assert not any(piece in str(error.value) for piece in pieces), before
+
+
+def test_a_short_key_beside_a_long_one_changes_no_answer() -> None:
+    secret = Secret("test", "user:test")
+    assert secret.is_in(b'["user:test"]')
+    assert secret.hide_in(["user:test", "tests"]) == ["***", "tests"]
+    assert secret.hide("user:test tests") == "*** ***s"

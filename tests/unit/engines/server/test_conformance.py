@@ -9,8 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import ScoringConfig
 from pytest_pot.engines.base import Level, level_of
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
 from pytest_pot.engines.registry import load_model, opened
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB
 from pytest_pot.testing import EngineProblems, check_engine
 
 from ...models import changed, tiny

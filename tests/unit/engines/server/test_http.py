@@ -378,7 +378,7 @@ def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypat
     stopped = threading.Event()
     exchange = connections.Exchange(5.0, stopped.is_set)
     with serve(lambda sent: Reply({})) as server:
-        pool = connections.Connections(address.parse(server.url), most=1)
+        pool = connections.Connections(address.parse(server.url), None, most=1)
         connect = pool._sockets._system.connect_tcp
 
         def connect_and_stop(*arguments: Any) -> Any:
@@ -574,3 +574,30 @@ def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(PotError) as error:
         Client("http://127.0.0.1:1")
     assert str(error.value) == ("a server needs the package httpx2, which is not installed: pip install 'pytest-pot[server]'")
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "missing"])
+def test_certificates_that_cannot_be_read_are_said(variable: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "certificates.pem"
+    if variable != "missing":
+        path.write_text("none")
+    monkeypatch.setenv("SSL_CERT_FILE", str(path))
+    with pytest.raises(PotError) as error:
+        Client("https://127.0.0.1:1")
+    start = (
+        "https://127.0.0.1:1 is asked with encryption, and the certificates that this machine trusts cannot be read from "
+        f"SSL_CERT_FILE={str(path)!r}, an environment variable: "
+    )
+    assert str(error.value).startswith(start)
+    assert "\n" not in str(error.value)
+    monkeypatch.setenv("https_proxy", "https://proxy.example:3128")
+    monkeypatch.setenv("http_proxy", "https://proxy.example:3128")
+    with pytest.raises(PotError, match=r"https://proxy\.example:3128 is asked with encryption"):
+        Client("http://models.example")
+
+
+@pytest.mark.parametrize("host", ["1.1.999.0", "9991xn--.", "z0_xn--255"])
+def test_a_name_that_no_host_has_is_said(host: str) -> None:
+    told = error_of(Client(f"http://{host}:80", timeout=5, name=NAME))
+    assert told.startswith(f"{NAME}: POST http://{host}:80/x cannot connect: ")
+    assert "is the address right?" in told.lower()

@@ -11,8 +11,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
 from pytest_pot.engines.registry import load_model, opened
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB
 from pytest_pot.engines.server.openai import OpenAiEngine, echoed_rows
 from pytest_pot.engines.tokens import Tokens
 

@@ -12,11 +12,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import Baseline, PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.base import Level, PositionError, level_of
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB
 from pytest_pot.engines.registry import load_model, opened
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB
 from pytest_pot.engines.server.vllm import VllmEngine, prompt_rows
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.gates.verdict.evidence import refuse_unseen
+from pytest_pot.gates.verdict.limits import identity_limits
+from pytest_pot.gates.verdict.settings import ScoreSettings
 
 from ...models import VOCAB, changed, tiny
 from .exchanges import Replay, exchange, names
@@ -228,10 +230,13 @@ def test_a_server_that_tells_too_few_ids_is_refused_with_the_flag(
     scorer = TeacherForcedScorer(ScoringConfig(top_k=60))
     with engine_of(PlayingVllm(model, max_logprobs=2)) as candidate:
         report = scorer.score_batch(model, candidate, prompts, tokenizer)
+    settings = ScoreSettings(
+        gate="pot_identity", preset="auto", config=scorer.config, limits=identity_limits("tv", max_score=0.01)
+    )
     with pytest.raises(PotError, match=r"restart it with --max-logprobs N"):
-        refuse_unseen(report)
+        refuse_unseen(report, settings)
     with engine_of(PlayingVllm(model, max_logprobs=80)) as candidate:
-        refuse_unseen(scorer.score_batch(model, candidate, prompts, tokenizer))
+        refuse_unseen(scorer.score_batch(model, candidate, prompts, tokenizer), settings)
 
 
 def test_the_whole_vocabulary_is_refused_where_it_is_not_told(
