@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_pot.core.text import number, shorten
 from pytest_pot.testing.case import Case
-from pytest_pot.testing.cut_sampling import Cuts, flattest_contexts
+from pytest_pot.testing.cut_sampling import Cuts, Parts, flattest_contexts
 
 __all__ = ["check_sampling"]
 
@@ -129,17 +129,17 @@ def _check_distribution(
 def _check_cuts(case: Case, contexts: Sequence[list[int]], samples: Sequence[Sequence[list[int]]]) -> None:
     """Whether all of the vocabulary is sampled from."""
     cuts = Cuts(case.limit)
-    for seed in samples:
-        for context, sample in zip(contexts, seed, strict=True):
-            cuts.add(case.oracle.of_sequence([*context, *sample], len(context)), sample)
+    for sampled in samples:
+        for context, sample in zip(contexts, sampled, strict=True):
+            cuts.add(Parts(case.oracle.of_sequence([*context, *sample], len(context))), sample)
     if problem := cuts.problem():
         case.problems.append(problem)
         return
-    flattest, log_probs, n_rounds = flattest_contexts(case.oracle, _FLATTEST, case.limit)
+    flattest, parts, n_rounds = flattest_contexts(case.oracle, _FLATTEST, case.limit)
     for seed in range(2, 2 + n_rounds):
         tokens = _sampled(case, flattest, 1, seed)
         if tokens is None:
             return
-        cuts.add(log_probs, [sample[0] for sample in tokens])
+        cuts.add(parts, [sample[0] for sample in tokens])
     if problem := cuts.problem():
         case.problems.append(problem)

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot.engines.distributions import Floats
-from pytest_pot.testing.cut_sampling import Cuts
+from pytest_pot.testing.cut_sampling import Cuts, Parts
 from pytest_pot.testing.oracle import log_softmax
 
 from ..models import tiny
@@ -75,26 +75,26 @@ def test_a_right_sampler_is_not_suspected() -> None:
     for _ in range(400):
         log_probs = log_softmax(generator.normal(scale=generator.choice([0.5, 2.0, 6.0]), size=(150, 50)))
         cuts = Cuts(0.0)
-        cuts.add(log_probs, drawn(generator, log_probs))
+        cuts.add(Parts(log_probs), drawn(generator, log_probs))
         assert cuts.problem() is None
 
 
 def test_evidence_is_the_probability_that_a_right_sampler_stays_inside() -> None:
     log_probs = np.log(np.tile([0.5, 0.3, 0.15, 0.05], (120, 1)))
     cuts = Cuts(0.0)
-    cuts.add(log_probs, [0, 1] * 60)
+    cuts.add(Parts(log_probs), [0, 1] * 60)
     problem = cuts.problem()
     assert problem is not None
     assert "all 120 tokens are among the 2 likeliest" in problem
     assert f"a probability of {0.8**120:.3g}" in problem
-    cuts.add(log_probs[:1], [3])  # one token outside rules the cut out
+    cuts.add(Parts(log_probs[:1]), [3])  # one token outside rules the cut out
     assert cuts.problem() is None
 
 
 def test_rounding_explains_some_evidence() -> None:
     log_probs = np.log(np.tile([0.5, 0.3, 0.15, 0.05], (120, 1)))
     coarse = Cuts(0.2)
-    coarse.add(log_probs, [0, 1] * 60)
+    coarse.add(Parts(log_probs), [0, 1] * 60)
     assert coarse.problem() is None
 
 
