@@ -24,9 +24,9 @@ _FALSE_ALARM = 5e-7
 """How likely it is, at most, that a right sampler looks as if it was cut in any of these ways."""
 _NEEDED = -float(np.log(_FALSE_ALARM / (len(_SHARES) + len(_NUMBERS))))
 """The nats of evidence that one way needs."""
-_COMMON_SHARE = 0.9
-"""The mildest top-p that has to be found."""
-_ENOUGH = 1.4
+_MILDEST = len(_NUMBERS) + _SHARES.index(0.9)
+"""The mildest cut that has to be found, among all."""
+_ENOUGH = 1.25
 """How many times the evidence that is needed should be collected: the parts are coarse, and rounding takes some of it."""
 _MOST_ROUNDS = 12
 
@@ -85,6 +85,11 @@ class Cuts:
         )
         self._nats += parts.nats(self._rounding).sum(axis=1)
 
+    @property
+    def known(self) -> float:
+        """The nats of evidence against the mildest cut that has to be found; infinite where a token rules it out."""
+        return float(self._nats[_MILDEST]) if self._holds[_MILDEST] else float("inf")
+
     def problem(self) -> str | None:
         """What is wrong, with the cut that explains the tokens best; None if nothing is."""
         names = [f"among the {k} likeliest" for k in _NUMBERS]
@@ -100,10 +105,11 @@ class Cuts:
         )
 
 
-def flattest_contexts(oracle: Oracle, most: int, rounding: float) -> tuple[list[list[int]], Parts, int]:
+def flattest_contexts(oracle: Oracle, most: int, rounding: float, known: float) -> tuple[list[list[int]], Parts, int]:
     """The different contexts after which the next token is least certain, and how often to continue each by one token.
 
-    One token after each tells most of a cut, and the model has already read these contexts.
+    One token after each tells most of a cut, and the model has already read these contexts. ``known``: the nats of evidence
+    against the mildest cut that there are already.
     """
     log_probs = oracle.log_probs()
     rows: dict[tuple[int, ...], int] = {}
@@ -111,8 +117,8 @@ def flattest_contexts(oracle: Oracle, most: int, rounding: float) -> tuple[list[
         tokens = oracle.batch[index]
         rows.setdefault(tokens.ids[: tokens.prompt_len + j], row)
     contexts, chosen = [list(context) for context in rows], np.array(list(rows.values()))
-    nats = Parts(log_probs[chosen]).nats(rounding)[len(_NUMBERS) + _SHARES.index(_COMMON_SHARE)]
+    nats = Parts(log_probs[chosen]).nats(rounding)[_MILDEST]
     order = np.argsort(-nats, kind="stable")[:most]
-    rounds = _ENOUGH * _NEEDED / max(float(nats[order].sum()), 1e-9)
-    n_rounds = min(_MOST_ROUNDS, int(np.ceil(rounds)))
+    rounds = (_ENOUGH * _NEEDED - known) / max(float(nats[order].sum()), 1e-9)
+    n_rounds = max(0, min(_MOST_ROUNDS, int(np.ceil(rounds))))
     return [contexts[int(index)] for index in order], Parts(log_probs[chosen[order]]), n_rounds

@@ -135,7 +135,9 @@ def _check_cuts(case: Case, contexts: Sequence[list[int]], samples: Sequence[Seq
     if problem := cuts.problem():
         case.problems.append(problem)
         return
-    flattest, parts, n_rounds = flattest_contexts(case.oracle, _FLATTEST, case.limit)
+    if cuts.known == float("inf"):  # a token was outside, as with most right samplers
+        return
+    flattest, parts, n_rounds = flattest_contexts(case.oracle, _FLATTEST, case.limit, cuts.known)
     for seed in range(2, 2 + n_rounds):
         tokens = _sampled(case, flattest, 1, seed)
         if tokens is None:
