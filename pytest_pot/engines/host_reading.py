@@ -10,13 +10,33 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.base import Engine, GivenIds
+from pytest_pot.engines.base import Engine, GivenIds, PositionError
 from pytest_pot.engines.distributions import Ints, StoredArrays, TopK
 from pytest_pot.engines.pytorch.transfer import rows_to_device, to_device
 from pytest_pot.engines.tensors import Distributions, as_distributions
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["HostReading", "StoredReading"]
+__all__ = ["HostReading", "StoredReading", "refuse_foreign_ids"]
+
+
+def refuse_foreign_ids(top: TopK, batch: Sequence[Tokens], engine: Engine) -> None:
+    """Raise :class:`PositionError` if ``engine`` said ids that are none of its vocabulary; ``top``: its answer for ``batch``.
+
+    Arrays would take a negative id for one that counts from their end.
+    """
+    for name, ids in (("ids", top.ids), ("top_ids", top.top_ids)):
+        if ids is None or not ids.size or (ids.min() >= 0 and ids.max() < top.vocab_size):
+            continue
+        rows = ids.reshape(len(ids), -1)
+        wrong = (rows < 0) | (rows >= top.vocab_size)
+        row = int(wrong.any(axis=1).argmax())
+        prompt, position = [(i, j) for i, tokens in enumerate(batch) for j in range(tokens.n_positions)][row]
+        raise PositionError(
+            f"the engine {type(engine).__name__} ({engine.label}) returned the id {int(rows[row][wrong[row]][0])} in {name}, "
+            f"but its vocabulary has 0 to {int(top.vocab_size) - 1}",
+            position,
+            prompt,
+        )
 
 
 class HostReading:
@@ -45,7 +65,7 @@ class HostReading:
 
     @property
     def vocab_size(self) -> int:
-        return self._likeliest.vocab_size
+        return int(self._likeliest.vocab_size)
 
     @property
     def partial(self) -> bool:
@@ -57,7 +77,9 @@ class HostReading:
     @property
     def _likeliest(self) -> TopK:
         if self._top is None:
-            self._top = self._engine.top_k(self._batch, self._k)
+            top = self._engine.top_k(self._batch, self._k)
+            refuse_foreign_ids(top, self._batch, self._engine)
+            self._top = top
         return self._top
 
     def at(self, ids: Tensor, size: int) -> Distributions:  # noqa: ARG002 - the engine checks them
@@ -65,7 +87,9 @@ class HostReading:
 
     def _read_at(self, ids: Ints | int) -> TopK:
         assert self._at is not None, "an engine that knows only its own likeliest ids is not asked for others"
-        return self._at(self._batch, ids)
+        top = self._at(self._batch, ids)
+        refuse_foreign_ids(top, self._batch, self._engine)
+        return top
 
     def n_shared(self, size: int) -> int:
         if self._top is None:

@@ -34,7 +34,8 @@ def fitter(config: ScoringConfig, encoded: Sequence[Encoded], reference: Engine,
     The function raises :class:`PotError` if a continuation leaves no room for its prompt, or sampling one runs out of memory.
     """
     limits = [config.max_length, reference.max_positions, limit]
-    max_length = min(limit for limit in limits if limit is not None)
+    # Engines may give NumPy scalars; a recording keeps plain integers.
+    max_length = int(min(limit for limit in limits if limit is not None))
     n_positions = config.positions_per_prompt
 
     def tokens_of(index: int) -> Tokens:
@@ -42,9 +43,10 @@ def fitter(config: ScoringConfig, encoded: Sequence[Encoded], reference: Engine,
         if continuation is None:
             start = fit(index, context, [0] * n_positions, max_length).ids[:-n_positions]
             try:
-                [continuation] = reference.sample([start], n_positions, _SEED)
+                [sampled] = reference.sample([start], n_positions, _SEED)
             except OutOfMemory as error:
                 raise does_not_fit(config, index, len(start) + n_positions, n_positions, error) from error
+            continuation = [int(token) for token in sampled]
         return fit(index, context, continuation[:n_positions], max_length)
 
     return tokens_of

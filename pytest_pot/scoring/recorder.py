@@ -13,6 +13,7 @@ from pytest_pot.baseline.recorded import Recorded, RecordedSuite, position_start
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Floats, certainly_clear
+from pytest_pot.engines.host_reading import refuse_foreign_ids
 from pytest_pot.engines.tensors import ReferenceReading, block_height, device_for_cells, reads
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
@@ -47,7 +48,8 @@ def record(
     """Run ``reference`` on all ``prompts``, and return its distributions as a file stores them.
 
     Raises:
-        PotError: a log-probability is NaN or infinite, or one prompt alone does not fit into memory.
+        PotError: a log-probability is NaN or infinite, an id is outside the vocabulary, or one prompt alone does not fit into
+            memory.
     """
     vocab_size = 0
     device = device_for_cells([reference])
@@ -59,7 +61,7 @@ def record(
         with memory_errors(f"the recording on {device}"), named_prompts(prompts, batch):
             if config.top_k is None and reads(reference):
                 reading = reference.reading(batch_tokens, device)
-                vocab_size = reading.vocab_size
+                vocab_size = int(reading.vocab_size)  # an engine may give a NumPy scalar, which JSON does not know
                 height = block_height(len(reading), vocab_size, device)
                 whole, magnitude = _whole_vocabulary(reading, batch_tokens, height)
                 not_finite(magnitude, "reference", prompts, tokens, batch)
@@ -67,7 +69,8 @@ def record(
                     suite.put(index, whole.rows(*part))
                 return _Done(len(batch))
             top = reference.top_k(batch_tokens, config.top_k)
-            vocab_size = top.vocab_size
+            vocab_size = int(top.vocab_size)
+            refuse_foreign_ids(top, batch_tokens, reference)
             if config.top_k is None:
                 refuse_partial(top, "reference", reference)
                 top = top.in_order()

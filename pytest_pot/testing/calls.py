@@ -23,8 +23,10 @@ _AGAIN = 1 / 3
 
 
 class Answers:
-    """What an engine said of the prompts: alone, together, in reverse order, and together again. Rows in the batch's "
-    "order."""
+    """What an engine said of the prompts: alone, together, in reverse order, and together again.
+
+    The rows are in the batch's order.
+    """
 
     def __init__(self, alone: TopK, batch: TopK, backwards: TopK, again: TopK, k: int) -> None:
         self.alone, self.batch, self.backwards, self.again, self.k = alone, batch, backwards, again, k

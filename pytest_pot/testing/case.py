@@ -52,7 +52,8 @@ class Case:
     def top_k(self, batch: Sequence[Tokens], k: int | None) -> tuple[TopK, Call] | None:
         """The answer, a copy; None if it has problems of form, which are noted."""
         most = self.vocab_size if k is None else min(k, self.vocab_size)
-        call = Call(f"top_k({prompts(batch)}, k={k})", batch, most if self.gives_ids else 1, most, self.vocab_size)
+        fewest = most if self.gives_ids else 1
+        call = Call(f"top_k({prompts(batch)}, k={k})", batch, fewest, most, self.vocab_size, not self.gives_ids)
         return self._answer(call, lambda: self.engine.top_k(batch, k))
 
     def at(self, ids: Ints | int, name: str, method: str = "at") -> tuple[TopK, Call] | None:
@@ -82,7 +83,7 @@ class Case:
 
 
 def prompts(batch: Sequence[Tokens]) -> str:
-    """``"7 prompts"``; a single one with its size, which tells it from others."""
+    """``"8 prompts"``; a single one with its size, which tells it from others."""
     return count(len(batch), "prompt") if len(batch) != 1 else f"1 prompt of {count(batch[0].prompt_len, 'token')}"
 
 

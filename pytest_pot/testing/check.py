@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -46,7 +47,7 @@ def check_engine(
         engine: what ``top_k``, ``sample`` and, where it has them, ``at``, ``decode`` and ``reading`` are called of.
         model: the model that it serves: any module whose forward returns logits [batch, length, vocab]. Not changed.
         tokenizer: encodes the prompts.
-        prompts: the texts to ask about; by default seven short ones of different lengths. Where a prompt has no continuation,
+        prompts: the texts to ask about; by default eight short ones of different lengths. Where a prompt has no continuation,
             its last tokens are.
         tolerance: the mean total variation that rounding may cause, between 0 and 1. The default is enough for an engine that
             computes in bfloat16; one with weights in 8 or 4 bit is farther from a float32 model. A mistake that explains a
@@ -64,7 +65,7 @@ def check_engine(
     problems = _members(engine, model)
     if problems.fatal:
         raise EngineProblems(name, problems.texts)
-    limits = [each for each in (engine.max_positions, max_positions(model)) if each is not None]
+    limits = [int(each) for each in (engine.max_positions, max_positions(model)) if each is not None]
     batch = tokens_of(tokenizer, prompts, min(limits, default=None))
     _refuse_other_tokenizer(model, max(max(tokens.ids) for tokens in batch))
     oracle = Oracle(model, batch)
@@ -119,7 +120,7 @@ def _members(engine: Any, model: nn.Module) -> _Members:
         )
         found.fatal = not isinstance(engine.label, str)
     own, limit = engine.max_positions, max_positions(model)
-    if own is not None and (isinstance(own, bool) or not isinstance(own, int) or own < 2):
+    if own is not None and (isinstance(own, bool) or not isinstance(own, int | np.integer) or own < 2):
         found.texts.append(
             f"max_positions is {own!r}: it has to be the longest sequence in tokens, or None where there is no limit"
         )

@@ -8,11 +8,14 @@ import numpy as np
 
 from pytest_pot.core.text import number, shorten
 from pytest_pot.testing.case import Case
+from pytest_pot.testing.cut_sampling import Cuts, Parts, flattest_contexts
 
 __all__ = ["check_sampling"]
 
 _N_TOKENS = 12
 _MOST_CONTEXTS = 4
+_FLATTEST = 24
+"""Contexts that are continued by a single token, again and again, to see whether the vocabulary is cut."""
 _IMPROBABLE = 1e-3
 """Samples of two seeds may be equal where the model is nearly certain: with a probability above this, that is no evidence."""
 _SIGMAS = 5.0
@@ -46,7 +49,10 @@ def check_sampling(case: Case) -> None:
             f"sample depends on a context's neighbours: {_difference(first[-1:], alone)} beside others and alone. Derive the "
             "random numbers from the seed and the context's ids, not from its place in the list"
         )
+    before = len(case.problems)
     _check_distribution(case, contexts, first, other)
+    if case.right and len(case.problems) == before:
+        _check_cuts(case, contexts, (first, other))
 
 
 def _sampled(case: Case, contexts: Sequence[Sequence[int]], n_tokens: int, seed: int) -> list[list[int]] | None:
@@ -118,3 +124,24 @@ def _check_distribution(
         else:
             text = "too likely: is the temperature lower than 1, or the vocabulary cut (top-k, top-p)?"
         case.problems.append(f"sample does not follow the model at temperature 1: {figures}; {text}")
+
+
+def _check_cuts(case: Case, contexts: Sequence[list[int]], samples: Sequence[Sequence[list[int]]]) -> None:
+    """Whether all of the vocabulary is sampled from."""
+    cuts = Cuts(case.limit)
+    for sampled in samples:
+        for context, sample in zip(contexts, sampled, strict=True):
+            cuts.add(Parts(case.oracle.of_sequence([*context, *sample], len(context))), sample)
+    if problem := cuts.problem():
+        case.problems.append(problem)
+        return
+    if cuts.known == float("inf"):  # a token was outside, as with most right samplers
+        return
+    flattest, parts, n_rounds = flattest_contexts(case.oracle, _FLATTEST, case.limit, cuts.known)
+    for seed in range(2, 2 + n_rounds):
+        tokens = _sampled(case, flattest, 1, seed)
+        if tokens is None:
+            return
+        cuts.add(parts, [sample[0] for sample in tokens])
+    if problem := cuts.problem():
+        case.problems.append(problem)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_pot.core.text import count, some_of
 from pytest_pot.engines.distributions import TopK
+from pytest_pot.engines.server.answers import UNKNOWN_VOCAB
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Call", "named_row", "structure_problems"]
@@ -24,12 +25,14 @@ class Call:
     """What an engine was asked."""
 
     name: str
-    """For people: ``"top_k(7 prompts, k=20)"``."""
+    """For people: ``"top_k(8 prompts, k=20)"``."""
     batch: Sequence[Tokens]
     fewest: int
     """The fewest ids per position that the answer may have."""
     most: int
     vocab_size: int
+    may_not_know_size: bool = False
+    """Whether an answer may say :data:`~pytest_pot.engines.server.answers.UNKNOWN_VOCAB` as the size of its vocabulary."""
 
     @property
     def n(self) -> int:
@@ -78,7 +81,7 @@ def _types(top: TopK, call: Call) -> list[str]:
             )
     if isinstance(top.vocab_size, bool) or not isinstance(top.vocab_size, int | np.integer):
         problems.append(f"{call.name} returned {_kind(top.vocab_size)} as vocab_size: it has to be an int")
-    elif top.vocab_size != call.vocab_size:
+    elif top.vocab_size != call.vocab_size and not (call.may_not_know_size and top.vocab_size == UNKNOWN_VOCAB):
         problems.append(
             f"{call.name} returned vocab_size {top.vocab_size}, but the model has logits for {call.vocab_size} ids. Count "
             "the "

@@ -23,8 +23,10 @@ _TEXTS = (
     Prompt("It was a dark and stormy night; the rain fell in torrents, except at", " occasional intervals"),
     Prompt("1 + 1 = 2, 2 + 2 =", " 4, 4 + 4 = 8"),
     Prompt("Once", " upon a time there was"),
+    Prompt("1 + 1 = 2, 2 + 2 =", " 5, 3 + 3 = 6"),
 )
-"""Different lengths in no order, so that sorting shows; two are equal, and one begins with a single token."""
+"""Different lengths in no order, so that sorting shows; two are equal, and one begins with a single token. The last shares its
+context, but not its continuation, with those: a cache that goes by the context alone returns the rows of another."""
 _SINGLE_TOKEN = 6
 _SINGLE_POSITION = 4
 

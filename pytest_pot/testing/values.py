@@ -12,6 +12,7 @@ from pytest_pot.testing.case import Case
 from pytest_pot.testing.consistency import contradiction_problems, has_all_mass, order_problems, totals
 from pytest_pot.testing.diagnosis import BETTER, EXACT, best_explanation, where
 from pytest_pot.testing.distance import at_ids, distances, gathered, ids_of
+from pytest_pot.testing.leads import clear_problems, normaliser_problems
 from pytest_pot.testing.structure import Call, named_row
 
 __all__ = ["Checked", "check_values", "distances_from_model"]
@@ -61,6 +62,8 @@ def check_values(case: Case, top: TopK, call: Call, noise: float = 0.0) -> Check
             (_not_likeliest(case, top, call, missing_mass) if asked_likeliest else [])
             or contradiction_problems(top, call, likeliest=asked_likeliest)
             or _targets(case, top, call)
+            or (clear_problems(top, case.oracle, call) if "top_k" in call.name else [])
+            or normaliser_problems(top, case.oracle, call, _LOG_PER_TV * case.tolerance)
         )
     return Checked(float(apart.mean()), len(case.problems) == before)
 

@@ -92,12 +92,18 @@ class StepsReading:
 
 
 def cells_at(reading: Reading, ids: Tensor | Ints | int, device: torch.device) -> Distributions:
-    """The distributions at ``ids`` [n, m], or at the first m of the vocabulary, as far as it has so many."""
+    """The distributions at ``ids`` [n, m], or at the first m of the vocabulary, as far as it has so many.
+
+    Raises:
+        PotError: an id of an array is outside the vocabulary. Of a tensor only those that are too high are looked for.
+    """
     if isinstance(ids, int):
         first = reading.n_shared(ids)
         return Distributions.concatenate(list(reading.blocks(first, block_height(len(reading), first, device))))
     if isinstance(ids, Tensor):
         return reading.at(ids, int(ids.max()) + 1)
+    if (lowest := int(ids.min(initial=0))) < 0:  # an array on the host: the device need not be waited for
+        raise PotError(f"id {lowest} is in no vocabulary: ids count from 0")
     return reading.at(to_device(ids, device), int(ids.max(initial=0)) + 1)
 
 

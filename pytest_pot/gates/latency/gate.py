@@ -198,7 +198,8 @@ def _batch(settings: LatencySettings, encoded: Sequence[Encoded], engines: Mappi
     from pytest_pot.scoring.encoding import fit_all
 
     limits = [engine.max_positions for engine in engines.values()]
-    max_positions = min((limit for limit in limits if limit is not None), default=None)
+    # Engines may give NumPy scalars, which a report cannot hold.
+    max_positions = min((int(limit) for limit in limits if limit is not None), default=None)
     if settings.what != "decode":
         return fit_all(settings.config, encoded, engines.get("reference", engines["candidate"]), max_positions)
     length = min(settings.config.max_length, max_positions or settings.config.max_length)

@@ -317,3 +317,20 @@ class OneRowWrong(Right):
 class WrongWeights(Right):
     def forward(self, sequences: Sequence[Sequence[int]]) -> list[Floats]:
         return [np.roll(logits, 7, axis=1) for logits in super().forward(sequences)]
+
+
+class PrefixCache(Right):
+    """Keeps the rows of a prompt, whatever its continuation is."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.kept: dict[tuple[tuple[int, ...], int], Floats] = {}
+
+    def rows(self, batch: Sequence[Tokens]) -> Floats:
+        return np.concatenate([self.of_prompt(tokens) for tokens in batch])
+
+    def of_prompt(self, tokens: Tokens) -> Floats:
+        key = tokens.ids[: tokens.prompt_len], tokens.n_positions
+        if key not in self.kept:
+            self.kept[key] = super().rows([tokens])
+        return self.kept[key]

@@ -83,7 +83,7 @@ MISTAKES: dict[str, tuple[type[OwnTopK], str]] = {
     "first token dropped": (engines.DropsFirst, "drops the first token of every prompt"),
     "padding": (
         engines.SeesPadding,
-        "sees padding: prompts are right alone, and in a batch with longer ones 6 of 7 are wrong, but "
+        "sees padding: prompts are right alone, and in a batch with longer ones 7 of 8 are wrong, but "
         "not the longest, prompt 4 (69 tokens, 0)",
     ),
     "tail missing": (engines.TailMissing, "returned no tail: log_tail is None, but 77 of 97 ids are not among the cells"),
@@ -100,7 +100,7 @@ MISTAKES: dict[str, tuple[type[OwnTopK], str]] = {
     "temperature": (engines.Hot, "the logits are divided by a temperature of 1.3"),
     "least likely first": (
         engines.LeastLikelyFirst,
-        "is sorted wrongly: at 49 of 49 positions, the first at prompt 0, position 0, "
+        "is sorted wrongly: at 57 of 57 positions, the first at prompt 0, position 0, "
         "a less likely id comes before a likelier one; the least likely come first",
     ),
     "sorted by id": (engines.SortedById, "a less likely id comes before a likelier one; they are sorted by id"),
@@ -114,23 +114,27 @@ MISTAKES: dict[str, tuple[type[OwnTopK], str]] = {
     "an id twice": (engines.IdTwice, "returned the id 0 twice at prompt 0, position 0"),
     "not deterministic": (
         engines.Random,
-        "not deterministic: two calls of top_k(7 prompts, k=20) with the same batch differ by 0.0",
+        "not deterministic: two calls of top_k(8 prompts, k=20) with the same batch differ by 0.0",
     ),
     "prompts mixed up": (
         engines.Mixed,
         "positions are mixed up: the row of prompt 0, position 0, has the distribution of prompt "
-        "6, position 0, and 33 rows of 49 stand at a wrong place",
+        "6, position 0, and 41 rows of 57 stand at a wrong place",
     ),
     "sorted by length": (engines.Mixed, "; here prompts are sorted by length, and not put back"),
     "positions mixed up": (
         engines.ReversedPositions,
         "positions are mixed up: the row of prompt 0, position 0, has the distribution "
-        "of prompt 0, position 7, and 48 rows of 49",
+        "of prompt 0, position 7, and 56 rows of 57",
     ),
-    "keeps answers": (engines.StatefulCache, "top_k(7 prompts in reverse order, k=20): positions are mixed up"),
+    "keeps answers": (engines.StatefulCache, "top_k(8 prompts in reverse order, k=20): positions are mixed up"),
+    "goes by the prompt alone": (
+        engines.PrefixCache,
+        "positions are mixed up: the row of prompt 7, position 2, has the distribution of prompt 3, position 2",
+    ),
     "reuses arrays": (engines.ReusesArrays, "top_k writes into arrays that it returned before: log_probs of an answer changed"),
     "one position": (engines.OneRowWrong, "differs from the model at the first position of prompts"),
-    "other weights": (engines.WrongWeights, "differs from the model at all 49 positions"),
+    "other weights": (engines.WrongWeights, "differs from the model at all 57 positions"),
 }
 
 
@@ -307,12 +311,12 @@ class Raising(Right):
 def test_an_engine_that_raises_is_reported_with_the_call(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(EngineProblems) as raised:
         check_engine(Raising(model), model, tokenizer)
-    assert raised.value.problems == ("top_k(7 prompts, k=20) raised KeyError: 'lengths'",)
+    assert raised.value.problems == ("top_k(8 prompts, k=20) raised KeyError: 'lengths'",)
     assert isinstance(raised.value.__cause__, KeyError)
     assert isinstance(raised.value, PotError)
     assert isinstance(raised.value, AssertionError)
     assert str(raised.value) == (
-        "Raising (plain torch on cpu) has 1 problem:\n  1. top_k(7 prompts, k=20) raised KeyError: 'lengths'"
+        "Raising (plain torch on cpu) has 1 problem:\n  1. top_k(8 prompts, k=20) raised KeyError: 'lengths'"
     )
     assert pickle.loads(pickle.dumps(raised.value)).problems == raised.value.problems
 
@@ -348,10 +352,10 @@ class AtChanged(Right):
     [
         ("wraps", "at of the id 97, which is outside the vocabulary of 97, returned numbers: raise a PotError"),
         ("index error", "raised IndexError: index 97 is out of bounds. Raise a PotError that names the id"),
-        ("whole", "at(7 prompts, the first 20 ids) returned 97 ids at each position instead of 20"),
-        ("sorts", "at(7 prompts, the 20 likeliest ids) returned the ids ["),
-        ("no tail", "at(7 prompts, the 20 likeliest ids) returned no tail"),
-        ("own top-k", "at(7 prompts, 20 ids in no order) returned the ids ["),
+        ("whole", "at(8 prompts, the first 20 ids) returned 97 ids at each position instead of 20"),
+        ("sorts", "at(8 prompts, the 20 likeliest ids) returned the ids ["),
+        ("no tail", "at(8 prompts, the 20 likeliest ids) returned no tail"),
+        ("own top-k", "at(8 prompts, 20 ids in no order) returned the ids ["),
     ],
 )
 def test_mistakes_with_given_ids_are_named(
@@ -367,7 +371,7 @@ def test_log_probabilities_of_unlikely_ids_are_compared(tokenizer: PreTrainedTok
     assert problems(Right(model), model, tokenizer) == ()
     found = problems(AtChanged(model, "unlikely"), model, tokenizer)
     assert found
-    assert "at(7 prompts" in found[0]
+    assert "at(8 prompts" in found[0]
 
 
 class Samples(Right):
