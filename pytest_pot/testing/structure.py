@@ -8,8 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from pytest_pot.core.text import count, some_of
-from pytest_pot.engines.distributions import TopK
-from pytest_pot.engines.server.answers import UNKNOWN_VOCAB
+from pytest_pot.engines.distributions import UNKNOWN_VOCAB, TopK
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Call", "named_row", "structure_problems"]

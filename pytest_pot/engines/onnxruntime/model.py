@@ -14,7 +14,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import KeptFiles, state_of
 from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.core.hashing import digest
-from pytest_pot.core.text import some_of
+from pytest_pot.core.text import count, some_of
 from pytest_pot.engines.onnxruntime.files import chosen_graph, home_of, names_graph
 from pytest_pot.engines.onnxruntime.graph import GraphFacts, read_graph
 
@@ -51,7 +51,7 @@ class OnnxModel:
         missing = [file.name for file in self.files if not os.path.isfile(file)]
         if missing:
             raise PotError(
-                f"cannot load {what}: {path} keeps weights in {len(self.facts.files)} files beside it, of which "
+                f"cannot load {what}: {path} keeps weights in {count(len(self.facts.files), 'file')} beside it, of which "
                 f"{len(missing)} {'is' if len(missing) == 1 else 'are'} missing: {some_of(missing)}. Copy the whole folder"
             )
         _refuse_git_leftovers(self.files, what)

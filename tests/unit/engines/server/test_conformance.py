@@ -9,7 +9,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pytest_pot import ScoringConfig
 from pytest_pot.engines.base import Level, level_of
-from pytest_pot.engines.distributions import UNKNOWN_VOCAB
 from pytest_pot.engines.registry import load_model, opened
 from pytest_pot.testing import EngineProblems, check_engine
 
