@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ __all__ = [
     "load_tokenizer",
     "loading_errors",
     "none_exists",
+    "require_packages",
     "without_progress_bars",
 ]
 
@@ -65,6 +67,18 @@ def none_exists(path: str, places: Sequence[Path]) -> str:
     """That ``path`` is in none of the folders ``places``, with each path that was looked for."""
     paths = list(dict.fromkeys(os.path.normpath(place / os.path.expanduser(path)) for place in places))
     return f"{paths[0]} does not exist" if len(paths) == 1 else f"none of these exists: {', '.join(paths)}"
+
+
+def require_packages(what: str, packages: Sequence[str], extra: str) -> None:
+    """Raise :class:`~pytest_pot.PotError` if one of ``packages`` is not installed, with the command that installs them.
+
+    Args:
+        what: what needs them, as the start of a sentence.
+        extra: the extra of this project that brings them.
+    """
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise PotError(f"{what} needs the package {name}: pip install 'pytest-pot[{extra}]'")
 
 
 def call_factory(spec: str, role: str) -> Any:
@@ -121,6 +135,8 @@ def load_tokenizer(spec: str) -> Any:
         PotError: there is none by that name.
     """
     refuse_git_leftovers_of_tokenizer(spec)
+    if spec.endswith(".gguf"):
+        require_packages(f"reading the tokenizer in {spec!r}", ("gguf",), "gguf")
     folder, options = gguf_source(spec)
     with (
         gc_paused(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from pytest_pot.core.text import some_of
 from pytest_pot.engines.base import LoadedModel, ModelDescription
 from pytest_pot.engines.llamacpp.process import LlamaProcess, Settings
 from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
-from pytest_pot.engines.loading import NoSuchPath, load_tokenizer
+from pytest_pot.engines.loading import NoSuchPath, load_tokenizer, require_packages
 from pytest_pot.engines.model_files import gguf_files, missing_gguf_files, refuse_git_leftovers_of_model
 from pytest_pot.engines.server.address import Address
 from pytest_pot.engines.server.engine import ServerModel
@@ -139,8 +138,7 @@ class LlamaCppBackend:
     def load(self, spec: str, role: str, config: ScoringConfig) -> LoadedModel:
         path = path_in(spec)
         assert path is not None
-        if importlib.util.find_spec("xllamacpp") is None:
-            raise PotError(f"running {spec!r} needs the package xllamacpp: pip install 'pytest-pot[llamacpp]'")
+        require_packages(f"running {spec!r}", ("xllamacpp", "httpx2", "orjson", "gguf"), "llamacpp")
         if not os.path.exists(path):
             raise NoSuchPath(f"the {role} {spec!r}", path, _FORMS)
         if not os.path.isfile(path):

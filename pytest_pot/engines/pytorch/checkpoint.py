@@ -5,7 +5,6 @@ Only safetensors and GGUF files are loaded, and no code from a model's repositor
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,14 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.gc_pause import gc_paused
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.loading import MODEL_FORMS, gguf_source, load_tokenizer, loading_errors, without_progress_bars
+from pytest_pot.engines.loading import (
+    MODEL_FORMS,
+    gguf_source,
+    load_tokenizer,
+    loading_errors,
+    require_packages,
+    without_progress_bars,
+)
 from pytest_pot.engines.model_files import (
     n_gguf_files,
     onnx_graphs_in,
@@ -94,7 +100,7 @@ def _loaded(spec: str, what: str, config: ScoringConfig) -> Any:
         options |= {"use_safetensors": True, **IGNORE_ADAPTER, **loading_options(settings, device, config.dtype)}
     with quantisation_errors(what, settings, device), loading_errors(what, MODEL_FORMS, spec):
         if "gguf_file" in options:
-            _require_gguf(spec)
+            require_packages(f"reading {spec!r}", ("gguf", "accelerate"), "gguf")
             _refuse_split(spec, what)
         with without_adapter(folder) as files:
             model = complete_model(files, options, what, config.allow_tensors)
@@ -138,12 +144,6 @@ def _may_have_tokenizer(spec: str) -> bool:
     """Whether a tokenizer is looked for: a folder without any file of one has none."""
     path = Path(spec)
     return not os.path.isdir(path) or any((path / name).exists() for name in _TOKENIZER_FILES)
-
-
-def _require_gguf(spec: str) -> None:
-    for name in ("gguf", "accelerate"):
-        if importlib.util.find_spec(name) is None:
-            raise PotError(f"reading {spec!r} needs the package {name}: pip install 'pytest-pot[gguf]'")
 
 
 def _refuse_split(spec: str, what: str) -> None:

@@ -5,7 +5,6 @@ Whatever goes wrong is a :class:`PotError` that names the server, the request, t
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import threading
 import time
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import shorten
 from pytest_pot.core.version import __version__
+from pytest_pot.engines.loading import require_packages
 from pytest_pot.engines.server import address as addresses
 from pytest_pot.engines.server import strict_json
 from pytest_pot.engines.server.api_key import VARIABLE, ApiKey
@@ -77,8 +77,7 @@ class Client:
             PotError: the HTTP library is not installed; the key in ``POT_API_KEY`` is none; or the proxy or the certificates
                 that the environment names cannot be used.
         """
-        if importlib.util.find_spec("httpx2") is None:
-            raise PotError("a server needs the package httpx2, which is not installed: pip install 'pytest-pot[server]'")
+        require_packages("a server", ("httpx2", "orjson"), "server")
         from pytest_pot.engines.server.connections import Connections
 
         self.url = url

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,14 @@ def test_code_in_a_models_folder_is_not_run(folder: Path) -> None:
     config = folder / "config.json"
     config.write_text(config.read_text().replace("{", '{"auto_map": {"AutoModelForCausalLM": "modeling.Model"}, ', 1))
     load_model(str(folder), "candidate", AUTO)
+
+
+def test_the_tokenizer_of_a_gguf_file_needs_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
+    with pytest.raises(
+        PotError, match=r"^reading the tokenizer in '.*' needs the package gguf: pip install 'pytest-pot\[gguf\]'$"
+    ):
+        load_tokenizer(str(file))

@@ -343,9 +343,11 @@ def test_no_file(tmp_path: Path) -> None:
         registry.load_model(f"llamacpp://{tmp_path}", "reference", CONFIG)
 
 
-def test_the_package_that_is_missing_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(PotError, match=r"needs the package xllamacpp: pip install 'pytest-pot\[llamacpp\]'"):
+@pytest.mark.parametrize("package", ["xllamacpp", "httpx2", "orjson", "gguf"])
+def test_the_package_that_is_missing_is_named(file: Path, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(PotError, match=rf"needs the package {package}: pip install 'pytest-pot\[llamacpp\]'"):
         registry.load_model(f"llamacpp://{file}", "candidate", CONFIG)
 
 

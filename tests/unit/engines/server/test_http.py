@@ -566,14 +566,15 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
         assert len(proxy.requests) == 1
 
 
-def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("package", ["httpx2", "orjson"])
+def test_without_a_library_one_line_says_what_to_install(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "httpx2" else found(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else found(name))
     with pytest.raises(PotError) as error:
         Client("http://127.0.0.1:1")
-    assert str(error.value) == ("a server needs the package httpx2, which is not installed: pip install 'pytest-pot[server]'")
+    assert str(error.value) == f"a server needs the package {package}: pip install 'pytest-pot[server]'"
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "missing"])
