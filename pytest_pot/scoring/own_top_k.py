@@ -105,19 +105,21 @@ def _moved(distributions: Distributions, device: torch.device) -> torch.Tensor |
 
 
 def _with_targets(top: TopK, targets: Ints, free: int) -> TopK:
-    """``top`` with the continuation's token as one more id, where it is not listed, and taken out of the tail.
+    """``top`` with the continuation's token as one more id, taken out of the tail, where it is not listed and not nearly all of
+    the tail.
 
     ``free``: an id that no distribution has; it stands in the new column where nothing is added, with no probability.
     """
     if top.ids is None or top.log_tail is None:  # the whole vocabulary is listed
         return top
-    listed = (top.ids == targets[:, None]).any(axis=1)
-    rest = np.exp(top.log_tail) - np.where(listed, 0.0, np.exp(top.targets))
+    rest = np.exp(top.log_tail) - np.exp(top.targets)
+    # What is left of the tail must not be the rounding of a difference.
+    taken = ~(top.ids == targets[:, None]).any(axis=1) & (rest > _ROUNDING)
     return replace(
         top,
-        ids=np.column_stack([top.ids, np.where(listed, free, targets)]),
-        log_probs=np.column_stack([top.log_probs, np.where(listed, _NO_PROBABILITY, top.targets)]),
-        log_tail=np.log(np.maximum(rest, np.finfo(np.float64).tiny)),
+        ids=np.column_stack([top.ids, np.where(taken, targets, free)]),
+        log_probs=np.column_stack([top.log_probs, np.where(taken, top.targets, _NO_PROBABILITY)]),
+        log_tail=np.where(taken, np.log(np.maximum(rest, _ROUNDING)), top.log_tail),
     )
 
 

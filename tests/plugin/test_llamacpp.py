@@ -47,7 +47,7 @@ def test_a_file_is_found_beside_the_test_and_its_server_ends_with_the_session(gg
     result = gguf_project.run("-v", "sub")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
-        ["*llama.cpp's own kernels on cpu", "*the candidate is GGUF F32, scored in llama.cpp's own kernels"]
+        ["*llama.cpp's own kernels on cpu, GGUF F32", "*the candidate is GGUF F32, scored in llama.cpp's own kernels"]
     )
     assert servers() == before
 

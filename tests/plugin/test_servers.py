@@ -200,7 +200,8 @@ LIES: dict[str, tuple[Lie, str]] = {
         lambda sent, body: Reply(b"", 307, {"location": "https://elsewhere.example/v1/completions"}),
         "answered 307, which sends to https://elsewhere.example/v1/completions. No redirect is followed",
     ),
-    "megabytes of other JSON": (lambda sent, body: {"x": "y" * (10 << 20)}, "choices"),
+    "megabytes of other JSON": (lambda sent, body: {"x": "y" * (7 << 20)}, "choices"),
+    "10 MB of JSON": (lambda sent, body: {"x": "y" * (10 << 20)}, "answered 200 with more than 8 MiB"),
     "JSON in JSON": (lambda sent, body: Reply(b'{"a":' * 200_000), "nested too deep"),
 }
 
