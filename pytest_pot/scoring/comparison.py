@@ -203,11 +203,10 @@ class Comparison:
         If we compare whole vocabularies of different size, the cells are the ids that both models have. The tail is the ids
         that only one model has; it is empty in the other.
         """
-        k, size = self._config.top_k, reference.vocab_size
-        if reference.partial or (k is not None and k < size):
-            p = reference.top_k(size if k is None else k).to(self._device)
+        size = reference.vocab_size
+        if self._lists_ids(reference):
+            [p] = self._reference_cells(reference)
             assert p.ids is not None
-            self._note_ids(p)
             pairs = iter([(p, candidate.at(p.ids, size).to(self._device))])
         else:
             shared, height = candidate.n_shared(size), block_height(len(reference), size, self._device)
@@ -222,21 +221,27 @@ class Comparison:
 
     def _own_pair(self, reference: ReferenceReading, tokens: Sequence[Tokens]) -> tuple[Distributions, Distributions]:
         """The reference's likeliest ids, and the candidate's own; the whole vocabulary if it is compared."""
-        k, size = self._config.top_k, reference.vocab_size
-        asked = asked_for(k, size)
-        q = HostReading(self._candidate, tokens, self._device, k=asked).top_k(0)
+        k = self._config.top_k
+        q = HostReading(self._candidate, tokens, self._device, k=asked_for(k, reference.vocab_size)).top_k(0)
         if k is None:
             refuse_partial(q, "candidate", self._candidate)
-        if reference.partial or (k is not None and k < size):
-            p = reference.top_k(size if k is None else k).to(self._device)
-            self._note_ids(p)
-        else:
-            height = block_height(len(reference), size, self._device)
-            p = Distributions.concatenate([block.to(self._device) for block in reference.blocks(size, height)])
-        return p, q
+        return Distributions.concatenate(list(self._reference_cells(reference))), q
 
-    def _note_ids(self, reference: Distributions) -> None:
-        self.n_ids = max(self.n_ids or 0, reference.values.shape[1])
+    def _lists_ids(self, reference: ReferenceReading) -> bool:
+        """Whether ``reference`` shows its likeliest ids, and not its whole vocabulary."""
+        k = self._config.top_k
+        return reference.partial or (k is not None and k < reference.vocab_size)
+
+    def _reference_cells(self, reference: ReferenceReading) -> Iterator[Distributions]:
+        """What ``reference`` shows at all positions, part by part: its likeliest ids in one part, or its whole vocabulary."""
+        k, size = self._config.top_k, reference.vocab_size
+        if self._lists_ids(reference):
+            p = reference.top_k(size if k is None else k).to(self._device)
+            self.n_ids = max(self.n_ids or 0, p.values.shape[1])
+            yield p
+        else:
+            for block in reference.blocks(size, block_height(len(reference), size, self._device)):
+                yield block.to(self._device)
 
     def _compared(self, reference: Distributions, candidate: Distributions, own_tail: Tensor | None = None) -> Tensor:
         """[numbers, positions] float64: the metrics, then :data:`_PER_MODEL` of each model, then ``own_tail``, the log of the
@@ -257,12 +262,8 @@ class Comparison:
         kept = _Kept(self.probes, batch, tokens)
         with memory_errors(f"the noise floor on {self._device}"), named_prompts(self.prompts, batch):
             reading = self._reference_reading(tokens, wide_tail=False)
-            k, size = self._config.top_k, reading.vocab_size
-            if reading.partial or (k is not None and k < size):
-                kept.add(reference=reading.top_k(size if k is None else k).to(self._device))
-            else:
-                for p in reading.blocks(size, block_height(len(reading), size, self._device)):
-                    kept.add(reference=p.to(self._device))
+            for p in self._reference_cells(reading):
+                kept.add(reference=p)
         alone = self._alone(kept)
         self._note_noise(batch, list(alone), HostCopy(list(alone.values())).arrays())
 

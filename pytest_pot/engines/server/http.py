@@ -177,9 +177,7 @@ class Client:
     def _tried(self, what: str, request: _Request, allow: Sequence[int]) -> Answer:
         """The answer to a request, which is sent again where the class says so."""
         tries = Tries(self.timeout)
-        stopped = self._stopped()
-        if stopped():
-            raise self._error(what, _NOT_SENT)
+        stopped = self._stopped(what)
         while True:
             try:
                 with self._opened(request, stopped) as (response, exchange):
@@ -198,17 +196,21 @@ class Client:
                 if self._wake.wait_for(stopped, pause):
                     raise self._error(what, "was interrupted")
 
-    def _stopped(self) -> Callable[[], bool]:
-        """Tells whether there was an interruption since now, or since what this thread does side by side with others began."""
+    def _stopped(self, what: str) -> Callable[[], bool]:
+        """Tells whether there was an interruption since now, or since what this thread does side by side with others began.
+
+        Raises:
+            PotError: there was one already, and the request ``what`` is not sent.
+        """
         begun = getattr(self._begun, "interruptions", None)
         interruptions = self._interruptions if begun is None else begun
+        if interruptions != self._interruptions:
+            raise self._error(what, _NOT_SENT)
         return lambda: interruptions != self._interruptions
 
     def _events(self, what: str, request: _Request) -> Iterator[Any]:
         tries = Tries(self.timeout)
-        stopped = self._stopped()
-        if stopped():
-            raise self._error(what, _NOT_SENT)
+        stopped = self._stopped(what)
         while True:
             try:
                 with self._opened(request, stopped) as (response, exchange):
