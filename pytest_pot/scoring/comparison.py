@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +38,7 @@ from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.metrics import divergences, renormalised
 from pytest_pot.scoring.noise_floor import Probes
+from pytest_pot.scoring.noise_probes import ProbedRows
 from pytest_pot.scoring.own_top_k import (
     asked_for,
     check_level,
@@ -129,7 +129,7 @@ class Comparison:
     def _compared_batch(self, batch: Sequence[int], *, wide_tail: bool) -> _Numbers:
         """The metrics and what is shown of both models, and the distance of probes from themselves."""
         tokens = [self.tokens[index] for index in batch]
-        kept = _Kept(self.probes, batch, tokens)
+        kept = ProbedRows(self.probes, batch, tokens)
         with memory_errors(f"the comparison on {self._device}"):
             reference = self._reference_reading(tokens, wide_tail)
             parts = []
@@ -146,7 +146,7 @@ class Comparison:
         alone = self._alone(kept, wide_tail=wide_tail)
         return _Numbers(HostCopy([numbers, *alone.values()]), list(alone))
 
-    def _alone(self, kept: _Kept, *, wide_tail: bool = False) -> dict[tuple[str, int], Tensor]:
+    def _alone(self, kept: ProbedRows, *, wide_tail: bool = False) -> dict[tuple[str, int], Tensor]:
         """By role and prompt index [metrics, positions]: how far each probe alone is from what its batch showed.
 
         Without those that do not fit into memory: a batch that fits is not halved for a probe.
@@ -259,7 +259,7 @@ class Comparison:
             OutOfMemory: the batch does not fit.
         """
         tokens = [self.tokens[index] for index in batch]
-        kept = _Kept(self.probes, batch, tokens)
+        kept = ProbedRows(self.probes, batch, tokens)
         with memory_errors(f"the noise floor on {self._device}"), named_prompts(self.prompts, batch):
             reading = self._reference_reading(tokens, wide_tail=False)
             for p in self._reference_cells(reading):
@@ -315,40 +315,6 @@ class _Numbers:
     """[numbers, positions]: the metrics, then :data:`_PER_MODEL` of each model; and of each probe [metrics, its positions]."""
     probes: list[tuple[str, int]]
     """Role and prompt index of each probe."""
-
-
-class _Kept:
-    """What a batch showed of its probes, collected while the parts of the batch are compared."""
-
-    def __init__(self, probes: Probes, batch: Sequence[int], tokens: Sequence[Tokens]) -> None:
-        self._roles = probes.roles
-        self._rows: dict[int, tuple[int, int]] = {}
-        """By prompt index, the positions of the batch to keep."""
-        if indices := probes.of(batch):
-            n_positions = dict(zip(batch, (each.n_positions for each in tokens), strict=True))
-            starts = dict(zip(batch, accumulate(n_positions.values(), initial=0), strict=False))
-            self._rows = {index: (starts[index], starts[index] + n_positions[index]) for index in indices}
-        self._parts: dict[tuple[str, int], list[Distributions]] = {}
-        self._done = 0
-
-    def add(self, **parts: Distributions) -> None:
-        """The next positions of the batch, by role."""
-        n = len(next(iter(parts.values())))
-        for index, (first, last) in self._rows.items():
-            rows = max(0, first - self._done), min(n, last - self._done)
-            for role in self._roles if rows[0] < rows[1] else ():
-                part = parts[role].rows(*rows)
-                # A view would keep all of a whole vocabulary's part in memory.
-                part = part.copy() if part.ids is None else part
-                if "reference" in parts:  # which of its first choices are clear, only a reference knows
-                    part = replace(part, clear=parts["reference"].rows(*rows).clear)
-                self._parts.setdefault((role, index), []).append(part)
-        self._done += n
-
-    @property
-    def distributions(self) -> dict[tuple[str, int], Distributions]:
-        """By role and prompt index."""
-        return {key: Distributions.concatenate(parts) for key, parts in self._parts.items()}
 
 
 @dataclass(frozen=True)
