@@ -21,6 +21,7 @@ from pytest_pot.engines.loading import MODEL_FORMS, call_factory
 
 if TYPE_CHECKING:
     from pytest_pot.core.config import ScoringConfig
+    from pytest_pot.engines.weights import Weights
 
 __all__ = [
     "common_device",
@@ -34,6 +35,7 @@ __all__ = [
     "opened",
     "register",
     "unregister",
+    "weights",
     "weights_digest",
     "why_no_content",
 ]
@@ -118,6 +120,12 @@ def embedding_rows(model: object) -> int | None:
     """How many ids ``model`` has a row of its input embeddings for; None where its engine does not know."""
     rows: Callable[[object], int | None] | None = getattr(_backend_of(model), "embedding_rows", None)
     return None if rows is None else rows(model)
+
+
+def weights(model: object) -> Weights | None:
+    """The weights of ``model`` by name; None where its engine has none to show, as for a server."""
+    named: Callable[[object], Weights | None] | None = getattr(_backend_of(model), "weights", None)
+    return None if named is None else named(model)
 
 
 def weights_digest(model: Any) -> str | None:

@@ -14,7 +14,7 @@ import torch
 
 from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts.builtin import builtin_prompts
-from pytest_pot.scoring.diagnosis import likely_cause
+from pytest_pot.scoring.diagnosis.likely_cause import likely_cause
 
 from .conftest import ModelAndTokenizer
 

@@ -19,6 +19,7 @@ from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, why_no_content
 from pytest_pot.engines.pytorch.model_traits import embedding_rows, max_positions
 from pytest_pot.engines.pytorch.quantised import is_quantised
+from pytest_pot.engines.pytorch.weights.named import NamedWeights
 from pytest_pot.engines.pytorch.weights_digest import weights_digest
 
 __all__ = ["PyTorchBackend"]
@@ -50,6 +51,9 @@ class PyTorchBackend:
     def pinned(self, model: Any) -> bool:
         # A quantised model refuses to be converted, and its kernels are those of the device that it was loaded on.
         return is_spread(model) or is_quantised(model)
+
+    def weights(self, model: Any) -> NamedWeights:
+        return NamedWeights(model)
 
     def weights_digest(self, model: Any) -> str | None:
         return weights_digest(model)

@@ -47,7 +47,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
 
     ``verbosity`` below 0 gives the headline only; above 0 adds more prompts and positions and all metrics.
     """
-    from pytest_pot.scoring.diagnosis import likely_cause
+    from pytest_pot.scoring.diagnosis.likely_cause import likely_cause
 
     if verbosity < 0:
         return headline(outcome)

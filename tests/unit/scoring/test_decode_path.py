@@ -14,7 +14,7 @@ from transformers import GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFa
 from pytest_pot import Baseline, PotError, Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
 from pytest_pot.engines.base import Decoding
 from pytest_pot.engines.pytorch.engine import TorchEngine
-from pytest_pot.scoring.diagnosis import likely_cause
+from pytest_pot.scoring.diagnosis.likely_cause import likely_cause
 
 from ..models import changed, tiny, with_rolled_cache
 

@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer, builtin_prompts
 from pytest_pot.engines.distributions import Floats, Ints, TopK
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.scoring.diagnosis import likely_cause
+from pytest_pot.scoring.diagnosis.likely_cause import likely_cause
 
-from ..conftest import make_tokenizer
-from ..models import tiny
+from ...conftest import make_tokenizer
+from ...models import tiny
 
 
 class FakeReport:

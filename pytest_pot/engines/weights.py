@@ -1,0 +1,146 @@
+"""What an engine can tell of a model's weights and configuration, and how those of two models differ.
+
+A model's *weights* are its parameters and buffers by name, each tensor once: a tensor with several names (tied embeddings) is
+under its first name, and the others are in ``ties``. A *print* is what a recording keeps of them: some 50 bytes per tensor,
+from which later weights can be told from these, and how far they are away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:  # numpy takes long to import
+    from pytest_pot.engines.distributions import Floats
+
+__all__ = ["ChangeKind", "TensorChange", "TensorInfo", "TensorPrint", "Weights", "WeightsPrint"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor without its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """``"float32"``; of a packed tensor (int4, NF4), the format that it is kept in. Values are dequantised."""
+    saved: bool = True
+    """Whether a checkpoint holds it. False for buffers that are computed, such as rotary frequencies."""
+
+
+@dataclass(frozen=True)
+class TensorPrint:
+    """What a recording keeps of a tensor."""
+
+    info: TensorInfo
+    digest: bytes
+    """The first 8 bytes of a SHA-256 over the values; equal for equal values, whatever their precision."""
+    norm: float
+    """The Frobenius norm."""
+    zeros: int
+    """How many values are 0."""
+    projection: Floats
+    """Random projections of the values, [16]; the difference of two prints estimates the norm of the tensors' difference."""
+    grid: str | None = None
+    """The coarsest grid on which all values lie, ``"bfloat16"`` or ``"4 bits in groups of 32"``; None if there is none."""
+
+
+@dataclass(frozen=True)
+class WeightsPrint:
+    """What a recording keeps of a model's weights and configuration."""
+
+    model_class: str
+    config: Mapping[str, Any] | None
+    """The configuration in JSON types; None where the model has none."""
+    tensors: Mapping[str, TensorPrint]
+    """In the model's order."""
+    ties: Mapping[str, str] = field(default_factory=dict)
+    """Further names of tensors, each with the name in ``tensors``."""
+
+
+class ChangeKind(StrEnum):
+    """What happened to a tensor."""
+
+    MISSING = "missing"
+    EXTRA = "extra"
+    SHAPE = "shape"
+    """It has another shape."""
+    UNTIED = "untied"
+    """It shared its values with another tensor in the reference (tied embeddings), and no longer does."""
+    NOT_FINITE = "not finite"
+    ZERO = "zero"
+    ROUNDED = "rounded"
+    """To a grid: another precision, or the integers of a quantiser."""
+    PRUNED = "pruned"
+    SCALED = "scaled"
+    PERMUTED = "permuted"
+    """Its rows or columns are those of the reference in another order."""
+    TRANSPOSED = "transposed"
+    MOVED = "moved"
+    """It holds the values of another tensor of the reference."""
+    LOW_RANK = "low rank"
+    """The difference is a matrix of low rank, as of an adapter that was merged."""
+    REORDERED = "reordered"
+    """It holds the same numbers in another order; a recording does not tell which."""
+    CHANGED = "changed"
+    """In none of these ways."""
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """How a tensor of the candidate differs from the reference's."""
+
+    name: str
+    """The reference's name; of an EXTRA tensor, the candidate's."""
+    kind: ChangeKind
+    what: str = ""
+    """What the kind leaves open: ``"bfloat16"`` or ``"8 bits per row"`` of ROUNDED, ``"rows"`` or ``"columns"`` of PERMUTED,
+    the other tensor's name of MOVED, both shapes of SHAPE."""
+    amount: float | None = None
+    """Its size: the share of new zeros of PRUNED, the factor of SCALED, the rank of LOW_RANK."""
+    relative: float | None = None
+    """The norm of the difference over the norm of the reference's tensor; estimated where the reference is a print."""
+    candidate_name: str | None = None
+    """Where the candidate calls it otherwise."""
+
+
+@runtime_checkable
+class Weights(Protocol):
+    """A live model's weights. Values are read one tensor at a time, and no second copy of the model is made."""
+
+    @property
+    def model_class(self) -> str: ...
+
+    @property
+    def config(self) -> Mapping[str, Any] | None:
+        """The configuration in JSON types; None where the model has none."""
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """In the model's order."""
+
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """Further names of tensors, each with the name in ``tensors``."""
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why no values can be read (weights on disk, or packed in an unknown format), as a clause for people; None if they
+        can."""
+
+    def digest(self, name: str) -> bytes:
+        """As :attr:`TensorPrint.digest`. It is computed once."""
+
+    def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
+        """How the tensor ``name`` differs from ``reference_name`` of the reference; None where all values are equal, whatever
+        the two precisions.
+
+        Both tensors have the same shape, or transposed ones.
+
+        The kind is one that two tensors show: ROUNDED, PRUNED, SCALED, ZERO, NOT_FINITE, PERMUTED, TRANSPOSED, LOW_RANK,
+        REORDERED or CHANGED.
+        """
+
+    def print(self) -> WeightsPrint:
+        """What a recording keeps."""

@@ -1,0 +1,67 @@
+"""The result of a diagnosis, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_pot.engines.module_differences import ModuleTrace
+from pytest_pot.engines.weights import TensorChange
+
+__all__ = ["ConfigChange", "Diagnosis", "WeightsDifference"]
+
+
+@dataclass(frozen=True)
+class ConfigChange:
+    """A field of the configuration, or a number that a module keeps, that affects the logits and differs."""
+
+    field: str
+    """``"rope_theta"``; of a nested field, its path: ``"rope_parameters.factor"``; of a module's number, the module's name
+    before it."""
+    reference: Any
+    """In JSON types; None where it has no such field."""
+    candidate: Any
+
+
+@dataclass(frozen=True)
+class WeightsDifference:
+    """How the weights of two models differ, tensor by tensor."""
+
+    n_tensors: int
+    """How many saved tensors the reference has, each counted once."""
+    n_equal: int
+    changes: tuple[TensorChange, ...]
+    """In the reference's order, then the candidate's extra tensors."""
+    summary: tuple[str, ...]
+    """The changes as a person would say them, the largest group first: ``"all 210 matrices rounded to 8 bits per row (relative
+    change 0.006)"``. Empty where all tensors are equal."""
+    recorded: bool
+    """Whether the reference's weights are known from a recording only, so that sizes are estimates."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What changed between a reference and a candidate, and where the difference starts."""
+
+    config: tuple[ConfigChange, ...] | None
+    """None where a configuration is not known."""
+    weights: WeightsDifference | None
+    """None where the weights of one are not known, or the tensors of the two cannot be matched."""
+    trace: ModuleTrace | None
+    """None where the models were not compared module by module."""
+    same_weights: bool = False
+    """Whether configuration and weights are equal."""
+    precisions: tuple[str, str] | None = None
+    """The precisions that both models computed in, where they differ."""
+    notes: tuple[str, ...] = ()
+    """What could not be told and why, one line each."""
+
+    what_changed: tuple[str, ...] = ()
+    """The above in words: one line for each thing that changed, the most telling first. Never empty."""
+    where_it_starts: tuple[str, ...] = ()
+    """The first module whose output differs, with its figures, and the module where most of it arises if that is another one;
+    empty where that is not known."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        raise NotImplementedError
