@@ -1,16 +1,21 @@
-"""``python -m pytest_pot``: inspect a recording or compare two, without running a model."""
+"""``python -m pytest_pot``: inspect a recording, compare two, or explain how two models differ."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from pytest_pot.core.errors import PotError
+from pytest_pot.core.names import DTYPES
 from pytest_pot.core.text import printable_lines
+
+_LINE = 40
+"""Characters of the line that shows the progress."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +42,21 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("reference", type=Path, metavar="A")
     compare.add_argument("candidate", type=Path, metavar="B")
     compare.set_defaults(run=_compare)
-    for command in (inspect, compare):
+    explain = commands.add_parser(
+        "explain",
+        help="tell what changed between two models (configuration, weights by name) and where the difference starts",
+        description="Tell what changed between two models: configuration, weights by name, and the first module whose output "
+        "differs. The exit status is 0 whether or not anything changed, and 1 where they could not be compared.",
+    )
+    explain.add_argument("reference", metavar="REFERENCE", help="a model by any name that markers take, or a recording")
+    explain.add_argument("candidate", metavar="CANDIDATE", help="a model")
+    explain.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="compare the modules on the first prompt of this JSON Lines file"
+    )
+    explain.add_argument("--device", default="auto", help="where both models run: auto, cpu, cuda, cuda:N, mps (default: auto)")
+    explain.add_argument("--dtype", default="auto", help=f"precision of both: {', '.join(DTYPES)} (default: auto)")
+    explain.set_defaults(run=_explain)
+    for command in (inspect, compare, explain):
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -70,6 +89,38 @@ def _compare(options: argparse.Namespace) -> list[str]:
     if options.json:
         return [printable_json({**asdict(overlap), "n_prompts": overlap.n_prompts})]
     return inspection.comparison_lines(reference, candidate, overlap)
+
+
+def _explain(options: argparse.Namespace) -> list[str]:
+    from pytest_pot.baseline.naming import is_baseline
+    from pytest_pot.core.config import ScoringConfig
+
+    config = ScoringConfig(device=options.device, dtype=options.dtype)
+    _check_exists(*(Path(spec) for spec in (options.reference, options.candidate) if is_baseline(spec)))
+    from pytest_pot.report.explanation import ExplanationRequest, explain
+    from pytest_pot.report.json_report import printable_json
+
+    request = ExplanationRequest(options.reference, options.candidate, config, options.prompts)
+    with _progress_line() as progress:
+        explanation = explain(request, progress)
+    return [printable_json(explanation.to_dict())] if options.json else explanation.lines()
+
+
+@contextmanager
+def _progress_line() -> Iterator[Callable[[int, int], None] | None]:
+    """Shows the steps that are done on a terminal, in one line that is wiped at the end; None where there is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(done: int, total: int) -> None:
+        sys.stderr.write(f"\rcomparing, {done} of {total} steps".ljust(_LINE))
+        sys.stderr.flush()
+
+    try:
+        yield show
+    finally:
+        sys.stderr.write("\r" + " " * _LINE + "\r")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pytest_pot.prompts.prompt import Prompt
 if TYPE_CHECKING:  # these need numpy, and settings are made while tests are collected
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.prompts.tokenization import EncodedPrompts
+    from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
 
 __all__ = [
     "COMMON_ARGUMENTS",
@@ -48,8 +49,13 @@ names."""
 COMMON_ARGUMENTS = ("reference", "candidate", "prompts", "key", "max_length", "positions", "batch_size", "candidate_dtype")
 """The marker arguments that, with ``preset``, become :class:`GateSettings`, whatever the kind of gate."""
 
-Progress = Callable[[int, int], None]
-"""Called with (how many are done, how many there are)."""
+
+class Progress(Protocol):
+    """Shows a person how far a gate is."""
+
+    def __call__(self, done: int, total: int, stage: str | None = None, /) -> None:
+        """``done`` of ``total`` are done: of what :attr:`Gate.counted` says, or of the steps of ``stage``, which comes after
+        that. ``total`` is 0 where it is not known yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +139,9 @@ class GateInputs:
     """What a reader of a green run should know, one line each; shown at ``-v`` and in reports."""
     warnings: tuple[str, ...] = ()
     """What to warn of if the gate passes, one line each."""
+    live_reference: Callable[[], Any] | None = None
+    """Loads the live model that the record in ``recording`` is of, for a gate that fails; None where there is none, or where
+    it is ``reference``. It may raise an error of any kind."""
 
 
 class GateResult(ABC):
@@ -160,6 +169,11 @@ class GateResult(ABC):
     def notes(self) -> tuple[str, ...]:
         """What a reader of a green run should know, one line each; shown at ``-v`` and in reports."""
         return ()
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What changed and where it starts; None where the gate passed, and where nothing was compared for that."""
+        return None
 
     @property
     @abstractmethod

@@ -16,14 +16,15 @@ from pytest_pot.core.user_code import raised_in
 from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
 from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test
-from pytest_pot.plugin.session.item_properties import attach_properties, remove_properties
+from pytest_pot.plugin.session.item_properties import attach_diagnosis, attach_properties, remove_properties
 from pytest_pot.plugin.session.progress import ProgressLine
-from pytest_pot.report.properties import NOT_GATED, result_properties, skipped_properties
+from pytest_pot.report.properties import NOT_GATED, reported_diagnosis, result_properties, skipped_properties
 
 if TYPE_CHECKING:
     from pytest_pot.gates.latency.latency_report import LatencyReport
     from pytest_pot.gates.verdict.limits import Verdict
     from pytest_pot.gates.verdict.sequential import Decision
+    from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
     from pytest_pot.scoring.score_report import ScoreReport
 
 __all__ = [
@@ -65,6 +66,13 @@ class PotResult:
         """Its :class:`~pytest_pot.gates.verdict.sequential.Decision`; None without a confidence."""
         decision: Decision | None = getattr(self._score, "decision", None)
         return decision
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What changed and where it starts, by the gate that failed. Code that runs after it can read this, such as the end of
+        a fixture, while the body of the test does not run. None where no gate has failed on its score, and with
+        ``--pot-diagnosis=off``."""
+        return next((result.diagnosis for result in self.gates if result.diagnosis is not None), None)
 
     @property
     def latency(self) -> LatencyReport | None:
@@ -148,6 +156,8 @@ def _run_gates(item: pytest.Item) -> None:
             raise
         results.append(result)
         attach_properties(item, result_properties(gate, result))
+        if result.diagnosis is not None:
+            attach_diagnosis(item, reported_diagnosis(result.diagnosis))
         with failures_reported():
             _tell(item, result)
         if not result.passed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from pytest_pot.core.errors import InvalidArgument, PotError
-from pytest_pot.core.names import DEFAULT_PRESET, DTYPES, METRICS, PATHS, PRESET_NAMES, RECORDED_SUFFIX
+from pytest_pot.core.names import DEFAULT_PRESET, DIAGNOSIS_MODES, DTYPES, METRICS, PATHS, PRESET_NAMES, RECORDED_SUFFIX
 
 if TYPE_CHECKING:
     from pytest_pot.core.config import ScoringConfig
@@ -80,6 +80,8 @@ OPTIONS: Mapping[str, str] = {
     "server_timeout": "seconds within which a server has to answer a request completely (default: 60)",
     "baseline": f"recorded reference (*{RECORDED_SUFFIX}) to use instead of running the reference; --pot-update writes it",
     "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
+    "diagnosis": f"what a failing gate says of what changed between the models: {', '.join(DIAGNOSIS_MODES)} (default: short, "
+    "which is full at -v); off computes nothing",
     "report": "write the results of all gates to this file, as JSON (.json) or Markdown (.md)",
 }
 """Every option with its help, by its name in Python: ``max_length`` is ``--pot-max-length`` and the ini key
@@ -349,6 +351,7 @@ _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "server_timeout": _check_seconds,
     "baseline": _check_ending(RECORDED_SUFFIX),
     "latency": _one_of(LATENCY_MODES),
+    "diagnosis": _one_of(DIAGNOSIS_MODES),
     "report": _check_ending(".json", ".md"),
 }
 """By option, a function that raises :class:`InvalidArgument` for a wrong value; ``source`` names the option or ini key."""

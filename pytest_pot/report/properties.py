@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_pot.gates.base import Gate, GateResult
 
-__all__ = ["NOT_GATED", "PREFIX", "RECORDED", "result_properties", "rows_of", "skipped_properties"]
+if TYPE_CHECKING:
+    from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
+
+__all__ = [
+    "NOT_GATED",
+    "PREFIX",
+    "RECORDED",
+    "plain_types",
+    "reported_diagnosis",
+    "result_properties",
+    "rows_of",
+    "skipped_properties",
+    "with_diagnosis",
+]
 
 PREFIX = "pot_"
 """The prefix of every property's name."""
@@ -15,6 +29,10 @@ RECORDED = "pot_recorded"
 """The property with a message that a gate of the test wrote a recorded reference."""
 NOT_GATED = "pot_not_gated"
 """The property with the reason why a gate of the test did not run."""
+_LINES = "what_changed"
+"""What the row of a gate with a diagnosis has, and no other."""
+_MOST_CHANGES = 1000
+"""Changed tensors that a report lists by name. All of them are in the groups, and in ``python -m pytest_pot explain``."""
 
 
 def result_properties(gate: Gate, result: GateResult) -> list[tuple[str, Any]]:
@@ -40,6 +58,49 @@ def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]], worker: str
         if rows and name.startswith(PREFIX) and name not in (RECORDED, NOT_GATED):
             rows[-1].setdefault(name.removeprefix(PREFIX), value)
     return [row for row in rows if "verdict" in row]
+
+
+def reported_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The diagnosis in types that JSON has, with the names of a thousand changed tensors at most and their number."""
+    values = diagnosis.to_dict()
+    weights = values.get("weights")
+    if weights is not None:
+        changes = weights["changes"]
+        values["weights"] = {**weights, "n_changes": len(changes), "changes": changes[:_MOST_CHANGES]}
+    plain: dict[str, Any] = plain_types(values)
+    return plain
+
+
+def with_diagnosis(rows: Iterable[dict[str, Any]], diagnosis: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows of one test with ``diagnosis``, as :func:`reported_diagnosis` gives it, in that of the gate that it is about.
+
+    A test has one at most, because the first gate that fails is the last one that runs.
+    """
+    if diagnosis is None:
+        return list(rows)
+    return [{**row, "diagnosis": diagnosis} if _LINES in row else row for row in rows]
+
+
+def plain_types(value: Any) -> Any:
+    """``value`` in the types that JSON has, none of them a subclass: pytest-xdist sends no others.
+
+    Numbers that JSON has no form for become strings, ``"inf"``, and so does whatever is of another type.
+    """
+    match value:
+        case None | bool():
+            return value
+        case str():
+            return str(value)
+        case int():
+            return int(value)
+        case float():
+            return float(value) if math.isfinite(value) else str(float(value))
+        case Mapping():
+            return {str(name): plain_types(entry) for name, entry in value.items()}
+        case list() | tuple():
+            return [plain_types(entry) for entry in value]
+        case _:
+            return str(value)
 
 
 def _prefixed(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

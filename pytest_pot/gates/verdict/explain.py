@@ -1,4 +1,4 @@
-"""The messages of a gate on a score: the headline, the evidence, and a likely cause."""
+"""The messages of a gate on a score: the headline, the evidence, and the cause."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
+from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, diagnosis_properties
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
@@ -43,12 +44,10 @@ def headline(outcome: ScoreOutcome) -> str:
 
 
 def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
-    """Why a gate failed: the score and its limit, the worst prompts and positions, a likely cause.
+    """Why a gate failed: the score and its limit, the worst prompts and positions, what changed or a likely cause.
 
     ``verbosity`` below 0 gives the headline only; above 0 adds more prompts and positions and all metrics.
     """
-    from pytest_pot.scoring.diagnosis.likely_cause import likely_cause
-
     if verbosity < 0:
         return headline(outcome)
     report = outcome.report
@@ -70,16 +69,12 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
             kinds = [f"{shorten(kind, _KIND)} {number(value)}" for kind, value in report.kinds.items()]
             lines.append("  by kind: " + ", ".join(first_lines(kinds, 10 * n_prompts)))
         lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
-    if not isinstance(outcome.settings.limits, IdentityLimits) or report.max == 0.0:  # may be UNDECIDED with all scores 0
-        return "\n".join(lines)
-    lines += ["  worst prompts:", *_worst_prompts(outcome, n_prompts)]
-    lines += ["  worst positions (context ▸ next token):"]
-    for position in report.worst(n_positions):
-        lines += _position_lines(position)
-    cause = likely_cause(report)
-    if cause is not None:
-        lines.append(printable(f"  likely cause: {cause}"))
-    return "\n".join(lines)
+    if isinstance(outcome.settings.limits, IdentityLimits) and report.max > 0:  # may be UNDECIDED with all scores 0
+        lines += ["  worst prompts:", *_worst_prompts(outcome, n_prompts)]
+        lines += ["  worst positions (context ▸ next token):"]
+        for position in report.worst(n_positions):
+            lines += _position_lines(position)
+    return "\n".join([*lines, *cause_lines(outcome, verbosity)])
 
 
 def notes_on(report: ScoreReport) -> tuple[str, ...]:
@@ -138,6 +133,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "conditions": f"{_conditions(outcome)}; ran {_how_it_ran(outcome)}",
         "notes": list(outcome.notes),
         "warnings": list(outcome.warnings),
+        **({} if outcome.diagnosis is None else diagnosis_properties(outcome.diagnosis)),
     }
 
 

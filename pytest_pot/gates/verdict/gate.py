@@ -89,10 +89,19 @@ class _ScoreGate(Gate):
         return self.settings.confidence is not None
 
     def run(self, inputs: GateInputs, progress: Progress) -> ScoreResult:
+        config = self.settings.config if inputs.device == "auto" else replace(self.settings.config, device=inputs.device)
+        result, baseline = self._scored(inputs, config, progress)
+        if result.passed or self.settings.diagnosis == "off":
+            return result
+        from pytest_pot.gates.verdict.diagnosing import diagnosis_of
+
+        return replace(result, diagnosis=diagnosis_of(result, inputs, config, baseline, progress))
+
+    def _scored(self, inputs: GateInputs, config: ScoringConfig, progress: Progress) -> tuple[ScoreResult, Baseline | None]:
+        """The result without a diagnosis, and the recorded reference, where one was used."""
         from pytest_pot.engines.registry import opened
         from pytest_pot.scoring.run import ScoringRun
 
-        config = self.settings.config if inputs.device == "auto" else replace(self.settings.config, device=inputs.device)
         run = ScoringRun(self.settings.config, inputs.prompts, progress)
         if inputs.candidate_tokenizer is not None:
             inputs.prompts.check_same(inputs.candidate_tokenizer)
@@ -104,12 +113,12 @@ class _ScoreGate(Gate):
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
                 recorded = _recorded(inputs, run, config, check=lambda: self._check_before_writing(run, candidate))
-                return self._against_recording(run, inputs, recorded, candidate)
+                return self._against_recording(run, inputs, recorded, candidate), recorded.baseline
         if inputs.recording is not None:  # the reference is run as a whole, so that it need not be run the next time
             with opened(inputs.reference, "reference", config) as reference:
                 recorded = _recorded(inputs, run, config, reference=reference)
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
-                return self._against_recording(run, inputs, recorded, candidate)
+                return self._against_recording(run, inputs, recorded, candidate), recorded.baseline
         with (
             opened(inputs.reference, "reference", config) as reference,
             opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate,
@@ -118,7 +127,7 @@ class _ScoreGate(Gate):
             run.probed = ("reference",) if _run_alike(reference, candidate) else ("reference", "candidate")
             if self.settings.config.path == "decode":  # a run token by token alone costs as much as one of many prompts
                 run.probed = ("reference",)
-            return self._against_model(run, inputs, reference, candidate)
+            return self._against_model(run, inputs, reference, candidate), None
 
     def _check_before_writing(self, run: ScoringRun, candidate: Engine) -> None:
         """Raise :class:`PotError` if the candidate does not run, or the limit is below its noise floor."""

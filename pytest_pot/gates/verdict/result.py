@@ -10,6 +10,7 @@ from pytest_pot.gates.verdict.settings import ScoreSettings
 
 if TYPE_CHECKING:  # these need numpy
     from pytest_pot.gates.verdict.sequential import Decision
+    from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
     from pytest_pot.scoring.noise_floor import NoiseFloor
     from pytest_pot.scoring.score_report import ScoreReport
 
@@ -36,6 +37,8 @@ class ScoreOutcome:
     """What a reader of a green run should know, one line each."""
     warnings: tuple[str, ...] = ()
     """What to warn of if the gate passes, one line each."""
+    diagnosis: Diagnosis | None = None
+    """What changed and where it starts; None where the gate passed, or the user turned it off."""
 
     @property
     def noise_floor(self) -> float | None:

@@ -37,6 +37,8 @@ class ScoreSettings(GateSettings):
     """The largest mean probability of the reference outside the compared tokens at which the gate may pass."""
     max_outliers: float = DEFAULT_MAX_OUTLIERS
     """With ``confidence``: the share of prompts above the limit for one prompt that SAME claims not to be reached."""
+    diagnosis: str = "short"
+    """How much a failing gate says of what changed: one of :data:`~pytest_pot.core.names.DIAGNOSIS_MODES`."""
 
     @property
     def score_clip(self) -> float:
@@ -85,6 +87,7 @@ def score_settings(
         limits=limits,
         max_tail=max_tail_of("max_tail", tail),
         **only(arguments, ("confidence", "max_outliers")),
+        **only(options, ("diagnosis",)),
     )
     if settings.config.path == "decode" and limits.score == 0:
         raise InvalidArgument(

@@ -140,6 +140,7 @@ class _Resolver:
         return replace(
             self._inputs(source, candidate, prompts, store.shown(path)),
             recording=write,
+            live_reference=lambda: loaded.model,
             candidate_tokenizer=self._sources.candidate_tokenizer(candidate),
             device=self._device(loaded, candidate),
         )
@@ -181,7 +182,8 @@ class _Resolver:
             if cache is not None and (known := cache.known()) is not None:
                 theirs = self._sources.candidate_tokenizer(candidate)
                 inputs = self._inputs(source, candidate, cache.prompts, name)
-                return replace(inputs, recording=known, candidate_tokenizer=theirs)
+                live = partial(self._live_model, reference)
+                return replace(inputs, recording=known, candidate_tokenizer=theirs, live_reference=live)
         loaded = self._sources.load(reference, "reference")
         inputs = self._both_live(reference, loaded, source, candidate)
         if cache is not None:  # the files tell all of the model, and of its tokenizer too: nothing is encoded again
@@ -193,10 +195,13 @@ class _Resolver:
             if not cache.identify_by_content(loaded.model):
                 return _noted(inputs, cache.why_run(loaded.model))
             if (known := cache.known()) is not None:
-                return replace(inputs, reference=None, recording=known)
+                return replace(inputs, reference=None, recording=known, live_reference=lambda: loaded.model)
         if self._gate.sequential:
             return _noted(inputs, "the reference is run each time: with confidence it is run no further than needed")
         return _noted(replace(inputs, recording=cache.recording_of(loaded.model)), cache.why_run(loaded.model))
+
+    def _live_model(self, reference: Any) -> Any:
+        return self._sources.load(reference, "reference").model
 
     def _both_live(self, reference: Any, loaded: LoadedModel, source: Any, candidate: LoadedModel) -> GateInputs:
         tokenizer = self._sources.tokenizer_of(loaded, "reference")

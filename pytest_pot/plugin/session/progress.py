@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import Self
@@ -17,25 +18,33 @@ _REDRAW_S = 0.3
 
 
 class ProgressLine:
-    """Redraws ``pot: 12/32 prompts`` in one line, past pytest's capture, and wipes it at the end."""
+    """Redraws ``pot: test_it: 12/32 prompts, 3 s left`` in one line, past pytest's capture, and wipes it at the end."""
 
     def __init__(self, config: pytest.Config, what: str, counted: str) -> None:
         self._config = config
         self._what = what
         self._counted = counted
-        self._started = self._drawn = time.monotonic()
+        self._started = self._stage_started = self._drawn = time.monotonic()
+        self._stage: str | None = None
         self._width = 0
         reporter = config.pluginmanager.getplugin("terminalreporter")
         wanted = reporter is not None and reporter.isatty and reporter.verbosity >= 0 and not os.environ.get("CI")
         self._reporter = reporter if wanted else None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, stage: str | None = None, /) -> None:
+        """See :class:`~pytest_pot.gates.base.Progress`."""
         now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._stage_started = stage, now
+            self._drawn = -math.inf  # another text: show it at once
         if now - self._started < _QUIET_S or now - self._drawn < _REDRAW_S:
             return
         self._drawn = now
-        left = (now - self._started) / done * (total - done)
-        self._write(f"pot: {self._what}: {done}/{total} {self._counted}, {left:.0f} s left")
+        steps = f"{done}/{total} {self._counted}" if stage is None else f"{stage}, {done} of {total} steps"
+        if not total:
+            steps = stage or self._counted
+        left = f", {(now - self._stage_started) / done * (total - done):.0f} s left" if done else ""
+        self._write(f"pot: {self._what}: {steps}{left}")
 
     def __enter__(self) -> Self:
         return self

@@ -55,10 +55,16 @@ _CACHE_FACTOR = 10
 """How much further from the reference later positions must be than first ones, so that we name the cache as the cause."""
 
 
-def likely_cause(report: ScoreReport) -> str | None:
-    """The likely cause, from the pattern of the total variation over prompts and positions; None if there is no pattern."""
+def likely_cause(report: ScoreReport, changed: bool | None = None) -> str | None:
+    """The likely cause, from the pattern of the total variation over prompts and positions; None if there is no pattern.
+
+    Args:
+        changed: whether weights or configuration are known to have changed; None where that is not known. If they have, only
+            what they cannot explain is guessed: the cache, and positions that are shifted by one. If they have not, no guess
+            blames them.
+    """
     divergence = [np.asarray(values) for values in report.divergences["tv"]]
-    by_rounding = _run_differently(report, divergence)
+    by_rounding = None if changed else _run_differently(report, divergence)
     if by_rounding is not None:
         return by_rounding
     by_cache = _by_cache(report, divergence)
@@ -66,7 +72,12 @@ def likely_cause(report: ScoreReport) -> str | None:
         return by_cache
     if report.n_positions < _MIN_POSITIONS or not any(values.any() for values in report.divergences["tv"]):
         return None
-    return _shifted(report) or _few_prompts(report, divergence) or _trend(report, divergence) or _everywhere(divergence)
+    shifted = _shifted(report)
+    if shifted is not None or changed:
+        return shifted
+    blames_weights = changed is None
+    few = _few_prompts(report, divergence)
+    return few or _trend(report, divergence, blames_weights) or (_everywhere(divergence) if blames_weights else None)
 
 
 def _run_differently(report: ScoreReport, divergence: list[Floats]) -> str | None:
@@ -129,7 +140,7 @@ def _few_prompts(report: ScoreReport, divergence: list[Floats]) -> str | None:
     )
 
 
-def _trend(report: ScoreReport, divergence: list[Floats]) -> str | None:
+def _trend(report: ScoreReport, divergence: list[Floats], blames_weights: bool) -> str | None:
     """The divergence grows or fades along the sequence."""
     indices = [tokens.prompt_len + np.arange(tokens.n_positions) for tokens in report.tokens]
     correlation = _rank_correlation(np.concatenate(indices), np.concatenate(divergence))
@@ -138,10 +149,11 @@ def _trend(report: ScoreReport, divergence: list[Floats]) -> str | None:
     late = np.concatenate([values[-third:] for values, third in zip(divergence, thirds, strict=True)]).mean()
     if correlation > _MIN_CORRELATION and late > _MIN_LATE_OVER_EARLY * early:
         if not _starts_from_nothing(np.concatenate(indices), np.concatenate(divergence)):
-            return (
+            cause = (
                 "the divergence grows along the text, but is there from the first tokens on: the weights changed (merging, "
                 "training, an adapter applied twice or not at all)"
             )
+            return cause if blames_weights else None
         return (
             "the divergence grows with the position: look at the position encoding (RoPE base or scaling, position ids) or "
             "the attention window"

@@ -37,8 +37,8 @@ class FakeReport:
         self.distributions = [[top(ids) for ids in choices or zeros] for choices in (reference_ids, candidate_ids)]
 
 
-def cause_of(report: FakeReport) -> str | None:
-    return likely_cause(cast(ScoreReport, report))
+def cause_of(report: FakeReport, changed: bool | None = None) -> str | None:
+    return likely_cause(cast(ScoreReport, report), changed)
 
 
 def top(ids: Ints) -> TopK:
@@ -73,7 +73,11 @@ def test_the_trend_over_positions_names_the_cause(
     divergence = [noisy(shape(np.arange(32.0)), generator) for _ in range(12)]
     if words == "little in common":
         divergence = [np.clip(0.85 + 0.02 * generator.normal(size=32), 0, 1) for _ in range(12)]
-    assert words in (cause_of(FakeReport(divergence)) or "")
+    report = FakeReport(divergence)
+    assert words in (cause_of(report) or "")
+    assert cause_of(report, changed=True) is None
+    blames_weights = words not in ("grows with the position: look at the position encoding", "from the first position on")
+    assert (cause_of(report, changed=False) is None) == blames_weights
 
 
 def test_a_few_prompts_are_named(generator: np.random.Generator) -> None:
@@ -85,6 +89,8 @@ def test_a_few_prompts_are_named(generator: np.random.Generator) -> None:
     assert cause.startswith("prompts 3, 17 alone have 9")
     assert "% of the divergence: look at what they have in common" in cause
     assert (cause_of(FakeReport(divergence[:10])) or "").startswith("prompt 3 alone has 9")
+    assert cause_of(FakeReport(divergence), changed=False) == cause
+    assert cause_of(FakeReport(divergence), changed=True) is None
 
 
 @pytest.mark.parametrize(("shift", "words"), [(1, "one position late"), (-1, "one position early")])
@@ -92,7 +98,8 @@ def test_choices_shifted_by_one_position_are_named(generator: np.random.Generato
     reference = [generator.integers(0, 1000, 32) for _ in range(8)]
     candidate = [np.roll(ids, shift) for ids in reference]
     divergence = [np.full(32, 0.8) for _ in range(8)]
-    assert words in (cause_of(FakeReport(divergence, reference, candidate)) or "")
+    for changed in (None, False, True):  # no change of weights shifts tokens
+        assert words in (cause_of(FakeReport(divergence, reference, candidate), changed) or "")
     cause = cause_of(FakeReport(divergence, reference, reference))
     assert cause is not None
     assert "shifted by one" not in cause
@@ -124,6 +131,8 @@ def test_rounding_differences_of_two_devices_are_named(labels: tuple[str, str], 
     report.labels = labels
     cause = cause_of(report) or ""
     assert cause.startswith("the reference ran in float32 on cpu and the candidate in float32 on cuda:0, ") == explained
+    assert (cause_of(report, changed=False) or "") == cause
+    assert cause_of(report, changed=True) is None  # it would say that the weights are not to blame
 
 
 @pytest.mark.parametrize(
@@ -141,7 +150,8 @@ def test_a_cache_is_named_where_only_the_tokens_read_through_it_differ(
 ) -> None:
     report = FakeReport([np.array([first, *[later] * 15]) for _ in range(8)])
     report.config = ScoringConfig(path=path)
-    assert ("cache" in (cause_of(report) or "")) == named
+    for changed in (None, False, True):  # changed weights show in the first token too
+        assert ("cache" in (cause_of(report, changed) or "")) == named
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

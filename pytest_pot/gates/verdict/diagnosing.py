@@ -1,0 +1,67 @@
+"""Find out, for a gate that has failed, what changed between the models it compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pytest_pot.core.config import ScoringConfig
+from pytest_pot.core.user_code import in_short
+from pytest_pot.engines.registry import device_of
+from pytest_pot.gates.base import GateInputs, Progress
+from pytest_pot.gates.verdict.result import ScoreOutcome
+from pytest_pot.scoring.diagnosis.diagnose import ModelPair, diagnose
+from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    from pytest_pot.baseline.baseline import Baseline
+
+__all__ = ["diagnosis_of"]
+
+_STAGE = "diagnosing"
+
+
+def diagnosis_of(
+    outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, baseline: Baseline | None, progress: Progress
+) -> Diagnosis:
+    """The diagnosis of a gate that has failed. Whatever goes wrong here is told in it, and raises nothing.
+
+    Args:
+        outcome: of the gate.
+        inputs: of the gate.
+        config: how the reference is opened.
+        baseline: the recorded reference, if the candidate was compared with one.
+        progress: shown the steps of the diagnosis.
+    """
+    progress(0, 0, _STAGE)  # a reference that has yet to be loaded may take a while
+    try:
+        pair = _pair(outcome, inputs, config, baseline)
+        diagnosis = diagnose(pair, lambda done, total: progress(done, total, _STAGE))
+        diagnosis.to_dict()  # reports will ask for it
+        return diagnosis
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also a skip or a timeout of pytest: the verdict is known, and must be heard
+        return _undone(f"the diagnosis itself failed: {in_short(error).splitlines()[0]}")
+
+
+def _pair(outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, baseline: Baseline | None) -> ModelPair:
+    """What was compared. A live reference that did not have to run is loaded now, so that a failing gate says the same whether
+    or not an earlier run had kept its outputs."""
+    reference = inputs.reference
+    if reference is None and inputs.live_reference is not None:
+        reference = inputs.live_reference()
+        if config.device == "auto":
+            config = replace(config, device=device_of(inputs.candidate) or "auto")
+    return ModelPair(
+        candidate=inputs.candidate,
+        candidate_config=outcome.settings.candidate_config(config),
+        config=config,
+        reference=reference,
+        recorded=None if reference is not None else getattr(baseline, "weights_print", None),
+        tokens=outcome.report.tokens[int(outcome.report.scores.argmax())],
+    )
+
+
+def _undone(why: str) -> Diagnosis:
+    return Diagnosis(config=None, weights=None, trace=None, notes=(why,), what_changed=(f"not known: {why}",))
