@@ -120,3 +120,20 @@ def test_captured_output_does_not_have_the_line(project: Project) -> None:
 def test_no_line_for_quick_gates(project: Project) -> None:
     project.write(conftest=TERMINAL)
     assert progress_lines(project.run_tests(MARKED)) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_diagnosis_of_a_failing_gate_is_shown(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.write(conftest=TERMINAL)
+    text = MARKED.partition('@pytest.mark.pot_identity(preset="single", candidate={nan})')[0]
+    result = project.run_tests(text, f"--pot-candidate={project.tiny.perturbed}")
+    result.assert_outcomes(failed=1)
+    lines = [line.rstrip() for line in result.outlines if line.startswith("pot: test_it: diagnosing")]
+    assert lines[0] == "pot: test_it: diagnosing"  # a reference may be loaded here
+    steps = [re.fullmatch(r"pot: test_it: diagnosing, (\d+) of (\d+) steps, \d+ s left", line) for line in lines[1:]]
+    counts = [(int(step[1]), int(step[2])) for step in steps if step is not None]
+    assert len(counts) == len(lines) - 1 > 1
+    total = counts[0][1]
+    assert [done for done, _ in counts] == sorted({done for done, _ in counts})
+    assert counts[-1] == (total, total)
+    assert not any("diagnosing" in line for line in screen(capsys.readouterr().out))

@@ -1,0 +1,114 @@
+"""``python -m pytest_pot explain``, on tiny models on disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from pytest_pot import Baseline, Prompt, ScoringConfig, TeacherForcedScorer
+from pytest_pot.__main__ import main
+
+from ..models import tiny
+
+UNREAD = "model.embed_tokens.weight"
+ROW = 5
+"""A row of the embeddings that no prompt here reads."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> Path:
+    home = tmp_path_factory.mktemp("models")
+
+    def save(name: str, model: PreTrainedModel) -> None:
+        model.save_pretrained(home / name)
+        tokenizer.save_pretrained(home / name)
+
+    reference = tiny("llama")
+    save("reference", reference)
+    for name in ("a", "b"):
+        recorded = TeacherForcedScorer(ScoringConfig()).record(reference, prompts, tokenizer)
+        recorded.save(home / f"{name}.pot.safetensors")
+    with torch.no_grad():
+        reference.get_parameter("model.embed_tokens.weight")[ROW] *= 1.1
+        reference.get_parameter("model.layers.1.self_attn.q_proj.weight").mul_(1.5)
+    save("candidate", reference)
+    reference.config.rms_norm_eps = 1e-3
+    save("config", reference)
+    return home
+
+
+def explained(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    names = [str(folder / name) if (folder / name).exists() else name for name in arguments]
+    code = main(["explain", *names, "--device=cpu"])
+    captured = capsys.readouterr()
+    assert (code, captured.err) == (0, "")
+    return captured.out.splitlines()
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    names = [str(folder / name) if (folder / name).exists() else name for name in arguments]
+    assert main(["explain", *names]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+def test_all_that_changed_is_listed_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(folder, capsys, "reference", "config") == ["?"]
+
+
+def test_nothing_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explained(folder, capsys, "reference", "reference") == ["?"]
+
+
+def test_a_recorded_reference(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert explained(folder, capsys, "a.pot.safetensors", "candidate") == ["?"]
+    old = replace(Baseline.load(folder / "a.pot.safetensors"), weights_print=None).save(tmp_path / "old.pot.safetensors")
+    assert explained(folder, capsys, str(old), "candidate") == ["?"]
+
+
+def test_json_has_the_whole_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads("\n".join(explained(folder, capsys, "reference", "config", "--json")))
+    assert document["candidate"] == str(folder / "config")
+    assert document["config"] == [{"field": "rms_norm_eps", "reference": 1e-6, "candidate": 1e-3}]
+    changes = {change["name"]: change["kind"] for change in document["weights"]["changes"]}
+    assert changes.keys() == {UNREAD, "model.layers.1.self_attn.q_proj.weight"}
+
+
+def test_prompts_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text('"The old mill"\n', encoding="utf-8")
+    prompts = f"--prompts={tmp_path / 'prompts.jsonl'}"
+    assert any("modules:" in line for line in explained(folder, capsys, "reference", "candidate", prompts))
+    assert "--prompts is for two live models: " in refused(folder, capsys, "a.pot.safetensors", "candidate", prompts)
+    missing = refused(folder, capsys, "reference", "candidate", f"--prompts={tmp_path / 'none.jsonl'}")
+    assert "none.jsonl" in missing
+
+
+def test_usage_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    message = refused(folder, capsys, "a.pot.safetensors", "b.pot.safetensors")
+    assert message == "?"
+    message = refused(folder, capsys, "reference", "b.pot.safetensors")
+    assert message == "?"
+    message = refused(folder, capsys, "reference", str(tmp_path / "nowhere"))
+    assert message.startswith(f"pytest-pot: cannot load the candidate '{tmp_path}/nowhere': {tmp_path}/nowhere does not exist")
+    assert message.count("\n") == 1
+    message = refused(folder, capsys, str(tmp_path / "x.pot.safetensors"), "candidate")
+    assert message == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
+    assert refused(folder, capsys, "reference", "candidate", "--dtype=int3").count("\n") == 1
+    assert refused(folder, capsys, "reference", "candidate", "--device=gpu").count("\n") == 1
+
+
+def test_a_corrupt_file_is_no_traceback(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(folder / "candidate", tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    message = refused(folder, capsys, "reference", str(broken))
+    assert message.startswith(f"pytest-pot: cannot load the candidate '{broken}'")
+    (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
+    message = refused(folder, capsys, str(tmp_path / "x.pot.safetensors"), "candidate")
+    assert "is damaged, or not a recording of pytest-pot" in message
