@@ -125,6 +125,11 @@ class Weights(Protocol):
         """Further names of tensors, each with the name in ``tensors``."""
 
     @property
+    def constants(self) -> Mapping[str, float | int | bool | str | None]:
+        """Plain numbers and texts that modules keep beside their tensors, by module and attribute:
+        ``"model.layers.0.self_attn.scaling"``. Those that change no result while the model is not trained are left out."""
+
+    @property
     def unreadable(self) -> str | None:
         """Why no values can be read (weights on disk, or packed in an unknown format), as a clause for people; None if they
         can."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, SupportsFloat
 
 from pytest_pot.engines.module_differences import ModuleTrace
 from pytest_pot.engines.weights import TensorChange
@@ -17,10 +20,12 @@ class ConfigChange:
 
     field: str
     """``"rope_theta"``; of a nested field, its path: ``"rope_parameters.factor"``; of a module's number, the module's name
-    before it."""
+    before it, with a star for the layer where it is the same in all: ``"model.layers.*.self_attn.scaling"``."""
     reference: Any
     """In JSON types; None where it has no such field."""
     candidate: Any
+    n_modules: int = 0
+    """How many modules keep the number; 0 for a field of the configuration."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ class WeightsDifference:
     change 0.006)"``. Empty where all tensors are equal."""
     recorded: bool
     """Whether the reference's weights are known from a recording only, so that sizes are estimates."""
+    computed: tuple[TensorChange, ...] = ()
+    """Buffers that no checkpoint holds, such as rotary frequencies, where the configuration does not explain the difference.
+    They are not counted above."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class Diagnosis:
     precisions: tuple[str, str] | None = None
     """The precisions that both models computed in, where they differ."""
     notes: tuple[str, ...] = ()
-    """What could not be told and why, one line each."""
+    """What could not be told and why, one line each; they are the last lines of ``what_changed``, too."""
 
     what_changed: tuple[str, ...] = ()
     """The above in words: one line for each thing that changed, the most telling first. Never empty."""
@@ -63,5 +71,21 @@ class Diagnosis:
     empty where that is not known."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        raise NotImplementedError
+        """Plain JSON types; floats that are not finite as ``"nan"``, ``"inf"`` or ``"-inf"``."""
+        document: dict[str, Any] = _plain(asdict(self))
+        return document
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, SupportsFloat):  # also numbers of numpy
+        number = float(value)
+        return number if math.isfinite(number) else str(number)
+    return str(value)

@@ -2,20 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_pot.core.text import count, number, shorten, some_of
+from pytest_pot.engines.weights import ChangeKind, TensorChange
+from pytest_pot.scoring.diagnosis.tensor_names import template
 
 if TYPE_CHECKING:
-    from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
+    from pytest_pot.engines.module_differences import ModuleDifference
+    from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange, Diagnosis, WeightsDifference
 
-__all__ = ["what_changed", "where_it_starts"]
+__all__ = ["config_lines", "what_changed", "where_it_starts"]
+
+_WIDTH = 150
+"""Characters up to which fields share a line."""
+
+_MOST_ENTRIES = 4
+_MAX_VALUE = 60
 
 
 def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     """See :attr:`Diagnosis.what_changed`; of a diagnosis that has none yet."""
-    raise NotImplementedError
+    config = list(config_lines(diagnosis.config or ()))
+    weights = [] if diagnosis.weights is None else [*diagnosis.weights.summary, *_computed(diagnosis.weights.computed)]
+    notes = [shorten(note, 400) for note in diagnosis.notes]
+    if diagnosis.same_weights:
+        return [*_same(diagnosis), *weights, *notes]
+    equal = _equal(diagnosis.weights)
+    if config and not weights and equal:
+        config[0] += f"; {equal}"
+        equal = None
+    # The first line of each matters more than the second of either.
+    lines = [*config[:1], *weights, *config[1:]]
+    if equal:
+        lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))
+    return [*lines, *notes] or ["nothing is known of what changed"]
 
 
 def where_it_starts(diagnosis: Diagnosis) -> Sequence[str]:
-    """See :attr:`Diagnosis.where_it_starts`."""
-    raise NotImplementedError
+    """See :attr:`Diagnosis.where_it_starts`; of a diagnosis that has none yet."""
+    trace = diagnosis.trace
+    if trace is None or trace.first is None:
+        return []
+    lines = [_first_difference(trace.first)]
+    if trace.largest is not None and trace.largest.name != trace.first.name:
+        lines.append(
+            f"the largest difference arises in {_module(trace.largest)}: {number(trace.largest.after)} for the same inputs"
+        )
+    if trace.n_differing > 1:
+        lines.append(f"{trace.n_differing} of {trace.n_modules} modules differ by more than rounding")
+    return lines
+
+
+def config_lines(changes: Iterable[ConfigChange]) -> Iterator[str]:
+    """The fields, as many to a line as are short enough, then the numbers that modules keep."""
+    fields: list[ConfigChange] = []
+    modules: list[ConfigChange] = []
+    for change in changes:
+        (modules if change.n_modules else fields).append(change)
+    line = ""
+    for change in fields:
+        words = _field(change)
+        if line and len(line) + len(words) > _WIDTH:
+            yield line
+            line = ""
+        line += f", {words}" if line else words
+    if line:
+        yield line
+    by_kind: dict[str, list[ConfigChange]] = defaultdict(list)
+    for change in modules:
+        by_kind[template(change.field)].append(change)
+    for group in by_kind.values():
+        yield _constant(group)
+
+
+def _same(diagnosis: Diagnosis) -> list[str]:
+    n = 0 if diagnosis.weights is None else diagnosis.weights.n_tensors
+    config = ", and so is the configuration" if diagnosis.config == () else " (of a configuration, nothing is known)"
+    equal = f"all {count(n, 'tensor')} are equal{config}"
+    if diagnosis.precisions is None:
+        return [equal]
+    return [f"same weights, computed in another precision ({' and '.join(diagnosis.precisions)}): {equal}"]
+
+
+def _equal(weights: WeightsDifference | None) -> str | None:
+    if weights is None or weights.n_equal == 0:
+        return None
+    n = weights.n_tensors
+    return f"all {count(n, 'tensor')} are equal" if weights.n_equal == n else f"{weights.n_equal} of {n} tensors are equal"
+
+
+def _computed(changes: Sequence[TensorChange]) -> Iterator[str]:
+    """Buffers that are computed when the model is made."""
+    groups: dict[tuple[bool, str], list[TensorChange]] = defaultdict(list)
+    for change in changes:  # often two copies of the same
+        size = "" if change.relative is None else f" (relative change {number(change.relative)})"
+        groups[change.kind is ChangeKind.NOT_FINITE, size].append(change)
+    for (not_finite, size), group in groups.items():
+        names = some_of([change.name for change in group], 2)
+        kind = "NaN or infinite values" if not_finite else "other values"
+        verb = "s have" if len(group) > 1 else " has"
+        yield f"the computed buffer{verb} {kind}{size}, which no field of the configuration explains: {names}"
+
+
+def _field(change: ConfigChange) -> str:
+    name = shorten(change.field, 80)
+    one, other = change.reference, change.candidate
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other) > _MOST_ENTRIES:
+        differing = [index for index, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]]
+        first = differing[0]
+        return (
+            f"{name}: {len(differing)} of {len(one)} entries differ, "
+            f"the first at {first}: {' -> '.join(_values(one[first], other[first]))}"
+        )
+    return f"{name} {' -> '.join(_values(one, other))}"
+
+
+def _constant(group: Sequence[ConfigChange]) -> str:
+    module, _, attribute = template(group[0].field).rpartition(".")
+    values = {_values(change.reference, change.candidate) for change in group}
+    if group[0].n_modules > 1:
+        what = f"{attribute} of all {group[0].n_modules} {shorten(module.rpartition('.')[2], 60)}"
+    elif len(group) == 1:
+        what = shorten(group[0].field, 100)
+    else:
+        what = f"{attribute} of {len(group)} {shorten(module.rpartition('.')[2], 60)}"
+    one, other = _values(group[0].reference, group[0].candidate)
+    first = "" if len(values) == 1 else f" in {shorten(group[0].field.rpartition('.')[0], 80)}, others elsewhere"
+    return f"{what}: {one} -> {other}{first} (kept by the modules, not by the configuration)"
+
+
+def _values(one: Any, other: Any) -> tuple[str, str]:
+    """Two values as short as they can be told apart."""
+    short = _value(one), _value(other)
+    if short[0] != short[1]:
+        return short
+    return shorten(repr(one), _MAX_VALUE), shorten(repr(other), _MAX_VALUE)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return number(value)
+    return shorten(str(value), _MAX_VALUE)
+
+
+def _first_difference(first: ModuleDifference) -> str:
+    inside = " in what its own forward computes, as each module inside it agrees" if first.itself else ""
+    noise = f" (noise {number(first.noise)})"
+    before = f"; the modules before it agree to {number(first.before)}"
+    return f"{_module(first)}: its output is {number(first.after)} apart for the same inputs{noise}{inside}{before}"
+
+
+def _module(difference: ModuleDifference) -> str:
+    name = shorten(difference.name, 80) or "the model itself"
+    return f"{name} ({shorten(difference.module_class, 60)})"

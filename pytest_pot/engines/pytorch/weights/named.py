@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pytest_pot.engines.pytorch.weights.constants import constants_of
 from pytest_pot.engines.weights import TensorChange, TensorInfo, Weights, WeightsPrint
 
 __all__ = ["NamedWeights"]
@@ -28,7 +29,7 @@ class NamedWeights:
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
         config = getattr(self._model, "config", None)
-        if not hasattr(config, "to_json_string"):
+        if config is None or not hasattr(config, "to_json_string"):
             return None
         document: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
         return document
@@ -44,6 +45,10 @@ class NamedWeights:
     def ties(self) -> Mapping[str, str]:
         first = {id(tensor): name for name, tensor in reversed(self._all.items())}
         return {name: first[id(tensor)] for name, tensor in self._all.items() if first[id(tensor)] != name}
+
+    @cached_property
+    def constants(self) -> Mapping[str, float | int | bool | str | None]:
+        return constants_of(self._model)
 
     @property
     def unreadable(self) -> str | None:

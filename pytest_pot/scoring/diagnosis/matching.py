@@ -1,0 +1,214 @@
+"""Which tensor of a candidate is which of the reference.
+
+By name, then without what wrappers and outer models put before a name, then by content and by the names that this teaches, then
+by a shape that no other tensor has. What is ambiguous is left unmatched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pytest_pot.core.errors import PotError
+from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
+from pytest_pot.scoring.diagnosis.tensor_names import stripped, template
+
+__all__ = ["Matching", "Tie", "UnmatchedWeights", "comparable_shapes", "match"]
+
+Key = TypeVar("Key", bound=Hashable)
+
+_MIN_MATCHED = 0.5
+"""The share of the smaller model's tensors that has to be matched: fewer are said to be no match at all."""
+
+
+class UnmatchedWeights(PotError):
+    """The tensors of two models cannot be matched; the message says why."""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tensor that one of the two models shares with another tensor, and the other does not."""
+
+    name: str
+    """The reference's name of the tensor, such as ``"lm_head.weight"``."""
+    shared_with: str
+    """The reference's name of the tensor that it is shared with, such as the embeddings."""
+    candidate_name: str | None
+    """The candidate's tensor in this place; None if it has none."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The saved tensors of two models, side by side."""
+
+    pairs: Mapping[str, str]
+    """The candidate's tensor for each of the reference's, in the reference's order."""
+    missing: tuple[str, ...]
+    """Of the reference."""
+    extra: tuple[str, ...]
+    """Of the candidate."""
+    untied: tuple[Tie, ...] = ()
+    """Shared in the reference only; those without a tensor of the candidate were lost."""
+    tied: tuple[Tie, ...] = ()
+    """Shared in the candidate only, so that the reference's tensor was lost."""
+
+
+def match(reference: KnownWeights, candidate: KnownWeights) -> Matching:
+    """The tensors of the two models side by side.
+
+    Raises:
+        UnmatchedWeights: the two have too little in common, or most tensors have other sizes.
+    """
+    pairs = _by_names(reference, candidate)
+    _add_by_content(pairs, reference, candidate)
+    _add_by_shape(pairs, reference, candidate)
+    untied, tied = _ties(pairs, reference, candidate)
+    shared = {tie.name for tie in tied}
+    of_pairs = {one: pairs[one] for one in reference.saved if one in pairs and one not in shared}
+    placed = {*of_pairs.values(), *(tie.candidate_name for tie in untied)}
+    matching = Matching(
+        of_pairs,
+        missing=tuple(name for name in reference.saved if name not in of_pairs and name not in shared),
+        extra=tuple(name for name in candidate.saved if name not in placed),
+        untied=untied,
+        tied=tied,
+    )
+    _check(matching, reference, candidate)
+    return matching
+
+
+def comparable_shapes(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two tensors have the same shape, or are matrices with transposed shapes."""
+    return one == other or (len(one) == 2 and one == other[::-1])
+
+
+def _names(weights: KnownWeights) -> dict[str, str]:
+    """All names of saved tensors, each with the tensor's first name."""
+    further = {name: first for name, first in weights.ties.items() if first in weights.saved}
+    return {**{name: name for name in weights.saved}, **further}
+
+
+def _by_names(reference: KnownWeights, candidate: KnownWeights) -> dict[str, str]:
+    of_reference, of_candidate = _names(reference), _names(candidate)
+    equal = _unique_by(of_candidate, lambda name: name)
+    alike = _unique_by(of_candidate, stripped)
+    alike_here = _unique_by(of_reference, stripped)
+
+    def counterpart(name: str) -> str | None:
+        found = equal.get(name)
+        if found is None and stripped(name) in alike_here:
+            found = alike.get(stripped(name))
+        return None if found is None else of_candidate[found]
+
+    pairs: dict[str, str] = {}
+    for name in [*reference.saved, *(name for name in of_reference if name not in reference.saved)]:
+        tensor = counterpart(name)
+        first = of_reference[name]
+        # Under its other names a tensor may be another one in the candidate; its first name comes first.
+        if tensor is not None and first not in pairs:
+            pairs[first] = tensor
+    return pairs
+
+
+def _add_by_content(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights) -> None:
+    """Match tensors of equal values, and then those whose names follow the same pattern."""
+    ours, theirs = _unmatched(pairs, reference, candidate)
+    shapes = {reference.saved[name].shape for name in ours} & {candidate.saved[name].shape for name in theirs}
+    if not shapes or any(weights.unreadable for weights in (reference, candidate)):
+        return
+    digests = [
+        _unique_by((name for name in names if weights.saved[name].shape in shapes), weights.digest)
+        for weights, names in ((reference, ours), (candidate, theirs))
+    ]
+    pairs.update({name: digests[1][digest] for digest, name in digests[0].items() if digest in digests[1]})
+    patterns: dict[str, set[str]] = defaultdict(set)
+    back: dict[str, set[str]] = defaultdict(set)
+    for one, other in pairs.items():
+        if _numbers(one) == _numbers(other):
+            patterns[template(one)].add(template(other))
+            back[template(other)].add(template(one))
+    ours, theirs = _unmatched(pairs, reference, candidate)
+    places = {(template(name), _numbers(name)): name for name in theirs}
+    for name in ours:
+        targets = patterns.get(template(name), set())
+        if len(targets) == 1 and len(back[next(iter(targets))]) == 1:
+            place = places.get((next(iter(targets)), _numbers(name)))
+            if place is not None and candidate.saved[place].shape == reference.saved[name].shape:
+                pairs[name] = place
+
+
+def _add_by_shape(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights) -> None:
+    """Match tensors that are the only ones of their shape, in the whole model or in a layer of the same number."""
+    ours, theirs = _unmatched(pairs, reference, candidate)
+    keys = [
+        _unique_by(names, lambda name, weights=weights: (weights.saved[name].shape, _numbers(name)))  # type: ignore[misc]
+        for weights, names in ((reference, ours), (candidate, theirs))
+    ]
+    pairs.update({name: keys[1][key] for key, name in keys[0].items() if key in keys[1]})
+
+
+def _unmatched(pairs: Mapping[str, str], reference: KnownWeights, candidate: KnownWeights) -> tuple[list[str], list[str]]:
+    placed = set(pairs.values())
+    return [name for name in reference.saved if name not in pairs], [name for name in candidate.saved if name not in placed]
+
+
+def _ties(
+    pairs: Mapping[str, str], reference: KnownWeights, candidate: KnownWeights
+) -> tuple[tuple[Tie, ...], tuple[Tie, ...]]:
+    names = _names(candidate)
+    by_stripped = _unique_by(names, stripped)
+
+    def of_candidate(name: str) -> str | None:
+        found = name if name in names else by_stripped.get(stripped(name))
+        return None if found is None else names[found]
+
+    untied = []
+    for name, first in reference.ties.items():
+        tensor = of_candidate(name)
+        if first in pairs and tensor != pairs[first]:
+            untied.append(Tie(name, first, tensor))
+    tied = []
+    owners: dict[str, str] = {}
+    for name, tensor in pairs.items():
+        owner = owners.setdefault(tensor, name)
+        if owner != name:
+            # The name that the tensor itself has in the candidate owns it.
+            lost, kept = (owner, name) if stripped(name) == stripped(tensor) else (name, owner)
+            owners[tensor] = kept
+            tied.append(Tie(lost, kept, tensor))
+    return tuple(untied), tuple(tied)
+
+
+def _check(matching: Matching, reference: KnownWeights, candidate: KnownWeights) -> None:
+    n_reference, n_candidate = len(reference.saved), len(candidate.saved)
+    n_pairs = len(matching.pairs)
+    if n_pairs < _MIN_MATCHED * min(n_reference, n_candidate) or n_pairs == 0:
+        only = f" (only {n_pairs} of them can be)" if n_pairs else ""
+        raise UnmatchedWeights(
+            f"the candidate is a {candidate.model_class} with {n_candidate} tensors, the reference a "
+            f"{reference.model_class} with {n_reference}: their weights cannot be matched{only}"
+        )
+    others = [
+        (one, reference.saved[one].shape, candidate.saved[other].shape)
+        for one, other in matching.pairs.items()
+        if not comparable_shapes(reference.saved[one].shape, candidate.saved[other].shape)
+    ]
+    if 2 * len(others) > n_pairs:
+        name, shape, other_shape = others[0]
+        raise UnmatchedWeights(
+            f"{len(others)} of {n_reference} tensors have other shapes, {name} {list(other_shape)} instead of {list(shape)}: "
+            "the two models have other sizes, and their weights cannot be compared"
+        )
+
+
+def _numbers(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.split(".") if part.isdigit())
+
+
+def _unique_by(names: Iterable[str], key: Callable[[str], Key]) -> dict[Key, str]:
+    """Each of ``names`` by its key, without those that share theirs."""
+    keys = {name: key(name) for name in names}
+    counts = Counter(keys.values())
+    return {value: name for name, value in keys.items() if counts[value] == 1}

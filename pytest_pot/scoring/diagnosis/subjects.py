@@ -1,0 +1,239 @@
+"""Sets of tensors as a person would name them: all matrices, layers 3 to 7, the q_proj matrices of all layers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pytest_pot.core.text import count, shorten
+from pytest_pot.engines.weights import TensorInfo
+from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, template
+
+__all__ = ["Subject", "Tensors", "layers_in_words"]
+
+_MOST_NAMES = 3
+_MOST_NUMBERS = 6
+_MOST_KINDS = 4
+_NOUNS = {Role.NORM: "norms", Role.BIAS: "biases", Role.OTHER: "other tensors"}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A set of tensors in words."""
+
+    words: str
+    names: frozenset[str]
+
+
+class Tensors:
+    """All tensors of a model, to name sets of them."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], ties: Mapping[str, str] | None = None) -> None:
+        self._tensors = tensors
+        further: dict[str, list[str]] = defaultdict(list)
+        for name, first in (ties or {}).items():
+            further[first].append(name)
+        self._tied = frozenset(further)
+        self._roles = {name: _role((name, *further[name]), info) for name, info in tensors.items()}
+
+    def subjects(self, names: Iterable[str]) -> list[Subject]:
+        """``names`` in words, the most comprehensive first; every name is in one subject."""
+        left = dict.fromkeys(names)
+        subjects = []
+        for words, group in self._groups:
+            if group and all(name in left for name in group):
+                subjects.append(Subject(words, frozenset(group)))
+                for name in group:
+                    del left[name]
+        for part in (self._layers, self._kinds):
+            for subject in part(left):
+                subjects.append(subject)
+                for name in subject.names:
+                    del left[name]
+        return subjects + self._rest(left)
+
+    @cached_property
+    def _groups(self) -> list[tuple[str, list[str]]]:
+        """What a person would name first, from all to the particular."""
+        names = list(self._tensors)
+        of = {kind: [name for name in names if self._roles[name] is kind] for kind in Role}
+        inner = of[Role.MATRIX] + of[Role.EXPERT]
+        outer = of[Role.EMBEDDINGS] + of[Role.POSITIONS] + of[Role.OUTPUT]
+        groups = [(f"all {count(len(names), 'tensor')}", names)]
+        if len(inner) > 1:
+            with_outer = f"all {len(inner) + len(outer)} matrices (with {self._outer_words(of)})"
+            groups += [(with_outer, inner + outer)] if outer else []
+            groups += [(f"all {len(inner)} matrices", inner)]
+            if of[Role.OUTPUT]:
+                groups.insert(2, (f"all {len(inner) + 1} matrices (with the output layer)", inner + of[Role.OUTPUT]))
+        for kind, words in ((Role.EXPERT, "matrices of the experts"), (Role.NORM, "norm tensors"), (Role.BIAS, "biases")):
+            groups += [(f"all {len(of[kind])} {words}", of[kind])] if len(of[kind]) > 1 else []
+        groups += [(self._outer_words({kind: of[kind]}), of[kind]) for kind in _OUTER if len(of[kind]) == 1]
+        return groups
+
+    def _outer_words(self, of: Mapping[Role, Sequence[str]]) -> str:
+        words = []
+        for kind in _OUTER:
+            if of.get(kind):
+                tied = kind is Role.EMBEDDINGS and any(name in self._tied for name in of[kind])
+                words.append(f"the {kind.value}" + (" (and the tied output layer)" if tied else ""))
+        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+    def _layers(self, left: Mapping[str, None]) -> list[Subject]:
+        """Layers all of whose tensors, or matrices, are left."""
+        subjects: list[Subject] = []
+        layers: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for name in self._tensors:
+            parsed = TensorName.of(name)
+            if parsed.layer is not None:
+                layers[parsed.stack, parsed.layer].append(name)
+        taken: set[str] = set()
+        for words, keep in _PARTS_OF_LAYERS:
+            parts = {layer: [name for name in names if keep(self._roles[name])] for layer, names in layers.items()}
+            whole = [
+                layer
+                for layer, names in parts.items()
+                if len(names) > 1 and all(name in left and name not in taken for name in names)
+            ]
+            for stack in dict.fromkeys(stack for stack, _ in whole):
+                for run in _runs([number for other, number in whole if other == stack]):
+                    names = [name for number in run for name in parts[stack, number]]
+                    taken.update(names)
+                    in_words = layers_in_words(run, self._n_layers(stack)) + self._of_stack(stack)
+                    subjects.append(Subject(f"all {len(names)} {words} of {in_words}", frozenset(names)))
+        return subjects
+
+    def _kinds(self, left: Mapping[str, None]) -> list[Subject]:
+        """Tensors with the same place in several layers."""
+        places: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for name in left:
+            parsed = TensorName.of(name)
+            if parsed.layer is not None:
+                places[parsed.stack, template(parsed.rest)].append(name)
+        by_layers: dict[tuple[str, tuple[int, ...], str], list[tuple[str, list[str]]]] = defaultdict(list)
+        for (stack, rest), names in places.items():
+            numbers = tuple(sorted({layer for name in names if (layer := TensorName.of(name).layer) is not None}))
+            if len(numbers) > 1 or len(names) > _MOST_NAMES:
+                by_layers[stack, numbers, self._noun(names[0])].append((rest, names))
+        subjects = []
+        for (stack, numbers, noun), kinds in by_layers.items():
+            n_layers = self._n_layers(stack)
+            if len(kinds) > _MOST_KINDS:
+                continue
+            in_words = _listed([self._short(rest) for rest, _ in kinds])
+            names = [name for _, some in kinds for name in some]
+            layers = layers_in_words(numbers, n_layers) + self._of_stack(stack)
+            subjects.append(Subject(f"the {in_words} {noun} of {layers}", frozenset(names)))
+        return subjects
+
+    def _rest(self, left: Mapping[str, None]) -> list[Subject]:
+        if not left:
+            return []
+        if len(left) <= _MOST_NAMES:
+            return [Subject(self.named(name), frozenset([name])) for name in left]
+        subjects = []
+        for words, kinds in (
+            ("matrices", (Role.MATRIX, Role.EXPERT, *_OUTER)),
+            *((words, (kind,)) for kind, words in _NOUNS.items()),
+        ):
+            names = [name for name in left if self._roles[name] in kinds]
+            n = sum(self._roles[name] in kinds for name in self._tensors)
+            if 0 < len(names) <= _MOST_NAMES:
+                subjects += [Subject(self.named(name), frozenset([name])) for name in names]
+            elif names:
+                subjects.append(Subject(f"{len(names)} of {n} {words}{self._where(names)}", frozenset(names)))
+        return subjects
+
+    def _where(self, names: Sequence[str]) -> str:
+        """In which layers, if those are few."""
+        layers = {(parsed.stack, parsed.layer) for parsed in map(TensorName.of, names)}
+        numbers = sorted({layer for _, layer in layers if layer is not None})
+        stacks = {stack for stack, _ in layers}
+        if len(stacks) > 1 or len(numbers) != len(layers) or len(numbers) > _MOST_NUMBERS:
+            return ""
+        (stack,) = stacks
+        return f", in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)}"
+
+    def named(self, name: str) -> str:
+        """One tensor in words."""
+        kind = self._roles.get(name)
+        if kind in _OUTER and sum(other is kind for other in self._roles.values()) == 1:
+            return f"{self._outer_words({kind: [name]})} {shorten(name, 100)}"
+        return shorten(name, 100)
+
+    @cached_property
+    def _all_layers(self) -> set[tuple[str, int]]:
+        parsed = (TensorName.of(name) for name in self._tensors)
+        return {(name.stack, name.layer) for name in parsed if name.layer is not None}
+
+    def _n_layers(self, stack: str) -> int:
+        return sum(1 for other, _ in self._all_layers if other == stack)
+
+    def _of_stack(self, stack: str) -> str:
+        return f" of {stack}" if len({other for other, _ in self._all_layers}) > 1 else ""
+
+    def _noun(self, name: str) -> str:
+        if self._roles[name] is Role.BIAS:
+            return "biases"
+        if self._roles[name] is Role.NORM:
+            return "weights" if name.endswith("weight") else "biases"
+        return "matrices" if len(self._tensors[name].shape) >= 2 else "vectors"
+
+    def _short(self, rest: str) -> str:
+        """As much of a place in a layer as tells it from all others: ``"q_proj"``, ``"attn.c_proj"``."""
+        others = {template(TensorName.of(name).rest) for name in self._tensors} - {rest}
+        others = {_module(other) for other in others} - {_module(rest)}
+        parts = _module(rest).split(".")
+        for n in range(1, len(parts)):
+            short = ".".join(parts[-n:])
+            if not any(other == short or other.endswith("." + short) for other in others) and parts[-n] != "*":
+                return short
+        return _module(rest)
+
+
+_OUTER = (Role.EMBEDDINGS, Role.POSITIONS, Role.OUTPUT)
+_PARTS_OF_LAYERS: tuple[tuple[str, Callable[[Role], bool]], ...] = (
+    ("tensors", lambda kind: kind in Role),
+    ("matrices", lambda kind: kind in (Role.MATRIX, Role.EXPERT)),
+)
+
+
+def layers_in_words(numbers: Sequence[int], n_layers: int) -> str:
+    """``"layer 5"``, ``"layers 3 to 7"``, ``"all 30 layers"``, ``"layers 1, 4 and 9"``, ``"12 of 30 layers"``."""
+    if len(numbers) == n_layers and n_layers > 1:
+        return f"all {n_layers} layers"
+    if len(numbers) == 1:
+        return f"layer {numbers[0]}"
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"layers {numbers[0]} to {numbers[-1]}"
+    if len(numbers) <= _MOST_NUMBERS:
+        return f"layers {_listed([str(number) for number in numbers])}"
+    return f"{len(numbers)} of {n_layers} layers"
+
+
+def _role(names: Sequence[str], info: TensorInfo) -> Role:
+    """That of a tensor with several names: embeddings that the output layer shares are embeddings."""
+    roles = [role(name, info) for name in names]
+    return Role.EMBEDDINGS if Role.EMBEDDINGS in roles else roles[0]
+
+
+def _module(rest: str) -> str:
+    """The module that holds a tensor; the tensor itself where it is no plain weight or bias."""
+    parent, _, last = rest.rpartition(".")
+    return parent if last in ("weight", "bias") and parent else rest
+
+
+def _runs(numbers: Iterable[int]) -> list[list[int]]:
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

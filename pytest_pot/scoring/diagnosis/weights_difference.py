@@ -1,0 +1,145 @@
+"""Compare the weights of two models, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from pytest_pot.core.text import count, shorten
+from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo, Weights, WeightsPrint
+from pytest_pot.scoring.diagnosis.diagnosis import WeightsDifference
+from pytest_pot.scoring.diagnosis.groups import summary
+from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
+from pytest_pot.scoring.diagnosis.matching import Matching, comparable_shapes
+from pytest_pot.scoring.diagnosis.moved import with_moved
+
+__all__ = ["ComparedWeights", "compare_weights", "computed_buffers"]
+
+_ROUNDING = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
+"""The largest relative error of rounding to each precision."""
+
+
+@dataclass
+class ComparedWeights:
+    """The weights' difference, and what could not be compared."""
+
+    difference: WeightsDifference
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Comparison:
+    candidate: Weights
+    reference: Weights | WeightsPrint
+    step: Callable[[], None]
+    changes: list[TensorChange] = field(default_factory=list)
+    n_equal: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def relative(self, name: str, reference_name: str) -> float | None:
+        """How far two tensors are apart: 0 where they are equal, None where that is not known."""
+        try:
+            change = self.candidate.change(name, self.reference, reference_name)
+        except Exception as error:
+            self.failures[reference_name] = _reason(error)
+            return None
+        return 0.0 if change is None else change.relative
+
+    def compare(self, reference_name: str, name: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+        other_name = name if name != reference_name else None
+        if not comparable_shapes(*shapes):
+            what = f"{list(shapes[0])} -> {list(shapes[1])}"
+            self.changes.append(TensorChange(reference_name, ChangeKind.SHAPE, what, candidate_name=other_name))
+            return
+        try:
+            change = self.candidate.change(name, self.reference, reference_name)
+        except Exception as error:  # one tensor that cannot be read says nothing of the others
+            self.failures[reference_name] = _reason(error)
+            return
+        if change is None:
+            self.n_equal += 1
+        else:
+            self.changes.append(replace(change, name=reference_name, candidate_name=other_name))
+
+
+def compare_weights(
+    candidate: Weights, reference: Weights | WeightsPrint, matching: Matching, step: Callable[[], None]
+) -> ComparedWeights:
+    """How the tensors in ``matching`` differ. ``step`` is called after each pair."""
+    known, known_candidate = KnownWeights(reference), KnownWeights(candidate)
+    comparison = _Comparison(candidate, reference, step)
+    for name, other in matching.pairs.items():
+        comparison.compare(name, other, (known.saved[name].shape, known_candidate.saved[other].shape))
+        step()
+    in_place = tuple(_moved(comparison, matching, known))
+    tied = list(_ties(comparison, matching))
+    missing = [TensorChange(name, ChangeKind.MISSING) for name in matching.missing]
+    order = {name: index for index, name in enumerate(known.saved)}
+    changes = sorted((*in_place, *missing, *tied), key=lambda change: order.get(change.name, len(order)))
+    changes += [TensorChange(name, ChangeKind.EXTRA) for name in matching.extra]
+    all_tensors = {**known.saved, **{name: known_candidate.saved[name] for name in matching.extra}}
+    difference = WeightsDifference(
+        n_tensors=len(known.saved),
+        n_equal=comparison.n_equal,
+        changes=tuple(changes),
+        summary=summary(changes, all_tensors, known.ties, recorded=known.recorded),
+        recorded=known.recorded,
+    )
+    return ComparedWeights(difference, tuple(_notes(comparison.failures)))
+
+
+def computed_buffers(candidate: Weights, reference: Weights | WeightsPrint) -> list[TensorChange]:
+    """How those buffers differ that no checkpoint holds and both models have under one name."""
+    known = KnownWeights(reference)
+    changes = []
+    for name, info in known.tensors.items():
+        other: TensorInfo | None = candidate.tensors.get(name)
+        if not info.saved and other is not None and not other.saved and other.shape == info.shape:
+            change = candidate.change(name, reference, name)
+            if change is not None and not _by_precision(change, info.dtype, other.dtype):
+                changes.append(replace(change, name=name))
+    return changes
+
+
+def _by_precision(change: TensorChange, *dtypes: str) -> bool:
+    """Whether the two are as far apart as rounding to the coarser of two precisions explains."""
+    error = max(_ROUNDING.get(dtype, 0.0) for dtype in dtypes)
+    return dtypes[0] != dtypes[1] and change.relative is not None and change.relative <= error
+
+
+def _moved(comparison: _Comparison, matching: Matching, known: KnownWeights) -> tuple[TensorChange, ...]:
+    try:
+        return with_moved(comparison.changes, matching.pairs, known, comparison.candidate.digest)
+    except Exception as error:
+        comparison.failures["which tensors hold the values of others"] = _reason(error)
+        return tuple(comparison.changes)
+
+
+def _ties(comparison: _Comparison, matching: Matching) -> Iterator[TensorChange]:
+    for tie in matching.untied:
+        if tie.candidate_name is None:
+            yield TensorChange(tie.name, ChangeKind.MISSING)
+            continue
+        relative = comparison.relative(tie.candidate_name, tie.shared_with)
+        other_name = tie.candidate_name if tie.candidate_name != tie.name else None
+        yield TensorChange(tie.name, ChangeKind.UNTIED, tie.shared_with, relative=relative, candidate_name=other_name)
+    for tie in matching.tied:
+        if tie.candidate_name is not None:
+            relative = comparison.relative(tie.candidate_name, tie.name)
+            if relative == 0:
+                comparison.n_equal += 1
+            else:
+                yield TensorChange(tie.name, ChangeKind.MISSING, tie.shared_with, relative=relative)
+
+
+def _notes(failures: Mapping[str, str]) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        which = shorten(names[0], 100) if len(names) == 1 else f"{count(len(names), 'tensor')} ({shorten(names[0], 60)}, …)"
+        yield f"{which} could not be compared: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    return shorten(str(error) or type(error).__name__, 160)
