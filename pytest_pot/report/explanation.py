@@ -22,7 +22,6 @@ from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.jsonl import load_prompts
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
-from pytest_pot.report.properties import plain_types
 from pytest_pot.scoring.diagnosis.diagnose import ModelPair, diagnose
 from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
 from pytest_pot.scoring.encoding import fit_all
@@ -55,10 +54,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        values: dict[str, Any] = plain_types(
-            {"reference": self.reference, "candidate": self.candidate, **self.diagnosis.to_dict()}
-        )
-        return values
+        return {"reference": self.reference, "candidate": self.candidate, **self.diagnosis.to_dict()}
 
     def lines(self) -> list[str]:
         """The whole of it for people: what changed in groups, where it starts, then each change by its name."""

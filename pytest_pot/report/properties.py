@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ __all__ = [
     "NOT_GATED",
     "PREFIX",
     "RECORDED",
-    "plain_types",
     "reported_diagnosis",
     "result_properties",
     "rows_of",
@@ -63,12 +61,11 @@ def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]], worker: str
 def reported_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis in types that JSON has, with the names of a thousand changed tensors at most and their number."""
     values = diagnosis.to_dict()
-    weights = values.get("weights")
+    weights = values["weights"]
     if weights is not None:
         changes = weights["changes"]
         values["weights"] = {**weights, "n_changes": len(changes), "changes": changes[:_MOST_CHANGES]}
-    plain: dict[str, Any] = plain_types(values)
-    return plain
+    return values
 
 
 def with_diagnosis(rows: Iterable[dict[str, Any]], diagnosis: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -79,28 +76,6 @@ def with_diagnosis(rows: Iterable[dict[str, Any]], diagnosis: Mapping[str, Any] 
     if diagnosis is None:
         return list(rows)
     return [{**row, "diagnosis": diagnosis} if _LINES in row else row for row in rows]
-
-
-def plain_types(value: Any) -> Any:
-    """``value`` in the types that JSON has, none of them a subclass: pytest-xdist sends no others.
-
-    Numbers that JSON has no form for become strings, ``"inf"``, and so does whatever is of another type.
-    """
-    match value:
-        case None | bool():
-            return value
-        case str():
-            return str(value)
-        case int():
-            return int(value)
-        case float():
-            return float(value) if math.isfinite(value) else str(float(value))
-        case Mapping():
-            return {str(name): plain_types(entry) for name, entry in value.items()}
-        case list() | tuple():
-            return [plain_types(entry) for entry in value]
-        case _:
-            return str(value)
 
 
 def _prefixed(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

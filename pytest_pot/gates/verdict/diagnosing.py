@@ -59,8 +59,15 @@ def _pair(outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, base
         config=config,
         reference=reference,
         recorded=None if reference is not None else getattr(baseline, "weights_print", None),
+        labels=_labels(outcome),
         tokens=outcome.report.tokens[int(outcome.report.scores.argmax())],
     )
+
+
+def _labels(outcome: ScoreOutcome) -> tuple[str, str]:
+    """Where and in which precision both ran, without what the report adds: that one was cached, or how one read."""
+    reference, candidate = (label.partition(",")[0] for label in outcome.report.labels)
+    return reference, candidate
 
 
 def _undone(why: str) -> Diagnosis:
