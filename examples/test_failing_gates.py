@@ -23,7 +23,7 @@ expected_to_fail = pytest.mark.xfail(strict=True, reason="shows what a failing g
 
 
 # The default tolerance "half" allows rounding to 16 bits, and 8 bits are coarser. The message shows how far the score is
-# above the limit, and the worst prompts and positions. It also says that all prompts and positions are affected alike.
+# above the limit, the worst prompts and positions, and what changed: all matrices were rounded to 8 bits per row.
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts="prompts.jsonl")
 def test_int8_is_outside_the_default_tolerance() -> None:
@@ -36,9 +36,10 @@ def test_int8_is_outside_a_limit_on_another_metric() -> None:
     pass
 
 
-# With a wrong RoPE base, the divergence grows with the position, and the message says so. It grows fastest at the start of a
-# text, so each prompt here is the first word or two of a built-in prompt, and the rest is its continuation. A marker takes
-# either a file or a list of prompts.
+# The configuration has another RoPE base: the message names the field with both values, and says that all weights are equal.
+# Without the weights (a server, a recording of an earlier version) it guesses from the scores, which grow with the position.
+# They grow fastest at the start of a text, so each prompt here is the first word or two of a built-in prompt, and the rest is
+# its continuation. A marker takes either a file or a list of prompts.
 @expected_to_fail
 @pytest.mark.pot_identity(candidate="smollm2:wrong_rope", prompts=SHORT)
 def test_a_conversion_with_the_wrong_rope_base() -> None:
@@ -51,7 +52,7 @@ def test_another_model_under_the_same_name() -> None:
     pass
 
 
-# Nothing changed, so the models are the same, and pot_distinct fails.
+# Nothing changed, so the models are the same, and pot_distinct fails. The message says that all weights are equal.
 @expected_to_fail
 @pytest.mark.pot_distinct(candidate="smollm2:identical", prompts="prompts.jsonl")
 def test_an_update_that_changed_nothing() -> None:

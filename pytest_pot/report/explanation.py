@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import printable, shorten
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.module_differences import ModuleDifference, ModuleTrace
 from pytest_pot.engines.registry import common_device, embedding_rows, load_model, max_positions, opened
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.engines.weights import ChangeKind, TensorChange, WeightsPrint
@@ -60,13 +59,12 @@ class Explanation:
         """The whole of it for people: what changed in groups, where it starts, then each change by its name."""
         diagnosis = self.diagnosis
         lines = [f"reference  {shorten(self.reference, _NAME)}", f"candidate  {shorten(self.candidate, _NAME)}"]
-        lines += _section("what changed", diagnosis.what_changed)
-        lines += _section("where it starts", diagnosis.where_it_starts)
-        lines += _section("configuration (reference -> candidate)", _config_lines(diagnosis))
-        lines += _section(*_weights_lines(diagnosis))
-        if diagnosis.trace is not None:
-            lines += _section("modules", _trace_lines(diagnosis.trace))
-        return [*lines, *_section("not told", diagnosis.notes)]
+        notes = list(map(printable, diagnosis.notes))
+        lines += _section("what changed", diagnosis.what_changed[: len(diagnosis.what_changed) - len(notes)])
+        lines += _section("where it starts", _start_lines(diagnosis))
+        lines += _section("not told", notes)
+        lines += _section("configuration, reference -> candidate", _config_lines(diagnosis))
+        return [*lines, *_section(*_weights_section(diagnosis))]
 
 
 def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | None = None) -> Explanation:
@@ -172,7 +170,7 @@ def _tokens(prompts: list[Prompt] | None, config: ScoringConfig, reference: Load
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 
-def _section(title: str, entries: Iterable[str]) -> list[str]:
+def _section(title: str, entries: Sequence[str]) -> list[str]:
     return [f"{title}:", *(printable(f"  {entry}") for entry in entries)] if entries else []
 
 
@@ -180,17 +178,26 @@ def _config_lines(diagnosis: Diagnosis) -> list[str]:
     return [f"{change.field}: {change.reference!r} -> {change.candidate!r}" for change in diagnosis.config or ()]
 
 
-def _weights_lines(diagnosis: Diagnosis) -> tuple[str, list[str]]:
-    """The section on the weights: its title, and every changed tensor by its name."""
+def _start_lines(diagnosis: Diagnosis) -> Sequence[str]:
+    trace = diagnosis.trace
+    if trace is not None and trace.first is None and trace.n_modules and not trace.n_differing:
+        return [f"nowhere: all {trace.n_modules} modules agree, given the same inputs"]
+    return diagnosis.where_it_starts
+
+
+def _weights_section(diagnosis: Diagnosis) -> tuple[str, list[str]]:
+    """The title of the section on the weights, and every changed tensor by its name, with the kind and the size of its
+    change."""
     weights = diagnosis.weights
     if weights is None:
         return "", []
-    estimated = ", sizes estimated from the recording" if weights.recorded else ""
-    title = f"weights ({weights.n_equal} of {weights.n_tensors} tensors equal{estimated})"
-    names = [shorten(_both_names(change), _NAME) for change in weights.changes]
-    whats = [_what(change) for change in weights.changes]
+    estimated = "; sizes are estimated from the recording" if weights.recorded else ""
+    title = f"tensors, {weights.n_equal} of {weights.n_tensors} equal{estimated}"
+    changes = (*weights.changes, *weights.computed)
+    names = [shorten(_both_names(change), _NAME) for change in changes]
+    whats = [_what(change) for change in weights.changes] + [f"computed, {_what(change)}" for change in weights.computed]
     width, what_width = (max(map(len, texts), default=0) for texts in (names, whats))
-    sizes = ["" if change.relative is None else f"relative change {change.relative:.3g}" for change in weights.changes]
+    sizes = ["" if change.relative is None else f"relative change {change.relative:.3g}" for change in changes]
     rows = zip(names, whats, sizes, strict=True)
     return title, [f"{name.ljust(width)}  {what.ljust(what_width)}  {size}".rstrip() for name, what, size in rows]
 
@@ -210,19 +217,3 @@ def _what(change: TensorChange) -> str:
     }
     parts = [change.kind.value, change.what, "" if amount is None else amounts.get(change.kind, "{:.3g}").format(amount)]
     return shorten(" ".join(filter(None, parts)), _NAME)
-
-
-def _trace_lines(trace: ModuleTrace) -> list[str]:
-    lines = [f"{trace.n_differing} of {trace.n_modules} modules differ from the reference's, given the same inputs"]
-    for title, difference in (("first", trace.first), ("largest", trace.largest)):
-        if difference is not None:
-            lines.append(f"{title}: {_module(difference)}")
-    return lines if trace.note is None else [*lines, trace.note]
-
-
-def _module(difference: ModuleDifference) -> str:
-    name = difference.name or "the model itself"
-    return (
-        f"{shorten(name, _NAME)} ({difference.module_class}): relative difference {difference.after:.3g}, of modules before it "
-        f"at most {difference.before:.3g}, by rounding alone {difference.noise:.3g}"
-    )

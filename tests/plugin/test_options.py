@@ -197,7 +197,7 @@ def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
     ]
     cells = r"| test_it.py::test_it[a\|b] | identity | auto | tv | 0.649 | <= 0.01 | DIFFERENT (fail) | 3 | "
     assert lines[2].startswith(cells)
-    assert len(lines) == 3
+    assert lines[3:5] == ["", "### test_it.py::test_it[a|b]"]
 
 
 def test_the_report_has_gates_that_reached_no_verdict(project: Project) -> None:

@@ -61,8 +61,10 @@ def diagnosis_properties(diagnosis: Diagnosis) -> dict[str, list[str]]:
 
 
 def _changed(diagnosis: Diagnosis) -> bool | None:
-    """Whether weights or configuration are known to have changed; None where the weights are not known."""
+    """Whether weights or configuration are known to have changed; None where the weights are not all known."""
     weights = diagnosis.weights
-    if diagnosis.config or (weights is not None and weights.changes):
+    if diagnosis.same_weights:
+        return False
+    if diagnosis.config or (weights is not None and (weights.changes or weights.computed)):
         return True
-    return False if diagnosis.same_weights or weights is not None else None
+    return False if weights is not None and weights.n_equal == weights.n_tensors else None

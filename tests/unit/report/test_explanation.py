@@ -17,6 +17,7 @@ from pytest_pot.__main__ import main
 from ..models import tiny
 
 UNREAD = "model.embed_tokens.weight"
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 ROW = 5
 """A row of the embeddings that no prompt here reads."""
 
@@ -60,31 +61,61 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -
 
 
 def test_all_that_changed_is_listed_by_name(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explained(folder, capsys, "reference", "config") == ["?"]
+    lines = explained(folder, capsys, "reference", "config")
+    assert lines[:3] == [f"reference  {folder / 'reference'}", f"candidate  {folder / 'config'}", "what changed:"]
+    starts = lines.index("where it starts:")
+    assert lines[starts + 1].startswith("  model.layers.0.input_layernorm (LlamaRMSNorm): its output is 0.07")
+    assert lines[3:starts] == [
+        "  rms_norm_eps 1e-06 -> 0.001",
+        "  the embeddings changed (relative change 0.00884)",
+        f"  one tensor: {Q_PROJ} multiplied by 1.5",
+        "  19 of 21 tensors are equal",
+    ]
+    assert lines[lines.index("configuration, reference -> candidate:") :] == [
+        "configuration, reference -> candidate:",
+        "  rms_norm_eps: 1e-06 -> 0.001",
+        "tensors, 19 of 21 equal:",
+        f"  {UNREAD}               changed 1 of 97 rows  relative change 0.00884",
+        f"  {Q_PROJ}  scaled by 1.5         relative change 0.5",
+    ]
 
 
 def test_nothing_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explained(folder, capsys, "reference", "reference") == ["?"]
+    assert explained(folder, capsys, "reference", "reference")[2:] == [
+        "what changed:",
+        "  all 21 tensors are equal, and so is the configuration",
+        "where it starts:",
+        "  nowhere: all 32 modules agree, given the same inputs",
+    ]
 
 
 def test_a_recorded_reference(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert explained(folder, capsys, "a.pot.safetensors", "candidate") == ["?"]
+    lines = explained(folder, capsys, "a.pot.safetensors", "candidate")
+    assert lines[lines.index("tensors, 19 of 21 equal; sizes are estimated from the recording:") + 1].startswith(
+        f"  {UNREAD}  "
+    )
+    assert "where it starts:" not in lines
     old = replace(Baseline.load(folder / "a.pot.safetensors"), weights_print=None).save(tmp_path / "old.pot.safetensors")
-    assert explained(folder, capsys, str(old), "candidate") == ["?"]
+    assert explained(folder, capsys, str(old), "candidate")[2:] == [
+        "not told:",
+        "  the recording holds nothing of the reference's weights (recorded by an earlier version, or from an engine without "
+        "weights): record it anew with --pot-update",
+    ]
 
 
 def test_json_has_the_whole_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads("\n".join(explained(folder, capsys, "reference", "config", "--json")))
     assert document["candidate"] == str(folder / "config")
-    assert document["config"] == [{"field": "rms_norm_eps", "reference": 1e-6, "candidate": 1e-3}]
+    [change] = document["config"]
+    assert (change["field"], change["reference"], change["candidate"]) == ("rms_norm_eps", 1e-6, 1e-3)
     changes = {change["name"]: change["kind"] for change in document["weights"]["changes"]}
-    assert changes.keys() == {UNREAD, "model.layers.1.self_attn.q_proj.weight"}
+    assert changes.keys() == {UNREAD, Q_PROJ}
 
 
 def test_prompts_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").write_text('"The old mill"\n', encoding="utf-8")
     prompts = f"--prompts={tmp_path / 'prompts.jsonl'}"
-    assert any("modules:" in line for line in explained(folder, capsys, "reference", "candidate", prompts))
+    assert "where it starts:" in explained(folder, capsys, "reference", "candidate", prompts)
     assert "--prompts is for two live models: " in refused(folder, capsys, "a.pot.safetensors", "candidate", prompts)
     missing = refused(folder, capsys, "reference", "candidate", f"--prompts={tmp_path / 'none.jsonl'}")
     assert "none.jsonl" in missing
@@ -92,9 +123,15 @@ def test_prompts_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str], t
 
 def test_usage_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(folder, capsys, "a.pot.safetensors", "b.pot.safetensors")
-    assert message == "?"
+    assert message == (
+        "pytest-pot: both are recordings, and explain needs the candidate's weights; their weights are equal. What both "
+        "recorded is compared by python -m pytest_pot compare\n"
+    )
     message = refused(folder, capsys, "reference", "b.pot.safetensors")
-    assert message == "?"
+    assert message == (
+        f"pytest-pot: the candidate {folder / 'b.pot.safetensors'} is a recording, and explain needs the candidate's weights: "
+        "name a model. Only the reference may be a recording\n"
+    )
     message = refused(folder, capsys, "reference", str(tmp_path / "nowhere"))
     assert message.startswith(f"pytest-pot: cannot load the candidate '{tmp_path}/nowhere': {tmp_path}/nowhere does not exist")
     assert message.count("\n") == 1
