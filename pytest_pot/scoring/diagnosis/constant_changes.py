@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ __all__ = ["constant_changes", "explains_buffer"]
 
 _ROTARY = ("rope", "rotary", "theta", "inv_freq")
 _SIZES = ("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "n_head", "n_embd")
+_BY_LAYER_TYPE = re.compile(r"\.(layer_type|attention_type|is_sliding|is_local|sliding_window|use_rope)$")
 _PRECISION = 1e-9
 
 
@@ -60,6 +62,8 @@ def _is_explained(name: str, one: Any, other: Any, config: Sequence[ConfigChange
         return True
     if isinstance(one, str) and isinstance(other, str) and any("act" in change.field for change in config):
         return "act" in name  # the class of an activation, whose name is not the field's value
+    if _BY_LAYER_TYPE.search(name) and any(change.field.endswith("layer_types") for change in config):
+        return True
     for change in config:
         if _same(one, change.reference) and _same(other, change.candidate):
             return True
