@@ -55,7 +55,7 @@ _WORDS: Mapping[ChangeKind, _Words] = {
     ChangeKind.NOT_FINITE: _Words(": NaN or infinite values", relative=False),
     ChangeKind.ZERO: _Words(": all values are 0", relative=False),
     ChangeKind.ROUNDED: _Words(" rounded to {what}"),
-    ChangeKind.PRUNED: _Words(": {amount} of the values are new zeros (pruned)", _percent),
+    ChangeKind.PRUNED: _Words(": {amount} of the values are new zeros, as of pruning", _percent),
     ChangeKind.SCALED: _Words(" multiplied by {amount}", lambda factor: f"{factor:.4g}", relative=False),
     ChangeKind.PERMUTED: _Words(": {what} in another order (permuted)", relative=False),
     ChangeKind.TRANSPOSED: _Words(" transposed", relative=False),

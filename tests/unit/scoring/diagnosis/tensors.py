@@ -11,7 +11,8 @@ import numpy as np
 from pytest_pot.engines.pytorch.weights.named import NamedWeights
 from pytest_pot.engines.weights import TensorInfo, TensorPrint, WeightsPrint
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
-from tests.unit.models import tiny
+
+from ...models import tiny
 
 Shape = tuple[int, ...]
 

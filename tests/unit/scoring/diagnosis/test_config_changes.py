@@ -8,7 +8,8 @@ from transformers import GraniteConfig, LlamaConfig, PretrainedConfig, RobertaCo
 
 from pytest_pot.scoring.diagnosis.config_changes import config_changes
 from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange
-from tests.unit.models import ATTENTION, CONFIGS, MORE_CONFIGS
+
+from ...models import ATTENTION, CONFIGS, MORE_CONFIGS
 
 ALL = CONFIGS | MORE_CONFIGS
 

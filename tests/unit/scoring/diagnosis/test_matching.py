@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_pot.scoring.diagnosis.matching import Matching, Tie, UnmatchedWeights, match
-from tests.unit.scoring.diagnosis.tensors import Shape, known, llama_shapes
+
+from .tensors import Shape, known, llama_shapes
 
 LLAMA = llama_shapes()
 
