@@ -17,8 +17,9 @@ from pytest_pot.scoring.diagnosis.rope_fields import ROPE, with_standard_rope
 __all__ = ["config_changes"]
 
 _NAMES = {
-    "_name_or_path", "name_or_path", "architectures", "auto_map", "tokenizer_class", "prefix", "finetuning_task",
-    "task_specific_params", "id2label", "label2id", "num_labels", "problem_type", "transformers.js_config", "_commit_hash",
+    "_name_or_path", "name_or_path", "architectures", "auto_map", "is_llama_config", "tokenizer_class", "prefix",
+    "finetuning_task", "task_specific_params", "id2label", "label2id", "num_labels", "problem_type", "transformers.js_config",
+    "_commit_hash",
 }  # fmt: skip
 _TOLD_BY_WEIGHTS = {"dtype", "torch_dtype", "quantization_config", "compression_config", "pruned_heads", "use_bfloat16"}
 _OUTPUTS = {
@@ -98,7 +99,7 @@ def config_changes(reference: Mapping[str, Any] | None, candidate: Mapping[str, 
 def _alike(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Both configurations with the same names for the same fields."""
     if ("text_config" in one) != ("text_config" in other):  # a model of several kinds of input, and its language model alone
-        one, other = ({**config, **(config.pop("text_config", None) or {})} for config in (one, other))
+        one, other = _of_text(one), _of_text(other)
     elif isinstance(one.get("text_config"), dict) and isinstance(other.get("text_config"), dict):
         one["text_config"], other["text_config"] = _alike(dict(one["text_config"]), dict(other["text_config"]))
     for name, standard in _OTHER_NAMES.items():
@@ -115,6 +116,11 @@ def _alike(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], 
             if versions[0] != versions[1]:
                 config["layer_types"] = opposite["layer_types"]
     return one, other
+
+
+def _of_text(config: Mapping[str, Any]) -> dict[str, Any]:
+    rest = dict(config)
+    return rest | (rest.pop("text_config", None) or {})
 
 
 def _derived(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange
-from pytest_pot.scoring.diagnosis.tensor_names import template
+from pytest_pot.scoring.diagnosis.tensor_names import stripped, template
 
 __all__ = ["constant_changes", "explains_buffer"]
 
 _ROTARY = ("rope", "rotary", "theta", "inv_freq")
 _SIZES = ("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "n_head", "n_embd")
+_BY_LAYER_TYPE = re.compile(r"\.(layer_type|attention_type|is_sliding|is_local|sliding_window|use_rope)$")
 _PRECISION = 1e-9
 
 
@@ -21,13 +23,17 @@ def constant_changes(
     reference: Mapping[str, Any], candidate: Mapping[str, Any], config: Sequence[ConfigChange]
 ) -> tuple[ConfigChange, ...]:
     """The numbers that differ among those that both models keep; one change where all modules of a kind changed alike."""
-    differing = {
-        name: (value, candidate[name])
+    others = {stripped(name): value for name, value in candidate.items()} | dict(candidate)
+    pairs = {
+        name: (value, others.get(name, others.get(stripped(name))))
         for name, value in reference.items()
-        if name in candidate and not _same(value, candidate[name]) and not _is_explained(name, value, candidate[name], config)
+        if name in others or stripped(name) in others
+    }
+    differing = {
+        name: pair for name, pair in pairs.items() if not _same(*pair) and not _is_explained(name, *pair, config=config)
     }
     in_all: dict[str, int] = defaultdict(int)
-    for name in reference:
+    for name in pairs:
         in_all[template(name)] += 1
     by_kind: dict[str, list[str]] = defaultdict(list)
     for name in differing:
@@ -54,12 +60,18 @@ def explains_buffer(name: str, config: Sequence[ConfigChange]) -> bool:
     return any(_is_about_rope(change.field) or change.field.endswith(_SIZES) for change in config)
 
 
-def _is_explained(name: str, one: Any, other: Any, config: Sequence[ConfigChange]) -> bool:
+def _is_explained(name: str, one: Any, other: Any, *, config: Sequence[ConfigChange]) -> bool:
     """Whether both values follow from a field of the configuration: it itself, or what scales are computed by."""
     if any(word in name for word in _ROTARY) and any(_is_about_rope(change.field) for change in config):
         return True
     if isinstance(one, str) and isinstance(other, str) and any("act" in change.field for change in config):
         return "act" in name  # the class of an activation, whose name is not the field's value
+    if _BY_LAYER_TYPE.search(name) and any(change.field.endswith("layer_types") for change in config):
+        return True
+    if "scal" in name.rpartition(".")[2] and any(
+        "scale" in change.field and isinstance(change.candidate, bool) for change in config
+    ):
+        return True  # a switch that scales are computed by
     for change in config:
         if _same(one, change.reference) and _same(other, change.candidate):
             return True

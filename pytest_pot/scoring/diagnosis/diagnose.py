@@ -75,7 +75,8 @@ class _Work:
     def diagnosis(self) -> Diagnosis:
         candidate = self._attempt("the candidate's weights", lambda: weights(self._pair.candidate))
         reference = self._attempt("the reference's weights", self._reference)
-        self._say_what_is_unknown(candidate, reference)
+        if not self._notes:
+            self._say_what_is_unknown(candidate, reference)
         config = difference = None
         if candidate is not None and reference is not None:
             config = self._attempt("the configurations", lambda: _config(reference, candidate))
@@ -112,15 +113,17 @@ class _Work:
 
     def _say_what_is_unknown(self, candidate: Weights | None, reference: Weights | WeightsPrint | None) -> None:
         labels = self._labels or (None, None)
-        for role, known, model, label in (
-            ("candidate", candidate, self._pair.candidate, labels[1]),
-            ("reference", reference, self._pair.reference, labels[0]),
-        ):
-            if known is None and model is not None and not self._notes:
-                where = label or getattr(model, "label", None) or f"a {type(model).__name__}"
-                self._notes.append(
-                    f"the {role} runs in {shorten(str(where), 100)}, which shows no weights: only its answers can be compared"
-                )
+        without = [
+            f"the {role} ({_engine_name(model, label)})"
+            for role, known, model, label in (
+                ("candidate", candidate, self._pair.candidate, labels[1]),
+                ("reference", reference, self._pair.reference, labels[0]),
+            )
+            if known is None and model is not None
+        ]
+        if without:
+            verb = "shows" if len(without) == 1 else "show"
+            self._notes.append(f"{' and '.join(without)} {verb} no weights: only the answers can be compared")
         if self._pair.reference is None and self._pair.recorded is None:
             self._notes.append(
                 "the recording holds nothing of the reference's weights (recorded by an earlier version, or from an engine "
@@ -163,9 +166,9 @@ class _Work:
             reference: Engine = stack.enter_context(opened(self._pair.reference, "reference", self._pair.config))
             candidate: Engine = stack.enter_context(opened(self._pair.candidate, "candidate", self._pair.candidate_config))
             self._labels = self._labels or (reference.label, candidate.label)
-            if not isinstance(candidate, Traceable) or not isinstance(reference, Traceable):
-                return None
-            trace = candidate.trace(reference, self._pair.tokens)
+            trace = None
+            if isinstance(candidate, Traceable) and isinstance(reference, Traceable):
+                trace = candidate.trace(reference, self._pair.tokens)
         self._step(_READINGS)
         return trace
 
@@ -180,6 +183,11 @@ class _Work:
         one, other = (label.partition(" on ")[0] for label in self._labels)
         known = all(precision.split(" ")[0] in _PRECISIONS for precision in (one, other))
         return (one, other) if known and one != other else None
+
+
+def _engine_name(model: object, label: str | None) -> str:
+    name = label or getattr(model, "label", None)
+    return shorten(name, 100) if isinstance(name, str) else shorten(type(model).__name__, 60)
 
 
 def _config(reference: Weights | WeightsPrint, candidate: Weights) -> tuple[ConfigChange, ...] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pytest_pot.core.text import count, number, shorten
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo
@@ -20,6 +20,7 @@ _FIRST = (ChangeKind.NOT_FINITE, ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKin
 """What matters more than how many tensors it is about."""
 
 _MOST_SUBJECTS = 3
+_Part = tuple[Subject, list[TensorChange]]
 
 
 class _Words:
@@ -30,12 +31,13 @@ class _Words:
         self._amount = amount
         self._relative = relative
 
-    def of(self, changes: Sequence[TensorChange], recorded: bool) -> str:
+    def of(self, changes: Sequence[TensorChange], model: Tensors, recorded: bool) -> str:
         words = self._what.format(what=changes[0].what, amount=self._amounts(changes))
         sizes = [change.relative for change in changes if change.relative is not None]
         if not self._relative or not sizes:
             return words
-        return f"{words} (relative change {'about ' if recorded else ''}{_span(sizes, number)})"
+        span = f"{'about ' if recorded else ''}{_span(sizes, number)}"
+        return f"{words} (relative change {span}{_most(changes, model)})"
 
     def _amounts(self, changes: Sequence[TensorChange]) -> str:
         amounts = [change.amount for change in changes if change.amount is not None]
@@ -53,7 +55,7 @@ _WORDS: Mapping[ChangeKind, _Words] = {
     ChangeKind.NOT_FINITE: _Words(": NaN or infinite values", relative=False),
     ChangeKind.ZERO: _Words(": all values are 0", relative=False),
     ChangeKind.ROUNDED: _Words(" rounded to {what}"),
-    ChangeKind.PRUNED: _Words(": {amount} of the values are new zeros (pruned)", _percent),
+    ChangeKind.PRUNED: _Words(": {amount} of the values are new zeros, as of pruning", _percent),
     ChangeKind.SCALED: _Words(" multiplied by {amount}", lambda factor: f"{factor:.4g}", relative=False),
     ChangeKind.PERMUTED: _Words(": {what} in another order (permuted)", relative=False),
     ChangeKind.TRANSPOSED: _Words(" transposed", relative=False),
@@ -68,15 +70,17 @@ def summary(
     changes: Sequence[TensorChange],
     tensors: Mapping[str, TensorInfo],
     ties: Mapping[str, str],
+    extra: Mapping[str, TensorInfo] | None = None,
     *,
     recorded: bool = False,
 ) -> tuple[str, ...]:
     """The sentences, the largest group first.
 
-    ``tensors``: the saved tensors of the reference, with the candidate's extra ones under their names; ``ties``: further names
-    of the reference's. ``recorded``: whether sizes are estimates.
+    ``tensors``: the saved tensors of the reference; ``ties``: further names of these; ``extra``: the tensors that only the
+    candidate has. ``recorded``: whether sizes are estimates.
     """
     model = Tensors(tensors, ties)
+    with_extra = Tensors({**tensors, **(extra or {})}, ties)
     groups: dict[tuple[object, ...], list[TensorChange]] = defaultdict(list)
     told: list[tuple[bool, int, str]] = []  # (not among the first, how many tensors, sentence)
     for change in changes:
@@ -88,48 +92,64 @@ def summary(
     moved = [change for change in changes if change.kind is ChangeKind.MOVED]
     told += [(True, n, words) for n, words in _moved(moved, changes, model)]
     for (kind, _), group in groups.items():
-        for part in _by_size(group) if kind is ChangeKind.CHANGED else [group]:
-            told += [(kind not in _FIRST, n, words) for n, words in _sentences(part, model, recorded)]
+        sentences = _sentences(group, with_extra if kind is ChangeKind.EXTRA else model, recorded)
+        told += [(kind not in _FIRST, n, words) for n, words in sentences]
     return tuple(words for *_, words in sorted(told, key=lambda line: (line[0], -line[1])))
 
 
 def _sentences(group: Sequence[TensorChange], model: Tensors, recorded: bool) -> list[tuple[int, str]]:
     """How many tensors, and the sentence, of changes of one kind."""
     by_name = {change.name: change for change in group}
-    subjects = model.subjects(by_name)
-    parts = [[by_name[name] for name in by_name if name in subject.names] for subject in subjects]
-    words = _WORDS[group[0].kind]
-    if len(subjects) > _MOST_SUBJECTS:
-        return [
-            (len(part), _prefixed(subject) + words.of(part, recorded)) for subject, part in zip(subjects, parts, strict=True)
-        ]
-    # Different figures get sentences of their own, except that "and" joins what is about alike.
-    return [(len(group), _joined(subjects, len(by_name)) + words.of(group, recorded))]
-
-
-def _prefixed(subject: Subject) -> str:
-    return f"one tensor: {subject.words}" if subject.words in subject.names else subject.words
+    parts = [
+        (subject, [change for name, change in by_name.items() if name in subject.names]) for subject in model.subjects(by_name)
+    ]
+    sentences = []
+    for some in _by_size(parts) if group[0].kind is ChangeKind.CHANGED else [parts]:
+        joined = [some] if len(some) <= _MOST_SUBJECTS else [[part] for part in some]
+        for sentence in joined:
+            changes = [change for _, part in sentence for change in part]
+            words = _WORDS[group[0].kind].of(changes, model, recorded)
+            sentences.append((len(changes), _joined([subject for subject, _ in sentence], len(changes)) + words))
+    return sentences
 
 
 def _joined(subjects: Sequence[Subject], n: int) -> str:
     if all(subject.words in subject.names for subject in subjects):
         return f"{'one tensor' if n == 1 else f'{n} tensors'}: {', '.join(subject.words for subject in subjects)}"
-    words = [subject.words for subject in subjects]
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return _listed(subject.words for subject in subjects)
 
 
-def _by_size(group: Sequence[TensorChange]) -> list[list[TensorChange]]:
-    """The changes apart where their sizes are far apart."""
-    known = sorted((c for c in group if c.relative is not None and c.relative > 0), key=lambda c: c.relative or 0.0)
-    parts: list[list[TensorChange]] = []
-    for change in known:
-        if parts and (change.relative or 0.0) <= _FAR_APART * (parts[-1][-1].relative or 0.0):
-            parts[-1].append(change)
+def _listed(words: Iterable[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _by_size(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """The subjects apart where the sizes of their changes are far apart; within each part, in the given order."""
+    sizes = {id(part): _median(part[1]) for part in parts}
+    order = {id(part): index for index, part in enumerate(parts)}
+    clusters: list[list[_Part]] = []
+    for part in sorted(parts, key=lambda part: sizes[id(part)]):
+        if clusters and sizes[id(part)] <= _FAR_APART * sizes[id(clusters[-1][-1])]:
+            clusters[-1].append(part)
         else:
-            parts.append([change])
-    rest = [change for change in group if not any(change is other for other in known)]
-    order = {id(change): index for index, change in enumerate(group)}
-    return [sorted(part, key=lambda change: order[id(change)]) for part in [*parts, *([rest] if rest else [])]]
+            clusters.append([part])
+    return [sorted(cluster, key=lambda part: order[id(part)]) for cluster in clusters]
+
+
+def _median(changes: Sequence[TensorChange]) -> float:
+    sizes = sorted(change.relative for change in changes if change.relative is not None and math.isfinite(change.relative))
+    return sizes[len(sizes) // 2] if sizes else math.inf
+
+
+def _most(changes: Sequence[TensorChange], model: Tensors) -> str:
+    """Where a few of many tensors changed by far more than the others."""
+    usual = _median(changes)
+    outliers = [change.name for change in changes if (change.relative or 0.0) > _FAR_APART * usual]
+    if not outliers or 4 * len(outliers) > len(changes):
+        return ""
+    subjects = model.subjects(outliers)
+    return f", most in {_listed(subject.words for subject in subjects)}" if len(subjects) <= _MOST_SUBJECTS else ""
 
 
 def _tie(change: TensorChange, tensors: Mapping[str, TensorInfo]) -> tuple[bool, str] | None:

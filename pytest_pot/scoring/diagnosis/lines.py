@@ -44,8 +44,11 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
 def where_it_starts(diagnosis: Diagnosis) -> Sequence[str]:
     """See :attr:`Diagnosis.where_it_starts`; of a diagnosis that has none yet."""
     trace = diagnosis.trace
-    if trace is None or trace.first is None:
+    if trace is None:
         return []
+    if trace.first is None:
+        agree = f"in no module: all {trace.n_modules} agree for the same inputs, but for rounding"
+        return [agree] if trace.n_modules and trace.note is None else []
     lines = [_first_difference(trace.first)]
     if trace.largest is not None and trace.largest.name != trace.first.name:
         lines.append(

@@ -140,8 +140,13 @@ def _add_by_content(pairs: dict[str, str], reference: KnownWeights, candidate: K
 
 
 def _add_by_shape(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights) -> None:
-    """Match tensors that are the only ones of their shape, in the whole model or in a layer of the same number."""
+    """Match tensors that are the only ones of their shape, in the whole model or in a layer of the same number.
+
+    Only where both models have as many tensors of each shape: else they are two architectures, and a shape in common is chance.
+    """
     ours, theirs = _unmatched(pairs, reference, candidate)
+    if Counter(reference.saved[name].shape for name in ours) != Counter(candidate.saved[name].shape for name in theirs):
+        return
     keys = [
         _unique_by(names, lambda name, weights=weights: (weights.saved[name].shape, _numbers(name)))  # type: ignore[misc]
         for weights, names in ((reference, ours), (candidate, theirs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -17,6 +18,9 @@ _MIN_RELATIVE = 0.5
 """Two tensors of a model that have nothing to do with each other are about 1.4 apart. Below this we do not look, because each
 look reads all values of the tensor, and of those of the reference that have its shape."""
 
+_MAX_MISSES = 16
+"""After as many of the smallest tensors, all of them new values, we take it that the model was trained, and look no further."""
+
 
 def with_moved(
     changes: Iterable[TensorChange], pairs: Mapping[str, str], reference: KnownWeights, digest: Callable[[str], bytes]
@@ -27,7 +31,8 @@ def with_moved(
     for name, info in reference.saved.items():
         by_shape[info.shape].append(name)
     sources: dict[str, str] = {}
-    for change in changes:
+    misses = 0
+    for change in sorted(changes, key=lambda change: _size(reference, change.name)):
         if change.kind in _LOOKED_UP and (change.relative is None or not change.relative < _MIN_RELATIVE):
             own = digest(pairs[change.name])
             alike = [
@@ -37,6 +42,9 @@ def with_moved(
             ]
             if len(alike) == 1:
                 sources[change.name] = alike[0]
+            misses += not alike
+            if misses == _MAX_MISSES and not sources:
+                break
     sources.update(_rest_of_layers(changes, sources, pairs, reference, digest))
     return tuple(
         replace(change, kind=ChangeKind.MOVED, what=sources[change.name], amount=None) if change.name in sources else change
@@ -63,6 +71,10 @@ def _rest_of_layers(
         if source in reference.saved and name.layer is not None and digest(pairs[change.name]) == reference.digest(source):
             rest[change.name] = source
     return rest
+
+
+def _size(reference: KnownWeights, name: str) -> int:
+    return math.prod(reference.saved[name].shape) if name in reference.saved else 0
 
 
 def _layer(name: str) -> tuple[str, int | None]:

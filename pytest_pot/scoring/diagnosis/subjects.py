@@ -39,7 +39,7 @@ class Tensors:
         self._roles = {name: _role((name, *further[name]), info) for name, info in tensors.items()}
 
     def subjects(self, names: Iterable[str]) -> list[Subject]:
-        """``names`` in words, the most comprehensive first; every name is in one subject."""
+        """``names`` in words, the largest subject first; every name is in one subject."""
         left = dict.fromkeys(names)
         subjects = []
         for words, group in self._groups:
@@ -52,7 +52,7 @@ class Tensors:
                 subjects.append(subject)
                 for name in subject.names:
                     del left[name]
-        return subjects + self._rest(left)
+        return sorted([*subjects, *self._rest(left)], key=lambda subject: -len(subject.names))
 
     @cached_property
     def _groups(self) -> list[tuple[str, list[str]]]:
@@ -98,11 +98,11 @@ class Tensors:
                 if len(names) > 1 and all(name in left and name not in taken for name in names)
             ]
             for stack in dict.fromkeys(stack for stack, _ in whole):
-                for run in _runs([number for other, number in whole if other == stack]):
-                    names = [name for number in run for name in parts[stack, number]]
-                    taken.update(names)
-                    in_words = layers_in_words(run, self._n_layers(stack)) + self._of_stack(stack)
-                    subjects.append(Subject(f"all {len(names)} {words} of {in_words}", frozenset(names)))
+                numbers = sorted(number for other, number in whole if other == stack)
+                names = [name for number in numbers for name in parts[stack, number]]
+                taken.update(names)
+                in_words = layers_in_words(numbers, self._n_layers(stack)) + self._of_stack(stack)
+                subjects.append(Subject(f"all {len(names)} {words} of {in_words}", frozenset(names)))
         return subjects
 
     def _kinds(self, left: Mapping[str, None]) -> list[Subject]:
@@ -201,16 +201,15 @@ _PARTS_OF_LAYERS: tuple[tuple[str, Callable[[Role], bool]], ...] = (
 
 
 def layers_in_words(numbers: Sequence[int], n_layers: int) -> str:
-    """``"layer 5"``, ``"layers 3 to 7"``, ``"all 30 layers"``, ``"layers 1, 4 and 9"``, ``"12 of 30 layers"``."""
+    """``"layer 5"``, ``"layers 3 to 7"``, ``"all 30 layers"``, ``"layers 1, 4 and 9 to 12"``, ``"14 of 30 layers"``."""
     if len(numbers) == n_layers and n_layers > 1:
         return f"all {n_layers} layers"
     if len(numbers) == 1:
         return f"layer {numbers[0]}"
-    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
-        return f"layers {numbers[0]} to {numbers[-1]}"
-    if len(numbers) <= _MOST_NUMBERS:
-        return f"layers {_listed([str(number) for number in numbers])}"
-    return f"{len(numbers)} of {n_layers} layers"
+    parts = []
+    for run in _runs(numbers):
+        parts += [f"{run[0]} to {run[-1]}"] if len(run) > 2 else [str(number) for number in run]
+    return f"layers {_listed(parts)}" if len(parts) <= _MOST_NUMBERS else f"{len(numbers)} of {n_layers} layers"
 
 
 def _role(names: Sequence[str], info: TensorInfo) -> Role:

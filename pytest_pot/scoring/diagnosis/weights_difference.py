@@ -12,6 +12,7 @@ from pytest_pot.scoring.diagnosis.groups import summary
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
 from pytest_pot.scoring.diagnosis.matching import Matching, comparable_shapes
 from pytest_pot.scoring.diagnosis.moved import with_moved
+from pytest_pot.scoring.diagnosis.tensor_names import TensorName
 
 __all__ = ["ComparedWeights", "compare_weights", "computed_buffers"]
 
@@ -33,7 +34,7 @@ class _Comparison:
     reference: Weights | WeightsPrint
     step: Callable[[], None]
     changes: list[TensorChange] = field(default_factory=list)
-    n_equal: int = 0
+    equal: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
 
     def relative(self, name: str, reference_name: str) -> float | None:
@@ -57,7 +58,7 @@ class _Comparison:
             self.failures[reference_name] = _reason(error)
             return
         if change is None:
-            self.n_equal += 1
+            self.equal.add(reference_name)
         else:
             self.changes.append(replace(change, name=reference_name, candidate_name=other_name))
 
@@ -77,12 +78,12 @@ def compare_weights(
     order = {name: index for index, name in enumerate(known.saved)}
     changes = sorted((*in_place, *missing, *tied), key=lambda change: order.get(change.name, len(order)))
     changes += [TensorChange(name, ChangeKind.EXTRA) for name in matching.extra]
-    all_tensors = {**known.saved, **{name: known_candidate.saved[name] for name in matching.extra}}
+    extra = {name: known_candidate.saved[name] for name in matching.extra}
     difference = WeightsDifference(
         n_tensors=len(known.saved),
-        n_equal=comparison.n_equal,
+        n_equal=len(comparison.equal),
         changes=tuple(changes),
-        summary=summary(changes, all_tensors, known.ties, recorded=known.recorded),
+        summary=summary(changes, known.saved, known.ties, extra, recorded=known.recorded),
         recorded=known.recorded,
     )
     return ComparedWeights(difference, tuple(_notes(comparison.failures)))
@@ -127,7 +128,9 @@ def _ties(comparison: _Comparison, matching: Matching) -> Iterator[TensorChange]
         if tie.candidate_name is not None:
             relative = comparison.relative(tie.candidate_name, tie.name)
             if relative == 0:
-                comparison.n_equal += 1
+                comparison.equal.add(tie.name)
+            elif TensorName.of(tie.name).layer is not None and tie.shared_with in comparison.equal:
+                yield TensorChange(tie.name, ChangeKind.MOVED, tie.shared_with, relative=relative)
             else:
                 yield TensorChange(tie.name, ChangeKind.MISSING, tie.shared_with, relative=relative)
 

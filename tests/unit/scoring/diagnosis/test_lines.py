@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_pot.engines.module_differences import ModuleDifference, ModuleTrace
+from pytest_pot.engines.weights import ChangeKind, TensorChange
+from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange, Diagnosis, WeightsDifference
+from pytest_pot.scoring.diagnosis.lines import what_changed, where_it_starts
+
+EQUAL = WeightsDifference(272, 272, (), (), recorded=False)
+ONE = TensorChange("model.norm.weight", ChangeKind.CHANGED, relative=0.001)
+SOME = WeightsDifference(272, 271, (ONE,), ("one tensor: model.norm.weight changed (relative change 0.001)",), recorded=False)
+ROPE = ConfigChange("rope_theta", 100000.0, 10000.0)
+
+
+def lines(
+    *config: ConfigChange, weights: WeightsDifference | None = EQUAL, notes: tuple[str, ...] = (), same: bool = False
+) -> list[str]:
+    return list(what_changed(Diagnosis(config, weights, None, same_weights=same, notes=notes)))
+
+
+def test_a_change_of_the_configuration_alone() -> None:
+    assert lines(ROPE) == ["rope_theta 100000 -> 10000; all 272 tensors are equal"]
+
+
+def test_a_change_of_the_weights_alone() -> None:
+    assert lines(weights=SOME) == [*SOME.summary, "271 of 272 tensors are equal, and so is the configuration"]
+
+
+def test_both_changed() -> None:
+    assert lines(ROPE, weights=SOME) == ["rope_theta 100000 -> 10000", *SOME.summary, "271 of 272 tensors are equal"]
+
+
+def test_nothing_changed() -> None:
+    diagnosis = Diagnosis((), EQUAL, None, same_weights=True)
+    assert what_changed(diagnosis) == ["all 272 tensors are equal, and so is the configuration"]
+    assert what_changed(replace(diagnosis, config=None)) == ["all 272 tensors are equal (of a configuration, nothing is known)"]
+    assert what_changed(replace(diagnosis, precisions=("float32", "bfloat16"))) == [
+        "same weights, computed in another precision (float32 and bfloat16): all 272 tensors are equal, and so is the "
+        "configuration"
+    ]
+
+
+def test_values_are_short_but_told_apart() -> None:
+    def words(reference: object, candidate: object) -> str:
+        return lines(ConfigChange("field", reference, candidate), weights=None)[0]
+
+    assert words(1e-5, 1e-3) == "field 1e-05 -> 0.001"
+    assert words(0.0883883, 0.125) == "field 0.0884 -> 0.125"
+    assert words(1e-5, 1.0001e-5) == "field 1e-05 -> 1.0001e-05"
+    assert words(True, False) == "field true -> false"
+    assert words(None, 4096) == "field none -> 4096"
+    assert words("silu", "gelu") == "field silu -> gelu"
+    assert words("1", 1) == "field '1' -> 1"
+    assert words(["a", "b"], ["a", "c"]) == "field ['a', 'b'] -> ['a', 'c']"
+    assert words(["a"] * 30, ["a"] * 6 + ["b"] * 24) == "field: 24 of 30 entries differ, the first at 6: a -> b"
+    assert words("\x1b[2J", "b") == r"field \x1b[2J -> b"
+    assert len(words(["long"] * 100, ["longer"] * 90)) < 200
+
+
+def test_many_fields_share_lines_and_the_first_line_comes_before_the_weights() -> None:
+    fields = [ConfigChange(f"a_field_of_some_length_{i}", i, i + 1) for i in range(10)]
+    first, summary, *rest = lines(*fields, weights=SOME)
+    assert first.startswith("a_field_of_some_length_0 0 -> 1, a_field_of_some_length_1 1 -> 2")
+    assert summary == SOME.summary[0]
+    assert all(len(line) < 200 for line in (first, *rest))
+    assert all(f"length_{i} " in " ".join((first, *rest)) for i in range(10))
+
+
+def test_numbers_that_modules_keep() -> None:
+    everywhere = ConfigChange("model.layers.*.self_attn.scaling", 0.125, 0.1, n_modules=30)
+    kept = "(kept by the modules, not by the configuration)"
+    assert lines(everywhere, weights=None) == [f"scaling of all 30 self_attn: 0.125 -> 0.1 {kept}"]
+    one = ConfigChange("model.layers.3.self_attn.scaling", 0.125, 0.1, n_modules=1)
+    assert lines(one, weights=None) == [f"model.layers.3.self_attn.scaling: 0.125 -> 0.1 {kept}"]
+    two = replace(one, field="model.layers.4.self_attn.scaling")
+    assert lines(one, two, weights=None) == [f"scaling of 2 self_attn: 0.125 -> 0.1 {kept}"]
+    three = replace(two, candidate=0.2)
+    assert lines(one, three, weights=None) == [
+        f"scaling of 2 self_attn: 0.125 -> 0.1 in model.layers.3.self_attn, others elsewhere {kept}"
+    ]
+
+
+def test_buffers_that_are_computed_are_one_line() -> None:
+    changes = tuple(
+        TensorChange(f"model.rotary_emb.{name}", ChangeKind.CHANGED, relative=0.5) for name in ("inv_freq", "original_inv_freq")
+    )
+    assert lines(weights=replace(EQUAL, computed=changes)) == [
+        "the computed buffers have other values (relative change 0.5), which no field of the configuration explains: "
+        "model.rotary_emb.inv_freq, model.rotary_emb.original_inv_freq",
+        "all 272 tensors are equal, and so is the configuration",
+    ]
+
+
+def test_what_is_not_known_comes_last_and_there_is_always_a_line() -> None:
+    assert lines(ROPE, weights=None, notes=("the weights cannot be matched",)) == [
+        "rope_theta 100000 -> 10000",
+        "the weights cannot be matched",
+    ]
+    assert what_changed(Diagnosis(None, None, None)) == ["nothing is known of what changed"]
+
+
+MLP = ModuleDifference("model.layers.3.mlp", "LlamaMLP", before=3e-7, after=0.01, noise=2e-7)
+
+
+def starts(first: ModuleDifference | None, largest: ModuleDifference | None = None, n: int = 1) -> list[str]:
+    return list(where_it_starts(Diagnosis((), EQUAL, ModuleTrace(first, largest, 61, n))))
+
+
+def test_where_it_starts() -> None:
+    begin = "model.layers.3.mlp (LlamaMLP): its output is 0.01 apart for the same inputs (noise 2e-07)"
+    assert starts(MLP) == [f"{begin}; the modules before it agree to 3e-07"]
+    assert starts(replace(MLP, itself=True)) == [
+        f"{begin} in what its own forward computes, as each module inside it agrees; the modules before it agree to 3e-07"
+    ]
+    assert starts(replace(MLP, name=""))[0].startswith("the model itself (LlamaMLP): ")
+    other = replace(MLP, name="lm_head", module_class="Linear", after=0.5)
+    assert starts(MLP, other, 5)[1:] == [
+        "the largest difference arises in lm_head (Linear): 0.5 for the same inputs",
+        "5 of 61 modules differ by more than rounding",
+    ]
+    assert starts(None, n=0) == ["in no module: all 61 agree for the same inputs, but for rounding"]
+    assert where_it_starts(Diagnosis((), EQUAL, None)) == []
+    unknown = ModuleTrace(None, None, 0, 0, note="the two have no module in common")
+    assert where_it_starts(Diagnosis((), EQUAL, unknown)) == []
+
+
+def test_a_diagnosis_as_json() -> None:
+    change = TensorChange("a", ChangeKind.NOT_FINITE, relative=math.nan, amount=float(np.float64(math.inf)))
+    weights = WeightsDifference(2, 1, (change,), ("a sentence",), recorded=True)
+    trace = ModuleTrace(replace(MLP, after=np.float32(0.5)), None, 61, 1)  # type: ignore[arg-type]
+    diagnosis = Diagnosis((ConfigChange("eps", 1e-5, None),), weights, trace, precisions=("float32", "bfloat16"))
+    document = json.loads(json.dumps(diagnosis.to_dict(), allow_nan=False))
+    assert (
+        document["weights"]["changes"][0] | {"kind": "not finite", "relative": "nan", "amount": "inf"}
+        == (document["weights"]["changes"][0])
+    )
+    assert document["config"] == [{"field": "eps", "reference": 1e-5, "candidate": None, "n_modules": 0}]
+    assert document["trace"]["first"]["after"] == 0.5
+    assert document["precisions"] == ["float32", "bfloat16"]
+    assert document["what_changed"] == []
