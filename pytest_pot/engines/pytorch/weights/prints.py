@@ -126,14 +126,14 @@ def _fit_float32(values: Tensor) -> bool:
 
 
 def sums_of(values: Tensor) -> Sums:
-    """Norm, zeros and projection of ``values``, in one pass, on their device.
+    """Norm, zeros and projection of ``values``, in one pass, on their device if that has float64.
 
     The sums are in float64. Their last digits, some 1e-15 of the norm, depend on how many threads torch uses.
     """
     values = _plain(values)
-    if values.device.type == "mps":  # which has no float64
-        return _sums(values, torch.device("cpu"), 1)
-    return _sums(values, values.device, 1 if values.device.type == "cpu" else _BLOCKS_ON_GPU)
+    if values.device.type == "cuda":
+        return _sums(values, values.device, _BLOCKS_ON_GPU)
+    return _sums(values, torch.device("cpu"), 1)  # few other devices have float64
 
 
 def _sums(values: Tensor, device: torch.device, n_blocks: int) -> Sums:
