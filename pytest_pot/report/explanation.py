@@ -16,7 +16,7 @@ from pytest_pot.core.text import printable, shorten
 from pytest_pot.engines.base import LoadedModel
 from pytest_pot.engines.registry import common_device, embedding_rows, load_model, max_positions, opened
 from pytest_pot.engines.tokens import Tokens
-from pytest_pot.engines.weights import ChangeKind, TensorChange, WeightsPrint
+from pytest_pot.engines.weights import ChangeKind, TensorChange
 from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.jsonl import load_prompts
 from pytest_pot.prompts.prompt import Prompt
@@ -61,7 +61,7 @@ class Explanation:
         lines = [f"reference  {shorten(self.reference, _NAME)}", f"candidate  {shorten(self.candidate, _NAME)}"]
         notes = list(map(printable, diagnosis.notes))
         lines += _section("what changed", diagnosis.what_changed[: len(diagnosis.what_changed) - len(notes)])
-        lines += _section("where it starts", _start_lines(diagnosis))
+        lines += _section("where it starts", diagnosis.where_it_starts)
         lines += _section("not told", notes)
         lines += _section("configuration, reference -> candidate", _config_lines(diagnosis))
         return [*lines, *_section(*_weights_section(diagnosis))]
@@ -85,7 +85,7 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
         pair = ModelPair(candidate=candidate.model, candidate_config=config, config=config)
         note = None
         if recorded is not None:
-            pair = replace(pair, recorded=_print_of(recorded))
+            pair = replace(pair, recorded=recorded.weights_print)
         else:
             reference = _loaded(request.reference, "reference", config, stack)
             config = replace(config, device=common_device(config.device, [reference, candidate]))
@@ -128,7 +128,7 @@ def _recorded_reference(request: ExplanationRequest) -> Baseline | None:
 
 def _recorded_weights(reference: Baseline, candidate: Baseline) -> str:
     """Whether the weights of two recordings are the same, as a clause."""
-    prints = _print_of(reference), _print_of(candidate)
+    prints = reference.weights_print, candidate.weights_print
     if prints[0] is not None and prints[1] is not None:
         sides = [{name: tensor.digest for name, tensor in side.tensors.items()} for side in prints if side is not None]
         names = sides[0].keys() | sides[1].keys()
@@ -140,11 +140,6 @@ def _recorded_weights(reference: Baseline, candidate: Baseline) -> str:
     if None in digests:
         return "whether their weights are the same is not recorded"
     return "their weights are equal" if digests[0] == digests[1] else "their weights differ"
-
-
-def _print_of(baseline: Baseline) -> WeightsPrint | None:
-    weights_print: WeightsPrint | None = getattr(baseline, "weights_print", None)
-    return weights_print
 
 
 def _loaded(spec: str, role: str, config: ScoringConfig, stack: ExitStack) -> LoadedModel:
@@ -176,13 +171,6 @@ def _section(title: str, entries: Sequence[str]) -> list[str]:
 
 def _config_lines(diagnosis: Diagnosis) -> list[str]:
     return [f"{change.field}: {change.reference!r} -> {change.candidate!r}" for change in diagnosis.config or ()]
-
-
-def _start_lines(diagnosis: Diagnosis) -> Sequence[str]:
-    trace = diagnosis.trace
-    if trace is not None and trace.first is None and trace.n_modules and not trace.n_differing:
-        return [f"nowhere: all {trace.n_modules} modules agree, given the same inputs"]
-    return diagnosis.where_it_starts
 
 
 def _weights_section(diagnosis: Diagnosis) -> tuple[str, list[str]]:

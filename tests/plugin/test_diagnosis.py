@@ -23,21 +23,21 @@ C_FC = "transformer.h.1.mlp.c_fc"
 """The module whose weight the candidate ``one`` has changed."""
 
 ONE = (
-    f"{CHANGED}one tensor: {C_FC}.weight changed (relative change 0.01)",
-    f"{CHANGED}27 of 28 tensors are equal, and so is the configuration",
-    f"{STARTS}{C_FC} (Conv1D): its output is 0.0099* apart for the same inputs (noise *); the modules before it agree to 0",
+    f"{CHANGED}*{C_FC}.weight changed (relative change 0.01)",
+    f"{CHANGED}27 of 28 tensors are equal*",
+    f"{STARTS}{C_FC} (Conv1D): *0.0099*",
 )
-"""What is told of the candidate ``one``."""
+"""What is told of the candidate ``one``, as patterns: the words have tests of their own."""
 MANY = (
-    f"{CHANGED}one tensor: {C_FC}.weight changed (relative change 0.01)",
-    f"{CHANGED}the position embeddings changed (relative change 3.31)",
-    f"{CHANGED}one tensor: transformer.h.0.attn.c_attn.weight multiplied by 1.5",
-    f"{CHANGED}one tensor: transformer.h.0.mlp.c_proj.weight: all values are 0",
-    f"{CHANGED}one tensor: transformer.h.1.attn.c_proj.weight rounded to bfloat16 (relative change 0.00158)",
-    f"{CHANGED}one tensor: transformer.h.1.mlp.c_proj.weight: 50 % of the values are new zeros (pruned) (relative change *)",
-    f"{CHANGED}22 of 28 tensors are equal, and so is the configuration",
-    f"{STARTS}transformer.wpe (Embedding): its output is 3.62 apart for the same inputs (noise 0); *",
-    f"{STARTS}6 of 31 modules differ by more than rounding",
+    f"{CHANGED}*{C_FC}.weight changed (relative change 0.01)",
+    f"{CHANGED}*position embeddings changed (relative change 3.31)",
+    f"{CHANGED}*transformer.h.0.attn.c_attn.weight*1.5",
+    f"{CHANGED}*transformer.h.0.mlp.c_proj.weight*0",
+    f"{CHANGED}*transformer.h.1.attn.c_proj.weight rounded to bfloat16*",
+    f"{CHANGED}*transformer.h.1.mlp.c_proj.weight*50 %*zeros*",
+    f"{CHANGED}22 of 28 tensors are equal*",
+    f"{STARTS}transformer.wpe (Embedding): *3.62*",
+    f"{STARTS}6 of 31 modules *",
 )
 
 GATED = """
@@ -118,7 +118,7 @@ def test_a_change_of_the_configuration_is_named_with_both_values(project: Projec
     check(
         failing(project, variants.epsilon),
         f"{CHANGED}layer_norm_epsilon 1e-05 -> 0.5; all 28 tensors are equal",
-        f"{STARTS}transformer.h.0.ln_1 (LayerNorm): its output is 0.4* apart for the same inputs * (1 more line with -v)",
+        f"{STARTS}transformer.h.0.ln_1 (LayerNorm): *0.4* (1 more line with -v)",
     )
 
 
@@ -165,15 +165,12 @@ def test_a_recorded_reference_tells_what_changed(project: Project, variants: Var
     text = GATED.replace("max_score=0", "reference='base.pot.safetensors', max_score=0")
     project.run_tests(text, "--pot-update").assert_outcomes(passed=1)
     lines = told(project.run(f"--pot-candidate={variants.one}"))
-    check(lines, f"{CHANGED}one tensor: {C_FC}.weight changed (relative change about 0.01*)", ONE[1])
+    check(lines, f"{CHANGED}*{C_FC}.weight changed (relative change about 0.01*)", ONE[1])
     lines = told(project.run(f"--pot-candidate={variants.epsilon}"))
     check(lines, f"{CHANGED}layer_norm_epsilon 1e-05 -> 0.5; all 28 tensors are equal")
     path = project.path / "base.pot.safetensors"
     replace(Baseline.load(path), weights_print=None).save(path)
-    assert told(project.run(f"--pot-candidate={variants.one}")) == [
-        f"{CHANGED}the recording holds nothing of the reference's weights (recorded by an earlier version, or from an engine "
-        "without weights): record it anew with --pot-update"
-    ]
+    check(told(project.run(f"--pot-candidate={variants.one}")), f"{CHANGED}the recording holds nothing of *: record it anew *")
 
 
 def test_how_much_is_shown(project: Project, variants: Variants) -> None:
@@ -199,7 +196,11 @@ def test_the_message_does_not_depend_on_the_cache(
 def test_pot_distinct_says_that_nothing_changed(project: Project) -> None:
     result = project.run_tests("import pytest\n\n@pytest.mark.pot_distinct\ndef test_it(): pass")
     result.assert_outcomes(failed=1)
-    assert told(result) == [f"{CHANGED}all 28 tensors are equal, and so is the configuration"]
+    check(
+        told(result),
+        f"{CHANGED}all 28 tensors are equal, and so is the configuration",
+        f"{STARTS}in no module*",
+    )
 
 
 def test_an_undecided_gate_is_diagnosed(project: Project, variants: Variants) -> None:
@@ -278,7 +279,7 @@ def test_an_engine_without_weights_keeps_the_guess(project: Project) -> None:
     result.assert_outcomes(failed=1)
     check(
         told(result),
-        f"{CHANGED}the candidate runs in float32 on cpu, which shows no weights: only its answers can be compared",
+        f"{CHANGED}the candidate * shows no weights*",
         f"{GUESS}*",
     )
     (project.path / "conftest.py").unlink()

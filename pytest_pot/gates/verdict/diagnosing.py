@@ -58,7 +58,7 @@ def _pair(outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, base
         candidate_config=outcome.settings.candidate_config(config),
         config=config,
         reference=reference,
-        recorded=None if reference is not None else getattr(baseline, "weights_print", None),
+        recorded=None if reference is not None or baseline is None else baseline.weights_print,
         labels=_labels(outcome),
         tokens=outcome.report.tokens[int(outcome.report.scores.argmax())],
     )

@@ -65,12 +65,10 @@ def test_all_that_changed_is_listed_by_name(folder: Path, capsys: pytest.Capture
     assert lines[:3] == [f"reference  {folder / 'reference'}", f"candidate  {folder / 'config'}", "what changed:"]
     starts = lines.index("where it starts:")
     assert lines[starts + 1].startswith("  model.layers.0.input_layernorm (LlamaRMSNorm): its output is 0.07")
-    assert lines[3:starts] == [
-        "  rms_norm_eps 1e-06 -> 0.001",
-        "  the embeddings changed (relative change 0.00884)",
-        f"  one tensor: {Q_PROJ} multiplied by 1.5",
-        "  19 of 21 tensors are equal",
-    ]
+    assert lines[3] == "  rms_norm_eps 1e-06 -> 0.001"
+    assert lines[starts - 1] == "  19 of 21 tensors are equal"
+    assert any("embeddings" in line for line in lines[4 : starts - 1])
+    assert any(Q_PROJ in line for line in lines[4 : starts - 1])
     assert lines[lines.index("configuration, reference -> candidate:") :] == [
         "configuration, reference -> candidate:",
         "  rms_norm_eps: 1e-06 -> 0.001",
@@ -81,12 +79,10 @@ def test_all_that_changed_is_listed_by_name(folder: Path, capsys: pytest.Capture
 
 
 def test_nothing_changed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explained(folder, capsys, "reference", "reference")[2:] == [
-        "what changed:",
-        "  all 21 tensors are equal, and so is the configuration",
-        "where it starts:",
-        "  nowhere: all 32 modules agree, given the same inputs",
-    ]
+    lines = explained(folder, capsys, "reference", "reference")[2:]
+    assert lines[:3] == ["what changed:", "  all 21 tensors are equal, and so is the configuration", "where it starts:"]
+    assert lines[3].startswith("  in no module")
+    assert len(lines) == 4
 
 
 def test_a_recorded_reference(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -96,11 +92,9 @@ def test_a_recorded_reference(folder: Path, capsys: pytest.CaptureFixture[str], 
     )
     assert "where it starts:" not in lines
     old = replace(Baseline.load(folder / "a.pot.safetensors"), weights_print=None).save(tmp_path / "old.pot.safetensors")
-    assert explained(folder, capsys, str(old), "candidate")[2:] == [
-        "not told:",
-        "  the recording holds nothing of the reference's weights (recorded by an earlier version, or from an engine without "
-        "weights): record it anew with --pot-update",
-    ]
+    title, reason = explained(folder, capsys, str(old), "candidate")[2:]
+    assert title == "not told:"
+    assert reason.startswith("  the recording holds nothing of the reference's weights")
 
 
 def test_json_has_the_whole_diagnosis(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
