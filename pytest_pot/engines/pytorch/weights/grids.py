@@ -7,7 +7,7 @@ on all values. A grid is named only where chance is no explanation; values of wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,8 +36,8 @@ _PRECISIONS = {
     "float32": (torch.float32, 2.0**-24),
 }
 """The type, and its largest relative rounding error."""
-_FIRST = 4
-"""How many groups are looked at first."""
+_SHORT, _FIRST = (16, 32, 64), 4
+"""Sizes and number of the groups that are looked at first."""
 _CERTAIN = 32.0
 """Bits of evidence that are needed."""
 _CODE_BITS = 24.0
@@ -147,7 +147,12 @@ def find_grid(values: Tensor) -> Grid | None:
     unit = _PRECISIONS[precision][1] if precision else _PRECISIONS["float32"][1]
     if unit > 2.0**-8:
         return Grid(str(precision), unit)
-    candidates = [candidate for layout in layouts(rows) if (candidate := _on_sample(layout, rows, unit))]
+    samples = [(layout, layout.sample(rows)) for layout in layouts(rows)]
+    lattices = _possible([groups for layout, groups in samples if layout.by == "group" and layout.size in _SHORT], unit)
+    if lattices:  # of a tensor with one scale, rare values are the best evidence
+        extremes = torch.stack(rows.aminmax()).float()[None]
+        samples[0] = (samples[0][0], torch.cat([samples[0][1], extremes[: len(samples[0][1])]], dim=-1))
+    candidates = [candidate for layout, groups in samples if (candidate := _on_sample(layout, groups, lattices, unit))]
     for candidate in _coarsest_first(candidates):
         if grid := _on_all(candidate, rows, unit):
             return grid
@@ -198,13 +203,26 @@ def _is_in(values: Tensor, dtype: torch.dtype) -> bool:
 # --- the lattices of quantisers ---
 
 
-def _on_sample(layout: Layout, rows: Tensor, unit: float) -> _Candidate | None:
-    groups = layout.sample(rows)
-    if len(groups) == 0 or _too_many_values(groups[0]):
+_LATTICES: tuple[Lattice, ...] = (Evenly(), Evenly(with_offset=True), Float8())
+
+
+def _possible(samples: Sequence[Tensor], unit: float) -> tuple[Lattice, ...]:
+    """The lattices that the samples of short groups allow. What lies on one in long groups does so in short ones."""
+    samples = [groups for groups in samples if len(groups)]
+    if not samples:
+        return _LATTICES
+    return tuple(
+        lattice for lattice in _LATTICES if any(bool(fit(groups[:_FIRST], lattice, unit).fitting.all()) for groups in samples)
+    )
+
+
+def _on_sample(layout: Layout, groups: Tensor, lattices: Sequence[Lattice], unit: float) -> _Candidate | None:
+    codes = learned_codes(groups[:_FIRST], unit)
+    if codes is not None and (codes := learned_codes(groups, unit)) is not None:
+        lattices = [*lattices, CodeBook(codes)]
+    if not lattices or len(groups) == 0 or _too_many_values(groups[0]):
         return None
-    if layout.by == "tensor":  # rare values are the best evidence
-        groups = torch.cat([groups, torch.stack(rows.aminmax()).float()[None]], dim=-1)
-    for lattice in _lattices(groups, unit):
+    for lattice in lattices:
         if not bool(fit(groups[:_FIRST], lattice, unit).fitting.all()):
             continue
         fits = fit(groups, lattice, unit, evidence=True)
@@ -212,14 +230,6 @@ def _on_sample(layout: Layout, rows: Tensor, unit: float) -> _Candidate | None:
         if bool(fits.fitting.all()) and float(fits.evidence.sum()) - learned >= _CERTAIN:
             return _Candidate(layout, lattice, fits, groups, _Extent.of(fits))
     return None
-
-
-def _lattices(groups: Tensor, unit: float) -> Iterator[Lattice]:
-    yield Evenly()
-    yield Evenly(with_offset=True)
-    if learned_codes(groups[:_FIRST], unit) is not None and (codes := learned_codes(groups, unit)) is not None:
-        yield CodeBook(codes)
-    yield Float8()
 
 
 def _too_many_values(group: Tensor) -> bool:

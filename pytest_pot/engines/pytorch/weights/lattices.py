@@ -20,7 +20,7 @@ __all__ = ["MAX_LEVELS", "CodeBook", "Evenly", "Fits", "Float8", "Lattice", "fit
 MAX_LEVELS = 256
 """Of 8 bits."""
 _BITS = range(2, 9)
-_CLEAR = 0.2
+_CLEAR = 0.25
 """Values whose margin is less of the lattice's spacing tell the scale."""
 _REPEATS = 4
 """How often a value counts as evidence that occurs several times."""
@@ -84,6 +84,8 @@ class Evenly(Lattice):
     """Integers. Scales are the largest value over the integers that a quantiser gives it; for one that clips, the smallest
     value, or the smallest difference, over small integers."""
 
+    _DIVISORS = torch.arange(1, 13)
+
     def __init__(self, *, with_offset: bool = False) -> None:
         self.with_offset = with_offset
 
@@ -100,12 +102,12 @@ class Evenly(Lattice):
         ordered = (groups if self.with_offset else groups.abs()).sort(dim=-1).values
         origin = ordered[:, :1] if self.with_offset else torch.zeros_like(ordered[:, :1])
         gaps = ordered.diff(dim=-1, prepend=origin)
-        small = torch.arange(1, 5, device=groups.device)
-        by_gap = torch.where(gaps > 0, gaps, torch.inf).amin(dim=-1, keepdim=True) / small
+        by_gap = torch.where(gaps > 0, gaps, torch.inf).amin(dim=-1, keepdim=True) / self._DIVISORS[:4].to(groups.device)
         if self.with_offset:
             spread = ordered[:, -1:] - origin
             return spread / (spread / by_gap).round()
-        return torch.cat([by_gap, torch.where(ordered > 0, ordered, torch.inf).amin(dim=-1, keepdim=True) / small], dim=-1)
+        smallest = torch.where(ordered > 0, ordered, torch.inf).amin(dim=-1, keepdim=True)
+        return torch.cat([by_gap, smallest / self._DIVISORS.to(groups.device)], dim=-1)
 
     def levels(self, groups: Tensor, scales: Tensor) -> Tensor:
         smallest, largest = groups.aminmax(dim=-1, keepdim=True)
@@ -197,6 +199,7 @@ def fit_scales(groups: Tensor, scales: Tensor, lattice: Lattice, unit: float, *,
         margins = 4 * unit * groups.abs().amax(dim=-1, keepdim=True)
         units = lattice.nearest(values[:, None] / torch.where(scales > 0, scales, 1.0)[..., None])
         close = (values[:, None] - units * scales[..., None]).abs().amax(dim=-1) <= margins
+        close &= margins < _CLEAR * scales
     else:
         values = groups
         margins = _margins(groups, lattice, unit)
