@@ -23,7 +23,10 @@ from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 
 __all__ = [
     "float_dtypes",
+    "is_of_library",
     "is_quantised",
+    "is_quantised_layer",
+    "library_of",
     "loading_options",
     "methods_of",
     "package_of",
@@ -98,8 +101,8 @@ def is_quantised(model: nn.Module | ModelFacts) -> bool:
     return (
         bool(methods_of(facts))
         or facts.is_flagged_quantised
-        or any(map(_is_quantised_layer, facts.classes))
-        or any(map(_is_of_library, facts.parameter_classes))
+        or any(map(is_quantised_layer, facts.classes))
+        or any(map(is_of_library, facts.parameter_classes))
         or not _PLAIN_DTYPES.issuperset(facts.float_dtypes)  # float8
     )
 
@@ -125,20 +128,23 @@ def package_of(model: nn.Module) -> str:
     for module in model.modules():
         for part in (module, *module.parameters(recurse=False)):
             kind = type(part)
-            if _is_of_library(kind) or (part is module and _is_quantised_layer(kind)):
-                return f"{_library(kind)} {kind.__name__}"
+            if is_of_library(kind) or (part is module and is_quantised_layer(kind)):
+                return f"{library_of(kind)} {kind.__name__}"
     return "float8"
 
 
-def _is_quantised_layer(kind: type) -> bool:
-    return _is_of_library(kind) or kind.__module__.startswith("torch.ao.nn.quantized")
+def is_quantised_layer(kind: type) -> bool:
+    """Whether modules of this class hold weights that a library packs in its own way."""
+    return is_of_library(kind) or kind.__module__.startswith("torch.ao.nn.quantized")
 
 
-def _is_of_library(kind: type) -> bool:
-    return _library(kind) in _LIBRARIES
+def is_of_library(kind: type) -> bool:
+    """Whether a library for quantised weights defines this class, of a module or a tensor."""
+    return library_of(kind) in _LIBRARIES
 
 
-def _library(kind: type) -> str:
+def library_of(kind: type) -> str:
+    """The package that defines this class."""
     return kind.__module__.partition(".")[0]
 
 

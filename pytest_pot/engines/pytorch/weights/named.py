@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
-from pytest_pot.engines.weights import TensorChange, TensorInfo, Weights, WeightsPrint
+from pytest_pot.engines.kept_config import kept_config
+from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
+from pytest_pot.engines.pytorch.weights.stored import Stored, base_of, stored_tensors, why_unreadable
+from pytest_pot.engines.weights import TensorChange, TensorInfo, TensorPrint, Weights, WeightsPrint
 
 __all__ = ["NamedWeights"]
+
+_MOST_READERS = 8
 
 
 class NamedWeights:
@@ -23,63 +30,74 @@ class NamedWeights:
 
     @property
     def model_class(self) -> str:
-        return type(self._model).__name__
+        return type(base_of(self._model)).__name__
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
-        config = getattr(self._model, "config", None)
-        if not hasattr(config, "to_json_string"):
+        to_json = getattr(getattr(self._model, "config", None), "to_json_string", None)
+        if to_json is None:
             return None
-        document: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-        return document
+        try:
+            return kept_config(json.loads(to_json(use_diff=False)))
+        except (AttributeError, TypeError, ValueError):  # a class of the user's, or values that JSON does not have
+            return None
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        return {
-            name: TensorInfo(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), saved=name not in self._computed)
-            for name, tensor in self._distinct.items()
-        }
+        return {name: stored.info for name, stored in self._all.items() if name not in self.ties}
 
     @cached_property
     def ties(self) -> Mapping[str, str]:
-        first = {id(tensor): name for name, tensor in reversed(self._all.items())}
-        return {name: first[id(tensor)] for name, tensor in self._all.items() if first[id(tensor)] != name}
+        first = {stored.identity: name for name, stored in reversed(list(self._all.items()))}
+        names = {name: first[stored.identity] for name, stored in self._all.items()}
+        return {name: tied for name, tied in names.items() if tied != name}
 
-    @property
+    @cached_property
     def unreadable(self) -> str | None:
-        return None
+        return why_unreadable(self._model, self._all)
 
     def values(self, name: str) -> Tensor:
         """The values of the tensor ``name``, in the tensor's shape and on its device; floats in the precision that they are
-        kept in."""
-        return self._all[name].detach()
+        kept in. Packed weights are dequantised, anew each time."""
+        return self._all[name].read()
 
     def digest(self, name: str) -> bytes:
-        raise NotImplementedError
+        """See :meth:`Weights.digest`. The tensors that follow are read too, a few at a time: whoever asks for
+        one mostly asks for all, in their order."""
+        name = self.ties.get(name, name)
+        if name not in self._digests:
+            names = list(self.tensors)
+            following = names[names.index(name) :]
+            self._read_digests([each for each in following if each not in self._digests][: self._n_readers])
+        return self._digests[name]
 
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
         raise NotImplementedError
 
     def print(self) -> WeightsPrint:
-        raise NotImplementedError
-
-    @cached_property
-    def _all(self) -> dict[str, Tensor]:
-        """All parameters and buffers by name, also those with several names."""
-        return {
-            **dict(self._model.named_parameters(remove_duplicate=False)),
-            **dict(self._model.named_buffers(remove_duplicate=False)),
-        }
-
-    @cached_property
-    def _distinct(self) -> dict[str, Tensor]:
-        return {name: tensor for name, tensor in self._all.items() if name not in self.ties}
-
-    @cached_property
-    def _computed(self) -> frozenset[str]:
-        """The buffers that no checkpoint holds."""
-        return frozenset(
-            f"{prefix}.{name}" if prefix else name
-            for prefix, module in self._model.named_modules(remove_duplicate=False)
-            for name in module._non_persistent_buffers_set
+        """See :meth:`Weights.print`. Tensors are read one after the other, twice: for the digests, and for the sums."""
+        self._read_digests([name for name in self.tensors if name not in self._digests])
+        return WeightsPrint(
+            model_class=self.model_class,
+            config=self.config,
+            tensors={name: self._print_of(name) for name in self.tensors},
+            ties=self.ties,
         )
+
+    def _print_of(self, name: str) -> TensorPrint:
+        return print_from(self.tensors[name], self.digest(name), sums_of(self.values(name)))
+
+    def _read_digests(self, names: Sequence[str]) -> None:
+        # Threads help, because hashlib releases the GIL while it hashes.
+        with ThreadPoolExecutor(self._n_readers) as pool:
+            self._digests.update(zip(names, pool.map(lambda name: digest_of(self.values(name)), names), strict=True))
+
+    @cached_property
+    def _n_readers(self) -> int:
+        """How many tensors are read at the same time: one where each is dequantised, which takes memory."""
+        return 1 if any(stored.packed for stored in self._all.values()) else min(os.cpu_count() or 1, _MOST_READERS)
+
+    @cached_property
+    def _all(self) -> Mapping[str, Stored]:
+        """All parameters and buffers by name, also those with several names."""
+        return stored_tensors(self._model)
