@@ -39,8 +39,8 @@ class Limits:
         In two precisions, weights, inputs and outputs are all rounded otherwise; in one, they are rounded at the same places,
         and only sums in other orders differ.
         """
-        steps = 1 if same_precision else 2
-        return cls(max(steps * eps, _FLOOR_ULPS * min(eps, torch.finfo(torch.float32).eps)), 1.0 + steps)
+        floor, above_noise = (eps, 1.5) if same_precision else (2 * eps, 3.0)
+        return cls(max(floor, _FLOOR_ULPS * min(eps, torch.finfo(torch.float32).eps)), above_noise)
 
 
 class Findings:
