@@ -1,68 +1,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from pytest_pot import ScoringConfig
-from pytest_pot.engines.module_differences import ModuleDifference, ModuleTrace, Traceable
+from pytest_pot.engines.module_differences import ModuleTrace
 from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.module_trace import trace as module_trace
 from pytest_pot.engines.tokens import Tokens
 
-from ....models import CONFIGS, MORE_CONFIGS, changed, tiny
-
-ALL = (*CONFIGS, *MORE_CONFIGS)
-IDS = tuple(torch.randint(3, 97, (40,), generator=torch.Generator().manual_seed(5)).tolist())
-AUTO = ScoringConfig()
-BF16 = ScoringConfig(dtype="bfloat16")
-
-
-def traced(
-    reference: nn.Module,
-    candidate: nn.Module,
-    configs: tuple[ScoringConfig, ScoringConfig] = (AUTO, AUTO),
-    ids: tuple[int, ...] = IDS,
-) -> ModuleTrace:
-    with (
-        TorchEngine.opened(reference, "reference", configs[0]) as first,
-        TorchEngine.opened(candidate, "candidate", configs[1]) as second,
-    ):
-        assert isinstance(second, Traceable)
-        return second.trace(first, Tokens(ids, len(ids) - 10))
-
-
-def first_of(trace: ModuleTrace) -> ModuleDifference:
-    assert trace.first is not None, trace.note
-    return trace.first
-
-
-def larger(module: nn.Module, arguments: object, output: Any) -> Any:
-    """A forward hook that adds 1 % to the output."""
-    if isinstance(output, torch.Tensor):
-        return output * 1.01
-    if isinstance(output, tuple):
-        return output[0] * 1.01, *output[1:]
-    key = "logits" if "logits" in output else "last_hidden_state"
-    output[key] = output[key] * 1.01
-    return output
-
-
-def called(model: nn.Module) -> list[str]:
-    """The modules that run, by name."""
-    names: list[str] = []
-    handles = [module.register_forward_hook(lambda *_, name=name: names.append(name)) for name, module in model.named_modules()]
-    with torch.no_grad():
-        model(torch.tensor([IDS]))
-    for handle in handles:
-        handle.remove()
-    return list(dict.fromkeys(names))
+from ....models import changed, tiny
+from .tracing import ALL, AUTO, BF16, IDS, called, first_of, larger, like, traced
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -143,13 +93,6 @@ def test_1_percent_is_seen_where_both_compute_in_bfloat16() -> None:
         assert (first_of(trace).name, trace.n_differing) == (name, 1)
 
 
-def like(reference: PreTrainedModel, name: str, **overrides: Any) -> PreTrainedModel:
-    """The weights of ``reference`` with another configuration."""
-    candidate = tiny(name, **overrides)
-    candidate.load_state_dict(reference.state_dict())
-    return candidate
-
-
 @pytest.mark.parametrize(
     ("name", "overrides", "module", "itself", "note"),
     [
@@ -193,6 +136,18 @@ def test_another_implementation_of_attention_is_no_start(name: str) -> None:
     assert traced(candidate, reference).first is None
 
 
+@pytest.mark.parametrize("kind", ["eager", "batched_mm", "grouped_mm"])
+def test_experts_that_are_computed_in_another_order_are_no_start(kind: str) -> None:
+    reference = tiny("mixtral")
+    candidate = copy.deepcopy(reference)
+    candidate.set_experts_implementation(kind)
+    assert traced(reference, candidate).first is None
+    assert traced(candidate, reference).first is None
+    candidate.model.layers[1].mlp.experts.down_proj.data *= 1.01
+    trace = traced(reference, candidate)
+    assert (first_of(trace).name, trace.n_differing) == ("model.layers.1.mlp.experts", 1)
+
+
 def test_swapped_layers_start_at_the_first_of_them() -> None:
     reference = tiny("llama", num_hidden_layers=4)
     candidate = copy.deepcopy(reference)
@@ -228,250 +183,6 @@ def test_the_largest_is_told_beside_the_first_where_it_stands_out() -> None:
     assert trace.largest.name == "model.layers.2.mlp.up_proj"
     assert trace.largest.after > 1
     assert 0.005 < trace.largest.before < 0.02
-
-
-def test_values_that_are_not_finite_are_told() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    candidate.model.layers[1].self_attn.v_proj.weight.data[3, 4] = float("nan")
-    trace = traced(reference, candidate)
-    assert first_of(trace).name == "model.layers.1.self_attn.v_proj"
-    assert first_of(trace).after == float("inf")
-    assert trace.n_differing == 1
-    assert trace.note == "model.layers.1.self_attn.v_proj returns values that are not finite"
-
-
-def test_a_value_that_is_too_large_for_float16_starts_where_it_is_computed() -> None:
-    reference = tiny("llama")
-    reference.model.layers[1].mlp.gate_proj.weight.data *= 300
-    reference.model.layers[1].mlp.up_proj.weight.data *= 300
-    trace = traced(reference, copy.deepcopy(reference), (AUTO, ScoringConfig(dtype="float16")))
-    assert (first_of(trace).name, first_of(trace).itself) == ("model.layers.1.mlp", True)
-
-
-def test_another_architecture_is_told_in_one_line() -> None:
-    trace = traced(tiny("llama"), tiny("gpt2"))
-    assert (trace.first, trace.n_modules) == (None, 0)
-    assert trace.note == "2 of the reference's 33 modules have their names in the candidate: too few to compare"
-
-
-def test_another_class_with_the_same_names_is_compared() -> None:
-    reference = tiny("llama")
-    candidate = like(reference, "mistral-window", sliding_window=None)
-    trace = traced(reference, candidate)
-    assert trace.first is None
-    assert trace.note == "the models are of different classes"
-
-
-@pytest.mark.parametrize("overrides", [{"hidden_size": 64}, {"intermediate_size": 96}, {"vocab_size": 101}])
-def test_modules_of_other_sizes_are_left_out_and_named(overrides: dict[str, Any]) -> None:
-    reference, candidate = tiny("llama"), tiny("llama", **overrides)
-    with torch.no_grad():
-        for key, parameter in candidate.named_parameters():
-            if parameter.shape == reference.get_parameter(key).shape:
-                parameter.copy_(reference.get_parameter(key))
-    trace = traced(reference, candidate)
-    assert trace.first is None
-    assert "of another size" in str(trace.note)
-    assert trace.n_modules < 32
-
-
-def test_fewer_experts_get_no_index_that_they_do_not_have() -> None:
-    """torch would read beyond their weights, and a GPU would be unusable afterwards."""
-    trace = traced(tiny("mixtral"), tiny("mixtral", num_local_experts=2))
-    assert trace.largest is None
-    assert trace.note is not None
-    assert "raised" not in trace.note
-    assert "model.layers.0.mlp.experts" in trace.note
-
-
-def test_an_error_in_a_module_of_the_candidate_is_told_beside_what_came_before() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        raise ValueError("no kernel\nfor this device")
-
-    candidate.model.layers[1].mlp.forward = forward
-    candidate.model.layers[0].mlp.up_proj.weight.data *= 1.01
-    trace = traced(reference, candidate)
-    assert first_of(trace).name == "model.layers.0.mlp.up_proj"
-    assert trace.note == "the candidate's model.layers.1.mlp raised ValueError: no kernel, and no module after it was compared"
-
-
-def test_a_module_that_fails_on_the_reference_s_inputs_gets_its_own() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    candidate.model.embed_tokens.weight.data *= 1.5
-    own = candidate.model.embed_tokens.weight.data[list(IDS)][None]
-
-    def strict(module: nn.Module, arguments: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
-        given = arguments[0] if arguments else named["hidden_states"]
-        if not torch.equal(given, own):
-            raise RuntimeError("not these")
-
-    candidate.model.layers[0].input_layernorm.register_forward_pre_hook(strict, with_kwargs=True)
-    candidate.model.layers[1].mlp.register_forward_hook(larger)
-    reference_norm = "model.layers.0.input_layernorm"
-    candidate.model.layers[0].forward = _fed_with(candidate.model.layers[0].forward, own)
-    trace = traced(reference, candidate)
-    assert first_of(trace).name == "model.embed_tokens"
-    assert f"the candidate's {reference_norm} raised RuntimeError: not these on the reference's inputs" in str(trace.note)
-    assert trace.n_modules == 31
-    assert trace.n_differing >= 2
-
-
-def _fed_with(forward: Callable[..., Any], states: torch.Tensor) -> Callable[..., Any]:
-    return lambda hidden_states, **named: forward(states.clone(), **named)
-
-
-def test_an_error_of_the_reference_is_told() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    del reference.model.layers[1].mlp.act_fn
-    trace = traced(reference, candidate)
-    assert trace.n_modules == 0
-    assert "the reference raised AttributeError" in str(trace.note)
-
-
-def test_ids_that_the_candidate_does_not_have_are_told() -> None:
-    trace = traced(tiny("llama"), tiny("llama", vocab_size=60))
-    assert trace.n_modules == 0
-    assert "the candidate's vocabulary has only 60 tokens" in str(trace.note)
-
-
-class Wrapped(nn.Module):
-    """A model in code of one's own."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.inner = model
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.inner(ids).logits
-        return logits
-
-
-def test_what_wraps_a_model_is_seen_through() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    candidate.model.layers[0].mlp.up_proj.weight.data *= 1.01
-    name = "model.layers.0.mlp.up_proj"
-    assert first_of(traced(reference, Wrapped(candidate))).name == name
-    assert first_of(traced(Wrapped(reference), candidate)).name == f"inner.{name}"
-    assert first_of(traced(Wrapped(reference), Wrapped(candidate))).name == f"inner.{name}"
-    assert traced(reference, Wrapped(reference)).note == "what wraps the models was not compared"
-
-
-def test_compiled_modules_are_compared_by_their_code() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    candidate.model.layers[0].mlp = torch.compile(candidate.model.layers[0].mlp, backend="eager")
-    candidate.model.layers[0].mlp.up_proj.register_forward_hook(larger)
-    assert first_of(traced(reference, candidate)).name == "model.layers.0.mlp.up_proj"
-    whole = torch.compile(copy.deepcopy(reference), backend="eager")
-    assert isinstance(whole, nn.Module)
-    assert traced(reference, whole).first is None
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft asks models for what transformers has renamed
-def test_an_adapter_is_the_module_that_it_changes() -> None:
-    peft = pytest.importorskip("peft")
-    reference = tiny("llama")
-    adapter = peft.LoraConfig(target_modules=["q_proj"], layers_to_transform=[1], init_lora_weights=False)
-    candidate = peft.get_peft_model(copy.deepcopy(reference), adapter).eval()
-    trace = traced(reference, candidate)
-    assert (first_of(trace).name, trace.n_differing) == ("model.layers.1.self_attn.q_proj", 1)
-
-
-class Quantised(nn.Module):
-    """A linear of another class, with another name for its input, rounded to 8 bits."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.scale = float(linear.weight.detach().abs().max()) / 127
-        self.register_buffer("packed", (linear.weight.detach() / self.scale).round().to(torch.int8))
-        self.bias = linear.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert isinstance(self.packed, torch.Tensor)
-        return nn.functional.linear(x, self.packed.to(x.dtype) * self.scale, self.bias)
-
-
-def test_linears_of_another_class_are_compared() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    for layer in candidate.model.layers:
-        layer.mlp.down_proj = Quantised(layer.mlp.down_proj)
-    trace = traced(reference, candidate)
-    assert first_of(trace).name == "model.layers.0.mlp.down_proj"
-    assert (trace.n_modules, trace.n_differing) == (32, 2)
-    assert "is a Quantised in the candidate, a Linear in the reference" in str(trace.note)
-
-
-def test_modules_that_are_called_twice_are_compared_by_call() -> None:
-    reference = tiny("llama")
-    reference.model.layers[1] = reference.model.layers[0]
-    candidate = copy.deepcopy(reference)
-    assert traced(reference, candidate).first is None
-    candidate.model.layers[0].mlp.register_forward_hook(larger)
-    trace = traced(reference, candidate)
-    assert (first_of(trace).name, trace.n_differing) == ("model.layers.0.mlp", 1)
-
-
-def test_hooks_that_change_inputs_or_work_in_place_are_seen() -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference)
-    handle = candidate.model.layers[1].mlp.register_forward_pre_hook(lambda module, arguments: (arguments[0] * 1.01,))
-    assert first_of(traced(reference, candidate)).name == "model.layers.1.mlp"
-    handle.remove()
-
-    def in_place(module: nn.Module, arguments: object, output: torch.Tensor) -> None:
-        output.mul_(1.01)
-
-    candidate.model.layers[1].mlp.register_forward_hook(in_place)
-    assert first_of(traced(reference, candidate)).name == "model.layers.1.mlp"
-
-
-@contextmanager
-def unchanged(*models: nn.Module) -> Iterator[None]:
-    """Models and torch's state are afterwards as before."""
-
-    def state() -> list[object]:
-        hooks = [(len(module._forward_hooks), len(module._forward_pre_hooks)) for model in models for module in model.modules()]
-        buffers = [id(buffer) for model in models for buffer in model.buffers()]
-        sums = [float(tensor.detach().double().sum()) for model in models for tensor in model.state_dict().values()]
-        return [hooks, buffers, sums, torch.get_rng_state().tolist(), torch.is_grad_enabled(), torch.get_num_threads()]
-
-    before = state()
-    yield
-    assert state() == before
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_nothing_is_left_behind(fails: bool) -> None:
-    reference = tiny("llama")
-    candidate = copy.deepcopy(reference).bfloat16()
-    candidate.model.layers[0].mlp.up_proj.weight.data *= 2
-
-    def fail(*_: object) -> None:
-        torch.rand(1)
-        if fails:
-            raise KeyboardInterrupt
-
-    candidate.model.layers[1].register_forward_hook(fail)
-    with unchanged(reference, candidate):
-        if fails:
-            with pytest.raises(KeyboardInterrupt):
-                traced(reference, candidate, (AUTO, BF16))
-        else:
-            assert first_of(traced(reference, candidate, (AUTO, BF16))).name == "model.layers.0.mlp.up_proj"
-
-
-def test_a_model_can_be_compared_with_itself() -> None:
-    model = tiny("llama")
-    model.model.layers[1].register_forward_hook(larger)
-    assert traced(model, model).first is None
 
 
 def test_a_record_that_takes_too_much_memory_is_made_of_fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
