@@ -51,12 +51,14 @@ def followed(modules: Mapping[str, nn.Module], follower: Follower[State]) -> Ite
     begun: dict[str, int] = defaultdict(int)
 
     def before(name: str) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]:
+        parameters = _parameters(type(modules[name]))
+
         def hook(
             module: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             call = Call(name, begun[name], stack[-1][0].name if stack else None, type(module))
             begun[name] += 1
-            names = _argument_names(type(module), len(positional))
+            names = [parameters[index] if index < len(parameters) else str(index) for index in range(len(positional))]
             given, state = follower.before(call, dict(zip(names, positional, strict=True)) | named)
             stack.append((call, state))
             return tuple(given[name] for name in names), {name: given[name] for name in named}
@@ -79,8 +81,7 @@ def followed(modules: Mapping[str, nn.Module], follower: Follower[State]) -> Ite
         yield stack
 
 
-def _argument_names(kind: type[nn.Module], count: int) -> tuple[str, ...]:
-    """The names of the first ``count`` positional arguments of the forward of a class; numbers where it has no names."""
+def _parameters(kind: type[nn.Module]) -> list[str]:
+    """The names of the positional parameters of the forward of a class."""
     parameters = list(inspect.signature(kind.forward).parameters.values())[1:]
-    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return tuple(names[index] if index < len(names) else str(index) for index in range(count))
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

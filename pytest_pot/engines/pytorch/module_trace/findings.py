@@ -39,8 +39,8 @@ class Limits:
         In two precisions, weights, inputs and outputs are all rounded otherwise; in one, they are rounded at the same places,
         and only sums in other orders differ.
         """
-        steps = 1 if same_precision else 2
-        return cls(max(steps * eps, _FLOOR_ULPS * min(eps, torch.finfo(torch.float32).eps)), 1.0 + steps)
+        floor, above_noise = (eps, 1.5) if same_precision else (2 * eps, 3.0)
+        return cls(max(floor, _FLOOR_ULPS * min(eps, torch.finfo(torch.float32).eps)), above_noise)
 
 
 class Findings:
@@ -58,8 +58,11 @@ class Findings:
         """The modules that ran, in the order in which they ended."""
         self.differing: dict[str, tuple[float, float]] = {}
         """By name: the relative difference of the output, and how much of it is rounding."""
+        self._differences: dict[str, float] = {}
+        """The relative difference of the output of every module that was judged."""
         self._suspects: set[str] = set()
-        """Modules that gave other inputs to those inside them, which may change their output or not."""
+        """Modules that gave other inputs to those inside them. That may change their output or not: experts may be computed in
+        another order. What they return counts only where those inside them run freely."""
 
     def is_large(self, difference: float) -> bool:
         """Whether ``difference`` would count if rounding did not amplify."""
@@ -69,10 +72,10 @@ class Findings:
         """Say which modules differ; ``rounded``: the reference on its own record, with rounding errors."""
         for name, seen in self._replay.seen.items():
             noise = rounded.seen.get(name, Seen(0.0))
-            if self._counts(seen.output, noise.output):
-                self.differing[name] = seen.output, noise.output
-            elif self._counts(seen.passed_on, noise.passed_on):
+            if self._counts(seen.passed_on, noise.passed_on):
                 self._suspects.add(name)
+            else:
+                self._take(name, seen.output, noise.output)
 
     def innermost_suspects(self) -> frozenset[str]:
         """Modules that are still to be judged by what they return if those inside them run freely; none is in another one."""
@@ -84,9 +87,12 @@ class Findings:
         """Take in the replays in which what is inside ``suspects`` ran freely: the candidate's and the reference's."""
         self._suspects -= suspects
         for name in suspects & replay.seen.keys():
-            difference, noise = replay.seen[name].output, rounded.seen.get(name, Seen(0.0)).output
-            if self._counts(difference, noise):
-                self.differing[name] = difference, noise
+            self._take(name, replay.seen[name].output, rounded.seen.get(name, Seen(0.0)).output)
+
+    def _take(self, name: str, difference: float, noise: float) -> None:
+        self._differences[name] = difference
+        if self._counts(difference, noise):
+            self.differing[name] = difference, noise
 
     def trace(self) -> ModuleTrace:
         order = [name for name in self._called if name in self._replay.seen]
@@ -114,14 +120,11 @@ class Findings:
         return ModuleDifference(
             name=name,
             module_class=type(self._pairing.reference[name]).__name__,
-            before=max((self._difference(other) for other in order[: order.index(name)]), default=0.0),
+            before=max((self._differences.get(other, 0.0) for other in order[: order.index(name)]), default=0.0),
             after=after,
             noise=noise,
             itself=bool(inside) and not any(other in self.differing for other in inside),
         )
-
-    def _difference(self, name: str) -> float:
-        return self.differing[name][0] if name in self.differing else self._replay.seen[name].output
 
     def _notes(self, told: Sequence[str]) -> list[str]:
         notes = []

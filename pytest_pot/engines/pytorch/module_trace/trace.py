@@ -30,7 +30,7 @@ __all__ = ["Runnable", "nothing_compared", "trace_modules"]
 
 _MOST_TOKENS = 256
 """Of a longer prompt, the end is read first; all of it only if that shows no difference."""
-_LEAST_TOKENS = 16
+_LEAST_TOKENS = 8
 _MOST_BYTES = 4 << 30
 """The most memory of the host for the record. A model of 7 billion parameters needs 2.5 GB in float32 for 256 tokens."""
 _MOST_FAILURES = 3
@@ -91,7 +91,9 @@ def _traced(reference: Runnable, candidate: Runnable, pairing: Pairing, ids: Seq
             reference.check_ids(ids)
             recording = record(_reading(reference, ids), pairing.reference, _MOST_BYTES)
         except TooLarge:
-            ids = ids[-(len(ids) // 2) :]
+            ids = ids[len(ids) - len(ids) // 2 :]
+            if len(ids) < _LEAST_TOKENS:
+                return nothing_compared(f"what the modules return for {_LEAST_TOKENS} tokens takes too much memory to compare")
         except Exception as error:  # whatever a model's code may raise; the comparison is an extra, and must not fail a gate
             return nothing_compared(f"the reference raised {error_text(error)}")
         else:
