@@ -38,6 +38,8 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     lines = [*config[:1], *weights, *config[1:]]
     if equal:
         lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))
+    if diagnosis.precisions is not None:
+        lines.append(f"computed in another precision ({' and '.join(diagnosis.precisions)})")
     return [*lines, *notes] or ["nothing is known of what changed"]
 
 

@@ -63,8 +63,9 @@ class Tensors:
         outer = of[Role.EMBEDDINGS] + of[Role.POSITIONS] + of[Role.OUTPUT]
         groups = [(f"all {count(len(names), 'tensor')}", names)]
         if len(inner) > 1:
-            with_outer = f"all {len(inner) + len(outer)} matrices (with {self._outer_words(of)})"
-            groups += [(with_outer, inner + outer)] if outer else []
+            if outer:
+                words = f"all {len(inner) + len(outer)} matrices (with {self._outer_words(of)})"
+                groups.append((words, inner + outer))
             groups += [(f"all {len(inner)} matrices", inner)]
             if of[Role.OUTPUT]:
                 groups.insert(2, (f"all {len(inner) + 1} matrices (with the output layer)", inner + of[Role.OUTPUT]))
@@ -77,9 +78,10 @@ class Tensors:
         words = []
         for kind in _OUTER:
             if of.get(kind):
-                tied = kind is Role.EMBEDDINGS and any(name in self._tied for name in of[kind])
-                words.append(f"the {kind.value}" + (" (and the tied output layer)" if tied else ""))
-        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+                words.append(f"the {kind.value}")
+                if kind is Role.EMBEDDINGS and any(name in self._tied for name in of[kind]):
+                    words.append("the tied output layer")
+        return _listed(words)
 
     def _layers(self, left: Mapping[str, None]) -> list[Subject]:
         """Layers all of whose tensors, or matrices, are left."""
@@ -154,7 +156,7 @@ class Tensors:
         if len(stacks) > 1 or len(numbers) != len(layers) or len(numbers) > _MOST_NUMBERS:
             return ""
         (stack,) = stacks
-        return f", in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)}"
+        return f" (in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)})"
 
     def named(self, name: str) -> str:
         """One tensor in words."""
@@ -172,7 +174,8 @@ class Tensors:
         return sum(1 for other, _ in self._all_layers if other == stack)
 
     def _of_stack(self, stack: str) -> str:
-        return f" of {stack}" if len({other for other, _ in self._all_layers}) > 1 else ""
+        stacks = {other for other, number in self._all_layers if number > 0}
+        return f" of {stack}" if len(stacks | {stack}) > 1 else ""
 
     def _noun(self, name: str) -> str:
         if self._roles[name] is Role.BIAS:

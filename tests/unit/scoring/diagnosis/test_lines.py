@@ -29,6 +29,8 @@ def test_a_change_of_the_configuration_alone() -> None:
 
 def test_a_change_of_the_weights_alone() -> None:
     assert lines(weights=SOME) == [*SOME.summary, "271 of 272 tensors are equal, and so is the configuration"]
+    in_half = what_changed(Diagnosis((), SOME, None, precisions=("float32", "float16")))
+    assert in_half[-1] == "computed in another precision (float32 and float16)"
 
 
 def test_both_changed() -> None:
