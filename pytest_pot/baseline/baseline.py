@@ -22,6 +22,7 @@ from pytest_pot.baseline.file_validation import Malformed, batches_of, check_cou
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
 from pytest_pot.baseline.recorded import Recorded, position_starts
+from pytest_pot.baseline.weights_arrays import weights_arrays, weights_in
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.files import FILE, kind_of_file
@@ -29,6 +30,7 @@ from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.engines.distributions import TopK
 from pytest_pot.engines.tokens import Tokens
+from pytest_pot.engines.weights import WeightsPrint
 from pytest_pot.prompts.prompt import Prompt
 
 __all__ = ["Baseline"]
@@ -54,6 +56,9 @@ class Baseline:
     batches: Sequence[Sequence[int]] = ()
     """The prompts of each forward pass of the recording, in the order in which they ran: in the same batches, the same model
     gives the same bits. Empty if the file is older than this."""
+    weights_print: WeightsPrint | None = field(default=None, repr=False)
+    """What is kept of the reference's weights, so that a failing gate can say what changed. None if its engine has none to
+    show, or if the file is older than this."""
 
     @property
     def n_prompts(self) -> int:
@@ -152,7 +157,8 @@ def _arrays(baseline: Baseline) -> Arrays:
         "log_tail": recorded.log_tail,
         "clear": recorded.clear.astype(np.uint8),
     }
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+    present = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+    return {**present, **weights_arrays(baseline.weights_print)}
 
 
 def _document(baseline: Baseline) -> dict[str, Any]:
@@ -202,6 +208,7 @@ def _baseline(arrays: Arrays, document: Mapping[str, Any], source: str) -> Basel
         provenance=_provenance(document["provenance"]),
         source=source,
         batches=batches_of(document, len(prompts)),
+        weights_print=weights_in(arrays),
     )
     if len(prompts) != len(tokens):
         raise Malformed(f"it has the texts of {len(prompts)} prompts, but the tokens of {len(tokens)}")

@@ -12,10 +12,15 @@ log_normalisers    [n] F64             log-sum-exp of logits / temperature over 
                                        the tail is renormalised
 log_tail           [n] F64             log of the probability of all other ids; absent for the whole vocabulary
 clear              [n] U8              1 where the first id leads the second by more than rounding error
+weights            [tensors, 52] U8    what is kept of the reference's weights, see :mod:`pytest_pot.baseline.weights_arrays`;
+                                       absent with the next where nothing is known of them, as in older files
+weights_index      [bytes] U8          their names, shapes and so on, and the configuration: JSON, compressed by zlib
 =================  ==================  ================================================================================
 
 The log-probability of an id is ``value / temperature - log_normaliser``. With F32 values, a position takes ``8 k + 21``
-bytes, or ``6 k + 21`` if ids fit into 16 bits, plus its tokens and texts.
+bytes, or ``6 k + 21`` if ids fit into 16 bits, plus its tokens and texts. A tensor of the model takes less than 60 bytes.
+
+Versions of pytest-pot that do not know ``weights`` refuse files that have it; all files without it can be read by both.
 
 A file may come from an untrusted source, so all of it is checked. safetensors checks that header, shapes and size agree before
 it allocates memory. The checksum finds accidental damage, and :mod:`pytest_pot.baseline.file_validation` finds forged values.

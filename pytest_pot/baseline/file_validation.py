@@ -19,6 +19,8 @@ from pytest_pot.engines.distributions import Flags, certainly_clear
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = [
+    "WEIGHTS",
+    "WEIGHTS_INDEX",
     "Malformed",
     "batches_of",
     "check_count",
@@ -29,6 +31,11 @@ __all__ = [
     "tokens_of",
 ]
 
+WEIGHTS, WEIGHTS_INDEX = "weights", "weights_index"
+"""The two tensors that hold what is kept of the reference's weights."""
+_WEIGHTS_BYTES, _MOST_WEIGHTS, _MOST_INDEX = 52, 1 << 20, 1 << 26
+"""Bytes per tensor of the model; the most tensors; the most bytes of their names and so on."""
+
 _DTYPES = {
     "tokens": ("U16", "U32"),
     "lengths": ("U32",),
@@ -38,8 +45,10 @@ _DTYPES = {
     "log_normalisers": ("F64",),
     "log_tail": ("F64",),
     "clear": ("U8",),
+    WEIGHTS: ("U8",),
+    WEIGHTS_INDEX: ("U8",),
 }
-_OPTIONAL = ("ids", "log_tail")
+_OPTIONAL = ("ids", "log_tail", WEIGHTS, WEIGHTS_INDEX)
 _MOST_TOKENS = 1 << 17
 """The most tokens per prompt, with its continuation, that a file may claim."""
 
@@ -85,8 +94,22 @@ def check_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], n_prompts: 
     for name, shape in shapes.items():
         if 0 in shape:
             raise Malformed(f"the tensor {name!r} has the shape {list(shape)}: it is empty")
-        if name not in ("tokens", "lengths") and (shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))):
+        if name not in ("tokens", "lengths", WEIGHTS, WEIGHTS_INDEX) and (
+            shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))
+        ):
             raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, but there are {n} positions")
+    _check_weights_shapes(shapes.get(WEIGHTS), shapes.get(WEIGHTS_INDEX))
+
+
+def _check_weights_shapes(weights: tuple[int, ...] | None, index: tuple[int, ...] | None) -> None:
+    if weights is None and index is None:
+        return
+    if weights is None or index is None:
+        raise Malformed(f"it has only one of the tensors {WEIGHTS!r} and {WEIGHTS_INDEX!r}")
+    if len(weights) != 2 or weights[1] != _WEIGHTS_BYTES or weights[0] > _MOST_WEIGHTS:
+        raise Malformed(f"the tensor {WEIGHTS!r} has the shape {list(weights)}, not [tensors, {_WEIGHTS_BYTES}]")
+    if len(index) != 1 or index[0] > _MOST_INDEX:
+        raise Malformed(f"the tensor {WEIGHTS_INDEX!r} has the shape {list(index)}, not that of at most {_MOST_INDEX} bytes")
 
 
 def check_text(name: str, value: object) -> None:

@@ -37,11 +37,12 @@ class TensorPrint:
     digest: bytes
     """The first 8 bytes of a SHA-256 over the values; equal for equal values, whatever their precision."""
     norm: float
-    """The Frobenius norm."""
+    """The Frobenius norm, in float32 precision; NaN where a value is NaN or infinite."""
     zeros: int
-    """How many values are 0."""
+    """How many values are 0; of more than 2^32 - 1, so many."""
     projection: Floats
-    """Random projections of the values, [16]; the difference of two prints estimates the norm of the tensors' difference."""
+    """Random projections of the values, [16]; the difference of two prints estimates the norm of the tensors' difference.
+    NaN where the norm is."""
     grid: str | None = None
     """The coarsest grid on which all values lie, ``"bfloat16"`` or ``"4 bits in groups of 32"``; None if there is none."""
 
@@ -52,7 +53,7 @@ class WeightsPrint:
 
     model_class: str
     config: Mapping[str, Any] | None
-    """The configuration in JSON types; None where the model has none."""
+    """The configuration in JSON types, without paths; None where the model has none."""
     tensors: Mapping[str, TensorPrint]
     """In the model's order."""
     ties: Mapping[str, str] = field(default_factory=dict)
@@ -114,7 +115,7 @@ class Weights(Protocol):
 
     @property
     def config(self) -> Mapping[str, Any] | None:
-        """The configuration in JSON types; None where the model has none."""
+        """The configuration in JSON types, without paths, as a print has it; None where the model has none."""
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -98,7 +98,9 @@ class ReferenceUse(Enum):
 class RecordReference(Protocol):
     """Runs a live reference over the gate's prompts and records it; a model that the gate has open is not opened again."""
 
-    def __call__(self, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline: ...
+    def __call__(
+        self, model: Any, *, name: str | None = None, max_length: int | None = None, keep_weights: bool = True
+    ) -> Baseline: ...
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
+from pytest_pot.baseline.weights_arrays import weights_arrays
 from pytest_pot.core.text import printable, quoted
 from pytest_pot.engines.distributions import UNKNOWN_VOCAB
 
@@ -22,7 +23,7 @@ _WORST = 3
 
 def facts(baseline: Baseline, n_bytes: int) -> dict[str, Any]:
     """Provenance, shapes, size, entropy and tail mass of a recording whose file has ``n_bytes``."""
-    recorded = baseline.recorded
+    recorded, printed = baseline.recorded, baseline.weights_print
     entropy, tail_mass, cross_entropy = _averages(baseline)
     return {
         "file": baseline.source,
@@ -34,6 +35,10 @@ def facts(baseline: Baseline, n_bytes: int) -> dict[str, Any]:
         "n_ids": recorded.values.shape[1],
         "vocab_size": baseline.vocab_size,
         "types": {"ids": None if recorded.ids is None else str(recorded.ids.dtype), "values": str(recorded.values.dtype)},
+        "weights_print": {
+            "n_tensors": 0 if printed is None else len(printed.tensors),
+            "n_bytes": sum(array.nbytes for array in weights_arrays(printed).values()),
+        },
         "n_bytes": n_bytes,
         "bytes_per_position": n_bytes / baseline.n_positions,
         "entropy": entropy,
@@ -71,6 +76,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "config": ", ".join(f"{name}={value!r}" for name, value in config.items()),
         "holds": f"{facts['n_prompts']} prompts ({facts['n_truncated']} cut on the left), {facts['n_positions']} positions, "
         f"{cells} at each, of {size}",
+        "weights of": _weights(**facts["weights_print"]),
         "size": f"{facts['n_bytes']:,} bytes, {facts['bytes_per_position']:.1f} per position",
         "entropy": f"{'' if whole else 'at least '}{facts['entropy']:.4g} nats per position; cross-entropy of the "
         f"continuations {facts['cross_entropy']:.4g} nats per token",
@@ -79,6 +85,12 @@ def lines(facts: dict[str, Any]) -> list[str]:
     entries = {printable(name): printable(value) for name, value in entries.items()}
     width = max(len(name) for name in entries)
     return [printable(facts["file"]), *(f"  {name.ljust(width)}  {value}" for name, value in entries.items())]
+
+
+def _weights(n_tensors: int, n_bytes: int) -> str:
+    if not n_tensors:
+        return "none: a failing gate cannot say which weights changed"
+    return f"{n_tensors} tensors ({n_bytes:,} bytes), so that a failing gate can say which changed"
 
 
 def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap) -> list[str]:

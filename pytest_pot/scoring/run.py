@@ -18,8 +18,9 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
 from pytest_pot.engines.base import Engine, OutOfMemory, Restartable, Room, description_of
-from pytest_pot.engines.registry import weights_digest
+from pytest_pot.engines.registry import weights, weights_digest
 from pytest_pot.engines.tokens import Tokens
+from pytest_pot.engines.weights import WeightsPrint
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
 from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
@@ -122,7 +123,15 @@ class ScoringRun:
         if isinstance(engine, Restartable):
             engine.restart()
 
-    def record(self, reference: Engine, model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
+    def record(
+        self,
+        reference: Engine,
+        model: Any,
+        *,
+        name: str | None = None,
+        max_length: int | None = None,
+        keep_weights: bool = True,
+    ) -> Baseline:
         """Run ``reference`` over all prompts and keep what it says.
 
         Args:
@@ -130,6 +139,7 @@ class ScoringRun:
             name: what the reference is called in the recording; its class by default. Where it is a folder or a ``.gguf``
                 file on this machine, the recording also carries the digests of the files.
             max_length: the longest sequence that the candidates to come take, where that is less than the configuration's.
+            keep_weights: also read the weights of ``model``, and keep what tells later ones from them.
         """
         prompts, tokenizer = self.encoded.prompts, self.encoded.tokenizer
         tokens = fit_all(self.config, self.encoded.ids, reference, max_length)
@@ -142,6 +152,7 @@ class ScoringRun:
             vocab_size=recorded.vocab_size,
             batch_size=recorded.batch_size,
             batches=recorded.batches,
+            weights_print=_print_of_weights(model) if keep_weights else None,
             provenance=Provenance(
                 reference=type(model).__name__ if name is None else name,
                 weights=weights_digest(model),
@@ -311,6 +322,11 @@ class ScoringRun:
             unseens=[result.unseen for result in results.values() if result.unseen is not None],
             to_tell_more=getattr(candidate, "to_tell_more", None),
         )
+
+
+def _print_of_weights(model: Any) -> WeightsPrint | None:
+    named = weights(model)
+    return None if named is None or named.unreadable is not None else named.print()
 
 
 def _cost_of_steps(batches: Sequence[Sequence[int]], tokens: Mapping[int, Tokens], room: Room) -> int:

@@ -258,13 +258,13 @@ def _recorded(
     """
     from pytest_pot.engines.registry import opened
 
-    def record(model: Any, *, name: str | None = None, max_length: int | None = None) -> Baseline:
+    def record(model: Any, *, name: str | None = None, max_length: int | None = None, keep_weights: bool = True) -> Baseline:
         if check is not None:
             check()
         if reference is not None and model is inputs.reference:
-            return run.record(reference, model, name=name, max_length=max_length)
+            return run.record(reference, model, name=name, max_length=max_length, keep_weights=keep_weights)
         with opened(model, "reference", config) as engine:
-            return run.record(engine, model, name=name, max_length=max_length)
+            return run.record(engine, model, name=name, max_length=max_length, keep_weights=keep_weights)
 
     assert inputs.recording is not None
     return inputs.recording(record)

@@ -106,7 +106,7 @@ class CachedReference:
         """Runs ``model``, and keeps what it says for the next time."""
 
         def run(record: RecordReference) -> RecordedReference:
-            baseline = record(model, max_length=self._max_length)
+            baseline = record(model, max_length=self._max_length, keep_weights=False)  # the model itself is at hand
             assert self._key is not None
             error = self._records.put(self._key, baseline)
             if error is not None:

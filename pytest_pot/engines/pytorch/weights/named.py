@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pytest_pot.engines.kept_config import kept_config
 from pytest_pot.engines.pytorch.weights.constants import constants_of
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
 from pytest_pot.engines.pytorch.weights.stored import Stored, base_of, stored_tensors, why_unreadable
@@ -38,10 +39,9 @@ class NamedWeights:
         if to_json is None:
             return None
         try:
-            document: dict[str, Any] = json.loads(to_json(use_diff=False))
-        except (TypeError, ValueError):  # a class of the user's, or values that JSON does not have
+            return kept_config(json.loads(to_json(use_diff=False)))
+        except (AttributeError, TypeError, ValueError):  # a class of the user's, or values that JSON does not have
             return None
-        return document
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from math import prod
 from typing import Any
@@ -99,6 +100,18 @@ def _of_module(module: nn.Module) -> Iterator[tuple[str, Stored]]:
             yield name, Stored(info, _identity(tensor), tensor.detach, False, _why(tensor) or _why_not_plain(tensor))
 
 
+@cache
+def _is_number(dtype: torch.dtype) -> bool:
+    """Whether torch converts this type: it does not for types of less than a byte."""
+    if dtype.is_complex:
+        return True
+    try:
+        torch.zeros(1).to(dtype).to(torch.float64)
+    except (NotImplementedError, RuntimeError, TypeError):
+        return False
+    return True
+
+
 def _identity(tensor: Tensor) -> object:
     """Equal for two names of a parameter, and for two views of the same values."""
     if not _is_plain(tensor) or tensor.is_meta or not tensor.numel():
@@ -120,11 +133,11 @@ def _why(tensor: Tensor | None) -> str | None:
 
 
 def _why_not_plain(tensor: Tensor) -> str | None:
-    if _is_plain(tensor):
-        return None
     if tensor.layout != torch.strided:
         return "is kept as a sparse tensor, which cannot be read here"
     kind = type(tensor)
     if tensor.is_quantized or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f"is kept as {kind.__module__.partition('.')[0]} {kind.__name__}, a format that cannot be read here"
+    if not _is_number(tensor.dtype):
+        return f"is kept as {str(tensor.dtype).removeprefix('torch.')}, a format that cannot be read here"
     return None  # a class that only adds attributes
