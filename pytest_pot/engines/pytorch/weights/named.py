@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_pot.engines.kept_config import kept_config
+from pytest_pot.engines.pytorch.weights.changes import change_between
 from pytest_pot.engines.pytorch.weights.constants import constants_of
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
 from pytest_pot.engines.pytorch.weights.stored import Stored, base_of, stored_tensors, why_unreadable
@@ -77,6 +78,8 @@ class NamedWeights:
         return self._digests[name]
 
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
+        if isinstance(reference, NamedWeights):
+            return change_between(reference.values(reference_name), self.values(name), reference_name, name)
         raise NotImplementedError
 
     def print(self) -> WeightsPrint:

@@ -1,0 +1,106 @@
+"""Grids are found where values lie on them, whatever they are kept in, and are not found by chance."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from pytest_pot.calibration.perturbations import perturb
+from pytest_pot.engines.pytorch.weights.grids import grid_of
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.02
+
+
+def in_groups(values: Tensor, size: int | None) -> Tensor:
+    """[..., groups, size]; one group for the whole tensor if the size is None."""
+    return values.reshape(1, -1) if size is None else values.reshape(-1, size)
+
+
+def symmetric(values: Tensor, size: int | None, largest: int) -> Tensor:
+    groups = in_groups(values, size)
+    step = groups.abs().amax(dim=-1, keepdim=True) / largest
+    return ((groups / step).round() * step).view_as(values)
+
+
+def with_minimum(values: Tensor, size: int | None, levels: int) -> Tensor:
+    """As Q4_1 of llama.cpp: a step and a minimum in float16."""
+    groups = in_groups(values, size)
+    low, high = groups.aminmax(dim=-1, keepdim=True)
+    step = ((high - low) / levels).half().float()
+    return (((groups - low) / step).round().clamp(0, levels) * step + low.half().float()).view_as(values)
+
+
+def with_zero_point(values: Tensor, size: int | None, levels: int) -> Tensor:
+    groups = in_groups(values, size)
+    low, high = groups.aminmax(dim=-1, keepdim=True)
+    step = (high - low) / levels
+    zero = (-low / step).round()
+    return (((groups / step).round() + zero).clamp(0, levels) - zero).mul(step).view_as(values)
+
+
+def words(size: int | None, columns: int) -> str:
+    return "per tensor" if size is None else "per row" if size == columns else f"in groups of {size}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [None, 512, 128, 64, 32])
+@pytest.mark.parametrize("largest", [3, 7, 8, 15, 31, 127, 128])
+def test_symmetric(largest: int, size: int | None, dtype: torch.dtype) -> None:
+    values = symmetric(normal(64, 512), size, largest).to(dtype)
+    bits = math.ceil(math.log2(largest)) + 1
+    assert grid_of(values) == f"{bits} bits {words(size, 512)}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [None, 512, 128, 64, 32])
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_zero_point(bits: int, size: int | None, dtype: torch.dtype) -> None:
+    values = with_zero_point(normal(64, 512), size, 2**bits - 1).to(dtype)
+    assert grid_of(values) == f"{bits} bits {words(size, 512)}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [128, 64, 32])
+def test_minimum(size: int, dtype: torch.dtype) -> None:
+    assert grid_of(with_minimum(normal(64, 512), size, 15).to(dtype)) == f"4 bits in groups of {size}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    shape=st.sampled_from([(64, 512), (7, 100), (300, 4), (40, 3, 17), (1, 1024), (1000,), (12,), (1,)]),
+    dtype=st.sampled_from(DTYPES),
+    centre=st.sampled_from([0.0, 0.02, 1.0]),
+    pruned=st.sampled_from([0.0, 0.5, 0.98]),
+)
+def test_none_by_chance(seed: int, shape: tuple[int, ...], dtype: torch.dtype, centre: float, pruned: float) -> None:
+    """Nor where most values are 0, or near one value as a norm's."""
+    values = (normal(*shape, seed=seed) + centre).to(dtype)
+    values[torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < pruned] = 0.0
+    expected = [None] if dtype == torch.float32 else [str(dtype).removeprefix("torch."), "bfloat16"]
+    assert grid_of(values) in expected
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_a_constant_shows_nothing(value: float) -> None:
+    assert grid_of(torch.full((64, 64), value)) is None
+    assert grid_of(torch.full((64,), value)) is None
+
+
+@pytest.mark.parametrize("change", ["int8 per row", "int8 per tensor", "int4 in groups"])
+def test_the_quantisers_of_the_ladder(change: str) -> None:
+    linear = nn.Linear(300, 64)
+    with torch.no_grad():
+        linear.weight.copy_(normal(64, 300))
+    weight = perturb(nn.Sequential(linear), change).get_parameter("0.weight")
+    expected = {"int8 per row": "8 bits per row", "int8 per tensor": "8 bits per tensor"}
+    assert grid_of(weight) == expected.get(change, "4 bits in groups of 32")
