@@ -26,7 +26,7 @@ from pytest_pot.engines.pytorch.weights.lattices import (
 )
 from pytest_pot.engines.pytorch.weights.layouts import BLOCK, Layout, layouts, rows_of, spread
 
-__all__ = ["Grid", "find_grid", "grid_of"]
+__all__ = ["Grid", "find_grid", "find_precision", "grid_of"]
 
 _PRECISIONS = {
     "float8_e4m3fn": (torch.float8_e4m3fn, 2.0**-4),
@@ -67,7 +67,8 @@ class Grid:
         total = 0.0
         for groups in (self.layout or Layout("row")).blocks(rows_of(values)):
             if self.layout is None or self.lattice is None:
-                spacing = 2 * self.unit * torch.exp2(groups.abs().clamp_min(1e-30).log2().floor())
+                info = torch.finfo(_PRECISIONS[self.name][0])
+                spacing = info.eps * torch.exp2(groups.abs().clamp_min(info.tiny).log2().floor())
             else:
                 scales = self.fits(groups).scales[:, None]
                 origin = groups.amin(dim=-1, keepdim=True) if self.lattice.with_offset else 0.0
@@ -157,6 +158,14 @@ def find_grid(values: Tensor) -> Grid | None:
         if grid := _on_all(candidate, rows, unit):
             return grid
     return Grid(precision, unit) if precision else None
+
+
+def find_precision(values: Tensor) -> Grid | None:
+    """The coarsest precision that holds all ``values``; None if it is float32 or a finer one, or too few values tell."""
+    if not values.is_floating_point() or values.numel() == 0:
+        return None
+    name = _precision(rows_of(values.detach()))
+    return Grid(name, _PRECISIONS[name][1]) if name else None
 
 
 def _coarsest_first(candidates: list[_Candidate]) -> list[_Candidate]:

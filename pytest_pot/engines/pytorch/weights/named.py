@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from pytest_pot.engines.kept_config import kept_config
 from pytest_pot.engines.pytorch.weights.changes import change_between
 from pytest_pot.engines.pytorch.weights.constants import constants_of
+from pytest_pot.engines.pytorch.weights.grids import grid_of
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
+from pytest_pot.engines.pytorch.weights.recorded_changes import change_since
 from pytest_pot.engines.pytorch.weights.stored import Stored, base_of, stored_tensors, why_unreadable
 from pytest_pot.engines.weights import TensorChange, TensorInfo, TensorPrint, Weights, WeightsPrint
 
@@ -80,6 +82,11 @@ class NamedWeights:
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
         if isinstance(reference, NamedWeights):
             return change_between(reference.values(reference_name), self.values(name), reference_name, name)
+        if isinstance(reference, WeightsPrint):
+            other_name = None if name == reference_name else name
+            return change_since(
+                reference.tensors[reference_name], self.values(name), reference_name, other_name, self.digest(name)
+            )
         raise NotImplementedError
 
     def print(self) -> WeightsPrint:
@@ -93,7 +100,8 @@ class NamedWeights:
         )
 
     def _print_of(self, name: str) -> TensorPrint:
-        return print_from(self.tensors[name], self.digest(name), sums_of(self.values(name)))
+        values = self.values(name)
+        return print_from(self.tensors[name], self.digest(name), sums_of(values), grid_of(values))
 
     def _read_digests(self, names: Sequence[str]) -> None:
         # Threads help, because hashlib releases the GIL while it hashes.

@@ -1,0 +1,231 @@
+"""What happened to a tensor of which only a print is known.
+
+The print tells the norm, the number of zeros, the grid and 16 random projections of the values before. The projections of the
+difference are known exactly enough to estimate its size, down to some 2e-5 of the tensor. A kind is named where all of these
+agree with it; what else may have happened is CHANGED.
+
+What cannot be told:
+
+- LOW_RANK. A matrix of rank r has r times (rows + columns - r) free numbers, and 16 sums of all values say nothing about its
+  rank: about r^2 sums that are chosen for it are needed to tell rank r from r + 1, and even these depend on its size.
+- Which rows or columns were PERMUTED, apart from the usual reorderings for rotary encodings: those, and TRANSPOSED, are tried,
+  and the digest confirms them.
+- REORDERED, of values that lie on no grid: a rotation keeps the norm as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pytest_pot.engines.pytorch.weights.grids import Grid, find_grid, find_precision
+from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
+from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
+
+__all__ = ["change_since"]
+
+_STEPS = 2**15 - 1
+"""The projections of a print are multiples of the largest over this."""
+_RESOLVED = 4.0
+"""The mean square of the projections' differences, over that of their rounding, from which on a size is told."""
+_MAX_RESIDUAL = 2.5
+"""A mean square of 16 normal numbers over their variance; larger ones are rarer than one in a thousand."""
+_MIN_SCALING = 5.0
+"""How far a factor has to be from 1, in units of the error with which it explains the candidate."""
+_LATTICE_ERRORS, _PRECISION_ERRORS = (0.3, 2.0), (0.6, 1.5)
+"""An estimated change over the one that a grid explains. Estimates scatter by 18 %. Quantisers may err by more than half a step
+to balance other errors; most values of a coarse grid may be 0, and err by less."""
+_NEAREST = 1.5
+"""Within this factor of the error of rounding to nearest, an estimate says no more than that it was."""
+_MIN_PRUNED = 1e-4
+"""Share of new zeros from which on pruning is thought of."""
+_MIN_REORDERED = 0.02
+"""Relative size from which on a reordering is thought of; a small change keeps the norm by chance."""
+_SAME_NORM = 2.0**-23
+_PRECISIONS = ("float8_e5m2", "float8_e4m3fn", "bfloat16", "float16", "float32", "float64")
+"""From coarse to fine."""
+_HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
+
+
+@torch.no_grad()
+def change_since(
+    reference: TensorPrint, candidate: Tensor, name: str = "", candidate_name: str | None = None, digest: bytes | None = None
+) -> TensorChange | None:
+    """How ``candidate`` differs from the tensor that ``reference`` is a print of; None where all values are equal, whatever the
+    two precisions.
+
+    Args:
+        reference: the print.
+        candidate: a tensor of the same shape, or of the transposed one.
+        name: the reference's name for it.
+        candidate_name: the candidate's, where it is another one.
+        digest: the candidate's digest, if it is known.
+    """
+    candidate = candidate.detach()
+    if digest is None:
+        digest = digest_of(candidate)
+    same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
+    if digest == reference.digest and same_shape:
+        return None
+    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape)
+    change = next(change for change in comparison.changes() if change is not None)
+    return replace(change, name=name, candidate_name=candidate_name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    reference: TensorPrint
+    candidate: Tensor
+    """In the reference's shape."""
+    transposed: bool
+    """Whether the candidate was transposed for that."""
+
+    def changes(self) -> Iterator[TensorChange | None]:
+        """What each kind of change makes of it, the surest first; the last one always applies."""
+        yield self._not_finite()
+        yield self._transposed() if self.transposed else None
+        yield self._zero()
+        yield self._scaled()
+        yield self._reordered()
+        yield self._rounded()
+        yield self._pruned()
+        yield self.change(ChangeKind.CHANGED)
+
+    def change(
+        self, kind: ChangeKind, what: str = "", amount: float | None = None, *, relative: float | None = None
+    ) -> TensorChange:
+        return TensorChange("", kind, what, amount, self.relative if relative is None else relative)
+
+    # --- figures ---
+
+    @cached_property
+    def _sums(self) -> Sums:
+        return sums_of(self.candidate)
+
+    @cached_property
+    def _noise(self) -> float:
+        """The standard deviation that rounding adds to a projection of the print."""
+        return float(np.abs(self.reference.projection).max()) / _STEPS / math.sqrt(12)
+
+    @cached_property
+    def _square(self) -> float | None:
+        """The estimated squared norm of the difference; None if it is too small to tell, or unknown."""
+        mean = float(np.mean((self._sums.projection - self.reference.projection) ** 2))
+        if not mean >= _RESOLVED * self._noise**2 or mean == 0:
+            return None
+        return mean - self._noise**2
+
+    @cached_property
+    def relative(self) -> float | None:
+        """The size of the change, to within some 35 %; None if it is too small to tell, or unknown."""
+        square = self._square
+        if square is None or not self.reference.norm > 0:
+            return None
+        return math.sqrt(square) / self.reference.norm
+
+    @cached_property
+    def _grid(self) -> Grid | None:
+        return find_grid(self.candidate)
+
+    @cached_property
+    def _precision(self) -> Grid | None:
+        return find_precision(self.candidate)
+
+    @cached_property
+    def _new_lattice(self) -> Grid | None:
+        """That of the candidate, if the reference's values are on another one or none."""
+        grid = self._grid
+        return grid if grid is not None and grid.lattice is not None and grid.name != self.reference.grid else None
+
+    @cached_property
+    def _new_precision(self) -> Grid | None:
+        """That of the candidate, if the reference's is known to be finer."""
+        grid = self._precision
+        if grid is None:
+            return None
+        before = [_PRECISIONS.index(name) for name in (self.reference.grid, self.reference.info.dtype) if name in _PRECISIONS]
+        return grid if before and _PRECISIONS.index(grid.name) < min(before) else None
+
+    # --- kinds ---
+
+    def _not_finite(self) -> TensorChange | None:
+        if not math.isnan(self._sums.norm):
+            return self.change(ChangeKind.CHANGED) if math.isnan(self.reference.norm) else None
+        if math.isnan(self.reference.norm):
+            return self.change(ChangeKind.CHANGED)
+        count = int((~torch.isfinite(self.candidate)).sum())
+        return self.change(ChangeKind.NOT_FINITE, f"{count} of {self.candidate.numel()} values")
+
+    def _zero(self) -> TensorChange | None:
+        if self._sums.norm == 0:
+            return self.change(ChangeKind.ZERO, relative=1.0)
+        return self.change(ChangeKind.CHANGED) if self.reference.norm == 0 else None
+
+    def _transposed(self) -> TensorChange | None:
+        return self.change(ChangeKind.TRANSPOSED) if digest_of(self.candidate) == self.reference.digest else None
+
+    def _scaled(self) -> TensorChange | None:
+        before, after = self.reference.projection, self._sums.projection
+        factor = math.copysign(self._sums.norm / self.reference.norm, float(before @ after))
+        rounding = self._precision.rounding_error(self.candidate) if self._precision else 0.0
+        variance = (factor * self._noise) ** 2 + rounding**2
+        residual = float(np.mean((after - factor * before) ** 2))
+        distance = abs(factor - 1)
+        if residual > _MAX_RESIDUAL * variance or distance * self.reference.norm < _MIN_SCALING * math.sqrt(variance):
+            return None
+        return self.change(ChangeKind.SCALED, amount=factor, relative=distance)
+
+    def _reordered(self) -> TensorChange | None:
+        norm = self.reference.norm
+        same = abs(self._sums.norm - norm) <= _SAME_NORM * norm and self._sums.zeros == self.reference.zeros
+        if not same or self.relative is None or self.relative < _MIN_REORDERED:
+            return None
+        values = self.candidate
+        if values.ndim == 2 and values.shape[0] == values.shape[1] and digest_of(values.mT) == self.reference.digest:
+            return self.change(ChangeKind.TRANSPOSED)
+        if any(digest_of(rows) == self.reference.digest for rows in _rotary_orders(values)):
+            return self.change(ChangeKind.PERMUTED, "rows")
+        if self._grid is not None and self._grid.name == self.reference.grid:
+            return self.change(ChangeKind.REORDERED)
+        return None
+
+    def _rounded(self) -> TensorChange | None:
+        for grid, (least, most) in ((self._new_lattice, _LATTICE_ERRORS), (self._new_precision, _PRECISION_ERRORS)):
+            if grid is None or self._square is None:
+                continue
+            expected = grid.rounding_error(self.candidate)
+            estimate = math.sqrt(self._square)
+            if least * min(expected, self.reference.norm) <= estimate <= most * expected:
+                # Rounding to nearest is the rule, and its error is known better than the projections tell it.
+                nearest = 1 / _NEAREST < estimate / expected < _NEAREST
+                return self.change(ChangeKind.ROUNDED, grid.name, relative=expected / self.reference.norm if nearest else None)
+        return None
+
+    def _pruned(self) -> TensorChange | None:
+        new = self._sums.zeros - self.reference.zeros
+        share = new / self.candidate.numel()
+        if share < _MIN_PRUNED or new < 2 or self._new_lattice is not None:
+            return None
+        # Setting values to zero takes their squares from the squared norm, and changes nothing else.
+        before, after, estimate = self.reference.norm**2, self._sums.norm**2, self._square or 0.0
+        missing = before - after
+        largest = float(self.candidate.abs().max())
+        if abs(missing - estimate) > 0.8 * estimate + 2 * _SAME_NORM * before or estimate > 2 * new * largest**2:
+            return None
+        exact = missing > 100 * _SAME_NORM * before
+        return self.change(ChangeKind.PRUNED, amount=share, relative=math.sqrt(missing / before) if exact else None)
+
+
+def _rotary_orders(values: Tensor) -> Iterator[Tensor]:
+    """``values`` with the rows of each head from halves to pairs, and from pairs to halves, for the usual sizes of heads."""
+    n_rows = values.shape[0] if values.ndim else 0
+    for size in _HEAD_SIZES:
+        if n_rows and n_rows % size == 0:
+            for halves in ((2, size // 2), (size // 2, 2)):
+                yield values.unflatten(0, (n_rows // size, *halves)).transpose(1, 2).flatten(0, 2)
