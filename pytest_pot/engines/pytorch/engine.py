@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import ModelDescription, OutOfMemory, PeakMemory, Room
+from pytest_pot.engines.base import Engine, ModelDescription, OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
+from pytest_pot.engines.module_differences import ModuleTrace
 from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
 from pytest_pot.engines.pytorch.decoding import Decoder, Reduction
@@ -27,6 +28,7 @@ from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
+from pytest_pot.engines.pytorch.module_trace.trace import nothing_compared, trace_modules
 from pytest_pot.engines.pytorch.output_layer import Rows
 from pytest_pot.engines.pytorch.reading import StepsReading, TorchReading, cells_at, on_host
 from pytest_pot.engines.pytorch.reduction import Softmax
@@ -40,8 +42,8 @@ __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable` and
-    :class:`~pytest_pot.engines.base.Decoding`.
+    """A causal language model in this process; :class:`~pytest_pot.engines.base.Timeable`,
+    :class:`~pytest_pot.engines.base.Decoding` and :class:`~pytest_pot.engines.module_differences.Traceable`.
 
     Sequences are padded on the right. That is safe for absolute, rotary and ALiBi positions and for recurrent models, and
     position j of a prompt has the same index whatever the length of the other prompts. Models whose positions depend on the
@@ -168,6 +170,22 @@ class TorchEngine:
             with torch.inference_mode(False), torch.no_grad():
                 tensors = {name: value.clone() if isinstance(value, Tensor) else value for name, value in arguments.items()}
                 return self._model(ids.clone(), **tensors)
+
+    @property
+    def computing_dtypes(self) -> Sequence[torch.dtype]:
+        """The floating-point dtypes that the model computes in."""
+        reduced = (torch.get_autocast_dtype(self._device.type),) if self._config.use_amp else ()
+        return *reduced, *self._facts.float_dtypes
+
+    @property
+    def source_dtypes(self) -> Sequence[torch.dtype]:
+        """Those of the weights of the caller's model, from which they may have been converted."""
+        return self._source.float_dtypes
+
+    def trace(self, reference: Engine, tokens: Tokens) -> ModuleTrace:
+        if not isinstance(reference, TorchEngine):
+            return nothing_compared("the reference does not run in PyTorch, so its modules cannot be seen")
+        return trace_modules(reference, self, tokens)
 
     def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids and attention mask, both [batch, length], padded on the right or the left."""
