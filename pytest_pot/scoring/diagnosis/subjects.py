@@ -16,6 +16,9 @@ __all__ = ["Subject", "Tensors", "layers_in_words"]
 _MOST_NAMES = 3
 _MOST_NUMBERS = 6
 _MOST_KINDS = 4
+_MOST_OTHERS, _MIN_MANY = 2, 20
+"""Of so many tensors, so few that are left out are named."""
+
 _NOUNS = {Role.NORM: "norms", Role.BIAS: "biases", Role.OTHER: "other tensors"}
 
 
@@ -42,10 +45,19 @@ class Tensors:
         """``names`` in words, the largest subject first; every name is in one subject."""
         left = dict.fromkeys(names)
         subjects = []
-        for words, group in self._groups:
-            if group and all(name in left for name in group):
-                subjects.append(Subject(words, frozenset(group)))
-                for name in group:
+        broad = [(words, group) for words, group in self._groups if len(group) > 1]
+        for groups, most_others in ((broad, 0), (broad, _MOST_OTHERS), (self._groups, 0)):
+            for words, group in groups:
+                others = [name for name in group if name not in left]
+                names_here = [name for name in group if name in left]
+                if not group or len(others) > most_others or (others and not self._may_be_left_out(group, others)):
+                    continue
+                if others:
+                    without = f"without {_listed([self.named(name) for name in others])}"
+                    words = f"{len(names_here)} of {words.removeprefix('all ')}"
+                    words = f"{words[:-1]}, {without})" if words.endswith(")") else f"{words} ({without})"
+                subjects.append(Subject(words, frozenset(names_here)))
+                for name in names_here:
                     del left[name]
         for part in (self._layers, self._kinds):
             for subject in part(left):
@@ -53,6 +65,10 @@ class Tensors:
                 for name in subject.names:
                     del left[name]
         return sorted([*subjects, *self._rest(left)], key=lambda subject: -len(subject.names))
+
+    def _may_be_left_out(self, group: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether ``others`` are few of many, and none that a person would name first."""
+        return len(group) >= _MIN_MANY and not any(self._roles[name] in _OUTER for name in others)
 
     @cached_property
     def _groups(self) -> list[tuple[str, list[str]]]:

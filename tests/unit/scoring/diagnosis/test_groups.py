@@ -39,6 +39,11 @@ def of_llama(changes: list[TensorChange], recorded: bool = False) -> list[str]:
         (r"proj|embed|lm_head", "all 58 matrices (with the embeddings and the output layer) changed"),
         (r"proj|lm_head", "all 57 matrices (with the output layer) changed"),
         (r"proj", "all 56 matrices changed"),
+        (r"proj(?<!5.mlp.up_proj)", "55 of 56 matrices (without model.layers.5.mlp.up_proj.weight) changed"),
+        (
+            r"embed|lm_head|proj(?<!5.mlp.up_proj)",
+            "57 of 58 matrices (with the embeddings and the output layer, without model.layers.5.mlp.up_proj.weight) changed",
+        ),
         (r"norm", "all 17 norm tensors changed"),
         (r"embed", "the embeddings changed"),
         (r"lm_head", "the output layer changed"),

@@ -117,8 +117,9 @@ def test_where_it_starts() -> None:
     begin = "model.layers.3.mlp (LlamaMLP): its output is 0.01 apart for the same inputs (noise 2e-07)"
     assert starts(MLP) == [f"{begin}; the modules before it agree to 3e-07"]
     assert starts(replace(MLP, itself=True)) == [
-        f"{begin} in what its own forward computes, as each module inside it agrees; the modules before it agree to 3e-07"
+        f"{begin}, in what its own forward computes: each module inside it agrees; the modules before it agree to 3e-07"
     ]
+    assert starts(replace(MLP, before=0.0)) == [f"{begin}; the modules before it are equal"]
     assert starts(replace(MLP, name=""))[0].startswith("the model itself (LlamaMLP): ")
     other = replace(MLP, name="lm_head", module_class="Linear", after=0.5)
     assert starts(MLP, other, 5)[1:] == [
@@ -129,6 +130,8 @@ def test_where_it_starts() -> None:
     assert where_it_starts(Diagnosis((), EQUAL, None)) == []
     unknown = ModuleTrace(None, None, 0, 0, note="the two have no module in common")
     assert where_it_starts(Diagnosis((), EQUAL, unknown)) == []
+    noted = ModuleTrace(MLP, None, 61, 1, note="one module did not run")
+    assert where_it_starts(Diagnosis((), EQUAL, noted))[-1] == "one module did not run"
 
 
 def test_a_diagnosis_as_json() -> None:
