@@ -87,7 +87,7 @@ class _Work:
                 if constants:
                     config = (*(config or ()), *constants)
         trace = self._attempt("the modules", self._trace)
-        if trace is not None and trace.note is not None:
+        if trace is not None and trace.first is None and trace.note is not None:
             self._notes.append(trace.note)
         return Diagnosis(
             config=config,

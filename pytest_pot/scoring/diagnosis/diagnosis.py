@@ -68,7 +68,7 @@ class Diagnosis:
     """The above in words: one line for each thing that changed, the most telling first. Never empty."""
     where_it_starts: tuple[str, ...] = ()
     """The first module whose output differs, with its figures, and the module where most of it arises if that is another one;
-    empty where that is not known."""
+    that all agree, if they do; empty where that is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; floats that are not finite as ``"nan"``, ``"inf"`` or ``"-inf"``."""

@@ -19,6 +19,9 @@ _FAR_APART = 8.0
 _FIRST = (ChangeKind.NOT_FINITE, ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.SHAPE)
 """What matters more than how many tensors it is about."""
 
+_APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED)
+"""Two of these are different changes where ``what`` differs; in others it is a detail of one tensor."""
+
 _MOST_SUBJECTS = 3
 _Part = tuple[Subject, list[TensorChange]]
 
@@ -88,7 +91,7 @@ def summary(
         if tie is not None:
             told.append((not tie[0], 1, tie[1]))
         elif change.kind is not ChangeKind.MOVED:
-            groups[change.kind, change.what].append(change)
+            groups[change.kind, change.what if change.kind in _APART_BY_WHAT else ""].append(change)
     moved = [change for change in changes if change.kind is ChangeKind.MOVED]
     told += [(True, n, words) for n, words in _moved(moved, changes, model)]
     for (kind, _), group in groups.items():

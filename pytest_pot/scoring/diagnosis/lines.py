@@ -38,6 +38,8 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     lines = [*config[:1], *weights, *config[1:]]
     if equal:
         lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))
+    if diagnosis.precisions is not None:
+        lines.append(f"computed in another precision ({' and '.join(diagnosis.precisions)})")
     return [*lines, *notes] or ["nothing is known of what changed"]
 
 
@@ -56,6 +58,8 @@ def where_it_starts(diagnosis: Diagnosis) -> Sequence[str]:
         )
     if trace.n_differing > 1:
         lines.append(f"{trace.n_differing} of {trace.n_modules} modules differ by more than rounding")
+    if trace.note is not None:
+        lines.append(shorten(trace.note, 400))
     return lines
 
 
@@ -156,10 +160,11 @@ def _value(value: Any) -> str:
 
 
 def _first_difference(first: ModuleDifference) -> str:
-    inside = " in what its own forward computes, as each module inside it agrees" if first.itself else ""
+    inside = ", in what its own forward computes: each module inside it agrees" if first.itself else ""
     noise = f" (noise {number(first.noise)})"
-    before = f"; the modules before it agree to {number(first.before)}"
-    return f"{_module(first)}: its output is {number(first.after)} apart for the same inputs{noise}{inside}{before}"
+    before = f"agree to {number(first.before)}" if first.before else "are equal"
+    apart = f"its output is {number(first.after)} apart for the same inputs{noise}{inside}"
+    return f"{_module(first)}: {apart}; the modules before it {before}"
 
 
 def _module(difference: ModuleDifference) -> str:

@@ -16,6 +16,9 @@ __all__ = ["Subject", "Tensors", "layers_in_words"]
 _MOST_NAMES = 3
 _MOST_NUMBERS = 6
 _MOST_KINDS = 4
+_MOST_OTHERS, _MIN_MANY = 2, 20
+"""Of so many tensors, so few that are left out are named."""
+
 _NOUNS = {Role.NORM: "norms", Role.BIAS: "biases", Role.OTHER: "other tensors"}
 
 
@@ -42,10 +45,19 @@ class Tensors:
         """``names`` in words, the largest subject first; every name is in one subject."""
         left = dict.fromkeys(names)
         subjects = []
-        for words, group in self._groups:
-            if group and all(name in left for name in group):
-                subjects.append(Subject(words, frozenset(group)))
-                for name in group:
+        broad = [(words, group) for words, group in self._groups if len(group) > 1]
+        for groups, most_others in ((broad, 0), (broad, _MOST_OTHERS), (self._groups, 0)):
+            for words, group in groups:
+                others = [name for name in group if name not in left]
+                names_here = [name for name in group if name in left]
+                if not group or len(others) > most_others or (others and not self._may_be_left_out(group, others)):
+                    continue
+                if others:
+                    without = f"without {_listed([self.named(name) for name in others])}"
+                    words = f"{len(names_here)} of {words.removeprefix('all ')}"
+                    words = f"{words[:-1]}, {without})" if words.endswith(")") else f"{words} ({without})"
+                subjects.append(Subject(words, frozenset(names_here)))
+                for name in names_here:
                     del left[name]
         for part in (self._layers, self._kinds):
             for subject in part(left):
@@ -53,6 +65,10 @@ class Tensors:
                 for name in subject.names:
                     del left[name]
         return sorted([*subjects, *self._rest(left)], key=lambda subject: -len(subject.names))
+
+    def _may_be_left_out(self, group: Sequence[str], others: Sequence[str]) -> bool:
+        """Whether ``others`` are few of many, and none that a person would name first."""
+        return len(group) >= _MIN_MANY and not any(self._roles[name] in _OUTER for name in others)
 
     @cached_property
     def _groups(self) -> list[tuple[str, list[str]]]:
@@ -63,8 +79,9 @@ class Tensors:
         outer = of[Role.EMBEDDINGS] + of[Role.POSITIONS] + of[Role.OUTPUT]
         groups = [(f"all {count(len(names), 'tensor')}", names)]
         if len(inner) > 1:
-            with_outer = f"all {len(inner) + len(outer)} matrices (with {self._outer_words(of)})"
-            groups += [(with_outer, inner + outer)] if outer else []
+            if outer:
+                words = f"all {len(inner) + len(outer)} matrices (with {self._outer_words(of)})"
+                groups.append((words, inner + outer))
             groups += [(f"all {len(inner)} matrices", inner)]
             if of[Role.OUTPUT]:
                 groups.insert(2, (f"all {len(inner) + 1} matrices (with the output layer)", inner + of[Role.OUTPUT]))
@@ -77,9 +94,10 @@ class Tensors:
         words = []
         for kind in _OUTER:
             if of.get(kind):
-                tied = kind is Role.EMBEDDINGS and any(name in self._tied for name in of[kind])
-                words.append(f"the {kind.value}" + (" (and the tied output layer)" if tied else ""))
-        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+                words.append(f"the {kind.value}")
+                if kind is Role.EMBEDDINGS and any(name in self._tied for name in of[kind]):
+                    words.append("the tied output layer")
+        return _listed(words)
 
     def _layers(self, left: Mapping[str, None]) -> list[Subject]:
         """Layers all of whose tensors, or matrices, are left."""
@@ -154,7 +172,7 @@ class Tensors:
         if len(stacks) > 1 or len(numbers) != len(layers) or len(numbers) > _MOST_NUMBERS:
             return ""
         (stack,) = stacks
-        return f", in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)}"
+        return f" (in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)})"
 
     def named(self, name: str) -> str:
         """One tensor in words."""
@@ -172,7 +190,8 @@ class Tensors:
         return sum(1 for other, _ in self._all_layers if other == stack)
 
     def _of_stack(self, stack: str) -> str:
-        return f" of {stack}" if len({other for other, _ in self._all_layers}) > 1 else ""
+        stacks = {other for other, number in self._all_layers if number > 0}
+        return f" of {stack}" if len(stacks | {stack}) > 1 else ""
 
     def _noun(self, name: str) -> str:
         if self._roles[name] is Role.BIAS:

@@ -147,6 +147,32 @@ def test_the_scaling_of_rotary_embeddings_is_named_field_by_field() -> None:
     assert names == {"rope_parameters.rope_type": ("default", "linear"), "rope_parameters.factor": (None, 2.0)}
 
 
+def test_types_of_layers_that_an_older_version_did_not_write_are_no_change() -> None:
+    new = document(ALL["gemma2-softcap"]())
+    assert new["layer_types"]
+    old = {name: value for name, value in as_of_version_4(new).items() if name != "layer_types"}
+    assert config_changes(old, new) == config_changes(new, old) == ()
+    same_version = {name: value for name, value in new.items() if name != "layer_types"}
+    assert [change.field for change in config_changes(same_version, new)] == ["layer_types"]
+
+
+def test_rotary_embeddings_of_all_layers_are_those_of_each_type() -> None:
+    new = document(ALL["gemma3"]())
+    parameters = {"rope_type": "default", "rope_theta": 1000.0}
+    nested = {**new, "rope_parameters": {"full_attention": parameters, "sliding_attention": parameters}}
+    assert config_changes({**new, "rope_parameters": parameters}, nested) == ()
+
+
+def test_the_original_length_is_the_configured_one_unless_given() -> None:
+    scaling: dict[str, Any] = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
+    old = {**document(ALL["llama"]()), "rope_parameters": scaling}
+    new = {**old, "rope_parameters": {**scaling, "original_max_position_embeddings": 128}}
+    assert config_changes(old, new) == ()
+    other = {**old, "rope_parameters": {**scaling, "original_max_position_embeddings": 64}}
+    field = "rope_parameters.original_max_position_embeddings"
+    assert config_changes(old, other) == (ConfigChange(field, 128, 64),)
+
+
 def test_the_configured_length_matters_where_frequencies_depend_on_it() -> None:
     def with_length(length: int, kind: str) -> dict[str, Any]:
         rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 10000.0}

@@ -39,6 +39,11 @@ def of_llama(changes: list[TensorChange], recorded: bool = False) -> list[str]:
         (r"proj|embed|lm_head", "all 58 matrices (with the embeddings and the output layer) changed"),
         (r"proj|lm_head", "all 57 matrices (with the output layer) changed"),
         (r"proj", "all 56 matrices changed"),
+        (r"proj(?<!5.mlp.up_proj)", "55 of 56 matrices (without model.layers.5.mlp.up_proj.weight) changed"),
+        (
+            r"embed|lm_head|proj(?<!5.mlp.up_proj)",
+            "57 of 58 matrices (with the embeddings and the output layer, without model.layers.5.mlp.up_proj.weight) changed",
+        ),
         (r"norm", "all 17 norm tensors changed"),
         (r"embed", "the embeddings changed"),
         (r"lm_head", "the output layer changed"),
@@ -58,7 +63,8 @@ def of_llama(changes: list[TensorChange], recorded: bool = False) -> list[str]:
             r"layers\.3\.mlp\.(down|up)|model\.norm",
             "3 tensors: model.layers.3.mlp.up_proj.weight, model.layers.3.mlp.down_proj.weight, model.norm.weight changed",
         ),
-        (r"layers\.3\.(mlp|self_attn\.[qk])", "5 of 58 matrices, in layer 3 changed"),
+        (r"layers\.3\.(mlp|self_attn\.[qk])", "5 of 58 matrices (in layer 3) changed"),
+        (r"layers\.[36]\.(mlp|self_attn\.[qk])", "10 of 58 matrices (in layers 3 and 6) changed"),
         (r"embed|layers\.4\.", "all 9 tensors of layer 4 and the embeddings changed"),
     ],
 )
@@ -73,7 +79,7 @@ def test_names_of_gpt2() -> None:
     assert words(r"attn\.c_proj\.weight") == ("the attn.c_proj matrices of all 4 layers changed",)
     assert words(r"c_attn\.bias") == ("the c_attn biases of all 4 layers changed",)
     assert words(r"(c_attn|c_proj|c_fc)\.bias") == ("all 16 biases changed",)
-    assert words(r"wte") == ("the embeddings (and the tied output layer) changed",)
+    assert words(r"wte") == ("the embeddings and the tied output layer changed",)
     assert words(r"wpe") == ("the position embeddings changed",)
     assert words(r"ln_") == ("all 18 norm tensors changed",)
     assert words(r"h\.2\.") == ("all 12 tensors of layer 2 changed",)
@@ -87,7 +93,7 @@ def test_names_of_gpt2() -> None:
         ("mixtral", r"\.1\.mlp\.experts\.down_proj", "one tensor: model.layers.1.mlp.experts.down_proj changed"),
         ("mamba", r"A_log", "the A_log matrices of all 2 layers changed"),
         ("mamba", r"mixer\.D", "the D vectors of all 2 layers changed"),
-        ("mamba", r"embeddings", "the embeddings (and the tied output layer) changed"),
+        ("mamba", r"embeddings", "the embeddings and the tied output layer changed"),
         ("gemma2-softcap", r"pre_feedforward_layernorm", "the pre_feedforward_layernorm weights of all 2 layers changed"),
         ("opt", r"embed_positions", "the position embeddings changed"),
         ("opt", r"fc1\.weight", "the fc1 matrices of all 2 layers changed"),

@@ -29,6 +29,8 @@ def test_a_change_of_the_configuration_alone() -> None:
 
 def test_a_change_of_the_weights_alone() -> None:
     assert lines(weights=SOME) == [*SOME.summary, "271 of 272 tensors are equal, and so is the configuration"]
+    in_half = what_changed(Diagnosis((), SOME, None, precisions=("float32", "float16")))
+    assert in_half[-1] == "computed in another precision (float32 and float16)"
 
 
 def test_both_changed() -> None:
@@ -115,8 +117,9 @@ def test_where_it_starts() -> None:
     begin = "model.layers.3.mlp (LlamaMLP): its output is 0.01 apart for the same inputs (noise 2e-07)"
     assert starts(MLP) == [f"{begin}; the modules before it agree to 3e-07"]
     assert starts(replace(MLP, itself=True)) == [
-        f"{begin} in what its own forward computes, as each module inside it agrees; the modules before it agree to 3e-07"
+        f"{begin}, in what its own forward computes: each module inside it agrees; the modules before it agree to 3e-07"
     ]
+    assert starts(replace(MLP, before=0.0)) == [f"{begin}; the modules before it are equal"]
     assert starts(replace(MLP, name=""))[0].startswith("the model itself (LlamaMLP): ")
     other = replace(MLP, name="lm_head", module_class="Linear", after=0.5)
     assert starts(MLP, other, 5)[1:] == [
@@ -127,6 +130,8 @@ def test_where_it_starts() -> None:
     assert where_it_starts(Diagnosis((), EQUAL, None)) == []
     unknown = ModuleTrace(None, None, 0, 0, note="the two have no module in common")
     assert where_it_starts(Diagnosis((), EQUAL, unknown)) == []
+    noted = ModuleTrace(MLP, None, 61, 1, note="one module did not run")
+    assert where_it_starts(Diagnosis((), EQUAL, noted))[-1] == "one module did not run"
 
 
 def test_a_diagnosis_as_json() -> None:
