@@ -76,7 +76,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "config": ", ".join(f"{name}={value!r}" for name, value in config.items()),
         "holds": f"{facts['n_prompts']} prompts ({facts['n_truncated']} cut on the left), {facts['n_positions']} positions, "
         f"{cells} at each, of {size}",
-        "weights of": _weights(**facts["weights_print"]),
+        "weights print": _weights(**facts["weights_print"]),
         "size": f"{facts['n_bytes']:,} bytes, {facts['bytes_per_position']:.1f} per position",
         "entropy": f"{'' if whole else 'at least '}{facts['entropy']:.4g} nats per position; cross-entropy of the "
         f"continuations {facts['cross_entropy']:.4g} nats per token",
@@ -88,9 +88,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _weights(n_tensors: int, n_bytes: int) -> str:
-    if not n_tensors:
-        return "none: a failing gate cannot say which weights changed"
-    return f"{n_tensors} tensors ({n_bytes:,} bytes), so that a failing gate can say which changed"
+    return f"weights of {n_tensors} tensors ({n_bytes:,} bytes)" if n_tensors else "none"
 
 
 def comparison_lines(reference: Baseline, candidate: Baseline, overlap: Overlap) -> list[str]:

@@ -1,7 +1,7 @@
 """What it costs to know later what changed: recording SmolLM2 with the print of its weights, over recording it without.
 
-Both ways alternate, because the speed of a machine drifts; the medians of both and the median of the rounds' ratios are shown, in
-time by the clock and in the processor's time of this process, which other processes disturb less.
+Both ways alternate, because the speed of a machine drifts. The medians of both and the median ratio of the rounds are shown, by
+the clock and in the processor's time of this process, which other processes disturb less.
 
     PYTHONPATH=. python tests/benchmarks/diagnosis_cost.py [--rounds 5] [--prompts 0] [--out FILE]
 """
@@ -24,6 +24,7 @@ import smollm2
 from pytest_pot import ScoringConfig
 from pytest_pot.baseline.weights_arrays import weights_arrays
 from pytest_pot.engines.registry import opened, weights
+from pytest_pot.engines.weights import WeightsPrint
 from pytest_pot.prompts.builtin import builtin_prompts
 from pytest_pot.prompts.tokenization import EncodedPrompts
 from pytest_pot.scoring.run import ScoringRun
@@ -42,10 +43,15 @@ def main() -> int:
         with opened(model, "reference", config) as engine:
             ScoringRun(config, EncodedPrompts(prompts, tokenizer)).record(engine, model, keep_weights=keep_weights)
 
+    def print_of_weights() -> WeightsPrint:
+        named = weights(model)
+        assert named is not None
+        return named.print()
+
     record(True)  # warm up
-    ways = {"without": lambda: record(False), "with": lambda: record(True), "print": lambda: weights(model).print()}
+    ways = {"without": lambda: record(False), "with": lambda: record(True), "print": print_of_weights}
     rounds = [{name: _timed(way) for name, way in ways.items()} for _ in range(arguments.rounds)]
-    printed = weights(model).print()
+    printed = print_of_weights()
     figures: dict[str, Any] = {
         "prompts": len(prompts),
         "tensors": len(printed.tensors),

@@ -60,6 +60,18 @@ def test_a_recorded_reference_is_not_loaded(recorded: Project) -> None:
     result.stdout.re_match_lines([r"test_it\.py::test_it +identity +auto +tv +0 +<= 0 +SAME +3 "])
 
 
+def test_a_file_keeps_what_tells_later_weights_from_these(recorded: Project) -> None:
+    printed = Baseline.load(recorded.path / "ref.pot.safetensors").weights_print
+    model = GPT2LMHeadModel.from_pretrained(recorded.path / "model")
+    assert printed is not None
+    assert printed.model_class == "GPT2LMHeadModel"
+    assert printed.ties == {"lm_head.weight": "transformer.wte.weight"}
+    saved = [name for name, tensor in printed.tensors.items() if tensor.info.saved]
+    assert [*saved, "lm_head.weight"] == list(model.state_dict())
+    assert all(printed.tensors[name].norm == pytest.approx(float(model.state_dict()[name].norm()), rel=1e-5) for name in saved)
+    assert str(recorded.path) not in json.dumps(printed.config)
+
+
 def test_scores_equal_those_of_the_live_reference(recorded: Project) -> None:
     recorded.ini(pot_reference="model", pot_candidate=recorded.tiny.perturbed, pot_prompts="prompts.jsonl")
     [from_file] = recorded.gates()

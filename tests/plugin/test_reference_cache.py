@@ -12,6 +12,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from pytest_pot import Baseline
+
 from .conftest import PROMPTS, WITH_CACHE, Project
 
 GATED = """
@@ -87,6 +89,13 @@ def test_a_second_run_neither_loads_nor_runs_the_reference(cached: Project) -> N
     assert (first, again) == (FIRST_RUN, CACHED_RUN)
     assert figures == same
     assert figures["score"] > 0.5
+
+
+def test_a_record_keeps_nothing_of_the_weights(cached: Project) -> None:
+    """The reference itself is at hand, so its weights need not be read."""
+    counts(cached)
+    [file] = (cached.path / ".pytest_cache").rglob("*.pot.safetensors")
+    assert Baseline.load(file).weights_print is None
 
 
 def test_the_cache_does_not_change_the_figures(cached: Project) -> None:

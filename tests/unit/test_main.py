@@ -40,6 +40,7 @@ def test_inspect_prints_what_a_recording_holds(files: Path, capsys: pytest.Captu
     assert lines_by_name["holds"] == "8 prompts (0 cut on the left), 100 positions, 10 ids and the tail at each, of 97"
     size = path.stat().st_size
     assert lines_by_name["size"] == f"{size:,} bytes, {size / 100:.1f} per position"
+    assert lines_by_name["weights print"].startswith("weights of 28 tensors (")
     assert lines_by_name["entropy"].startswith("at least ")
     assert len(lines_by_name["weights"]) == len(lines_by_name["tokenizer vocabulary"]) == 64
 
@@ -47,6 +48,7 @@ def test_inspect_prints_what_a_recording_holds(files: Path, capsys: pytest.Captu
 def test_a_vocabulary_that_a_server_did_not_tell(files: Path) -> None:
     baseline = replace(Baseline.load(files / "a.pot.safetensors"), vocab_size=UNKNOWN_VOCAB)
     text = "\n".join(inspection.lines(inspection.facts(baseline, 1)))
+    assert "weights of 28 tensors (" in text
     assert "10 ids and the tail at each, of a vocabulary whose size the server did not tell" in text
 
 
@@ -58,6 +60,15 @@ def test_inspect_can_print_json(files: Path, capsys: pytest.CaptureFixture[str],
     assert 0 < facts["entropy"] < 4.6  # ln 97
     assert 0 < facts["tail_mass"] < 1
     assert facts["libraries"]["torch"]
+    assert facts["weights_print"]["n_tensors"] == 28
+    assert 28 * 52 < facts["weights_print"]["n_bytes"] < facts["n_bytes"]
+
+
+def test_inspect_says_where_nothing_is_kept_of_the_weights(files: Path) -> None:
+    facts = inspection.facts(replace(Baseline.load(files / "a.pot.safetensors"), weights_print=None), 1)
+    assert facts["weights_print"] == {"n_tensors": 0, "n_bytes": 0}
+    [line] = [line for line in inspection.lines(facts) if line.startswith("  weights print")]
+    assert line.split() == ["weights", "print", "none"]
 
 
 def test_compare_prints_the_metrics_of_two_recordings(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,14 +1,18 @@
-"""One run: what the noise floor leaves behind, and what counts as its time."""
+"""One run: what the noise floor leaves behind, what counts as its time, and what a recording keeps."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
+import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from pytest_pot import Prompt, ScoringConfig
+from pytest_pot import Baseline, Prompt, ScoringConfig
+from pytest_pot.engines.pytorch.backend import PyTorchBackend
 from pytest_pot.engines.pytorch.engine import TorchEngine
+from pytest_pot.engines.pytorch.weights.named import NamedWeights
 from pytest_pot.engines.registry import opened
 from pytest_pot.prompts.tokenization import EncodedPrompts
 from pytest_pot.scoring.run import ScoringRun
@@ -41,6 +45,30 @@ def test_the_noise_floor_leaves_both_models_alike(tokenizer: PreTrainedTokenizer
         report = run.score(ref, cand)
     assert report.max == 0.0
     assert read[0] == read[1] != []
+
+
+@pytest.mark.parametrize("why", ["told not to", "not in memory", "no weights to show"])
+def test_what_is_known_of_the_weights_is_kept_where_it_can_be(
+    tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("llama")
+    config = ScoringConfig(top_k=5)
+
+    def record(keep_weights: bool = True) -> Baseline:
+        with opened(model, "reference", config) as engine:
+            run = ScoringRun(config, EncodedPrompts(prompts[:2], tokenizer))
+            return run.record(engine, model, keep_weights=keep_weights)
+
+    whole = record()
+    assert whole.weights_print is not None
+    assert whole.weights_print.model_class == "LlamaForCausalLM"
+    if why == "not in memory":
+        monkeypatch.setattr(NamedWeights, "unreadable", "one is not in memory")
+    elif why == "no weights to show":
+        monkeypatch.delattr(PyTorchBackend, "weights")
+    without = record(keep_weights=why != "told not to")
+    assert without.weights_print is None
+    assert replace(whole, weights_print=None).to_bytes() == without.to_bytes()
 
 
 def test_what_a_restart_forgets() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pytest_pot.engines.pytorch.weights import prints
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_of, projection_of, sums_of
 from pytest_pot.engines.weights import TensorInfo
 
@@ -236,3 +237,45 @@ def test_the_number_of_threads_does_not_matter() -> None:
         torch.set_num_threads(n_threads)
     np.testing.assert_allclose(first.projection, second.projection, rtol=0, atol=1e-12 * first.norm)
     assert first.norm == pytest.approx(second.norm, rel=1e-13)
+
+
+@pytest.mark.parametrize("n_blocks", [2, 3, 64])
+def test_the_size_of_a_step_does_not_matter(n_blocks: int) -> None:
+    """GPUs take many blocks at a time."""
+    values = normal(4 * 64 + 7, 4096).view(-1)[:-11]
+    one, many = sums_of(values), prints._sums(values, torch.device("cpu"), n_blocks)
+    assert many.norm == pytest.approx(one.norm, rel=1e-13)
+    assert many.zeros == one.zeros
+    np.testing.assert_allclose(many.projection, one.projection, rtol=0, atol=1e-12 * one.norm)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64])
+def test_a_gpu_makes_the_same_print(dtype: torch.dtype, precision: str) -> None:
+    """Whatever precision products of float32 matrices have there."""
+    values = (normal(70 * 64, 4096) * 100).to(dtype)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        there = values.cuda()
+        sums, digest = sums_of(there), digest_of(there)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    here = sums_of(values)
+    assert digest == digest_of(values)
+    assert sums.norm == pytest.approx(here.norm, rel=1e-12)
+    assert sums.zeros == here.zeros
+    np.testing.assert_allclose(sums.projection, here.projection, rtol=0, atol=1e-11 * here.norm)
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_the_precision_of_float32_products_does_not_matter(precision: str) -> None:
+    """Some processors round to bfloat16 if a user allows it."""
+    values, before = normal(100, 4096), torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        projection = projection_of(values)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    np.testing.assert_array_equal(projection, projection_of(values))
