@@ -98,7 +98,8 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
                 note = f"where it starts: {str(error).splitlines()[0]}"
         diagnosis = diagnose(pair, progress)
     if note is not None:
-        diagnosis = replace(diagnosis, notes=(*diagnosis.notes, note))
+        lines = {"notes": (*diagnosis.notes, note), "what_changed": (*diagnosis.what_changed, note)}
+        diagnosis = replace(diagnosis, **lines)
     return Explanation(request.reference, request.candidate, diagnosis)
 
 

@@ -115,6 +115,14 @@ def test_prompts_of_ones_own(folder: Path, capsys: pytest.CaptureFixture[str], t
     assert "none.jsonl" in missing
 
 
+def test_models_without_a_tokenizer(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bare = shutil.copytree(folder / "reference", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "special*"))
+    lines = explained(folder, capsys, str(bare), str(bare))[2:]
+    assert lines[:2] == ["what changed:", "  all 21 tensors are equal, and so is the configuration"]
+    assert lines[2] == "not told:"
+    assert lines[3].startswith("  where it starts: neither model comes with a tokenizer, ")
+
+
 def test_usage_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     message = refused(folder, capsys, "a.pot.safetensors", "b.pot.safetensors")
     assert message == (
