@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from torch import nn
 
 from pytest_pot.engines.pytorch.weights.constants import constants_of
@@ -43,6 +46,16 @@ def test_training_places_and_sizes_are_no_constants(name: str) -> None:
             module.padding_idx = 5
     assert constants_of(model) == before
     assert not any(key.endswith((".layer_idx", ".training", ".in_features", "num_embeddings")) for key in before)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral"])
+def test_running_a_model_another_kernel_and_another_precision_change_no_constant(name: str) -> None:
+    model = tiny(name)
+    before = dict(constants_of(model))
+    generated: Any = model
+    generated.generate(torch.tensor([[3, 4, 5]]), max_new_tokens=4, do_sample=False)
+    model.set_attn_implementation("eager")
+    assert constants_of(model.bfloat16()) == before
 
 
 def test_a_number_that_is_changed_in_place_is_seen() -> None:
