@@ -15,7 +15,7 @@ from pytest_pot.engines.pytorch.module_trace.distance import relative_difference
 from pytest_pot.engines.pytorch.module_trace.nested import Path, leaves, with_leaves
 from pytest_pot.engines.pytorch.module_trace.recording import RecordedCall, Recording
 
-__all__ = ["Failure", "Replay", "Rounding", "Seen", "rounded_buffers"]
+__all__ = ["Failure", "Replay", "Rounding", "Seen", "buffers_of"]
 
 _OTHER = 1.0
 """The difference between a tensor and None in its place, or a tensor of another shape."""
@@ -67,17 +67,27 @@ class Rounding:
 
 
 @contextmanager
-def rounded_buffers(modules: Mapping[str, nn.Module], rounding: Rounding) -> Iterator[None]:
-    """Put rounding errors on the buffers of ``modules``: where a model is converted, rotary frequencies are rounded too."""
-    originals = [(module._buffers, name, buffer) for module in modules.values() for name, buffer in module._buffers.items()]
+def buffers_of(others: Mapping[str, nn.Module], modules: Mapping[str, nn.Module], dtype: torch.dtype) -> Iterator[None]:
+    """Give ``modules`` the buffers of ``others`` where rounding to ``dtype`` makes them equal.
+
+    Where a model is converted, its rotary frequencies are rounded too, and far from the beginning that turns keys by large
+    angles.
+    """
+    originals: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     try:
-        for buffers, name, buffer in originals:
-            if buffer is not None:
-                buffers[name] = rounding(buffer)
+        for name, module in modules.items():
+            for key, buffer in module._buffers.items():
+                other = others[name]._buffers.get(key)
+                if buffer is None or other is None or not buffer.is_floating_point() or other.shape != buffer.shape:
+                    continue
+                other = other.to(buffer.device)
+                if torch.equal(other.to(dtype), buffer.to(dtype)):
+                    originals.append((module._buffers, key, buffer))
+                    module._buffers[key] = other.to(buffer.dtype)
         yield
     finally:
-        for buffers, name, buffer in originals:
-            buffers[name] = buffer
+        for buffers, key, buffer in originals:
+            buffers[key] = buffer
 
 
 @dataclass

@@ -23,7 +23,7 @@ from pytest_pot.engines.pytorch.device import rng_untouched
 from pytest_pot.engines.pytorch.module_trace.findings import Findings, Limits, error_text, is_inside
 from pytest_pot.engines.pytorch.module_trace.pairing import Pairing, paired
 from pytest_pot.engines.pytorch.module_trace.recording import Recording, TooLarge, record
-from pytest_pot.engines.pytorch.module_trace.replay import Failure, Replay, Rounding, rounded_buffers
+from pytest_pot.engines.pytorch.module_trace.replay import Failure, Replay, Rounding, buffers_of
 from pytest_pot.engines.tokens import Tokens
 
 __all__ = ["Runnable", "nothing_compared", "trace_modules"]
@@ -134,7 +134,8 @@ class _Comparison:
         measured = frozenset(name for name, seen in replay.seen.items() if findings.is_large(max(seen.output, seen.passed_on)))
         rounding = Rounding(self._eps)
         options = {"held": replay.held, "judged": replay.judged, "measured": measured, "rounding": rounding}
-        with rounded_buffers(self.pairing.reference, rounding) if self._precisions_differ else nullcontext():
+        pairing = self.pairing
+        with buffers_of(pairing.candidate, pairing.reference, self._coarsest) if self._precisions_differ else nullcontext():
             return self._replayed(self.reference, **options)[0] if measured else Replay(self.recording, frozenset())
 
     def _candidate_on_record(self, names: frozenset[str]) -> tuple[Replay, list[Failure]]:
@@ -164,17 +165,22 @@ class _Comparison:
         return self.pairing.resized & self.recording.given_indices
 
     @cached_property
-    def _eps(self) -> float:
-        """The relative rounding error of the less precise of the two models."""
+    def _coarsest(self) -> torch.dtype:
+        """The precision to which rounding may have taken values of one of the models."""
         engines = self.reference, self.candidate
         dtypes = {dtype for engine in engines for dtype in engine.computing_dtypes}
         if self._precisions_differ:  # the same weights, rounded once
             dtypes |= {dtype for engine in engines for dtype in engine.source_dtypes}
         # With less than 16 bits, weights are quantised, and that is a difference to be told.
-        eps = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.itemsize >= 2), default=torch.finfo(torch.float32).eps)
+        return max((d for d in dtypes if d.itemsize >= 2), key=lambda d: torch.finfo(d).eps, default=torch.float32)
+
+    @cached_property
+    def _eps(self) -> float:
+        """The relative rounding error of a value."""
+        eps = torch.finfo(self._coarsest).eps
         if self.reference.device.type != self.candidate.device.type and torch.get_float32_matmul_precision() != "highest":
             eps = max(eps, torch.finfo(torch.float16).eps)  # TensorFloat-32 has as many bits
-        return float(eps)
+        return eps
 
     @property
     def _precisions_differ(self) -> bool:

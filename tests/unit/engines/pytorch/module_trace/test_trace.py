@@ -74,13 +74,22 @@ def test_weights_that_are_kept_in_bfloat16_are_no_start(name: str) -> None:
     assert traced(copy.deepcopy(reference).bfloat16(), reference).first is None
 
 
-def test_rounded_rotary_frequencies_are_no_start_but_another_base_is() -> None:
+def test_rounded_rotary_frequencies_are_no_start_but_another_base_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """``to(bfloat16)`` rounds them, which turns the keys of tokens far away by other angles."""
+    monkeypatch.setattr(module_trace, "_MOST_TOKENS", 1000)
     reference = tiny("llama", max_position_embeddings=1024)
-    ids = IDS * 6
+    ids = IDS * 20
     assert traced(reference, copy.deepcopy(reference).bfloat16(), ids=ids).first is None
+    assert traced(copy.deepcopy(reference).bfloat16(), reference, ids=ids).first is None
     candidate = like(reference, "llama", rope_parameters={"rope_type": "default", "rope_theta": 100.0}).bfloat16()
     assert first_of(traced(reference, candidate, ids=ids)).name == "model.rotary_emb"
+
+
+def test_masks_fit_into_float16() -> None:
+    reference = tiny("llama")
+    reference.set_attn_implementation("eager")
+    trace = traced(reference, copy.deepcopy(reference), (AUTO, ScoringConfig(dtype="float16")))
+    assert trace == ModuleTrace(first=None, largest=None, n_modules=len(called(reference)), n_differing=0)
 
 
 def test_1_percent_is_seen_where_both_compute_in_bfloat16() -> None:
