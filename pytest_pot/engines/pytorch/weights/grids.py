@@ -52,7 +52,7 @@ class Grid:
     """A grid on which all values of a tensor lie."""
 
     name: str
-    """``"bfloat16"``, ``"8 bits per row"``, ``"4 bits in groups of 32"``."""
+    """``"bfloat16"``, ``"8 bits per row"``, ``"4 bits in groups of 32"``; ``"with offset"`` where 0 is not on it."""
     unit: float
     """The relative rounding error of the precision that the values are kept in."""
     layout: Layout | None = None
@@ -277,7 +277,8 @@ def _name(candidate: _Candidate, extent: _Extent) -> str:
         large = units[units > 4]
         if len(large) >= _CERTAIN and bool(torch.isin(units, units.new_tensor(_FLOAT4)).all()):
             return f"float4_e2m1fn {words}"
-    return f"{_bits(candidate.lattice, extent)} bits {words}"
+    offset = " with offset" if candidate.lattice.with_offset else ""
+    return f"{_bits(candidate.lattice, extent)} bits {words}{offset}"
 
 
 def _bits(lattice: Lattice, extent: _Extent) -> int:

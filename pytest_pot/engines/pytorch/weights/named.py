@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pytest_pot.engines.kept_config import kept_config
+from pytest_pot.engines.pytorch.weights.changes import change_between
 from pytest_pot.engines.pytorch.weights.grids import grid_of
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
 from pytest_pot.engines.pytorch.weights.recorded_changes import change_since
@@ -74,11 +75,13 @@ class NamedWeights:
         return self._digests[name]
 
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
+        other_name = None if name == reference_name else name
         if isinstance(reference, WeightsPrint):
-            other_name = None if name == reference_name else name
             return change_since(
                 reference.tensors[reference_name], self.values(name), reference_name, other_name, self.digest(name)
             )
+        if isinstance(reference, NamedWeights):
+            return change_between(reference.values(reference_name), self.values(name), reference_name, other_name)
         raise NotImplementedError
 
     def print(self) -> WeightsPrint:

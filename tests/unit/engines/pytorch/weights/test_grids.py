@@ -71,7 +71,7 @@ def test_zero_point(bits: int, size: int | None, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [128, 64, 32])
 def test_minimum(size: int, dtype: torch.dtype) -> None:
-    assert grid_of(with_minimum(normal(64, 512), size, 15).to(dtype)) == f"4 bits in groups of {size}"
+    assert grid_of(with_minimum(normal(64, 512), size, 15).to(dtype)) == f"4 bits in groups of {size} with offset"
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,122 @@
+"""What happened to a tensor, by its values before and after.
+
+The kinds are tried one after the other: first those that can be computed again and have to give the candidate exactly, then
+those that estimate something. What no kind explains is CHANGED: a wrong name would send people in the wrong direction, and so
+each kind has to explain every value.
+
+Most tensors are equal, and comparing them is all that is done. A tensor that differs is read once more for its norms; after
+that, samples reject most kinds, and only one that explains its sample reads all values again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pytest_pot.engines.pytorch.weights.extent import pruning, what_differs
+from pytest_pot.engines.pytorch.weights.finding import Finding
+from pytest_pot.engines.pytorch.weights.low_rank import low_rank
+from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair
+from pytest_pot.engines.pytorch.weights.precisions import dtype_name, stored_dtype
+from pytest_pot.engines.pytorch.weights.rearrangements import rearrangement
+from pytest_pot.engines.pytorch.weights.roundings import float_rounding, grid_rounding
+from pytest_pot.engines.pytorch.weights.scalings import scaling
+from pytest_pot.engines.weights import ChangeKind, TensorChange
+
+__all__ = ["change_between"]
+
+
+@torch.no_grad()
+def change_between(
+    reference: Tensor, candidate: Tensor, name: str = "", candidate_name: str | None = None
+) -> TensorChange | None:
+    """How ``candidate`` differs from ``reference``; None where all values are equal, whatever the two precisions.
+
+    Nothing is copied but chunks of rows. Both tensors may be on different devices; the candidate's computes.
+
+    Args:
+        reference: a tensor of any type and shape.
+        candidate: one of the same shape; or of two dimensions, with these exchanged.
+        name: the reference's name for it.
+        candidate_name: the candidate's name for it, if that may be another one.
+
+    Raises:
+        ValueError: the shapes differ in another way.
+    """
+    candidate_name = None if candidate_name == name else candidate_name
+    if reference.shape != candidate.shape:
+        if reference.ndim != 2 or reference.T.shape != candidate.shape:
+            raise ValueError(
+                f"{name!r} has the shape {tuple(reference.shape)} in the reference and {tuple(candidate.shape)} in the candidate: "
+                "only tensors of equal or transposed shapes can be compared by value"
+            )
+        finding = _transposed(reference, candidate)
+        return TensorChange(name, finding.kind, finding.what, candidate_name=candidate_name)
+    reference, candidate = (_real(tensor) for tensor in (reference, candidate))
+    pair = TensorPair(reference, candidate)
+    if not pair.n_values or pair.equal():
+        return None
+    differences = pair.differences()
+    if not differences.known:
+        count, in_reference = pair.count_not_finite()
+        if count:
+            what = f"{count} of {pair.n_values} values"
+            return TensorChange(name, ChangeKind.NOT_FINITE, what, candidate_name=candidate_name)
+        if in_reference:
+            return TensorChange(name, ChangeKind.CHANGED, candidate_name=candidate_name)
+        pair = pair.exact()
+        differences = pair.differences()
+    finding = _finding(pair, differences, candidate)
+    return TensorChange(name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _transposed(reference: Tensor, candidate: Tensor) -> Finding:
+    """Of a tensor whose shape is the reference's, transposed."""
+    pair = _as_stored(TensorPair(reference.T, candidate))
+    return Finding(ChangeKind.TRANSPOSED, _by_rounding(pair)) if pair.equal() else Finding(ChangeKind.CHANGED)
+
+
+def _finding(pair: TensorPair, differences: Differences, candidate: Tensor) -> Finding:
+    if not float(differences.candidate.sum()):
+        return Finding(ChangeKind.ZERO)
+    return next(finding for finding in _findings(pair, differences, candidate) if finding is not None)
+
+
+def _findings(pair: TensorPair, differences: Differences, candidate: Tensor) -> Iterator[Finding | None]:
+    if float(differences.reference.sum()):
+        yield float_rounding(pair, differences)
+        stored = _as_stored(pair)
+        stored_differences = differences if stored is pair else stored.differences()
+        for search in (pruning, rearrangement):
+            found = search(stored, stored_differences)
+            if found is not None:
+                words = [word for word in (found.what, _by_rounding(stored)) if word]
+                yield Finding(found.kind, ", ".join(words), found.amount)
+        yield scaling(pair, differences)
+        yield grid_rounding(pair, differences, candidate)
+        yield low_rank(pair, differences)
+    yield Finding(ChangeKind.CHANGED, what_differs(pair, differences))
+
+
+def _as_stored(pair: TensorPair) -> TensorPair:
+    """The pair with the reference as it would be in the precision that the candidate was stored in.
+
+    A conversion may permute and round at once, and pruning may come with rounding. Rounding commutes with both.
+    """
+    _, values = pair.sample(torch.arange(pair.n_matrices * pair.n_rows))
+    stored = stored_dtype(values, pair.candidate_dtype)
+    return pair if stored in (pair.reference_dtype, torch.float32, torch.float64) else pair.rounded(stored)
+
+
+def _by_rounding(pair: TensorPair) -> str:
+    """Words for the rounding of the reference, if it changed any value."""
+    if pair.rounding is None or pair.reference_fits(pair.rounding):
+        return ""
+    return f"rounded to {dtype_name(pair.rounding)}"

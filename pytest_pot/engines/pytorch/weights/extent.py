@@ -1,0 +1,62 @@
+"""Which part of a tensor changed: values that became zero, or a few rows, columns or values."""
+
+from __future__ import annotations
+
+import torch
+
+from pytest_pot.engines.pytorch.weights.finding import Finding
+from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair
+from pytest_pot.engines.weights import ChangeKind
+
+__all__ = ["pruning", "what_differs"]
+
+_FEW_VALUES = 0.1
+"""The share of scattered values up to which their number is worth telling."""
+
+
+def pruning(pair: TensorPair, differences: Differences) -> Finding | None:
+    """The share of values that became zero, if all others are equal."""
+    a, b = pair.sample(differences.changed_rows)
+    if not bool(((a == b) | (b == 0)).all()):
+        return None
+    count = 0
+    for _, a, b in pair.chunks():
+        zeroed = (b == 0) & (a != 0)
+        if not bool(((a == b) | zeroed).all()):
+            return None
+        count += int(torch.count_nonzero(zeroed))
+    return Finding(ChangeKind.PRUNED, _whole_rows_zeroed(pair, differences), count / pair.n_values) if count else None
+
+
+def _whole_rows_zeroed(pair: TensorPair, differences: Differences) -> str:
+    changed = differences.difference > 0
+    if pair.n_columns == 1 or bool(differences.candidate[changed].any()):
+        return ""
+    return f"{int(changed.sum())} of {len(changed)} rows"
+
+
+def what_differs(pair: TensorPair, differences: Differences) -> str:
+    """``"3 of 576 rows"``; also of matrices, columns or values. Empty if the change is all over the tensor."""
+    rows = len(differences.difference)
+    changed_rows = differences.changed_rows
+    n_changed = differences.n_changed
+    if pair.n_columns == 1:
+        return f"{n_changed} of {rows} values" if n_changed <= rows / 2 else ""
+    if len(changed_rows) <= rows / 2 and n_changed >= len(changed_rows) * pair.n_columns / 2:
+        n_matrices = len((changed_rows // pair.n_rows).unique())
+        if pair.n_matrices > 1 and len(changed_rows) >= n_matrices * pair.n_rows / 2:
+            return f"{n_matrices} of {pair.n_matrices} matrices"
+        return f"{len(changed_rows)} of {rows} rows"
+    if n_changed > pair.n_values / 2:
+        return ""
+    columns = _changed_columns(pair)
+    if columns <= pair.n_columns / 2 and n_changed >= columns * rows / 2:
+        return f"{columns} of {pair.n_columns} columns"
+    return f"{n_changed} of {pair.n_values} values" if n_changed <= _FEW_VALUES * pair.n_values else ""
+
+
+def _changed_columns(pair: TensorPair) -> int:
+    changed = torch.zeros(pair.n_columns, dtype=torch.bool, device=pair.device)
+    for _, a, b in pair.chunks():
+        changed |= (a != b).any(0)
+    return int(changed.sum())
