@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,6 +45,8 @@ _CODE_BITS = 24.0
 _MAX_DISTINCT = 2 * 256 + 1
 _FLOAT4 = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 """float4_e2m1fn in steps of a half."""
+_MIN_LARGE = 32
+"""How many values above 4 of these steps must not be between them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Grid:
     """A grid on which all values of a tensor lie."""
 
     name: str
-    """``"bfloat16"``, ``"8 bits per row"``, ``"4 bits in groups of 32"``."""
+    """``"bfloat16"``, ``"8 bits per row"``, ``"4 bits in groups of 32"``; ``"with offset"`` where 0 is not on it."""
     unit: float
     """The relative rounding error of the precision that the values are kept in."""
     layout: Layout | None = None
@@ -106,6 +108,29 @@ class _Candidate:
         """Of the middle one of its groups."""
         return float(self.fits.spacing.median())
 
+    @property
+    def name(self) -> str:
+        words = self.layout.words
+        if isinstance(self.lattice, Float8):
+            power_of_two = self.layout.by == "tensor" and math.frexp(float(self.fits.scales[0]))[0] == 0.5
+            return "float8_e4m3fn" if power_of_two else f"float8_e4m3fn {words}"
+        if self._is_float4:
+            return f"float4_e2m1fn {words}"
+        offset = " with offset" if self.lattice.with_offset else ""
+        return f"{self.bits} bits {words}{offset}"
+
+    @property
+    def bits(self) -> int:
+        return 4 if self._is_float4 else _bits(self.lattice, self.extent)
+
+    @property
+    def _is_float4(self) -> bool:
+        """Whether the levels that occur are those of float4_e2m1fn."""
+        if not isinstance(self.lattice, Evenly) or self.lattice.with_offset or self.extent.peak != max(_FLOAT4):
+            return False
+        units = (self.groups / self.fits.scales[:, None]).round().abs()
+        return int((units > 4).sum()) >= _MIN_LARGE and bool(torch.isin(units, units.new_tensor(_FLOAT4)).all())
+
 
 @dataclass(frozen=True)
 class _Extent:
@@ -123,9 +148,6 @@ class _Extent:
         peaks = torch.maximum(fits.highest, -fits.lowest)
         spread = fits.highest.clamp_min(0) - fits.lowest.clamp_max(0)
         return cls(float(peaks.max()), float(spread.max()), float((peaks == peaks.max()).float().mean()) > 0.5)
-
-    def with_(self, other: _Extent) -> _Extent:
-        return replace(self, peak=max(self.peak, other.peak), spread=max(self.spread, other.spread))
 
 
 def grid_of(values: Tensor) -> str | None:
@@ -145,19 +167,23 @@ def find_grid(values: Tensor) -> Grid | None:
     if values.dtype == torch.float64 and not _all_in(rows, torch.float32):
         return None
     precision = _precision(rows)
-    unit = _PRECISIONS[precision][1] if precision else _PRECISIONS["float32"][1]
-    if unit > 2.0**-8:
-        return Grid(str(precision), unit)
+    unit = min(_PRECISIONS[precision or "float32"][1], _PRECISIONS["bfloat16"][1])
+    whole = Grid(precision, unit) if precision else None
+    if rows.dtype.itemsize == 1:  # torch computes little in these types
+        rows = rows.to(torch.bfloat16)
     samples = [(layout, layout.sample(rows)) for layout in layouts(rows)]
-    lattices = _possible([groups for layout, groups in samples if layout.by == "group" and layout.size in _SHORT], unit)
+    short = [groups for layout, groups in samples if layout.by == "group" and layout.size in _SHORT]
+    columns = [groups[:, : max(_SHORT)] for layout, groups in samples if layout.by == "column"]
+    lattices = _possible(short + columns, unit) if short else _LATTICES
     if lattices:  # of a tensor with one scale, rare values are the best evidence
         extremes = torch.stack(rows.aminmax()).float()[None]
         samples[0] = (samples[0][0], torch.cat([samples[0][1], extremes[: len(samples[0][1])]], dim=-1))
     candidates = [candidate for layout, groups in samples if (candidate := _on_sample(layout, groups, lattices, unit))]
     for candidate in _coarsest_first(candidates):
-        if grid := _on_all(candidate, rows, unit):
+        coarser = candidate.bits <= 4 or not str(precision).startswith("float8")
+        if coarser and (grid := _on_all(candidate, rows, unit)):
             return grid
-    return Grid(precision, unit) if precision else None
+    return whole
 
 
 def find_precision(values: Tensor) -> Grid | None:
@@ -218,8 +244,6 @@ _LATTICES: tuple[Lattice, ...] = (Evenly(), Evenly(with_offset=True), Float8())
 def _possible(samples: Sequence[Tensor], unit: float) -> tuple[Lattice, ...]:
     """The lattices that the samples of short groups allow. What lies on one in long groups does so in short ones."""
     samples = [groups for groups in samples if len(groups)]
-    if not samples:
-        return _LATTICES
     return tuple(
         lattice for lattice in _LATTICES if any(bool(fit(groups[:_FIRST], lattice, unit).fitting.all()) for groups in samples)
     )
@@ -228,7 +252,7 @@ def _possible(samples: Sequence[Tensor], unit: float) -> tuple[Lattice, ...]:
 def _on_sample(layout: Layout, groups: Tensor, lattices: Sequence[Lattice], unit: float) -> _Candidate | None:
     codes = learned_codes(groups[:_FIRST], unit)
     if codes is not None and (codes := learned_codes(groups, unit)) is not None:
-        lattices = [*lattices, CodeBook(codes)]
+        lattices = sorted([*lattices, CodeBook(codes)], key=lambda lattice: isinstance(lattice, Float8))
     if not lattices or len(groups) == 0 or _too_many_values(groups[0]):
         return None
     for lattice in lattices:
@@ -251,33 +275,19 @@ def _on_all(candidate: _Candidate, rows: Tensor, unit: float) -> Grid | None:
     lattice, layout, used = candidate.lattice, candidate.layout, candidate.fits.choices
     quick, counts = used[(used >= 0) & (used < lattice.scales(candidate.groups[:1]).shape[1])].unique(return_counts=True)
     grid = Grid(
-        "",
+        candidate.name,
         unit,
         layout,
         lattice,
         choices=quick[counts.argsort(descending=True)][:2] if len(quick) else None,
         scale=float(candidate.fits.scales[0]) if layout.by == "tensor" else None,
     )
-    extent = candidate.extent
     for groups in layout.blocks(rows):
         fits = grid.fits(groups)
-        extent = extent.with_(_Extent.of(fits))
-        if not bool(fits.fitting.all()) or extent.spread > MAX_LEVELS:
+        within = not isinstance(lattice, Evenly) or float((fits.highest - fits.lowest).max()) <= MAX_LEVELS
+        if not within or not bool(fits.fitting.all()):
             return None
-    return replace(grid, name=_name(candidate, extent))
-
-
-def _name(candidate: _Candidate, extent: _Extent) -> str:
-    words = candidate.layout.words
-    if isinstance(candidate.lattice, Float8):
-        by_two = candidate.layout.by == "tensor" and math.frexp(float(candidate.fits.scales[0]))[0] == 0.5
-        return "float8_e4m3fn" if by_two else f"float8_e4m3fn {words}"
-    if isinstance(candidate.lattice, Evenly) and not candidate.lattice.with_offset and extent.peak == 12.0:
-        units = (candidate.groups / candidate.fits.scales[:, None]).round().abs()
-        large = units[units > 4]
-        if len(large) >= _CERTAIN and bool(torch.isin(units, units.new_tensor(_FLOAT4)).all()):
-            return f"float4_e2m1fn {words}"
-    return f"{_bits(candidate.lattice, extent)} bits {words}"
+    return grid
 
 
 def _bits(lattice: Lattice, extent: _Extent) -> int:

@@ -24,6 +24,8 @@ _CLEAR = 0.25
 """Values whose margin is less of the lattice's spacing tell the scale."""
 _REPEATS = 4
 """How often a value counts as evidence that occurs several times."""
+_MIN_TERNARY, _TERNARY_BITS = 8, 40.0
+"""How often both signs of a group's only magnitude have to occur, and what that is worth."""
 _SMALL = 32
 """Multiples up to which a rounded scale is exact enough to tell them, even in bfloat16."""
 _SMALLEST = 2.0**-120
@@ -261,5 +263,12 @@ def _evidence(values: Tensor, spacing: Tensor, margins: Tensor, lattice: Lattice
     different = ordered.diff(dim=-1, prepend=torch.zeros_like(ordered[:, :1])) > 0
     new = torch.cat([ordered[:, :_REPEATS] != 0, ordered[:, _REPEATS:] > ordered[:, :-_REPEATS]], dim=-1) & (ordered != 0)
     bits = torch.where(new, bits.expand_as(values).gather(-1, order), 0.0)
-    used = bits.topk(min(_REPEATS, bits.shape[-1]), dim=-1).values.sum(dim=-1)
-    return torch.where(different.sum(dim=-1) > 2, bits.sum(dim=-1) - used - _CHOICE_BITS, 0.0).clamp_min(0.0)
+    teller = ordered.gather(-1, bits.argmax(dim=-1, keepdim=True))
+    used = torch.where(ordered == teller, bits, 0.0).sum(dim=-1)
+    n_different = different.sum(dim=-1)
+    by_spacing = torch.where(n_different > 2, bits.sum(dim=-1) - used - _CHOICE_BITS, 0.0).clamp_min(0.0)
+    if lattice.with_offset:
+        return by_spacing
+    # Of one magnitude and two signs: three levels, as of a model with ternary weights.
+    n_each = torch.minimum((values > 0).sum(dim=-1), (values < 0).sum(dim=-1))
+    return torch.where((n_different == 1) & (n_each >= _MIN_TERNARY), _TERNARY_BITS, by_spacing)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pytest_pot.engines.pytorch.weights.pairs import layout as shape_as_matrices
+
 __all__ = ["BLOCK", "Layout", "layouts", "rows_of", "spread"]
 
 _SIZES = (256, 128, 64, 32, 16)
@@ -68,8 +70,10 @@ class Layout:
 
 
 def rows_of(values: Tensor) -> Tensor:
-    """``values`` as rows along the last dimension, [rows, columns]; a vector is one row."""
-    return values.reshape(-1, values.shape[-1]) if values.ndim else values.reshape(1, 1)
+    """``values`` as rows, [rows, columns]: along the last dimension, or of a kernel for each output channel. A vector is one
+    row."""
+    _, _, n_columns = shape_as_matrices(tuple(values.shape))
+    return values.reshape(1, -1) if n_columns == 1 else values.reshape(-1, n_columns)
 
 
 def layouts(rows: Tensor) -> list[Layout]:

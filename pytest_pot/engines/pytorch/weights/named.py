@@ -80,13 +80,13 @@ class NamedWeights:
         return self._digests[name]
 
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
-        if isinstance(reference, NamedWeights):
-            return change_between(reference.values(reference_name), self.values(name), reference_name, name)
+        other_name = None if name == reference_name else name
         if isinstance(reference, WeightsPrint):
-            other_name = None if name == reference_name else name
             return change_since(
                 reference.tensors[reference_name], self.values(name), reference_name, other_name, self.digest(name)
             )
+        if isinstance(reference, NamedWeights):
+            return change_between(reference.values(reference_name), self.values(name), reference_name, other_name)
         raise NotImplementedError
 
     def print(self) -> WeightsPrint:

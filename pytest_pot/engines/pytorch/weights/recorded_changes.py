@@ -34,11 +34,11 @@ _STEPS = 2**15 - 1
 """The projections of a print are multiples of the largest over this."""
 _RESOLVED = 4.0
 """The mean square of the projections' differences, over that of their rounding, from which on a size is told."""
-_MAX_RESIDUAL = 2.5
-"""A mean square of 16 normal numbers over their variance; larger ones are rarer than one in a thousand."""
+_SQUARES = (0.2, 3.0)
+"""The mean square of 16 normal numbers over their variance; others are rarer than one in a thousand."""
 _MIN_SCALING = 5.0
 """How far a factor has to be from 1, in units of the error with which it explains the candidate."""
-_LATTICE_ERRORS, _PRECISION_ERRORS = (0.3, 2.0), (0.6, 1.5)
+_LATTICE_ERRORS, _PRECISION_ERRORS = (0.3, 2.0), (0.5, 1.7)
 """An estimated change over the one that a grid explains. Estimates scatter by 18 %. Quantisers may err by more than half a step
 to balance other errors; most values of a coarse grid may be 0, and err by less."""
 _NEAREST = 1.5
@@ -177,7 +177,7 @@ class _Comparison:
         variance = (factor * self._noise) ** 2 + rounding**2
         residual = float(np.mean((after - factor * before) ** 2))
         distance = abs(factor - 1)
-        if residual > _MAX_RESIDUAL * variance or distance * self.reference.norm < _MIN_SCALING * math.sqrt(variance):
+        if residual > _SQUARES[1] * variance or distance * self.reference.norm < _MIN_SCALING * math.sqrt(variance):
             return None
         return self.change(ChangeKind.SCALED, amount=factor, relative=distance)
 
@@ -216,7 +216,9 @@ class _Comparison:
         before, after, estimate = self.reference.norm**2, self._sums.norm**2, self._square or 0.0
         missing = before - after
         largest = float(self.candidate.abs().max())
-        if abs(missing - estimate) > 0.8 * estimate + 2 * _SAME_NORM * before or estimate > 2 * new * largest**2:
+        slack = 2 * _SAME_NORM * before
+        least, most = (bound * missing + sign * slack for bound, sign in zip(_SQUARES, (-1, 1), strict=True))
+        if not least <= estimate <= most or estimate > 2 * new * largest**2:
             return None
         exact = missing > 100 * _SAME_NORM * before
         return self.change(ChangeKind.PRUNED, amount=share, relative=math.sqrt(missing / before) if exact else None)

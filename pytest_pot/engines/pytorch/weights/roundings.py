@@ -86,11 +86,11 @@ def _explains(grid: Grid, a: Tensor, b: Tensor, least: float) -> bool:
 
 def _units(values: Tensor, grid: str) -> Tensor:
     """``values`` [rows, columns] as [units, values]: each unit has its own numbers on the grid."""
-    if values.shape[1] == 1 or grid.endswith("per tensor"):
+    if values.shape[1] == 1 or "per tensor" in grid:
         return values.reshape(1, -1)
-    if grid.endswith("per column"):
+    if "per column" in grid:
         return values.T.contiguous()
-    group = re.search(r"in groups of (\d+)$", grid)
+    group = re.search(r"in groups of (\d+)", grid)
     if group is None or values.shape[1] < int(group[1]):
         return values
     size = int(group[1])

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_pot.calibration.perturbations import perturb
-from pytest_pot.engines.pytorch.weights.grids import grid_of
+from pytest_pot.engines.pytorch.weights.grids import find_grid, grid_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.02
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.02
 
 
 def in_groups(values: Tensor, size: int | None) -> Tensor:
@@ -71,13 +71,81 @@ def test_zero_point(bits: int, size: int | None, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [128, 64, 32])
 def test_minimum(size: int, dtype: torch.dtype) -> None:
-    assert grid_of(with_minimum(normal(64, 512), size, 15).to(dtype)) == f"4 bits in groups of {size}"
+    assert grid_of(with_minimum(normal(64, 512), size, 15).to(dtype)) == f"4 bits in groups of {size} with offset"
+
+
+def float8(values: Tensor, size: int | None) -> Tensor:
+    groups = in_groups(values, size)
+    scale = groups.abs().amax(dim=-1, keepdim=True) / 448
+    return ((groups / scale).to(torch.float8_e4m3fn).float() * scale).view_as(values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [None, 512, 128])
+def test_float8_with_scales(size: int | None, dtype: torch.dtype) -> None:
+    assert grid_of(float8(normal(64, 512), size).to(dtype)) == f"float8_e4m3fn {words(size, 512)}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16], ids=str)
+def test_precisions_kept_in_float32(dtype: torch.dtype) -> None:
+    assert grid_of(normal(64, 512).to(dtype).float()) == str(dtype).removeprefix("torch.")
+    assert grid_of(normal(64, 512).to(dtype)) == str(dtype).removeprefix("torch.")
+
+
+def to_codes(values: Tensor, size: int, codes: Tensor) -> Tensor:
+    """The nearest of ``codes`` times the largest value of a group over the largest code."""
+    groups = in_groups(values, size)
+    scale = groups.abs().amax(dim=-1, keepdim=True) / codes.max()
+    return (codes[(groups / scale)[..., None].sub(codes).abs().argmin(dim=-1)] * scale).view_as(values)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [64, 128])
+def test_code_books(size: int, dtype: torch.dtype) -> None:
+    """16 codes that are not evenly spaced, as those of NF4."""
+    quantiles = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.03, 0.97, 16))
+    values = to_codes(normal(64, 512), size, quantiles / quantiles.max()).to(dtype)
+    assert grid_of(values) == f"4 bits in groups of {size}"
+
+
+def test_float4() -> None:
+    """As MXFP4: scales that are powers of two, so that bfloat16 holds all values."""
+    codes = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    codes = torch.cat([-codes.flip(0)[:-1], codes])
+    groups = normal(64, 512).reshape(-1, 32)
+    scale = torch.exp2(groups.abs().amax(dim=-1, keepdim=True).log2().floor() - 2)
+    values = (codes[(groups / scale)[..., None].sub(codes).abs().argmin(dim=-1)] * scale).view(64, 512)
+    assert grid_of(values) == grid_of(values.bfloat16()) == "float4_e2m1fn in groups of 32"
+
+
+def test_columns_kernels_and_three_levels() -> None:
+    values = normal(64, 512)
+    assert grid_of(symmetric(values.T.contiguous(), 64, 127).T) == "8 bits per column"
+    kernel = normal(64, 16, 3, 3)
+    assert grid_of(symmetric(kernel.flatten(1), 144, 127).view_as(kernel)) == "8 bits per row"
+    signs = (values / values.abs().mean()).round().clamp(-1, 1)
+    assert grid_of(signs * values.abs().mean()) == "2 bits per tensor"
+
+
+def test_a_single_value_off_the_grid() -> None:
+    values = symmetric(normal(64, 512), 512, 127)
+    values[41, 17] *= 1.003
+    assert grid_of(values) is None
+
+
+@pytest.mark.parametrize("size", [None, 512, 64])
+def test_the_error_of_rounding(size: int | None) -> None:
+    exact = normal(64, 512)
+    for rounded in (symmetric(exact, size, 7), with_zero_point(exact, size, 15), float8(exact, size), exact.bfloat16()):
+        grid = find_grid(rounded)
+        assert grid is not None
+        assert grid.rounding_error(rounded) == pytest.approx(float((rounded.float() - exact).norm()), rel=0.1)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    shape=st.sampled_from([(64, 512), (7, 100), (300, 4), (40, 3, 17), (1, 1024), (1000,), (12,), (1,)]),
+    shape=st.sampled_from([(64, 512), (7, 100), (300, 4), (40, 3, 17), (1, 1024), (1000,), (12,), (1,), ()]),
     dtype=st.sampled_from(DTYPES),
     centre=st.sampled_from([0.0, 0.02, 1.0]),
     pruned=st.sampled_from([0.0, 0.5, 0.98]),

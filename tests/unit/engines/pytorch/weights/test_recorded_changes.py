@@ -58,7 +58,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], ChangeKind, str, float | No
     "int8 per row in bf16": (lambda w: symmetric(w, 256, 127).to(BFLOAT16), ChangeKind.ROUNDED, "8 bits per row", None),
     "int8 per tensor": (lambda w: symmetric(w, None, 127), ChangeKind.ROUNDED, "8 bits per tensor", None),
     "int4 in groups": (lambda w: symmetric(w, 64, 7), ChangeKind.ROUNDED, "4 bits in groups of 64", None),
-    "Q4_1": (lambda w: with_minimum(w, 32, 15), ChangeKind.ROUNDED, "4 bits in groups of 32", None),
+    "Q4_1": (lambda w: with_minimum(w, 32, 15), ChangeKind.ROUNDED, "4 bits in groups of 32 with offset", None),
     "pruned 20 %": (lambda w: pruned(w, 0.2), ChangeKind.PRUNED, "", 0.2),
     "pruned 1 %": (lambda w: pruned(w, 0.01), ChangeKind.PRUNED, "", 0.01),
     "rows lost": (lambda w: with_rows(w, slice(0, 32), 0.0), ChangeKind.PRUNED, "", 1 / 8),
