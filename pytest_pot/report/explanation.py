@@ -98,8 +98,8 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
                 note = f"where it starts: {str(error).splitlines()[0]}"
         diagnosis = diagnose(pair, progress)
     if note is not None:
-        lines = {"notes": (*diagnosis.notes, note), "what_changed": (*diagnosis.what_changed, note)}
-        diagnosis = replace(diagnosis, **lines)
+        notes, changed = (*diagnosis.notes, note), (*diagnosis.what_changed, note)
+        diagnosis = replace(diagnosis, notes=notes, what_changed=changed)
     return Explanation(request.reference, request.candidate, diagnosis)
 
 
