@@ -1,7 +1,7 @@
 """Where two PyTorch models first differ: module by module, each given what the reference's module got.
 
-:mod:`trace` compares two models. It pairs their modules (:mod:`pairing`), records what the reference's modules get and return
-(:mod:`recording`), and runs the candidate on that record (:mod:`replay`). :mod:`nested` finds the tensors in arguments and
-outputs, and :mod:`distance` compares two of them. ``trace`` may import all others, ``replay`` and ``recording`` only ``nested``
-and ``distance``, and those two nothing of this folder.
+:mod:`trace` is the way in. It pairs the modules of two models (:mod:`pairing`), records what the reference's modules get and
+return (:mod:`recording`), runs the candidate on that record (:mod:`replay`), and judges what that shows (:mod:`findings`).
+:mod:`calls` follows the calls of modules, :mod:`nested` finds the tensors in arguments and outputs, and :mod:`distance`
+compares two of them; these three import nothing of this folder.
 """

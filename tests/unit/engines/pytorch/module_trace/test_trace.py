@@ -4,6 +4,8 @@ import copy
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from pytest_pot import ScoringConfig
 from pytest_pot.engines.module_differences import ModuleTrace
@@ -219,3 +221,53 @@ def test_an_engine_without_modules_is_told() -> None:
     with TorchEngine.opened(tiny("llama"), "candidate", AUTO) as engine:
         trace = engine.trace(Other(), Tokens(IDS, 30))
     assert trace.note == "the reference does not run in PyTorch, so its modules cannot be seen"
+
+
+def test_a_module_around_one_that_differs_does_not_differ_by_itself() -> None:
+    reference = tiny("llama")
+    candidate = copy.deepcopy(reference)
+    candidate.model.layers[1].self_attn.q_proj.register_forward_hook(larger)
+    candidate.model.layers[1].register_forward_hook(lambda module, arguments, output: output * 1.5)
+    trace = traced(reference, candidate)
+    assert first_of(trace).name == "model.layers.1.self_attn.q_proj"
+    assert trace.largest is not None
+    assert (trace.largest.name, trace.largest.itself, trace.n_differing) == ("model.layers.1", False, 2)
+
+
+class Router(nn.Module):
+    """The numbers and the indices of the largest of each token; all are nearly equal."""
+
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = 1 + 1e-6 * states
+        return scores, scores.argmax(-1)
+
+
+class Routed(nn.Module):
+    def __init__(self, error: float) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(97, 16)
+        self.router = Router()
+        self.router.register_forward_pre_hook(lambda module, arguments: (arguments[0] + error * arguments[0].flip(-1),))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        scores, indices = self.router(self.embed(ids))
+        logits: torch.Tensor = nn.functional.one_hot(indices, 97).float() + scores[..., :1]
+        return logits
+
+
+def test_a_choice_between_nearly_equal_numbers_is_no_start() -> None:
+    reference, candidate = Routed(0.0), Routed(0.3)
+    candidate.load_state_dict(reference.state_dict())
+    with torch.no_grad():
+        unlike = reference(torch.tensor([IDS])).argmax(-1) != candidate(torch.tensor([IDS])).argmax(-1)
+    assert unlike.any()
+    assert traced(reference, candidate).first is None
+
+
+def test_the_random_state_stays_while_the_engines_are_open() -> None:
+    model = tiny("llama")
+    model.model.layers[0].register_forward_hook(lambda *_: None if torch.rand(1) < 2 else 0)
+    with TorchEngine.opened(model, "reference", AUTO) as first, TorchEngine.opened(tiny("llama"), "candidate", AUTO) as second:
+        before = torch.get_rng_state()
+        second.trace(first, Tokens(IDS, 30))
+        assert torch.equal(torch.get_rng_state(), before)
