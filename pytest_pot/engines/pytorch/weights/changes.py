@@ -49,8 +49,8 @@ def change_between(
     if reference.shape != candidate.shape:
         if reference.ndim != 2 or reference.T.shape != candidate.shape:
             raise ValueError(
-                f"{name!r} has the shape {tuple(reference.shape)} in the reference and {tuple(candidate.shape)} in the candidate: "
-                "only tensors of equal or transposed shapes can be compared by value"
+                f"{name!r} has the shape {tuple(reference.shape)} in the reference and {tuple(candidate.shape)} in the "
+                "candidate: only tensors of equal or transposed shapes can be compared by value"
             )
         finding = _transposed(reference, candidate)
         return TensorChange(name, finding.kind, finding.what, candidate_name=candidate_name)

@@ -25,14 +25,14 @@ _MIN_SIZE_OVER_RANK = 2
 """How many times the rank a matrix has to have rows and columns. Any change of a small matrix has a rank that is not much above
 that of an adapter."""
 _MIN_CHANGED = 0.5
-"""The share of rows and columns that have to differ. Any change of k rows has at most rank k, and it is the rows that matter; an
-adapter changes all."""
+"""The share of rows and columns that have to differ. Any change of k rows has at most rank k, and it is the rows that matter;
+an adapter changes all."""
 _SPARE = 16
 """Directions beyond the largest rank that we look at, so that the last ones are found as well."""
 _SAMPLED_ROWS, _SAMPLED_COLUMNS = 128, 1024
 _ALLOWED = 1.5
-"""How many times its expected norm the rounding error may have. Its norm hardly varies; but the product BA may have been rounded
-once more before it was added."""
+"""How many times its expected norm the rounding error may have. Its norm hardly varies; but the product BA may have been
+rounded once more before it was added."""
 _SEED = 18
 
 
@@ -60,8 +60,8 @@ def low_rank(pair: TensorPair, differences: Differences) -> Finding | None:
 
 
 def _stored_if_low(pair: TensorPair, changed: Tensor, largest: int) -> torch.dtype | None:
-    """The format that one matrix was stored in, if a sample of its rows and columns may be from a difference of rank ``largest``
-    or less; else None."""
+    """The format that one matrix was stored in, if a sample of its rows and columns may be from a difference of rank
+    ``largest`` or less; else None."""
     columns = spread(torch.arange(pair.n_columns), _SAMPLED_COLUMNS)
     a, b = (values[:, columns.to(pair.device)] for values in pair.rows(spread(changed, _SAMPLED_ROWS)))
     stored = stored_dtype(b, pair.candidate_dtype)
@@ -87,8 +87,8 @@ def _largest_error(steps: float, stored: torch.dtype, square: float) -> float:
 def _rank(part: _MatrixDifference, stored: torch.dtype, largest: int) -> int | None:
     """The rank of the difference of one matrix; None if it is above ``largest``.
 
-    A randomised range finder (Halko, Martinsson and Tropp 2011) with one power iteration: a few passes, and the whole difference
-    is never in memory.
+    A randomised range finder (Halko, Martinsson and Tropp 2011) with one power iteration: a few passes, and the whole
+    difference is never in memory.
     """
     generator = torch.Generator().manual_seed(_SEED)
     directions = torch.randn(part.n_columns, largest + _SPARE, generator=generator, dtype=torch.float64).to(part.device)
@@ -119,17 +119,21 @@ class _MatrixDifference:
 
     def sums(self, stored: torch.dtype) -> tuple[float, Tensor, Tensor]:
         """The squared norm; and, per row and per column, the sum of the squares of the steps of the format ``stored``."""
-        square, row_steps = 0.0, []
+        square = 0.0
+        row_steps = torch.empty(self.n_rows, dtype=torch.float64, device=self.device)
         column_steps = torch.zeros(self.n_columns, dtype=torch.float64, device=self.device)
-        for _, difference, candidate in self._chunks():
+        for start, difference, candidate in self._chunks():
             square += float(difference.square().sum())
             steps = spacing(candidate, stored).square()
-            row_steps.append(steps.sum(1))
+            row_steps[start : start + len(steps)] = steps.sum(1)
             column_steps += steps.sum(0)
-        return square, torch.cat(row_steps), column_steps
+        return square, row_steps, column_steps
 
     def times(self, matrix: Tensor) -> Tensor:
-        return torch.cat([difference @ matrix for _, difference, _ in self._chunks()])
+        product = torch.empty((self.n_rows, matrix.shape[1]), dtype=torch.float64, device=self.device)
+        for start, difference, _ in self._chunks():
+            product[start : start + len(difference)] = difference @ matrix
+        return product
 
     def transposed_times(self, matrix: Tensor) -> Tensor:
         """[columns, the matrix's columns]"""

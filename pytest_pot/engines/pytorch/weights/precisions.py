@@ -12,6 +12,7 @@ FORMATS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16
 
 
 def dtype_name(dtype: torch.dtype) -> str:
+    """``"bfloat16"``."""
     return str(dtype).removeprefix("torch.")
 
 

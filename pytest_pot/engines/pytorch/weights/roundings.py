@@ -3,17 +3,16 @@
 That a tensor lies on a grid is not enough. The reference may lie on one as well, and tensors that were permuted or scaled stay
 on theirs. So the grid also has to explain the difference.
 
-Rounding to a float format is computed again, and has to give the candidate. A quantiser's scales are not known; but it rounds to
-the nearest number of its grid, and most of these occur in the candidate. So we ask how many of the reference's values went to the
-nearest of the candidate's values in the same row or group. With rounding to nearest, nearly all do. Quantisers that compensate
-errors (GPTQ) send half of them further, but not far. A reference that is on the grid already has distance 0 to it, and so every
-change of it is further than the nearest number.
+Rounding to a float format is computed again, and has to give the candidate. A quantiser's scales are not known; but it rounds
+to the nearest number of its grid, and most of these occur in the candidate. So we ask how many of the reference's values went
+to the nearest of the candidate's values in the same row or group. With rounding to nearest, nearly all do. Quantisers that
+compensate errors (GPTQ) send half of them further, but not far. A reference that is on the grid already has distance 0 to it,
+and so every change of it is further than the nearest number.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -43,8 +42,8 @@ def float_rounding(pair: TensorPair, differences: Differences) -> Finding | None
         if torch.equal(to_format(a, dtype), b) and pair.rounded(dtype).equal():
             return Finding(ChangeKind.ROUNDED, dtype_name(dtype))
     if pair.arithmetic == torch.float32 and torch.equal(_cut_off(a), b):
-        if all(torch.equal(_cut_off(a), b) for _, a, b in pair.chunks()):
-            return Finding(ChangeKind.ROUNDED, "bfloat16 by truncation")
+        cut_off = all(torch.equal(_cut_off(a), b) for _, a, b in pair.chunks())
+        return Finding(ChangeKind.ROUNDED, "bfloat16 by truncation") if cut_off else None
     return None
 
 
@@ -59,20 +58,18 @@ def grid_rounding(pair: TensorPair, differences: Differences, values: Tensor) ->
     a, b = pair.sample(rows)
     if float((b - a).square().mean().sqrt()) < _MIN_ERROR * float(b.std(correction=0)):
         return None
-    whole_rows = values.ndim > 1 and values.shape[-1] == pair.n_columns
-    if whole_rows and not _is_quantised(find_grid(b)):
-        return None  # most tensors lie on no grid, and a sample tells that at once
+    few = len(rows) <= len(differences.difference) / 2
+    if few and pair.n_columns > 1 and find_grid(b) is None:
+        return None  # the other rows may lie on a grid, which takes long to confirm
     grid = find_grid(values)
-    if not _is_quantised(grid) or not _explains(grid, a, b, _LEAST_ERROR):
+    if grid is None or grid.lattice is None or not _explains(grid, a, b, _LEAST_ERROR):
         return None
-    # Rounding has to explain the rows that changed most as well.
-    ratios = differences.difference / differences.reference.clamp_min(torch.finfo(torch.float64).tiny)
-    worst = ratios[rows].topk(min(_WORST_ROWS, len(rows))).indices
-    return Finding(ChangeKind.ROUNDED, grid.name) if _explains(grid, *pair.rows(rows[worst]), 0.0) else None
-
-
-def _is_quantised(grid: Grid | None) -> TypeGuard[Grid]:
-    return grid is not None and grid.lattice is not None
+    if pair.n_columns > 1:
+        ratios = differences.difference[rows] / differences.reference[rows].clamp_min(torch.finfo(torch.float64).tiny)
+        a, b = pair.rows(rows[ratios.topk(min(_WORST_ROWS, len(rows))).indices])
+        if not _explains(grid, a, b, 0.0):
+            return None
+    return Finding(ChangeKind.ROUNDED, grid.name)
 
 
 def _explains(grid: Grid, a: Tensor, b: Tensor, least: float) -> bool:
@@ -101,8 +98,7 @@ def _units(values: Tensor, grid: str) -> Tensor:
 
 
 def _share_to_nearest(a: Tensor, b: Tensor) -> float:
-    """Of the values of ``a`` [units, values] that changed, the share that went to the nearest value that occurs in their unit of
-    ``b``."""
+    """Of the values of ``a`` [units, values] that changed, the share that went to the nearest value in their unit of ``b``."""
     levels = b.sort(dim=-1).values
     above = torch.searchsorted(levels, a.contiguous()).clamp_max(levels.shape[-1] - 1)
     below = (above - 1).clamp_min(0)

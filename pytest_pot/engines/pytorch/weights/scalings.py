@@ -52,8 +52,8 @@ def _fitting(a: Tensor, b: Tensor, dim: int, stored: torch.dtype) -> Tensor | No
 
 
 def _factors(a: Tensor, b: Tensor, dim: int, stored: torch.dtype) -> Tensor:
-    """A factor along ``dim`` that explains all values: by least squares, within the bounds that each value sets. NaN where there
-    is none, and 1 where all are 0."""
+    """A factor along ``dim`` that explains all values: by least squares, within the bounds that each value sets. NaN where
+    there is none, and 1 where all are 0."""
     steps = spacing(b, stored)
     nonzero = a != 0
     bounds = torch.stack([b - _MAX_ERROR * steps, b + _MAX_ERROR * steps]) / torch.where(nonzero, a, 1.0)

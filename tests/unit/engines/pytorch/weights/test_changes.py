@@ -378,11 +378,12 @@ def integers(values: Tensor, bits: int, group: int | None, offset: bool = False)
     if offset:
         lowest, highest = groups.aminmax(dim=-1, keepdim=True)
         step = (highest - lowest) / (2**bits - 1)
-        rounded = ((groups - lowest) / step).round() * step + lowest
+        rounded = torch.round((groups - lowest) / step) * step + lowest
     else:
         step = groups.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
-        rounded = (groups / step).round() * step
-    return rounded.reshape(values.shape)
+        rounded = torch.round(groups / step) * step
+    result: Tensor = rounded.reshape(values.shape)
+    return result
 
 
 QUANTISED = [
@@ -419,7 +420,7 @@ def test_rounding_does_not_explain_rows_that_are_other_ones_on_the_same_grid() -
 def adapter(rows: int, columns: int, rank: int, size: float, seed: int = 5) -> Tensor:
     """Of the given norm, relative to that of a matrix of normal numbers of deviation 0.1."""
     product = random(rows, rank, seed=seed) @ random(rank, columns, seed=seed + 1)
-    return product * (size * 0.1 * math.sqrt(rows * columns) / product.norm())
+    return product * (size * 0.1 * math.sqrt(rows * columns) / float(product.norm()))
 
 
 @each_reference
