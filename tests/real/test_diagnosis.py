@@ -1,7 +1,7 @@
 """What was changed in a real model is named: which tensors, and how.
 
-Changes are made in place, and undone, on a second copy of the model. Those that are the same for all layers are made in one layer
-where they take long.
+Changes are made in place, and undone, on a second copy of the model. Those that are the same for all layers are made in one
+layer where they take long.
 """
 
 from __future__ import annotations

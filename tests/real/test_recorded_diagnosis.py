@@ -19,6 +19,8 @@ from pytest_pot.engines.weights import ChangeKind, TensorChange, WeightsPrint
 
 from .conftest import ModelAndTokenizer
 
+pytestmark = pytest.mark.real
+
 LAYER = "model.layers.15."
 MATRICES = tuple(f"self_attn.{kind}_proj" for kind in "qkvo") + tuple(f"mlp.{kind}_proj" for kind in ("gate", "up", "down"))
 FIRST = ("self_attn.q_proj",)
@@ -82,7 +84,7 @@ def perturbation(name: str) -> Change:
     return {**PERTURBATIONS, **DAMAGE}[name].change
 
 
-# What is changed, which of its matrices that changes, and how that is told.
+# What is done to all matrices of a layer, and how it is told.
 OF_A_LAYER: dict[str, tuple[Change, tuple[ChangeKind, str, float | None]]] = {
     "bf16": (to_each(lambda w: w.bfloat16().float()), (ChangeKind.ROUNDED, "bfloat16", None)),
     "fp16": (to_each(lambda w: w.half().float()), (ChangeKind.ROUNDED, "float16", None)),
@@ -110,6 +112,7 @@ OF_A_LAYER: dict[str, tuple[Change, tuple[ChangeKind, str, float | None]]] = {
     "noise and bf16": (to_each(lambda w: noise(w, 0.01).bfloat16().float()), (ChangeKind.CHANGED, "", None)),
     "a row": (to_each(lambda w: torch.cat([w[:-1], w[:1]])), (ChangeKind.CHANGED, "", None)),
 }
+# What is done to parts of a model, the matrices of a layer that it changes, and how it is told.
 OF_THE_MODEL: dict[str, tuple[Change, tuple[str, ...], tuple[ChangeKind, str, float | None]]] = {
     "q and k permuted": (
         perturbation("q and k permuted"),

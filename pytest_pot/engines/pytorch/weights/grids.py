@@ -272,8 +272,9 @@ def _too_many_values(group: Tensor) -> bool:
 
 def _on_all(candidate: _Candidate, rows: Tensor, unit: float) -> Grid | None:
     """The grid, if all values lie on it."""
+    n_quick = candidate.lattice.scales(*candidate.groups[:1].aminmax(dim=-1, keepdim=True)).shape[1]
     lattice, layout, used = candidate.lattice, candidate.layout, candidate.fits.choices
-    quick, counts = used[(used >= 0) & (used < lattice.scales(candidate.groups[:1]).shape[1])].unique(return_counts=True)
+    quick, counts = used[(used >= 0) & (used < n_quick)].unique(return_counts=True)
     grid = Grid(
         candidate.name,
         unit,

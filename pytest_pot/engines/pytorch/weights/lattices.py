@@ -50,7 +50,7 @@ class Fits:
     evidence: Tensor
     """Bits; 0 where it was not asked for."""
     spacing: Tensor
-    """How far neighbours of the lattice are apart on average, in the values' units."""
+    """How far neighbours of the lattice are apart on average, in the values' units; 0 as well."""
 
 
 class Lattice(ABC):
@@ -62,16 +62,16 @@ class Lattice(ABC):
     """How many times the usual rounding errors values may be off."""
 
     @abstractmethod
-    def scales(self, groups: Tensor) -> Tensor:
-        """Scales that may fit ``groups`` [groups, values], from their largest and smallest values, [groups, choices]."""
+    def scales(self, smallest: Tensor, largest: Tensor) -> Tensor:
+        """Scales that may fit groups, [groups, choices], from their smallest and largest values, [groups, 1]."""
 
     def searched_scales(self, groups: Tensor) -> Tensor:
         """Further ones that take longer to find, [groups, choices]."""
         return groups.new_empty(len(groups), 0)
 
-    def levels(self, groups: Tensor, scales: Tensor) -> Tensor:
+    def levels(self, smallest: Tensor, largest: Tensor, scales: Tensor) -> Tensor:
         """How many numbers of the lattice the groups would span with these scales; no more than 256 are allowed."""
-        return torch.zeros_like(scales).expand(len(groups), -1)
+        return torch.zeros_like(scales + smallest + largest)
 
     @abstractmethod
     def nearest(self, units: Tensor) -> Tensor:
@@ -91,13 +91,12 @@ class Evenly(Lattice):
     def __init__(self, *, with_offset: bool = False) -> None:
         self.with_offset = with_offset
 
-    def scales(self, groups: Tensor) -> Tensor:
-        smallest, largest = groups.aminmax(dim=-1, keepdim=True)
-        over = groups.new_tensor([2**bits - 1 for bits in _BITS])
+    def scales(self, smallest: Tensor, largest: Tensor) -> Tensor:
+        over = largest.new_tensor([2**bits - 1 for bits in _BITS])
         by_spread = (largest - smallest) / over
         if self.with_offset:
             return by_spread
-        signed = groups.new_tensor([2 ** (bits - 1) - less for bits in _BITS for less in (1, 0)])
+        signed = largest.new_tensor([2 ** (bits - 1) - less for bits in _BITS for less in (1, 0)])
         return torch.cat([torch.maximum(largest, -smallest) / signed, by_spread], dim=-1)
 
     def searched_scales(self, groups: Tensor) -> Tensor:
@@ -111,8 +110,7 @@ class Evenly(Lattice):
         smallest = torch.where(ordered > 0, ordered, torch.inf).amin(dim=-1, keepdim=True)
         return torch.cat([by_gap, smallest / self._DIVISORS.to(groups.device)], dim=-1)
 
-    def levels(self, groups: Tensor, scales: Tensor) -> Tensor:
-        smallest, largest = groups.aminmax(dim=-1, keepdim=True)
+    def levels(self, smallest: Tensor, largest: Tensor, scales: Tensor) -> Tensor:
         if self.with_offset:
             return (largest - smallest) / scales
         return torch.maximum(torch.maximum(largest, -smallest), largest - smallest) / scales
@@ -127,9 +125,9 @@ class Evenly(Lattice):
 class Float8(Lattice):
     """The numbers of float8_e4m3fn. The largest value may be any of the eight that have the largest exponent."""
 
-    def scales(self, groups: Tensor) -> Tensor:
-        largest = groups.abs().amax(dim=-1, keepdim=True)
-        return largest / torch.tensor([448.0, 240.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0], device=groups.device)
+    def scales(self, smallest: Tensor, largest: Tensor) -> Tensor:
+        numbers = largest.new_tensor([448.0, 240.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0])
+        return torch.maximum(largest, -smallest) / numbers
 
     def nearest(self, units: Tensor) -> Tensor:
         return units.clamp(-448, 448).to(torch.float8_e4m3fn).to(units.dtype)
@@ -150,8 +148,8 @@ class CodeBook(Lattice):
         gaps = codes.diff()
         self._gaps = torch.minimum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]]))
 
-    def scales(self, groups: Tensor) -> Tensor:
-        return groups.abs().amax(dim=-1, keepdim=True)
+    def scales(self, smallest: Tensor, largest: Tensor) -> Tensor:
+        return torch.maximum(largest, -smallest)
 
     def nearest(self, units: Tensor) -> Tensor:
         return self._codes[torch.bucketize(units, self._between)]
@@ -186,19 +184,21 @@ def fit(groups: Tensor, lattice: Lattice, unit: float, *, choices: Tensor | None
         choices: indices of the scales to try, of those that the lattice proposes; if None, all, and those that it searches for.
         evidence: whether to compute it.
     """
-    scales = lattice.scales(groups)
+    smallest, largest = groups.aminmax(dim=-1, keepdim=True)
+    scales = lattice.scales(smallest, largest)
     scales = scales[:, choices] if choices is not None else torch.cat([scales, lattice.searched_scales(groups)], dim=-1)
-    usable = (scales > 0) & scales.isfinite() & (lattice.levels(groups, scales) <= MAX_LEVELS + 0.5)
+    usable = (scales > 0) & scales.isfinite() & (lattice.levels(smallest, largest, scales) <= MAX_LEVELS + 0.5)
     fits = fit_scales(groups, torch.where(usable, scales, 0.0), lattice, unit, evidence=evidence)
     return fits if choices is None else replace(fits, choices=torch.where(fits.choices >= 0, choices[fits.choices], -1))
 
 
 def fit_scales(groups: Tensor, scales: Tensor, lattice: Lattice, unit: float, *, evidence: bool = False) -> Fits:
     """The same with given scales, [groups, choices], to half a spacing; 0 where there is no choice."""
+    smallest, largest = groups.aminmax(dim=-1, keepdim=True)
     if lattice.with_offset:
-        values = groups - groups.amin(dim=-1, keepdim=True)
+        values = groups - smallest
         # The rounding of the offset, the product and their sum. The largest value bounds them all.
-        margins = 4 * unit * groups.abs().amax(dim=-1, keepdim=True)
+        margins = 4 * unit * torch.maximum(largest, -smallest)
         units = lattice.nearest(values[:, None] / torch.where(scales > 0, scales, 1.0)[..., None])
         close = (values[:, None] - units * scales[..., None]).abs().amax(dim=-1) <= margins
         close &= margins < _CLEAR * scales
@@ -209,18 +209,20 @@ def fit_scales(groups: Tensor, scales: Tensor, lattice: Lattice, unit: float, *,
         close = scales > 0
     coarsest, index = torch.where(close, scales, 0.0).max(dim=-1)
     units = units.gather(1, index[:, None, None].expand(-1, 1, units.shape[-1]))[:, 0] if units.shape[1] > 1 else units[:, 0]
-    units = torch.where(coarsest[:, None] > 0, units, 0.0)
-    spacing = lattice.spacing(units) * coarsest[:, None]
-    lowest, highest = units.aminmax(dim=-1)
-    return Fits(
-        fitting=(coarsest > 0) | (values == 0).all(dim=-1),
+    lowest, highest = (torch.where(coarsest > 0, end, 0.0) for end in units.aminmax(dim=-1))
+    fits = Fits(
+        fitting=(coarsest > 0) | ((smallest == largest) & (smallest * (not lattice.with_offset) == 0))[:, 0],
         scales=coarsest,
         choices=torch.where(coarsest > 0, index, -1),
         lowest=lowest,
         highest=highest,
-        evidence=_evidence(values, spacing, margins, lattice) if evidence else torch.zeros_like(coarsest),
-        spacing=spacing.mean(dim=-1),
+        evidence=torch.zeros_like(coarsest),
+        spacing=torch.zeros_like(coarsest),
     )
+    if evidence:
+        spacing = lattice.spacing(units) * coarsest[:, None]
+        fits = replace(fits, evidence=_evidence(values, spacing, margins, lattice), spacing=spacing.mean(dim=-1))
+    return fits
 
 
 def _margins(groups: Tensor, lattice: Lattice, unit: float) -> Tensor:

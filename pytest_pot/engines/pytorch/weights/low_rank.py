@@ -119,17 +119,21 @@ class _MatrixDifference:
 
     def sums(self, stored: torch.dtype) -> tuple[float, Tensor, Tensor]:
         """The squared norm; and, per row and per column, the sum of the squares of the steps of the format ``stored``."""
-        square, row_steps = 0.0, []
+        square = 0.0
+        row_steps = torch.empty(self.n_rows, dtype=torch.float64, device=self.device)
         column_steps = torch.zeros(self.n_columns, dtype=torch.float64, device=self.device)
-        for _, difference, candidate in self._chunks():
+        for start, difference, candidate in self._chunks():
             square += float(difference.square().sum())
             steps = spacing(candidate, stored).square()
-            row_steps.append(steps.sum(1))
+            row_steps[start : start + len(steps)] = steps.sum(1)
             column_steps += steps.sum(0)
-        return square, torch.cat(row_steps), column_steps
+        return square, row_steps, column_steps
 
     def times(self, matrix: Tensor) -> Tensor:
-        return torch.cat([difference @ matrix for _, difference, _ in self._chunks()])
+        product = torch.empty((self.n_rows, matrix.shape[1]), dtype=torch.float64, device=self.device)
+        for start, difference, _ in self._chunks():
+            product[start : start + len(difference)] = difference @ matrix
+        return product
 
     def transposed_times(self, matrix: Tensor) -> Tensor:
         """[columns, the matrix's columns]"""

@@ -143,15 +143,16 @@ class TensorPair:
 
     def differences(self) -> Differences:
         """One pass over both."""
-        sums: list[list[Tensor]] = [[], [], []]
+        # One tensor for all sums: small ones, kept between chunks, would keep the memory of chunks from being used again.
+        squares = torch.empty((3, len(self._candidate)), dtype=torch.float64)
         n_changed = 0
-        for _, a, b in self.chunks():
+        for start, a, b in self.chunks():
             difference = b - a
             n_changed += int(torch.count_nonzero(difference))
-            for parts, values in zip(sums, (a, b, difference), strict=True):
-                parts.append(torch.linalg.vector_norm(values, dim=1).cpu().to(torch.float64).square())
-        reference, candidate, squares = (torch.cat(parts) for parts in sums)
-        return Differences(reference, candidate, squares, n_changed)
+            for sums, values in zip(squares, (a, b, difference), strict=True):
+                sums[start : start + len(a)] = torch.linalg.vector_norm(values, dim=1)
+        squares.square_()
+        return Differences(squares[0], squares[1], squares[2], n_changed)
 
     def count_not_finite(self) -> tuple[int, bool]:
         """How many values of the candidate are NaN or infinite where the reference's are not the same, and whether the

@@ -66,9 +66,11 @@ def _equal_sets(a: Tensor, b: Tensor) -> bool:
 
 def _row_hashes(pair: TensorPair) -> tuple[Tensor, Tensor]:
     factors = _random(pair.n_columns, pair.device)
-    hashes = [((_bits(a) * factors).sum(1), (_bits(b) * factors).sum(1)) for _, a, b in pair.chunks()]
-    first, second = (torch.cat(list(parts)) for parts in zip(*hashes, strict=True))
-    return first, second
+    hashes = torch.empty((2, pair.n_matrices * pair.n_rows), dtype=torch.int64, device=pair.device)
+    for start, *values in pair.chunks():
+        for sums, part in zip(hashes, values, strict=True):
+            sums[start : start + len(part)] = (_bits(part) * factors).sum(1)
+    return hashes[0], hashes[1]
 
 
 def _column_hashes(pair: TensorPair) -> Iterator[tuple[Tensor, Tensor]]:

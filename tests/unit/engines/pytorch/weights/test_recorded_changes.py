@@ -106,9 +106,16 @@ def test_equal_values_of_another_precision_are_no_change() -> None:
 @pytest.mark.parametrize("kept", [torch.float32, BFLOAT16])
 def test_a_grid_that_the_reference_was_on_explains_no_change(kept: torch.dtype) -> None:
     reference = symmetric(normal(256, 256), 64, 7).to(kept)
-    other = symmetric(reference.float() + 0.05 * normal(256, 256, seed=1), 64, 7).to(kept)
+    other = symmetric(reference.float() + 0.1 * normal(256, 256, seed=1), 64, 7).to(kept)
     assert grid_of(other) == grid_of(reference) == "4 bits in groups of 64"
     result = change(reference, other)
+    assert result is not None
+    assert result.kind is ChangeKind.CHANGED
+
+
+def test_a_precision_that_the_reference_had_explains_no_change() -> None:
+    reference = normal(256, 256).to(BFLOAT16)
+    result = change(reference, (reference.float() + 2e-3 * normal(256, 256, seed=1)).to(BFLOAT16))
     assert result is not None
     assert result.kind is ChangeKind.CHANGED
 
