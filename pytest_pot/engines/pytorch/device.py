@@ -140,7 +140,7 @@ def prepared(facts: ModelFacts, config: ScoringConfig) -> Iterator[ModelFacts]:
                 f"was loaded ({own_device}). Load it on that device, or set device='auto'"
             )
     elif moves or converts:
-        facts = ModelFacts.of(copy.deepcopy(facts.model).to(device=device, dtype=dtype))
+        facts = ModelFacts.of(_converted(facts.model, device, dtype))
     try:
         for module in facts.training:
             module.training = False
@@ -148,6 +148,20 @@ def prepared(facts: ModelFacts, config: ScoringConfig) -> Iterator[ModelFacts]:
     finally:
         for module in facts.training:
             module.training = True
+
+
+def _converted(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """A copy of ``model`` on ``device`` and in ``dtype``, with rotary frequencies as ``from_pretrained(dtype=...)`` has them.
+
+    They stay in the precision in which they were computed. Rounded to bfloat16, they turn late tokens by wrong angles.
+    """
+    converted = copy.deepcopy(model).to(device=device, dtype=dtype)
+    for copied, original in zip(converted.modules(), model.modules(), strict=True):
+        for name in original._non_persistent_buffers_set:
+            frequencies = original._buffers.get(name)
+            if "inv_freq" in name and frequencies is not None:
+                copied._buffers[name] = frequencies.to(device=device, copy=True)
+    return converted
 
 
 @contextmanager
