@@ -60,6 +60,8 @@ class Findings:
         """By name: the relative difference of the output, and how much of it is rounding."""
         self._differences: dict[str, float] = {}
         """The relative difference of the output of every module that was judged."""
+        self._noise: dict[str, float] = {}
+        """How much of it rounding could explain."""
         self._suspects: set[str] = set()
         """Modules that gave other inputs to those inside them. That may change their output or not: experts may be computed in
         another order. What they return counts only where those inside them run freely."""
@@ -90,11 +92,18 @@ class Findings:
             self._take(name, replay.seen[name].output, rounded.seen.get(name, Seen(0.0)).output)
 
     def _take(self, name: str, difference: float, noise: float) -> None:
-        self._differences[name] = difference
+        self._differences[name], self._noise[name] = difference, noise
         if self._counts(difference, noise):
             self.differing[name] = difference, noise
 
+    def _take_the_only_one(self) -> None:
+        """Count a module that differs where all others give equal bits: both models round alike, so no rounding explains it."""
+        unequal = [name for name, difference in self._differences.items() if difference > 0]
+        if len(unequal) == 1 < len(self._differences) and self.is_large(self._differences[unequal[0]]):
+            self.differing[unequal[0]] = self._differences[unequal[0]], self._noise[unequal[0]]
+
     def trace(self) -> ModuleTrace:
+        self._take_the_only_one()
         order = [name for name in self._called if name in self._replay.seen]
         differing = [name for name in order if name in self.differing]
         first = differing[0] if differing else None

@@ -70,8 +70,8 @@ class Rounding:
 def buffers_of(others: Mapping[str, nn.Module], modules: Mapping[str, nn.Module], dtype: torch.dtype) -> Iterator[None]:
     """Give ``modules`` the buffers of ``others`` where rounding to ``dtype`` makes them equal.
 
-    Where a model is converted, its rotary frequencies are rounded too, and far from the beginning that turns keys by large
-    angles.
+    Whoever converts a model by ``to(dtype)`` rounds its rotary frequencies too, and far from the beginning that turns keys by
+    large angles.
     """
     originals: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     try:
@@ -83,7 +83,7 @@ def buffers_of(others: Mapping[str, nn.Module], modules: Mapping[str, nn.Module]
                 other = other.to(buffer.device)
                 if torch.equal(other.to(dtype), buffer.to(dtype)):
                     originals.append((module._buffers, key, buffer))
-                    module._buffers[key] = other.to(buffer.dtype)
+                    module._buffers[key] = other.to(torch.promote_types(other.dtype, buffer.dtype))
         yield
     finally:
         for buffers, key, buffer in originals:
