@@ -119,9 +119,9 @@ class Candidate:
         return float((own_steps / steps.repeat_interleave(n_parts)[used]).median()) > _LARGER_STEPS
 
 
-def candidates(rows: Tensor, unit: float) -> Iterator[Candidate]:
+def candidates(rows: Tensor, whole: Tensor, unit: float) -> Iterator[Candidate]:
     """What fits a sample of ``rows`` [rows, columns], whose values have the relative rounding error ``unit``; the coarsest
-    first.
+    first. ``whole`` has all rows of the tensor, if ``rows`` are only some.
 
     Larger groups come first, unless smaller ones have clearly larger steps.
     """
@@ -135,7 +135,7 @@ def candidates(rows: Tensor, unit: float) -> Iterator[Candidate]:
     found = []
     for layout in layouts(rows):
         if layout.by == "tensor" and lattices:
-            groups = whole_sample(rows)
+            groups = whole_sample(whole)
         else:
             groups = samples[layout] if layout in samples else layout.sample(rows)
         if (candidate := _on_sample(layout, groups, lattices, unit)) is not None:

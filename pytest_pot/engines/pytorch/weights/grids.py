@@ -85,7 +85,7 @@ class GridSearch:
     """Finds the grids of a model's tensors, one after the other."""
 
     def __init__(self) -> None:
-        self._earlier: list[Grid] = []
+        self.earlier: list[Grid] = []
         """The last ones first."""
 
     @torch.no_grad()
@@ -106,24 +106,26 @@ class GridSearch:
         if len(rows) == 1:
             return precision_of(rows)
         count = max(_SAMPLED // rows.shape[1], _MIN_SAMPLED_ROWS)
-        grid = self._find(rows if len(rows) <= count else rows[spread(len(rows), count, rows.device)], of_all=False)
+        grid = self._find(rows, None if len(rows) <= count else rows[spread(len(rows), count, rows.device)])
         return grid.name if grid else None
 
-    def _find(self, rows: Tensor, *, of_all: bool = True) -> Grid | None:
+    def _find(self, whole: Tensor, sample: Tensor | None = None) -> Grid | None:
+        """The grid of the rows of a whole tensor; if there is a sample of them, all that is asked for is its grid."""
+        rows = whole if sample is None else sample
         if rows.dtype == torch.float64 and not holds_all(rows, torch.float32):
             return None
         precision = precision_of(rows)
         unit = min(PRECISIONS[precision or "float32"][1], PRECISIONS["bfloat16"][1])
         if rows.dtype.itemsize == 1:  # torch computes little in these types
-            rows = rows.to(torch.bfloat16)
+            whole, rows = whole.to(torch.bfloat16), rows.to(torch.bfloat16)
         if not str(precision).startswith("float8"):
-            for grid in self._earlier:
-                if candidate := _again(grid, rows, unit):
-                    found = _on_all(candidate, rows, unit) if of_all else grid
+            for grid in self.earlier:
+                if candidate := _again(grid, rows, whole, unit):
+                    found = _on_all(candidate, rows, unit) if sample is None else grid
                     if found is not None:
                         self._remember(found)
                         return found
-        for candidate in candidates(rows, unit):
+        for candidate in candidates(rows, whole, unit):
             coarser = candidate.bits <= 4 or not str(precision).startswith("float8")
             if coarser and (found := _on_all(candidate, rows, unit)):
                 self._remember(found)
@@ -131,8 +133,8 @@ class GridSearch:
         return Grid(precision, unit) if precision else None
 
     def _remember(self, grid: Grid) -> None:
-        others = [each for each in self._earlier if each.name != grid.name]
-        self._earlier = [grid, *others][:_REMEMBERED]
+        others = [each for each in self.earlier if each.name != grid.name]
+        self.earlier = [grid, *others][:_REMEMBERED]
 
 
 def find_grid(values: Tensor) -> Grid | None:
@@ -154,13 +156,13 @@ def find_precision(values: Tensor) -> Grid | None:
     return Grid(name, PRECISIONS[name][1]) if name else None
 
 
-def _again(grid: Grid, rows: Tensor, unit: float) -> Candidate | None:
+def _again(grid: Grid, rows: Tensor, whole: Tensor, unit: float) -> Candidate | None:
     """The grid of an earlier tensor, if a sample of ``rows`` lies on it and a search would find no other one: no simpler
     lattice fits, neighbours have steps of their own, and no parts of groups have larger steps."""
     layout, lattice = grid.layout, grid.lattice
     if layout is None or lattice is None:
         return None
-    groups = whole_sample(rows) if layout.by == "tensor" else layout.neighbours(rows, _AGAIN)
+    groups = whole_sample(whole) if layout.by == "tensor" else layout.neighbours(rows, _AGAIN)
     if groups is None or len(groups) == 0 or not bool((groups != 0).any(dim=-1).all()):
         return None
     fits = fit(groups, lattice, unit, choices=grid.choices, evidence=True)

@@ -150,6 +150,10 @@ class _Comparison:
         """That of the candidate, if the reference's values are on another one or none. Prints do not tell that of vectors."""
         if len(rows_of(self.candidate)) == 1:
             return None
+        # The print knows a sample only, which may lie on a coarser grid than all values; and samples are quickly compared.
+        sampled = self.grids.name(self.candidate)
+        if sampled in (None, "bfloat16", "float16", self.reference.grid):
+            return None
         grid = self._grid
         return grid if grid is not None and grid.lattice is not None and grid.name != self.reference.grid else None
 
