@@ -38,19 +38,19 @@ class Wrapped(nn.Module):
     ("name", "tied"), [("llama", False), ("llama", True), ("gpt2", True), ("mixtral", False), ("mamba", True)]
 )
 def test_a_model_in_a_module_of_ones_own_is_the_same(name: str, tied: bool, recorded: bool) -> None:
-    def model() -> PreTrainedModel:
-        return tiny(name, tie_word_embeddings=tied)
-
-    for reference, candidate in (
-        (model(), Wrapped(model())),
-        (Wrapped(model()), model()),
-        (model(), Wrapped(Wrapped(model()))),
-        (Wrapped(model()), Wrapped(Wrapped(model()))),
-    ):
-        diagnosis = compared(reference, candidate, recorded)
+    reference = tiny(name, tie_word_embeddings=tied)
+    candidate, other = tiny(name, tie_word_embeddings=tied), Wrapped(changed(reference))
+    pairs: list[tuple[nn.Module, nn.Module]] = [
+        (reference, Wrapped(candidate)),
+        (Wrapped(reference), candidate),
+        (reference, Wrapped(Wrapped(candidate))),
+        (Wrapped(reference), Wrapped(Wrapped(candidate))),
+    ]
+    for one, wrapped in pairs:
+        diagnosis = compared(one, wrapped, recorded)
         assert diagnosis.what_changed[1:] == (), diagnosis.what_changed
         assert diagnosis.same_weights
-        other = compared(reference, Wrapped(changed(model())), recorded)
-        assert other.weights is not None
-        kinds = {change.kind for change in other.weights.changes}
-        assert not kinds & {ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.UNTIED}, kinds
+    weights = compared(reference, other, recorded).weights
+    assert weights is not None
+    kinds = {change.kind for change in weights.changes}
+    assert not kinds & {ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.UNTIED}, kinds
