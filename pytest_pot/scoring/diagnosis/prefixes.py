@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pytest_pot.core.text import first_difference
 from pytest_pot.scoring.diagnosis.tensor_names import stripped
 
-__all__ = ["Shape", "without_prefixes"]
+__all__ = ["Shape", "counterparts", "without_prefixes"]
 
 Shape = tuple[int, ...]
 
@@ -38,6 +38,15 @@ def without_prefixes(reference: Mapping[str, Shape], candidate: Mapping[str, Sha
         return as_they_are
     shortest = min(ways, key=lambda prefixes: sum(map(len, prefixes)))
     return _shortened(reference, shortest[0]), _shortened(candidate, shortest[1])
+
+
+def counterparts(reference: Mapping[str, Shape], candidate: Mapping[str, Shape]) -> dict[str, str]:
+    """The candidate's name for each of the reference's names that is the same but for what wrappers put before or into it."""
+    ours, theirs = without_prefixes(reference, candidate)
+    equal = {bare: name for name, bare in theirs.items()}
+    alike = {stripped(bare): name for name, bare in theirs.items()}
+    found = {name: equal.get(bare, alike.get(stripped(bare))) for name, bare in ours.items()}
+    return {name: other for name, other in found.items() if other is not None}
 
 
 def _likely(names: Iterable[str], others: Iterable[str]) -> list[str]:
