@@ -274,6 +274,16 @@ def test_only_a_linear_layer_or_embeddings_have_merged_adapters(name: str, patte
     assert line.endswith(": a difference of rank 1, as of a merged adapter" if adapted else ": a difference of rank 1")
 
 
+def test_what_has_no_merged_adapter_does_not_hide_that_of_others() -> None:
+    tensors, ties = infos("mamba")
+    changes = changed(matching(r"A_log|in_proj\.weight", tensors), ChangeKind.LOW_RANK, amount=1, relative=None)
+    lines = summary(changes, tensors, ties)
+    assert sorted(line.partition(": ")[2] for line in lines) == [
+        "a difference of rank 1",
+        "a difference of rank 1, as of a merged adapter",
+    ]
+
+
 def moved(sources: dict[int, int], pattern: str = "proj") -> list[TensorChange]:
     return [
         TensorChange(f"model.layers.{layer}.{rest}", ChangeKind.MOVED, f"model.layers.{source}.{rest}", relative=1.4)
