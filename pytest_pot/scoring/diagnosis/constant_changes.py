@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange
-from pytest_pot.scoring.diagnosis.tensor_names import stripped, template
+from pytest_pot.scoring.diagnosis.prefixes import counterparts
+from pytest_pot.scoring.diagnosis.tensor_names import template
 
 __all__ = ["constant_changes", "explains_buffer"]
 
@@ -23,12 +24,8 @@ def constant_changes(
     reference: Mapping[str, Any], candidate: Mapping[str, Any], config: Sequence[ConfigChange]
 ) -> tuple[ConfigChange, ...]:
     """The numbers that differ among those that both models keep; one change where all modules of a kind changed alike."""
-    others = {stripped(name): value for name, value in candidate.items()} | dict(candidate)
-    pairs = {
-        name: (value, others.get(name, others.get(stripped(name))))
-        for name, value in reference.items()
-        if name in others or stripped(name) in others
-    }
+    names = counterparts(dict.fromkeys(reference, ()), dict.fromkeys(candidate, ()))
+    pairs = {name: (reference[name], candidate[other]) for name, other in names.items()}
     differing = {
         name: pair for name, pair in pairs.items() if not _same(*pair) and not _is_explained(name, *pair, config=config)
     }

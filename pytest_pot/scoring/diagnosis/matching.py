@@ -1,7 +1,7 @@
 """Which tensor of a candidate is which of the reference.
 
-By name, then without what wrappers and outer models put before a name, then by content and by the names that this teaches, then
-by a shape that no other tensor has. What is ambiguous is left unmatched.
+By name, without what wrappers and outer models put before a name, then by content and by the names that this teaches, then by a
+shape that no other tensor has. What is ambiguous is left unmatched.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
+from pytest_pot.scoring.diagnosis.prefixes import without_prefixes
 from pytest_pot.scoring.diagnosis.tensor_names import stripped, template
 
 __all__ = ["Matching", "Tie", "UnmatchedWeights", "comparable_shapes", "match"]
@@ -61,10 +62,11 @@ def match(reference: KnownWeights, candidate: KnownWeights) -> Matching:
     Raises:
         UnmatchedWeights: the two have too little in common, or most tensors have other sizes.
     """
-    pairs = _by_names(reference, candidate)
+    bare = _without_wrappers(reference, candidate)
+    pairs = _by_names(reference, candidate, bare)
     _add_by_content(pairs, reference, candidate)
     _add_by_shape(pairs, reference, candidate)
-    untied, tied = _ties(pairs, reference, candidate)
+    untied, tied = _ties(pairs, reference, candidate, bare)
     shared = {tie.name for tie in tied}
     of_pairs = {one: pairs[one] for one in reference.saved if one in pairs and one not in shared}
     placed = {*of_pairs.values(), *(tie.candidate_name for tie in untied)}
@@ -90,16 +92,32 @@ def _names(weights: KnownWeights) -> dict[str, str]:
     return {**{name: name for name in weights.saved}, **further}
 
 
-def _by_names(reference: KnownWeights, candidate: KnownWeights) -> dict[str, str]:
+@dataclass(frozen=True)
+class _BareNames:
+    """All names of saved tensors, each without what a wrapper puts before all of them."""
+
+    of_reference: Mapping[str, str]
+    of_candidate: Mapping[str, str]
+
+
+def _without_wrappers(reference: KnownWeights, candidate: KnownWeights) -> _BareNames:
+    shapes = [
+        {name: weights.saved[first].shape for name, first in _names(weights).items()} for weights in (reference, candidate)
+    ]
+    return _BareNames(*without_prefixes(*shapes))
+
+
+def _by_names(reference: KnownWeights, candidate: KnownWeights, bare: _BareNames) -> dict[str, str]:
     of_reference, of_candidate = _names(reference), _names(candidate)
-    equal = _unique_by(of_candidate, lambda name: name)
-    alike = _unique_by(of_candidate, stripped)
-    alike_here = _unique_by(of_reference, stripped)
+    equal = _unique_by(of_candidate, lambda name: bare.of_candidate[name])
+    alike = _unique_by(of_candidate, lambda name: stripped(bare.of_candidate[name]))
+    alike_here = _unique_by(of_reference, lambda name: stripped(bare.of_reference[name]))
 
     def counterpart(name: str) -> str | None:
-        found = equal.get(name)
-        if found is None and stripped(name) in alike_here:
-            found = alike.get(stripped(name))
+        bare_name = bare.of_reference[name]
+        found = equal.get(bare_name)
+        if found is None and stripped(bare_name) in alike_here:
+            found = alike.get(stripped(bare_name))
         return None if found is None else of_candidate[found]
 
     pairs: dict[str, str] = {}
@@ -160,27 +178,32 @@ def _unmatched(pairs: Mapping[str, str], reference: KnownWeights, candidate: Kno
 
 
 def _ties(
-    pairs: Mapping[str, str], reference: KnownWeights, candidate: KnownWeights
+    pairs: Mapping[str, str], reference: KnownWeights, candidate: KnownWeights, bare: _BareNames
 ) -> tuple[tuple[Tie, ...], tuple[Tie, ...]]:
     names = _names(candidate)
-    by_stripped = _unique_by(names, stripped)
+    equal = _unique_by(names, lambda name: bare.of_candidate[name])
+    alike = _unique_by(names, lambda name: stripped(bare.of_candidate[name]))
 
     def of_candidate(name: str) -> str | None:
-        found = name if name in names else by_stripped.get(stripped(name))
+        bare_name = bare.of_reference[name]
+        found = equal.get(bare_name) or alike.get(stripped(bare_name))
         return None if found is None else names[found]
 
     untied = []
     for name, first in reference.ties.items():
-        tensor = of_candidate(name)
-        if first in pairs and tensor != pairs[first]:
+        if first in pairs and (tensor := of_candidate(name)) != pairs[first]:
             untied.append(Tie(name, first, tensor))
+
+    def is_named(name: str, tensor: str) -> bool:
+        return stripped(bare.of_reference[name]) == stripped(bare.of_candidate[tensor])
+
     tied = []
     owners: dict[str, str] = {}
     for name, tensor in pairs.items():
         owner = owners.setdefault(tensor, name)
         if owner != name:
             # The name that the tensor itself has in the candidate owns it.
-            lost, kept = (owner, name) if stripped(name) == stripped(tensor) else (name, owner)
+            lost, kept = (owner, name) if is_named(name, tensor) else (name, owner)
             owners[tensor] = kept
             tied.append(Tie(lost, kept, tensor))
     return tuple(untied), tuple(tied)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_pot.core.text import count, shorten
-from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo, Weights, WeightsPrint
+from pytest_pot.engines.weights import ChangeKind, TensorChange, Weights, WeightsPrint
 from pytest_pot.scoring.diagnosis.diagnosis import WeightsDifference
 from pytest_pot.scoring.diagnosis.groups import summary
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
 from pytest_pot.scoring.diagnosis.matching import Matching, comparable_shapes
 from pytest_pot.scoring.diagnosis.moved import with_moved
+from pytest_pot.scoring.diagnosis.prefixes import counterparts
 from pytest_pot.scoring.diagnosis.tensor_names import TensorName
 
 __all__ = ["ComparedWeights", "compare_weights", "computed_buffers"]
@@ -90,15 +91,16 @@ def compare_weights(
 
 
 def computed_buffers(candidate: Weights, reference: Weights | WeightsPrint) -> list[TensorChange]:
-    """How those buffers differ that no checkpoint holds and both models have under one name."""
+    """How those buffers differ that no checkpoint holds and both models have under one name, but for wrappers."""
     known = KnownWeights(reference)
+    shapes = [{name: info.shape for name, info in tensors.items()} for tensors in (known.tensors, candidate.tensors)]
     changes = []
-    for name, info in known.tensors.items():
-        other: TensorInfo | None = candidate.tensors.get(name)
-        if not info.saved and other is not None and not other.saved and other.shape == info.shape:
-            change = candidate.change(name, reference, name)
+    for name, other_name in counterparts(*shapes).items():
+        info, other = known.tensors[name], candidate.tensors[other_name]
+        if not info.saved and not other.saved and other.shape == info.shape:
+            change = candidate.change(other_name, reference, name)
             if change is not None and not _by_precision(change, info.dtype, other.dtype):
-                changes.append(replace(change, name=name))
+                changes.append(replace(change, name=name, candidate_name=other_name if other_name != name else None))
     return changes
 
 

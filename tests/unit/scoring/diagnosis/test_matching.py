@@ -68,7 +68,7 @@ def test_other_names_are_learned_from_equal_values() -> None:
 
 def test_values_that_several_tensors_have_match_nothing() -> None:
     shapes: dict[str, Shape] = {f"a.{i}.x{j}": (4,) for i in range(2) for j in range(3)}
-    others = {name.replace("a.", "b."): shape for name, shape in shapes.items()}
+    others = {name.replace("x", "y"): shape for name, shape in shapes.items()}
     content = dict.fromkeys((*shapes, *others), "ones")
     with pytest.raises(UnmatchedWeights, match="cannot be matched"):
         match(known(shapes, content=content), known(others, content=content))
@@ -154,3 +154,45 @@ def test_buffers_that_are_computed_are_not_matched() -> None:
     matching = match(known(shapes, computed=["model.rotary_emb.inv_freq"]), known(LLAMA))
     assert len(matching.pairs) == len(LLAMA)
     assert matching.missing == ()
+
+
+TIED = llama_shapes(tied=True)
+TIES = {"lm_head.weight": "model.embed_tokens.weight"}
+
+
+@pytest.mark.parametrize("prefix", ["m.", "wrapper.inner.", "0.", "m.base_model.model.", "m._orig_mod."])
+def test_what_any_wrapper_puts_before_all_names_is_no_part_of_them(prefix: str) -> None:
+    ones = dict.fromkeys((name for name in TIED if "norm" in name), "ones")  # so that nothing can be told by content
+    plain = known(TIED, content=ones, ties=TIES)
+    wrapped = known(
+        {prefix + name: shape for name, shape in TIED.items()},
+        content={prefix + name: ones.get(name, f"other {name}") for name in TIED},
+        ties={prefix + name: prefix + first for name, first in TIES.items()},
+    )
+    other = known(
+        {"n." + name: shape for name, shape in TIED.items()}, ties={"n.lm_head.weight": "n.model.embed_tokens.weight"}
+    )
+    assert match(plain, wrapped) == Matching({name: prefix + name for name in TIED}, (), ())
+    assert match(wrapped, plain) == Matching({prefix + name: name for name in TIED}, (), ())
+    assert match(other, wrapped) == Matching({"n." + name: prefix + name for name in TIED}, (), ())
+
+
+def test_what_a_wrapper_has_of_its_own_is_extra_even_under_a_name_of_the_reference() -> None:
+    wrapped = {f"m.{name}": shape for name, shape in LLAMA.items()} | {"lm_head.weight": (11, 8), "value.weight": (1, 8)}
+    content = {name: f"other {name}" for name in wrapped}
+    matching = match(known(LLAMA), known(wrapped, content=content))
+    assert matching.pairs == {name: f"m.{name}" for name in LLAMA}
+    assert matching.extra == ("lm_head.weight", "value.weight")
+
+
+def test_of_two_wrapped_models_only_the_one_with_the_shapes_is_matched_by_its_names() -> None:
+    def two(hidden: int) -> dict[str, Shape]:
+        one, other = LLAMA, llama_shapes(hidden=hidden)
+        return {f"a.{name}": shape for name, shape in one.items()} | {f"b.{name}": shape for name, shape in other.items()}
+
+    def unlike(shapes: dict[str, Shape]) -> dict[str, str]:
+        return {name: f"other {name}" for name in shapes}
+
+    assert match(known(LLAMA), known(two(16), content=unlike(two(16)))).pairs == {name: f"a.{name}" for name in LLAMA}
+    with pytest.raises(UnmatchedWeights, match="cannot be matched"):
+        match(known(LLAMA), known(two(8), content=unlike(two(8))))
