@@ -28,6 +28,7 @@ __all__ = [
     "check_prompts",
     "check_recorded",
     "check_text",
+    "check_weights_shapes",
     "tokens_of",
 ]
 
@@ -98,10 +99,11 @@ def check_header(tensors: Mapping[str, tuple[str, tuple[int, ...]]], n_prompts: 
             shape[:1] != (n,) or len(shape) != 1 + (name in ("ids", "values"))
         ):
             raise Malformed(f"the tensor {name!r} has the shape {list(shape)}, but there are {n} positions")
-    _check_weights_shapes(shapes.get(WEIGHTS), shapes.get(WEIGHTS_INDEX))
+    check_weights_shapes(shapes.get(WEIGHTS), shapes.get(WEIGHTS_INDEX))
 
 
-def _check_weights_shapes(weights: tuple[int, ...] | None, index: tuple[int, ...] | None) -> None:
+def check_weights_shapes(weights: tuple[int, ...] | None, index: tuple[int, ...] | None) -> None:
+    """Check the sizes of what is kept of the weights; None for a tensor that is not there."""
     if weights is None and index is None:
         return
     if weights is None or index is None:

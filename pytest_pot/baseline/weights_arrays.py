@@ -26,13 +26,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from pytest_pot.baseline.file_validation import WEIGHTS, WEIGHTS_INDEX, Malformed, check_text
+from pytest_pot.baseline.file_validation import WEIGHTS, WEIGHTS_INDEX, Malformed, check_text, check_weights_shapes
 from pytest_pot.engines.weights import TensorInfo, TensorPrint, WeightsPrint
 
 __all__ = ["weights_arrays", "weights_in"]
@@ -48,9 +49,25 @@ _T = TypeVar("_T")
 
 
 def weights_arrays(printed: WeightsPrint | None) -> Mapping[str, npt.NDArray[Any]]:
-    """The two arrays, by name; none where nothing is known of the weights. Equal prints give equal bytes."""
+    """The two arrays, by name; none where nothing is known of the weights. Equal prints give equal bytes.
+
+    What could not be read back is not written: a configuration that is too large or too deep is kept as none, and where a name
+    is too long, or the like, nothing is kept.
+    """
     if printed is None or not printed.tensors:
         return {}
+    for each in (printed, replace(printed, config=None)):
+        try:
+            arrays = _arrays(each)
+            check_weights_shapes(*(arrays[name].shape for name in (WEIGHTS, WEIGHTS_INDEX)))
+            weights_in(arrays)
+        except (Malformed, TypeError, ValueError, RecursionError):  # the others: what is no JSON
+            continue
+        return arrays
+    return {}
+
+
+def _arrays(printed: WeightsPrint) -> dict[str, npt.NDArray[Any]]:
     rows: Any = np.zeros(len(printed.tensors), dtype=_ROW)
     for row, tensor in zip(rows, printed.tensors.values(), strict=True):
         row["digest"] = np.frombuffer(tensor.digest, dtype=np.uint8)

@@ -86,6 +86,8 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
         note = None
         if recorded is not None:
             pair = replace(pair, recorded=recorded.weights_print)
+            if recorded.weights_print is not None:
+                note = "the numbers that modules keep beside their tensors, such as a scale: a recording does not hold them"
         else:
             reference = _loaded(request.reference, "reference", config, stack)
             config = replace(config, device=common_device(config.device, [reference, candidate]))

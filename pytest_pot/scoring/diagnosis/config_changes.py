@@ -1,7 +1,8 @@
 """Which fields of two transformers configurations make the models compute something else.
 
 Fields that change no logits are left out, by name. A field that is not known here is kept: a line too many does less harm than
-a change that is not told. What follows from the weights (their precision, how they are quantised) is left to the weights.
+a change that is not told. What follows from the weights (their precision, how they are quantised) is left to the weights; how
+activations and the cache are quantised is not.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange
 from pytest_pot.scoring.diagnosis.rope_fields import ROPE, with_standard_rope
 
 __all__ = ["config_changes"]
+
+_Path = tuple[str, ...]
+"""The names of a field and of those around it, the outermost first."""
+_Change = tuple[_Path, Any, Any]
+
+_MODEL_TYPE: _Path = ("model_type",)
 
 _NAMES = {
     "_name_or_path", "name_or_path", "architectures", "auto_map", "is_llama_config", "tokenizer_class", "prefix",
@@ -39,13 +46,14 @@ _IMPLEMENTATION = {
     "pretraining_tp", "use_mambapy", "use_associative_scan", "use_mamba_kernels",
 }  # fmt: skip
 _GENERATION = {
-    "max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "temperature", "top_p",
+    "max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "top_p",
     "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
     "bad_words_ids", "num_return_sequences", "output_scores", "return_dict_in_generate", "remove_invalid_values",
     "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens", "num_beam_groups", "diversity_penalty",
-    "top_k",
 }  # fmt: skip
-"""Settings of generation that configurations of transformers 4 hold. Those of experts have other names."""
+"""Settings of generation that configurations of transformers 4 hold."""
+_GENERATION_OR_EXPERTS = {"top_k", "temperature"}
+"""They are settings of generation beside others of these; alone, they may be a router's."""
 
 _OTHER_INPUTS = {"vision_config", "audio_config"}
 """What only images and sounds go through."""
@@ -56,6 +64,11 @@ _LEFT_OUT_PATTERN = re.compile(
     # Ids matter to those who generate. In a forward, the padding id only stops a row from being trained.
     r"|^(bos|eos|pad|sep|cls|mask|unk|decoder_start|forced_bos|forced_eos)_token_ids?$"
 )
+_QUANTIZATION = "quantization_config"
+_QUANTIZATION_OF_RESULTS = re.compile(r"activation|kv_cache|threshold|compute_dtype|act_quant|act_bits|act_dynamic")
+"""Parts of ``quantization_config`` that the weights do not tell."""
+_OBSERVER = re.compile(r"observer|actorder|desc_act|static_groups")
+"""How a quantiser found its settings."""
 _POSITIONS_FROM_PADDING = re.compile(
     r"roberta|camembert|xmod|xglm|data2vec|luke|longformer|mpnet|m2m|nllb|esm|kosmos|trocr|fsmt|ibert|lilt|markuplm"
 )
@@ -70,12 +83,14 @@ _OTHER_NAMES = {
     "n_positions": _MAX_POSITIONS, "n_ctx": _MAX_POSITIONS, "num_kv_heads": "num_key_value_heads",
 }  # fmt: skip
 _WHEREVER = re.compile(
-    rf"(?:^|\.)(?:{ROPE}\..*|sliding_window|layer_types|\w*logit_softcapping|logit_scale|logits_scaling|query_pre_attn_scalar"
-    r"|\w+_multiplier)$"
+    r"sliding_window|layer_types|\w*logit_softcapping|logit_scale|logits_scaling|query_pre_attn_scalar|\w+_multiplier"
 )
-"""Fields that change what is computed in every architecture that has them: one that has no such field computes as with a value
-that does nothing."""
+"""Fields that change what is computed in every architecture that has them, as those of rotary embeddings do: one that has no
+such field computes as with a value that does nothing."""
 
+_OF_ATTENTION = re.compile(r"att(n|ention)|softmax|query|qk")
+_WIDEST = 1 << 31
+"""Beyond this, a width is none; an integer in a file may be beyond all floats."""
 _RELATIVE_ROUNDING = 1e-6
 """Files of other formats keep their numbers in float32."""
 
@@ -92,20 +107,24 @@ def config_changes(reference: Mapping[str, Any] | None, candidate: Mapping[str, 
     one, other = _alike(dict(reference), dict(candidate))
     fields_of_one, fields_of_other = dict(_flat(one)), dict(_flat(other))
     paths = [*fields_of_one, *(path for path in fields_of_other if path not in fields_of_one)]
-    kinds = [fields.get("model_type") for fields in (fields_of_one, fields_of_other)]
+    kinds = [fields.get(_MODEL_TYPE) for fields in (fields_of_one, fields_of_other)]
     if kinds[0] != kinds[1]:
         paths = [
             path
             for path in paths
-            if _WHEREVER.search(path) or (fields_of_one.get(path) is not None and fields_of_other.get(path) is not None)
+            if _counts_wherever(path) or (fields_of_one.get(path) is not None and fields_of_other.get(path) is not None)
         ]
-        paths.insert(0, "model_type")
-    changes = []
+        paths.insert(0, _MODEL_TYPE)
+    changes: list[_Change] = []
     for path in dict.fromkeys(paths):
         values = fields_of_one.get(path), fields_of_other.get(path)
-        if not _same(path, *values) and not _left_out(path, one, other):
-            changes.append(ConfigChange(path, *values))
-    return tuple(_merged_by_layer_type(changes, fields_of_one))
+        if not _same(path[-1], *values) and not _left_out(path, one, other):
+            changes.append((path, *values))
+    return tuple(_merged_by_layer_type(changes, {*fields_of_one, *fields_of_other}))
+
+
+def _counts_wherever(path: _Path) -> bool:
+    return ROPE in path[:-1] or _WHEREVER.fullmatch(path[-1]) is not None
 
 
 def _alike(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -140,8 +159,8 @@ def _only_type(config: Mapping[str, Any]) -> str:
 
 
 def _of_text(config: Mapping[str, Any]) -> dict[str, Any]:
-    rest = dict(config)
-    return rest | (rest.pop("text_config", None) or {})
+    text = config.get("text_config")
+    return {name: value for name, value in config.items() if name != "text_config"} | dict(_mapping(text))
 
 
 def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,75 +172,103 @@ def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(hidden, int):
             derived["head_dim"] = hidden // heads
             width = config.get("head_dim") or hidden // heads
-            derived |= {"query_pre_attn_scalar": width, "attention_multiplier": width**-0.5}
+            if isinstance(width, int) and 0 < width < _WIDEST:
+                derived |= {"query_pre_attn_scalar": width, "attention_multiplier": width**-0.5}
     if isinstance(hidden, int) and config.get("model_type") == "gpt2":
         derived["n_inner"] = 4 * hidden
     return derived
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(config: Mapping[str, Any], around: _Path = ()) -> Iterator[tuple[_Path, Any]]:
     for name, value in config.items():
-        if isinstance(value, Mapping) and value and name not in _LEFT_OUT:
-            yield from _flat(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping) and value and (name not in _LEFT_OUT or name == _QUANTIZATION):
+            yield from _flat(value, (*around, name))
         else:
-            yield prefix + name, value
+            yield (*around, name), value
 
 
-def _left_out(path: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    name = path.rpartition(".")[2]
-    parents = path.split(".")[:-1]
-    for parent in parents:
-        one, other = (config.get(parent) or {} for config in (one, other))
+def _left_out(path: _Path, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    *parents, name = path
+    for depth, parent in enumerate(parents):
+        one, other = (_mapping(config.get(parent)) for config in (one, other))
+        if parent == _QUANTIZATION:
+            return not (one and other) or not _of_results(path[depth + 1 :], one, other)
     if name == "pad_token_id" and any(_POSITIONS_FROM_PADDING.search(str(config.get("model_type"))) for config in (one, other)):
         return False
     if name in (_MAX_POSITIONS, *(old for old, new in _OTHER_NAMES.items() if new == _MAX_POSITIONS)):
         return all(kind in _ROPE_WITHOUT_LENGTH for config in (one, other) for kind in _rope_types(config))
     if name in ("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"):
         return all(config.get("layer_types") for config in (one, other))  # which tell it layer by layer
+    if name in _GENERATION_OR_EXPERTS:
+        return all(not config.keys().isdisjoint(_GENERATION) for config in (one, other) if config.get(name) is not None)
     return name in _LEFT_OUT or bool(_LEFT_OUT_PATTERN.search(name))
 
 
+def _of_results(path: _Path, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether a field inside ``quantization_config`` is about what is computed with the weights, in the models at hand."""
+    for prefix, switch in (("llm_int8_", "load_in_8bit"), ("bnb_4bit_", "load_in_4bit")):
+        if path[0].startswith(prefix) and not any(config.get(switch, True) for config in (one, other)):
+            return False
+    return any(map(_QUANTIZATION_OF_RESULTS.search, path)) and not any(map(_OBSERVER.search, path))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _rope_types(config: Mapping[str, Any]) -> set[str]:
-    rope = config.get(ROPE) or {}
+    rope = _mapping(config.get(ROPE))
     nested = [value for value in rope.values() if isinstance(value, Mapping)]
     return {str(parameters.get("rope_type", "default")) for parameters in nested or [rope]}
 
 
-def _same(path: str, one: Any, other: Any) -> bool:
+def _same(name: str, one: Any, other: Any) -> bool:
     if one is None or other is None:
-        return _changes_nothing(path, one) and _changes_nothing(path, other)
+        return _changes_nothing(name, one) and _changes_nothing(name, other)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_same(path, *pair) for pair in zip(one, other, strict=True))
+        return len(one) == len(other) and all(_same(name, *pair) for pair in zip(one, other, strict=True))
+    if isinstance(one, int) and isinstance(other, int):
+        return one == other
     if isinstance(one, int | float) and isinstance(other, int | float):
-        both_nan = one != one and other != other
-        return both_nan or math.isclose(one, other, rel_tol=_RELATIVE_ROUNDING)
+        return (one != one and other != other) or _nearly_same(one, other)
     return bool(one == other)
 
 
-def _changes_nothing(path: str, value: Any) -> bool:
+def _nearly_same(one: float, other: float) -> bool:
+    try:
+        return math.isclose(one, other, rel_tol=_RELATIVE_ROUNDING)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _changes_nothing(name: str, value: Any) -> bool:
     """Whether a field of this value does the same as no field, as of a version of transformers that does not have it."""
-    if value is None or value in (False, "", [], {}) or (ROPE in path and value == "default"):
+    if value is None or value in (False, "", [], {}) or (name == "rope_type" and value == "default"):
         return True
-    return value == 1 and any(word in path for word in ("multiplier", "factor", "scale", "scaling"))
+    if isinstance(value, int | float) and not isinstance(value, bool) and _OF_ATTENTION.search(name):
+        return False  # where it is absent, attention is mostly scaled by 1 / sqrt(head_dim)
+    return bool(value == 1) and any(word in name for word in ("multiplier", "factor", "scale", "scaling"))
 
 
-def _merged_by_layer_type(changes: list[ConfigChange], fields: Mapping[str, Any]) -> Iterator[ConfigChange]:
+def _merged_by_layer_type(changes: list[_Change], paths: set[_Path]) -> Iterator[ConfigChange]:
     """``changes`` with those of rotary embeddings under the field's own name where it is the same in all types of layers."""
-    pattern = re.compile(rf"(.*\b){ROPE}\.(?:(\w+)\.)?(\w+)")
     told = set()
-    for change in changes:
-        match = pattern.fullmatch(change.field)
-        if match is None:
-            yield change
+    for path, reference, candidate in changes:
+        if ROPE not in path[-3:-1]:
+            yield ConfigChange(".".join(path), reference, candidate)
             continue
-        parent, kind, name = match.groups()
-        alike = [other for other in changes if (other_match := pattern.fullmatch(other.field)) and other_match[3] == name]
-        n_kinds = len({m[2] for field in fields if (m := pattern.fullmatch(field)) and m[2] and m[1] == parent})
-        everywhere = kind is None or (
-            len(alike) == n_kinds and all((a.reference, a.candidate) == (change.reference, change.candidate) for a in alike)
-        )
-        field = f"{parent}{name}" if name == "rope_theta" else f"{parent}{ROPE}.{name}"
-        field = field if everywhere else change.field
-        if field not in told:
-            told.add(field)
-            yield ConfigChange(field, change.reference, change.candidate)
+        at, name = path.index(ROPE), path[-1]
+        around, kinds = path[:at], path[at + 1 : -1]
+        alike = [values for other, *values in changes if _is_of_rope(other, around) and other[-1] == name]
+        n_kinds = len({other[at + 1] for other in paths if _is_of_rope(other, around) and len(other) > at + 2})
+        everywhere = not kinds or (len(alike) == n_kinds and all(values == [reference, candidate] for values in alike))
+        if everywhere:
+            path = (*around, name) if name == "rope_theta" else (*around, ROPE, name)
+        if path not in told:
+            told.add(path)
+            yield ConfigChange(".".join(path), reference, candidate)
+
+
+def _is_of_rope(path: _Path, around: _Path) -> bool:
+    """Whether ``path`` is that of a field of the rotary embeddings that the fields ``around`` hold."""
+    return path[: len(around) + 1] == (*around, ROPE) and len(around) + 2 <= len(path) <= len(around) + 3

@@ -10,6 +10,7 @@ from typing import Any
 
 from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange
 from pytest_pot.scoring.diagnosis.prefixes import counterparts
+from pytest_pot.scoring.diagnosis.rope_fields import ROPE
 from pytest_pot.scoring.diagnosis.tensor_names import template
 
 __all__ = ["constant_changes", "explains_buffer"]
@@ -17,6 +18,13 @@ __all__ = ["constant_changes", "explains_buffer"]
 _ROTARY = ("rope", "rotary", "theta", "inv_freq")
 _SIZES = ("hidden_size", "head_dim", "num_attention_heads", "num_key_value_heads", "n_head", "n_embd")
 _BY_LAYER_TYPE = re.compile(r"\.(layer_type|attention_type|is_sliding|is_local|sliding_window|use_rope)$")
+_ONLY_SCALES = ("attention_factor", "mscale", "mscale_all_dim")
+"""Fields of rotary embeddings that scale cosines and sines, and leave the frequencies."""
+_SCALES = (
+    *_ONLY_SCALES, "rope_type", "type", "factor", "original_max_position_embeddings", "max_position_embeddings",
+)  # fmt: skip
+"""Fields that the scale of cosines and sines follows from."""
+_SAY_NOTHING = {"bias", "buffer", "cache", "cached", "mask", "matrix", "table", "values", "weight", "weights"}
 _PRECISION = 1e-9
 
 
@@ -52,14 +60,65 @@ def _changes(
 
 def explains_buffer(name: str, config: Sequence[ConfigChange]) -> bool:
     """Whether a field that differs is what the computed buffer ``name`` is made from."""
-    if not any(word in name for word in _ROTARY):
-        return bool(config)
-    return any(_is_about_rope(change.field) or change.field.endswith(_SIZES) for change in config)
+    attribute = _last(name)
+    if any(word in name for word in _ROTARY):
+        return any(_makes_frequencies(change, attribute) or change.field.endswith(_SIZES) for change in config)
+    words = [word for word in _words(attribute) if word not in _SAY_NOTHING]
+    if "scale" in words and any(change.field.endswith(_SIZES) for change in config):
+        return True  # the root of a size
+    return any(words and all(_has_word(change.field, word) for word in words) for change in config)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _words(name: str) -> list[str]:
+    """The words of a field's or an attribute's name, with one word for all that means a scale."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return ["scale" if re.match(r"scal|mult|factor", word) else word for word in words]
+
+
+def _has_word(field: str, word: str) -> bool:
+    """Whether a field's name has ``word``, in whatever form: ``embed`` and ``embedding``, ``logit`` and ``logits``."""
+    return any(word == other or (len(word) >= 4 and other[:5] == word[:5]) for other in _words(_last(field)))
+
+
+def _makes_frequencies(change: ConfigChange, attribute: str) -> bool:
+    """Whether rotary frequencies follow from ``change``: cosines and sines are scaled, too, frequencies are not."""
+    field = _last(change.field)
+    if change.n_modules:  # a module's number: the module's name says nothing of what is made from it
+        return any(word in field for word in ("theta", "base", "dim", "type")) and _is_about_rope(change.field)
+    scaled = "cos" in attribute or "sin" in attribute
+    return _is_about_rope(change.field) and _is_of_layers(change, attribute) and (scaled or field not in _ONLY_SCALES)
+
+
+def _explains_rotary(change: ConfigChange, name: str, value: Any) -> bool:
+    """Whether a number of a rotary embedding follows from ``change``."""
+    attribute, field = _last(name), _last(change.field)
+    if not _is_about_rope(change.field) or not _is_of_layers(change, attribute):
+        return False
+    if field == ROPE:  # all of it
+        return True
+    if "scal" in attribute or "factor" in attribute:
+        return field in _SCALES
+    if "type" in attribute or isinstance(value, str):
+        return field in ("rope_type", "type")
+    if "dim" in attribute:
+        return "rotary" in field
+    return any(word in attribute for word in ("theta", "base", "freq")) and field not in _ONLY_SCALES
+
+
+def _is_of_layers(change: ConfigChange, attribute: str) -> bool:
+    """Whether the field is about the type of layers that ``full_attention_inv_freq`` or the like is about."""
+    of_attribute = re.match(r"([a-z]+_attention)_", attribute)
+    of_field = re.search(rf"{ROPE}\.(\w+)\.\w+$", change.field)
+    return of_attribute is None or of_field is None or of_attribute[1] == of_field[1]
 
 
 def _is_explained(name: str, one: Any, other: Any, *, config: Sequence[ConfigChange]) -> bool:
     """Whether both values follow from a field of the configuration: it itself, or what scales are computed by."""
-    if any(word in name for word in _ROTARY) and any(_is_about_rope(change.field) for change in config):
+    if any(word in name for word in _ROTARY) and any(_explains_rotary(change, name, one) for change in config):
         return True
     if isinstance(one, str) and isinstance(other, str) and any("act" in change.field for change in config):
         return "act" in name  # the class of an activation, whose name is not the field's value

@@ -229,3 +229,58 @@ def test_recordings_without_it_are_read() -> None:
     """The example was recorded before there were prints."""
     old = Baseline.load(Path(__file__).parents[3] / "examples" / "smollm2.pot.safetensors")
     assert old.weights_print is None
+
+
+def with_label_names(model: Any) -> None:
+    model.config.id2label = {i: f"a rather long name of the class with the number {i}" for i in range(21843)}
+
+
+def with_many_fields(model: Any) -> None:
+    for group in range(200):
+        setattr(model.config, f"group_{group}", {f"a_field_of_the_model_{i}": "x" * 40 for i in range(100)})
+
+
+def with_nested_fields(model: Any) -> None:
+    model.config.deep = nested(40)
+
+
+def with_a_long_text(model: Any) -> None:
+    model.config.text = "x" * 1_200_000
+
+
+def with_a_long_name(model: Any) -> None:
+    model.register_buffer("b" * 1200, torch.ones(3))
+
+
+def with_many_sizes(model: Any) -> None:
+    model.register_buffer("b", torch.ones([1] * 20))
+
+
+@pytest.mark.parametrize(
+    ("change", "keeps"),
+    [
+        (with_label_names, "all"),
+        (with_nested_fields, "all"),
+        (with_a_long_text, "all"),
+        (with_many_fields, "the weights"),
+        (with_a_long_name, "nothing"),
+        (with_many_sizes, "nothing"),
+    ],
+)
+def test_what_is_written_can_be_read_back(
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, change: Callable[[Any], None], keeps: str
+) -> None:
+    model = tiny("llama")
+    change(model)
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=10)).record(model, prompts[:1], tokenizer)
+    loaded = Baseline.load(baseline.save(tmp_path / "x.pot.safetensors"))
+    assert loaded.to_bytes() == baseline.to_bytes()
+    printed = loaded.weights_print
+    if keeps == "nothing":
+        assert printed is None
+        return
+    assert printed is not None
+    assert baseline.weights_print is not None
+    assert list(printed.tensors) == list(baseline.weights_print.tensors)
+    assert printed.config == (baseline.weights_print.config if keeps == "all" else None)
+    assert printed.config is None or printed.config["rms_norm_eps"] == 1e-6

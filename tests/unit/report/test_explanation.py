@@ -91,6 +91,7 @@ def test_a_recorded_reference(folder: Path, capsys: pytest.CaptureFixture[str], 
         f"  {UNREAD}  "
     )
     assert "where it starts:" not in lines
+    assert lines[lines.index("not told:") + 1].startswith("  the numbers that modules keep beside their tensors")
     old = replace(Baseline.load(folder / "a.pot.safetensors"), weights_print=None).save(tmp_path / "old.pot.safetensors")
     title, reason = explained(folder, capsys, str(old), "candidate")[2:]
     assert title == "not told:"

@@ -39,12 +39,20 @@ class NamedWeights:
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
-        to_json = getattr(getattr(self._model, "config", None), "to_json_string", None)
+        model = self._model
+        while not hasattr(model, "config") and isinstance(inner := getattr(model, "module", None), nn.Module):
+            model = inner  # DataParallel and its like
+        to_json = getattr(getattr(model, "config", None), "to_json_string", None)
         if to_json is None:
             return None
         try:
             return kept_config(json.loads(to_json(use_diff=False)))
-        except (AttributeError, TypeError, ValueError):  # a class of the user's, or values that JSON does not have
+        except (
+            AttributeError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):  # a class of the user's, or values that JSON does not have
             return None
 
     @cached_property

@@ -51,7 +51,8 @@ def document(config: PretrainedConfig) -> dict[str, Any]:
 def as_of_version_4(config: dict[str, Any]) -> dict[str, Any]:
     """``config`` with the names that transformers 4 had, and what it wrote besides."""
     old = {**config, "transformers_version": "4.56.0", "torch_dtype": "bfloat16"}
-    old |= {"is_decoder": False, "cross_attention_hidden_size": None, "top_k": 50, "temperature": 1.0, "prefix": None}
+    old |= {"is_decoder": False, "cross_attention_hidden_size": None, "top_k": 50, "top_p": 1.0, "prefix": None}
+    old |= {"temperature": 1.0, "do_sample": False, "num_beams": 1}
     old.pop("dtype")
     rope = dict(old.pop("rope_parameters", None) or {})
     if "full_attention" in rope:
@@ -270,3 +271,56 @@ def test_of_two_model_types_fields_that_do_nothing_are_not_named() -> None:
 
 def test_without_one_of_the_configurations_nothing_is_said() -> None:
     assert config_changes(None, {}) == config_changes({}, None) == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fields"),
+    [
+        ({"x": {"y": {"a": 1}}}, {"x": "text"}, {"x.y.a", "x"}),
+        ({"rope_scaling": "linear"}, {"rope_scaling": None}, {"rope_parameters.rope_type"}),
+        ({"rope_scaling": [1]}, {}, {"rope_scaling"}),
+        ({"rope_parameters": {"rope_type": ["a"]}}, {"rope_parameters": {"rope_type": "a"}}, {"rope_parameters.rope_type"}),
+        ({"rope_parameters": {"factor": 2, "a": {}}}, {"rope_parameters": {"factor": 4, "a": {}}}, {"rope_parameters.factor"}),
+        ({"text_config": "text"}, {"text_config": None}, {"text_config"}),
+        ({"transformers.js_config": {"dtype": "fp16"}}, {}, set()),
+        ({"a.b": 1}, {"a": {"b": 2}}, {"a.b"}),
+        ({"top_k": 2}, {"top_k": 1}, {"top_k"}),
+        ({"router": {"temperature": 2.0}}, {"router": {"temperature": 1.0}}, {"router.temperature"}),
+        ({"text_config": {"top_k": 2, "do_sample": True}}, {"text_config": {"vocab_size": None}}, set()),
+        ({"attention_multiplier": None}, {"attention_multiplier": 1.0}, {"attention_multiplier"}),
+        ({}, {"attn_scale": 1}, {"attn_scale"}),
+        ({}, {"embedding_multiplier": 1.0, "scale_attn_weights": True}, set()),
+        ({"rope_parameters": {"rope_type": "yarn"}}, {"rope_parameters": {"attention_factor": 1.0, "rope_type": "yarn"}},
+         {"rope_parameters.attention_factor"}),
+        ({"a": 10**400}, {"a": 0.5}, {"a"}),
+    ],
+)  # fmt: skip
+def test_values_of_any_form_are_compared(one: dict[str, Any], other: dict[str, Any], fields: set[str]) -> None:
+    rest = {"model_type": "llama", "hidden_size": 8}
+    changes = config_changes({**rest, **one}, {**rest, **other})
+    assert {change.field for change in changes} == fields
+    assert {change.field for change in config_changes({**rest, **other}, {**rest, **one})} == fields
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fields"),
+    [
+        ({"load_in_8bit": True, "llm_int8_threshold": 6.0}, {"load_in_8bit": True, "llm_int8_threshold": 0.0},
+         {"llm_int8_threshold"}),
+        ({"load_in_8bit": False, "llm_int8_threshold": 6.0}, {"load_in_8bit": False, "llm_int8_threshold": 0.0}, set()),
+        ({"activation_scheme": "dynamic"}, {"activation_scheme": "static"}, {"activation_scheme"}),
+        ({"bnb_4bit_compute_dtype": "float16"}, {"bnb_4bit_compute_dtype": "bfloat16"}, {"bnb_4bit_compute_dtype"}),
+        ({"kv_cache_scheme": None}, {"kv_cache_scheme": {"num_bits": 8}}, {"kv_cache_scheme.num_bits"}),
+        ({"config_groups": {"group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8, "observer": "a"}}}},
+         {"config_groups": {"group_0": {"weights": {"num_bits": 4}, "input_activations": {"num_bits": 4, "observer": "b"}}}},
+         {"config_groups.group_0.input_activations.num_bits"}),
+        ({"bits": 4, "group_size": 32}, {"bits": 8, "group_size": 64}, set()),
+        ({"activation_scheme": "dynamic"}, {}, set()),
+    ],
+)  # fmt: skip
+def test_how_activations_and_the_cache_are_quantised_is_told(
+    one: dict[str, Any], other: dict[str, Any], fields: set[str]
+) -> None:
+    config = document(ALL["llama"]())
+    changes = config_changes({**config, "quantization_config": one}, {**config, "quantization_config": other})
+    assert {change.field for change in changes} == {f"quantization_config.{field}" for field in fields}

@@ -88,3 +88,46 @@ def test_rotary_frequencies_are_explained_by_what_they_are_made_of() -> None:
     assert explains_buffer(buffer, [ConfigChange("head_dim", 8, 16)])
     assert not explains_buffer(buffer, [ConfigChange("rms_norm_eps", 1e-6, 1e-5)])
     assert not explains_buffer(buffer, [])
+
+
+def test_what_scales_cosines_leaves_frequencies_and_the_other_way_round() -> None:
+    theta = ConfigChange("rope_theta", 1e4, 1e5)
+    one, other = ({"model.rotary_emb.attention_scaling": value} for value in (1.0, 1.3))
+    assert constant_changes(one, other, [theta]) == (ConfigChange("model.rotary_emb.attention_scaling", 1.0, 1.3, n_modules=1),)
+    for field in ("rope_type", "factor", "attention_factor", "mscale", "original_max_position_embeddings"):
+        assert constant_changes(one, other, [ConfigChange(f"rope_parameters.{field}", 3, 5)]) == ()
+    assert not explains_buffer("model.rotary_emb.inv_freq", [ConfigChange("rope_parameters.attention_factor", 1.0, 2.0)])
+    assert explains_buffer("model.rotary_emb.cos_cached", [ConfigChange("rope_parameters.attention_factor", 1.0, 2.0)])
+
+
+def test_a_number_of_the_same_module_explains_no_frequencies() -> None:
+    scaling = ConfigChange("model.rotary_emb.attention_scaling", 1.0, 1.3, n_modules=1)
+    assert not explains_buffer("model.rotary_emb.inv_freq", [scaling])
+    assert explains_buffer("model.rotary_emb.inv_freq", [ConfigChange("model.layers.*.attn.rope_theta", 1e4, 1e5, n_modules=4)])
+
+
+def test_a_field_of_one_type_of_layers_explains_nothing_of_another() -> None:
+    change = ConfigChange("rope_parameters.full_attention.rope_theta", 1e4, 1e5)
+    assert explains_buffer("model.rotary_emb.full_attention_inv_freq", [change])
+    assert not explains_buffer("model.rotary_emb.sliding_attention_inv_freq", [change])
+    assert explains_buffer("model.rotary_emb.inv_freq", [change])
+
+
+@pytest.mark.parametrize(
+    ("buffer", "field", "explained"),
+    [
+        ("logit_scale", "rms_norm_eps", False),
+        ("logit_scale", "logit_scale", True),
+        ("logit_scale", "logits_scaling", True),
+        ("logit_scale", "rope_theta", False),
+        ("model.alibi", "alibi", True),
+        ("model.alibi", "hidden_act", False),
+        ("model.embed_tokens.embed_scale", "hidden_size", True),
+        ("model.embed_tokens.embed_scale", "embedding_multiplier", True),
+        ("model.embed_tokens.embed_scale", "tie_word_embeddings", False),
+        ("model.layers.0.attn.bias", "attention_bias", False),
+        ("model.mup_vector", "mup_vector", True),
+    ],
+)
+def test_another_buffer_is_explained_by_a_field_of_its_name(buffer: str, field: str, explained: bool) -> None:
+    assert explains_buffer(buffer, [ConfigChange(field, 1, 2)]) == explained

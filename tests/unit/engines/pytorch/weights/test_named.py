@@ -135,3 +135,20 @@ def test_a_layout_that_is_not_known_cannot_be_read() -> None:
     model = nn.Module()
     model.register_buffer("table", torch.eye(4).to_sparse())
     assert NamedWeights(model).unreadable == "table is kept as a sparse tensor, which cannot be read here"
+
+
+def test_the_configuration_of_a_wrapped_model_is_that_of_the_model() -> None:
+    model = tiny("llama")
+    for wrapped in (nn.DataParallel(model), nn.DataParallel(nn.DataParallel(model))):
+        assert NamedWeights(wrapped).config == NamedWeights(model).config is not None
+    assert NamedWeights(nn.DataParallel(nn.Linear(2, 2))).config is None
+
+
+def test_a_configuration_that_is_too_deep_for_json_is_none() -> None:
+    model: Any = tiny("llama")
+    deepest: dict[str, Any] = {}
+    model.config.deep = deepest
+    for _ in range(5000):
+        deepest["a"] = {}
+        deepest = deepest["a"]
+    assert NamedWeights(model).config is None
