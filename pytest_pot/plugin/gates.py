@@ -158,6 +158,10 @@ def _run_gates(item: pytest.Item) -> None:
         attach_properties(item, result_properties(gate, result))
         if result.diagnosis is not None:
             attach_diagnosis(item, reported_diagnosis(result.diagnosis))
+            if result.diagnosis.interrupted:
+                item.session.shouldstop = (
+                    "interrupted during a diagnosis"  # ends the run after this test, whose verdict is known
+                )
         with failures_reported():
             _tell(item, result)
         if not result.passed:

@@ -85,7 +85,7 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
         pair = ModelPair(candidate=candidate.model, candidate_config=config, config=config)
         note = None
         if recorded is not None:
-            pair = replace(pair, recorded=recorded.weights_print)
+            pair = replace(pair, is_recorded=True, recorded=recorded.weights_print)
         else:
             reference = _loaded(request.reference, "reference", config, stack)
             config = replace(config, device=common_device(config.device, [reference, candidate]))
@@ -145,6 +145,8 @@ def _recorded_weights(reference: Baseline, candidate: Baseline) -> str:
 
 def _loaded(spec: str, role: str, config: ScoringConfig, stack: ExitStack) -> LoadedModel:
     loaded = LoadedModel.of(load_model(spec, role, config))
+    if loaded.model is None:
+        raise PotError(f"the {role} {spec!r} gave None, not a model: return the model, or (model, tokenizer)")
     if loaded.close is not None:
         stack.callback(loaded.close)
     return loaded
