@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from pytest_pot.gates.verdict import diagnosing
+
 from .conftest import Project
 
 INTERRUPTING = """
@@ -24,9 +26,7 @@ def diagnose(pair, progress):
             os.kill(os.getpid(), signal.SIGINT)
     return whole(pair, step)
 
-@pytest.fixture(autouse=True)
-def interrupting(monkeypatch):
-    monkeypatch.setattr(diagnosing, "diagnose", diagnose)
+diagnosing.diagnose = diagnose
 
 @pytest.fixture(scope="session", autouse=True)
 def server():
@@ -52,6 +52,12 @@ def test_next():
 """
 HEADLINE = "pot_identity: DIFFERENT: tv 0.649 > 0"
 INTERRUPTED = "  what changed: not known: the diagnosis was interrupted"
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted run in this process leaves behind."""
+    monkeypatch.setattr(diagnosing, "diagnose", diagnosing.diagnose)
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
