@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pytest_pot.gates.verdict import diagnosing
+from pytest_pot.scoring.diagnosis.diagnose import diagnose
 
 from .conftest import Project
 
@@ -57,7 +58,7 @@ INTERRUPTED = "  what changed: not known: the diagnosis was interrupted"
 @pytest.fixture(autouse=True)
 def restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an interrupted run in this process leaves behind."""
-    monkeypatch.setattr(diagnosing, "diagnose", diagnosing.diagnose)
+    monkeypatch.setattr(diagnosing, "diagnose", diagnose)
 
 
 @pytest.mark.parametrize("n_workers", [0, 1])
@@ -103,7 +104,7 @@ def test_a_diagnosis_without_time_measures_all_tensors(project: Project) -> None
     result.assert_outcomes(failed=1, passed=1)
     start = result.outlines.index("  what changed: all 28 tensors changed (relative change 0.0877 to 0.507)")
     assert result.outlines[start + 1 : start + 3] == [
-        "  what changed: the kinds of the changes of 28 tensors were not looked for, to save time: python -m pytest_pot explain "
-        "does",
+        "  what changed: the kinds of the changes of 28 tensors were not looked for, to save time: "
+        "python -m pytest_pot explain does",
         "  what changed: where it starts was not looked for, to save time: python -m pytest_pot explain does",
     ]
