@@ -67,6 +67,7 @@ _WORDS: Mapping[ChangeKind, _Words] = {
     ChangeKind.REORDERED: _Words(": the same values in another order", relative=False),
     ChangeKind.CHANGED: _Words(" changed"),
 }
+_NOT_SEARCHED = _Words(" changed in a way that was not looked for")
 
 
 def summary(
@@ -91,10 +92,10 @@ def summary(
         if tie is not None:
             told.append((not tie[0], 1, tie[1]))
         elif change.kind is not ChangeKind.MOVED:
-            groups[change.kind, change.what if change.kind in _APART_BY_WHAT else ""].append(change)
+            groups[change.kind, change.what if change.kind in _APART_BY_WHAT else "", change.searched].append(change)
     moved = [change for change in changes if change.kind is ChangeKind.MOVED]
     told += [(True, n, words) for n, words in _moved(moved, changes, model)]
-    for (kind, _), group in groups.items():
+    for (kind, *_), group in groups.items():
         sentences = _sentences(group, with_extra if kind is ChangeKind.EXTRA else model, recorded)
         told += [(kind not in _FIRST, n, words) for n, words in sentences]
     return tuple(words for *_, words in sorted(told, key=lambda line: (line[0], -line[1])))
@@ -111,7 +112,7 @@ def _sentences(group: Sequence[TensorChange], model: Tensors, recorded: bool) ->
         joined = [some] if len(some) <= _MOST_SUBJECTS else [[part] for part in some]
         for sentence in joined:
             changes = [change for _, part in sentence for change in part]
-            words = _WORDS[group[0].kind].of(changes, model, recorded)
+            words = (_WORDS[group[0].kind] if group[0].searched else _NOT_SEARCHED).of(changes, model, recorded)
             sentences.append((len(changes), _joined([subject for subject, _ in sentence], len(changes)) + words))
     return sentences
 
