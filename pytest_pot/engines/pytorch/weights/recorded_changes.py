@@ -250,7 +250,7 @@ def brief_change_since(reference: TensorPrint, candidate: Tensor, digest: bytes)
     same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
     if digest == reference.digest and same_shape:
         return None
-    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape)
+    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape, GridSearch())
     found = next((change for change in comparison.at_once() if change is not None), None)
     return replace(comparison.change(ChangeKind.CHANGED), searched=False) if found is None else found
 
