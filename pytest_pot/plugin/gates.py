@@ -159,9 +159,8 @@ def _run_gates(item: pytest.Item) -> None:
         if result.diagnosis is not None:
             attach_diagnosis(item, reported_diagnosis(result.diagnosis))
             if result.diagnosis.interrupted:
-                item.session.shouldstop = (
-                    "interrupted during a diagnosis"  # ends the run after this test, whose verdict is known
-                )
+                # The verdict is known; the run ends after this test.
+                item.session.shouldstop = "interrupted during a diagnosis"
         with failures_reported():
             _tell(item, result)
         if not result.passed:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["diagnosis_of"]
 
 _STAGE = "diagnosing"
-_LEAST_S = 10.0
+_LEAST_S = 20.0
 """Seconds for the diagnosis of a gate that takes less: enough for the weights of a small model."""
 
 
