@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "explain",
         help="tell what changed between two models (configuration, weights by name) and where the difference starts",
         description="Tell what changed between two models: configuration, weights by name, and the first module whose output "
-        "differs. The exit status is 0 whether or not anything changed, and 1 where they could not be compared.",
+        "differs. The exit status is 0, also where little could be told, and 1 where a model cannot be loaded.",
     )
     explain.add_argument("reference", metavar="REFERENCE", help="a model by any name that markers take, or a recording")
     explain.add_argument("candidate", metavar="CANDIDATE", help="a model")

@@ -33,6 +33,7 @@ __all__ = [
     "max_positions",
     "not_loaded",
     "opened",
+    "refuse_other_than_model",
     "register",
     "unregister",
     "weights",
@@ -99,13 +100,19 @@ def opened(model: Any, role: str, config: ScoringConfig) -> AbstractContextManag
     """
     if isinstance(model, Engine):
         return nullcontext(model)
+    refuse_other_than_model(model, role)
     backend = _backend_of(model)
-    if backend is None:
+    assert backend is not None
+    return backend.opened(model, role, config)
+
+
+def refuse_other_than_model(model: object, role: str) -> None:
+    """Raise :class:`PotError` if no engine runs such an object."""
+    if not isinstance(model, Engine) and _backend_of(model) is None:
         raise PotError(
             f"the {role} is {type(model).__name__}, not a model: give a torch.nn.Module whose forward returns logits "
             "[batch, length, vocab], such as a transformers causal LM"
         )
-    return backend.opened(model, role, config)
 
 
 def max_positions(model: Any) -> int | None:

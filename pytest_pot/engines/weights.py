@@ -85,7 +85,7 @@ class ChangeKind(StrEnum):
     REORDERED = "reordered"
     """It holds the same numbers in another order; a recording does not tell which."""
     CHANGED = "changed"
-    """In none of these ways."""
+    """In none of these ways; or in any, where :attr:`TensorChange.searched` is False."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class TensorChange:
     """The norm of the difference over the norm of the reference's tensor; estimated where the reference is a print."""
     candidate_name: str | None = None
     """Where the candidate calls it otherwise."""
+    searched: bool = True
+    """Whether the kind was looked for; False where there was no time, and the tensor is only known to be CHANGED."""
 
 
 @runtime_checkable
@@ -147,6 +149,10 @@ class Weights(Protocol):
         The kind is one that two tensors show: ROUNDED, PRUNED, SCALED, ZERO, NOT_FINITE, PERMUTED, TRANSPOSED, LOW_RANK,
         REORDERED or CHANGED.
         """
+
+    def brief_change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
+        """As :meth:`change`, in about the time that reading both tensors takes. The kind is one that shows at once: ZERO,
+        NOT_FINITE, TRANSPOSED; or it is CHANGED, and was not looked for."""
 
     def print(self) -> WeightsPrint:
         """What a recording keeps."""

@@ -184,7 +184,7 @@ class GateResult(ABC):
 
     @abstractmethod
     def explain(self, verbosity: int = 0) -> str:
-        """Why the gate failed. ``verbosity`` below 0 gives the headline alone; above 0, more details."""
+        """Why the gate failed. ``verbosity`` below 0 gives the headline and little else; above 0, more details."""
 
     @abstractmethod
     def properties(self) -> dict[str, Any]:

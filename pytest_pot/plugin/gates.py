@@ -158,6 +158,9 @@ def _run_gates(item: pytest.Item) -> None:
         attach_properties(item, result_properties(gate, result))
         if result.diagnosis is not None:
             attach_diagnosis(item, reported_diagnosis(result.diagnosis))
+            if result.diagnosis.interrupted:
+                # The verdict is known; the run ends after this test.
+                item.session.shouldstop = "interrupted during a diagnosis"
         with failures_reported():
             _tell(item, result)
         if not result.passed:

@@ -14,7 +14,14 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import printable, shorten
 from pytest_pot.engines.base import LoadedModel
-from pytest_pot.engines.registry import common_device, embedding_rows, load_model, max_positions, opened
+from pytest_pot.engines.registry import (
+    common_device,
+    embedding_rows,
+    load_model,
+    max_positions,
+    opened,
+    refuse_other_than_model,
+)
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.engines.weights import ChangeKind, TensorChange
 from pytest_pot.prompts.builtin import builtin_prompts
@@ -85,7 +92,7 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
         pair = ModelPair(candidate=candidate.model, candidate_config=config, config=config)
         note = None
         if recorded is not None:
-            pair = replace(pair, recorded=recorded.weights_print)
+            pair = replace(pair, is_recorded=True, recorded=recorded.weights_print)
             if recorded.weights_print is not None:
                 note = "the numbers that modules keep beside their tensors, such as a scale: a recording does not hold them"
         else:
@@ -147,6 +154,7 @@ def _recorded_weights(reference: Baseline, candidate: Baseline) -> str:
 
 def _loaded(spec: str, role: str, config: ScoringConfig, stack: ExitStack) -> LoadedModel:
     loaded = LoadedModel.of(load_model(spec, role, config))
+    refuse_other_than_model(loaded.model, f"{role} {spec!r}")
     if loaded.close is not None:
         stack.callback(loaded.close)
     return loaded

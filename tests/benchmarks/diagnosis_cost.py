@@ -3,7 +3,7 @@
 Both ways alternate, because the speed of a machine drifts. The medians of both and the median ratio of the rounds are shown, by
 the clock and in the processor's time of this process, which other processes disturb less.
 
-    PYTHONPATH=. python tests/benchmarks/diagnosis_cost.py [--rounds 5] [--prompts 0] [--out FILE]
+    PYTHONPATH=. python tests/benchmarks/diagnosis_cost.py [--rounds 5] [--prompts 0]
 """
 
 from __future__ import annotations
@@ -58,10 +58,7 @@ def main() -> int:
         "bytes_per_tensor": sum(array.nbytes for array in weights_arrays(printed).values()) / len(printed.tensors),
         **{clock: _summary(rounds, clock) for clock in CLOCKS},
     }
-    text = json.dumps(figures, indent=1)
-    print(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
     return 0
 
 
@@ -86,7 +83,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="how often each way is timed")
     parser.add_argument("--prompts", type=int, default=0, help="how many of the built-in prompts are recorded; 0: all")
-    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     return parser
 
 

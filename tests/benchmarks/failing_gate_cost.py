@@ -35,25 +35,22 @@ def main() -> int:
     arguments = _parser().parse_args()
     reference, tokenizer = smollm2.reference()
     prompts = builtin_prompts()[: arguments.prompts]
-    rows = []
     for name in arguments.candidates:
         candidate = LoadedModel.of(getattr(smollm2, name)()).model
         inputs = GateInputs(candidate, EncodedPrompts(prompts, tokenizer), ("reference", name), reference)
         _timed(inputs, 1.0)  # warm up; the noise floor is measured once per model
         rounds = [(_timed(inputs, 1.0), _timed(inputs, 0.0)) for _ in range(arguments.rounds)]
         ratios = [failing[0] / passing[0] for passing, failing in rounds]
-        rows.append(
-            {
-                "candidate": name,
-                "prompts": len(prompts),
-                "passing_s": statistics.median(passing[0] for passing, _ in rounds),
-                "failing_s": statistics.median(failing[0] for _, failing in rounds),
-                "ratio": statistics.median(ratios),
-                "target": TARGET,
-                "what_changed": rounds[-1][1][1],
-            }
-        )
-        print(json.dumps(rows[-1], indent=1), flush=True)
+        figures = {
+            "candidate": name,
+            "prompts": len(prompts),
+            "passing_s": statistics.median(passing[0] for passing, _ in rounds),
+            "failing_s": statistics.median(failing[0] for _, failing in rounds),
+            "ratio": statistics.median(ratios),
+            "target": TARGET,
+            "what_changed": rounds[-1][1][1],
+        }
+        print(json.dumps(figures, indent=1), flush=True)
     return 0
 
 

@@ -179,6 +179,9 @@ def test_how_much_is_shown(project: Project, variants: Variants) -> None:
     check(failing(project, variants.many, "-v"), *MANY)
     check(failing(project, variants.many, "--pot-diagnosis=full"), *MANY)
     check(failing(project, variants.many, "--pot-diagnosis=off", "-v"))
+    check(failing(project, variants.many, "-q"), MANY[0], MANY[7])
+    check(failing(project, variants.many, "-q", "--pot-diagnosis=full"), *MANY)
+    check(failing(project, variants.many, "-q", "--pot-diagnosis=off"))
 
 
 def test_the_message_does_not_depend_on_the_cache(

@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 __all__ = ["diagnosis_of"]
 
 _STAGE = "diagnosing"
+_LEAST_S = 20.0
+"""Seconds for the diagnosis of a gate that takes less: enough for the weights of a small model."""
 
 
 def diagnosis_of(
-    outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, baseline: Baseline | None, progress: Progress
+    outcome: ScoreOutcome,
+    inputs: GateInputs,
+    config: ScoringConfig,
+    baseline: Baseline | None,
+    progress: Progress,
+    seconds: float,
 ) -> Diagnosis:
-    """The diagnosis of a gate that has failed. Whatever goes wrong here is told in it, and raises nothing.
+    """The diagnosis of a gate that has failed. Whatever goes wrong here is told in it, and raises nothing; so is Ctrl-C.
 
     Args:
         outcome: of the gate.
@@ -32,15 +39,16 @@ def diagnosis_of(
         config: how the reference is opened.
         baseline: the recorded reference, if the candidate was compared with one.
         progress: shown the steps of the diagnosis.
+        seconds: how long the gate took.
     """
-    progress(0, 0, _STAGE)  # a reference that has yet to be loaded may take a while
     try:
-        pair = _pair(outcome, inputs, config, baseline)
+        progress(0, 0, _STAGE)  # a reference that has yet to be loaded may take a while
+        pair = replace(_pair(outcome, inputs, config, baseline), seconds=max(seconds, _LEAST_S))
         diagnosis = diagnose(pair, lambda done, total: progress(done, total, _STAGE))
         diagnosis.to_dict()  # reports will ask for it
         return diagnosis
-    except KeyboardInterrupt:
-        raise
+    except KeyboardInterrupt:  # the verdict has been waited for long enough; whoever runs the gate then stops
+        return replace(_undone("the diagnosis was interrupted"), interrupted=True)
     except BaseException as error:  # also a skip or a timeout of pytest: the verdict is known, and must be heard
         return _undone(f"the diagnosis itself failed: {in_short(error).splitlines()[0]}")
 
@@ -49,6 +57,7 @@ def _pair(outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, base
     """What was compared. A live reference that did not have to run is loaded now, so that a failing gate says the same whether
     or not an earlier run had kept its outputs."""
     reference = inputs.reference
+    is_recorded = reference is None and inputs.live_reference is None
     if reference is None and inputs.live_reference is not None:
         reference = inputs.live_reference()
         if config.device == "auto":
@@ -58,7 +67,8 @@ def _pair(outcome: ScoreOutcome, inputs: GateInputs, config: ScoringConfig, base
         candidate_config=outcome.settings.candidate_config(config),
         config=config,
         reference=reference,
-        recorded=None if reference is not None or baseline is None else baseline.weights_print,
+        is_recorded=is_recorded,
+        recorded=baseline.weights_print if is_recorded and baseline is not None else None,
         labels=_labels(outcome),
         tokens=outcome.report.tokens[int(outcome.report.scores.argmax())],
     )

@@ -11,7 +11,7 @@ from pytest_pot.gates.verdict.result import ScoreOutcome
 if TYPE_CHECKING:
     from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
 
-__all__ = ["cause_lines", "diagnosis_lines", "diagnosis_properties"]
+__all__ = ["cause_lines", "diagnosis_lines", "diagnosis_properties", "quiet_lines"]
 
 _CHANGED, _STARTS = "  what changed: ", "  where it starts: "
 _MOST = 4
@@ -37,19 +37,32 @@ def cause_lines(outcome: ScoreOutcome, verbosity: int) -> list[str]:
     return lines
 
 
+def quiet_lines(outcome: ScoreOutcome) -> list[str]:
+    """What is left of the diagnosis with ``-q``: a line of what changed and one of where it starts, or all if the user asks for
+    that."""
+    diagnosis = outcome.diagnosis
+    if diagnosis is None:
+        return []
+    if outcome.settings.diagnosis == "full":
+        return diagnosis_lines(diagnosis, whole=True)
+    return _first(diagnosis, 1, 1)
+
+
 def diagnosis_lines(diagnosis: Diagnosis, *, whole: bool) -> list[str]:
     """The diagnosis in lines: all of them, or four at most."""
     changed, starts = diagnosis.what_changed, diagnosis.where_it_starts
     if whole:
         return [printable(_CHANGED + line) for line in changed] + [printable(_STARTS + line) for line in starts]
-    shown_starts = starts[:1]
-    shown_changed = changed[: _MOST - len(shown_starts)]
-    lines = [_CHANGED + shorten(line, _WIDTH) for line in shown_changed]
-    lines += [_STARTS + shorten(line, _WIDTH) for line in shown_starts]
+    lines = _first(diagnosis, _MOST - len(starts[:1]), 1)
     more = len(changed) + len(starts) - len(lines)
     if more:
         lines[-1] += f" ({more} more line{'s' * (more > 1)} with -v)"
     return lines
+
+
+def _first(diagnosis: Diagnosis, n_changed: int, n_starts: int) -> list[str]:
+    lines = [_CHANGED + shorten(line, _WIDTH) for line in diagnosis.what_changed[:n_changed]]
+    return lines + [_STARTS + shorten(line, _WIDTH) for line in diagnosis.where_it_starts[:n_starts]]
 
 
 def diagnosis_properties(diagnosis: Diagnosis) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
-from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, diagnosis_properties
+from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, diagnosis_properties, quiet_lines
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
@@ -46,10 +46,11 @@ def headline(outcome: ScoreOutcome) -> str:
 def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     """Why a gate failed: the score and its limit, the worst prompts and positions, what changed or a likely cause.
 
-    ``verbosity`` below 0 gives the headline only; above 0 adds more prompts and positions and all metrics.
+    ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions
+    and all metrics.
     """
     if verbosity < 0:
-        return headline(outcome)
+        return "\n".join([headline(outcome), *quiet_lines(outcome)])
     report = outcome.report
     n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
     lines = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -90,12 +91,14 @@ class _ScoreGate(Gate):
 
     def run(self, inputs: GateInputs, progress: Progress) -> ScoreResult:
         config = self.settings.config if inputs.device == "auto" else replace(self.settings.config, device=inputs.device)
+        started = time.monotonic()
         result, baseline = self._scored(inputs, config, progress)
+        seconds = time.monotonic() - started
         if result.passed or self.settings.diagnosis == "off":
             return result
         from pytest_pot.gates.verdict.diagnosing import diagnosis_of
 
-        return replace(result, diagnosis=diagnosis_of(result, inputs, config, baseline, progress))
+        return replace(result, diagnosis=diagnosis_of(result, inputs, config, baseline, progress, seconds))
 
     def _scored(self, inputs: GateInputs, config: ScoringConfig, progress: Progress) -> tuple[ScoreResult, Baseline | None]:
         """The result without a diagnosis, and the recorded reference, where one was used."""

@@ -32,6 +32,11 @@ _WORDS: Mapping[ChangeKind, str] = {
     ChangeKind.REORDERED: ": the same values in another order",
     ChangeKind.CHANGED: " changed{extent}",
 }
+_NOT_SEARCHED = " changed in a way that was not looked for"
+_FACTORS = {
+    "per row": ": each row multiplied by a factor of its own",
+    "per column": ": each column multiplied by a factor of its own",
+}
 _EXTENT = re.compile(r"(\d+) of (\d+) (\w+)")
 _ALSO_ROUNDED = re.compile(r"(?:^|, )(rounded to \S+)$")
 
@@ -45,8 +50,11 @@ def change_words(changes: Sequence[TensorChange], *, recorded: bool, hint: str =
         most: where most of it is, behind its size.
     """
     kind = changes[0].kind
+    template = _WORDS[kind] if changes[0].searched else _NOT_SEARCHED
+    if kind is ChangeKind.SCALED and changes[0].what in _FACTORS:
+        template = _FACTORS[changes[0].what]
     rounded = {match[1] if (match := _ALSO_ROUNDED.search(change.what)) else "" for change in changes}
-    words = _WORDS[kind].format(
+    words = template.format(
         what=changes[0].what if kind is ChangeKind.ROUNDED else _ALSO_ROUNDED.sub("", changes[0].what),
         amount=_amounts(changes),
         extent=_extent(changes),

@@ -20,6 +20,7 @@ from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange, Diagnosis, Weig
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
 from pytest_pot.scoring.diagnosis.lines import what_changed, where_it_starts
 from pytest_pot.scoring.diagnosis.matching import UnmatchedWeights, match
+from pytest_pot.scoring.diagnosis.time_budget import TimeBudget
 from pytest_pot.scoring.diagnosis.weights_difference import compare_weights, computed_buffers
 
 __all__ = ["ModelPair", "diagnose"]
@@ -42,13 +43,18 @@ class ModelPair:
     config: ScoringConfig
     """How the reference is opened."""
     reference: Any = None
-    """The same, or None where it is recorded."""
+    """The same; not used where it is recorded."""
+    is_recorded: bool = False
+    """Whether the reference is a recording."""
     recorded: WeightsPrint | None = None
-    """What a recording knows of the reference; None where the reference is live, or the recording holds nothing of it."""
+    """What the recording knows of the reference's weights; None where it holds nothing of them."""
     tokens: Tokens | None = None
     """The prompt on which the models are compared module by module; None: they are not."""
     labels: tuple[str, str] | None = None
     """Where and in which precision reference and candidate ran, as their engines say; None: not known."""
+    seconds: float | None = None
+    """How long to look for the kinds of changes, and for where they start, beside one pass over the weights; None: as long as
+    it takes."""
 
 
 def diagnose(pair: ModelPair, progress: Progress | None = None) -> Diagnosis:
@@ -70,7 +76,7 @@ class _Work:
         self._steps = self._done = 0
         self._notes: list[str] = []
         self._labels = pair.labels
-        self._same_sizes = False
+        self._budget = TimeBudget(pair.seconds)
 
     def diagnosis(self) -> Diagnosis:
         candidate = self._attempt("the candidate's weights", lambda: weights(self._pair.candidate))
@@ -99,7 +105,7 @@ class _Work:
         )
 
     def _reference(self) -> Weights | WeightsPrint | None:
-        return self._pair.recorded if self._pair.reference is None else weights(self._pair.reference)
+        return self._pair.recorded if self._pair.is_recorded else weights(self._pair.reference)
 
     def _attempt(self, what: str, part: Callable[[], Any]) -> Any:
         """What ``part`` returns; None and a note where it fails."""
@@ -119,12 +125,12 @@ class _Work:
                 ("candidate", candidate, self._pair.candidate, labels[1]),
                 ("reference", reference, self._pair.reference, labels[0]),
             )
-            if known is None and model is not None
+            if known is None and not (role == "reference" and self._pair.is_recorded)
         ]
         if without:
-            verb = "shows" if len(without) == 1 else "show"
-            self._notes.append(f"{' and '.join(without)} {verb} no weights: only the answers can be compared")
-        if self._pair.reference is None and self._pair.recorded is None:
+            verb, whose = ("shows", "its") if len(without) == 1 else ("show", "their")
+            self._notes.append(f"{' and '.join(without)} {verb} no weights; a gate compares {whose} answers")
+        if self._pair.is_recorded and self._pair.recorded is None:
             self._notes.append(
                 "the recording holds nothing of the reference's weights (recorded by an earlier version, or from an engine "
                 "without weights): record it anew with --pot-update"
@@ -138,7 +144,7 @@ class _Work:
                 return None
         matching = match(known, KnownWeights(candidate))
         self._steps = len(matching.pairs) + (_READINGS if self._may_be_traced else 0)
-        compared = compare_weights(candidate, reference, matching, self._step)
+        compared = compare_weights(candidate, reference, matching, self._step, self._budget)
         self._notes += compared.notes
         return compared.difference
 
@@ -157,10 +163,14 @@ class _Work:
 
     @property
     def _may_be_traced(self) -> bool:
-        return self._pair.tokens is not None and self._pair.reference is not None
+        return self._pair.tokens is not None and not self._pair.is_recorded
 
     def _trace(self) -> ModuleTrace | None:
-        if self._pair.tokens is None or self._pair.reference is None:
+        if self._pair.tokens is None or not self._may_be_traced:
+            return None
+        if self._budget.spent():
+            self._notes.append("where it starts was not looked for, to save time: python -m pytest_pot explain does")
+            self._step(_READINGS)
             return None
         with ExitStack() as stack:
             reference: Engine = stack.enter_context(opened(self._pair.reference, "reference", self._pair.config))

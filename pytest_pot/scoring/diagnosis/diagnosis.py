@@ -63,6 +63,8 @@ class Diagnosis:
     """The precisions that both models computed in, where they differ."""
     notes: tuple[str, ...] = ()
     """What could not be told and why, one line each; they are the last lines of ``what_changed``, too."""
+    interrupted: bool = False
+    """Whether someone stopped it (Ctrl-C) before its end."""
 
     what_changed: tuple[str, ...] = ()
     """The above in words: one line for each thing that changed, the most telling first. Never empty."""

@@ -21,7 +21,7 @@ _FAR_APART = 8.0
 _FIRST = (ChangeKind.NOT_FINITE, ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.SHAPE)
 """What matters more than how many tensors it is about."""
 
-_APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED)
+_APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED, ChangeKind.SCALED)
 """Two of these are different changes where ``what`` differs; in others it is a detail of one tensor."""
 
 _MOST_SUBJECTS = 3
@@ -73,7 +73,7 @@ def summary(
         elif change.kind is ChangeKind.LOW_RANK:
             groups[change.kind, model.is_linear(change.name)].append(change)
         elif change.kind is not ChangeKind.MOVED:
-            groups[change.kind, change.what if change.kind in _APART_BY_WHAT else ""].append(change)
+            groups[change.kind, change.what if change.kind in _APART_BY_WHAT else "", change.searched].append(change)
     moved = [change for change in changes if change.kind is ChangeKind.MOVED]
     told += [_Told(words, n) for n, words in _moved(moved, changes, model)]
     for (kind, *_), group in groups.items():
@@ -90,7 +90,7 @@ def _hint(group: Sequence[TensorChange], model: Tensors, recorded: bool) -> str:
         return "as of a merged adapter" if linear else ""
     sizes = [change.relative for change in group]
     structured = any(change.what for change in group) or any(size is not None and not size < _FAR for size in sizes)
-    if group[0].kind is not ChangeKind.CHANGED or structured:
+    if group[0].kind is not ChangeKind.CHANGED or structured or not group[0].searched:
         return ""
     if model.is_all_of_the_layers(names):
         return "as of training, a merged adapter or noise" if recorded else "as of training or noise"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_pot.core.text import count, shorten
@@ -14,9 +14,12 @@ from pytest_pot.scoring.diagnosis.matching import Matching, comparable_shapes
 from pytest_pot.scoring.diagnosis.moved import with_moved
 from pytest_pot.scoring.diagnosis.prefixes import counterparts
 from pytest_pot.scoring.diagnosis.tensor_names import TensorName
+from pytest_pot.scoring.diagnosis.time_budget import TimeBudget
 
 __all__ = ["ComparedWeights", "compare_weights", "computed_buffers"]
 
+_SEARCH = 2 / 3
+"""The share of the time for the kinds of changes; the rest is for the modules."""
 _ROUNDING = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
 """The largest relative error of rounding to each precision."""
 
@@ -34,14 +37,22 @@ class _Comparison:
     candidate: Weights
     reference: Weights | WeightsPrint
     step: Callable[[], None]
+    budget: TimeBudget
     changes: list[TensorChange] = field(default_factory=list)
     equal: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
 
+    def change(self, name: str, reference_name: str) -> TensorChange | None:
+        """As :meth:`Weights.change`; without looking for the kind, once the time for that is spent."""
+        if self.budget.spent(_SEARCH):
+            return self.candidate.brief_change(name, self.reference, reference_name)
+        with self.budget.counted():
+            return self.candidate.change(name, self.reference, reference_name)
+
     def relative(self, name: str, reference_name: str) -> float | None:
         """How far two tensors are apart: 0 where they are equal, None where that is not known."""
         try:
-            change = self.candidate.change(name, self.reference, reference_name)
+            change = self.change(name, reference_name)
         except Exception as error:
             self.failures[reference_name] = _reason(error)
             return None
@@ -54,7 +65,7 @@ class _Comparison:
             self.changes.append(TensorChange(reference_name, ChangeKind.SHAPE, what, candidate_name=other_name))
             return
         try:
-            change = self.candidate.change(name, self.reference, reference_name)
+            change = self.change(name, reference_name)
         except Exception as error:  # one tensor that cannot be read says nothing of the others
             self.failures[reference_name] = _reason(error)
             return
@@ -65,11 +76,16 @@ class _Comparison:
 
 
 def compare_weights(
-    candidate: Weights, reference: Weights | WeightsPrint, matching: Matching, step: Callable[[], None]
+    candidate: Weights,
+    reference: Weights | WeightsPrint,
+    matching: Matching,
+    step: Callable[[], None],
+    budget: TimeBudget | None = None,
 ) -> ComparedWeights:
-    """How the tensors in ``matching`` differ. ``step`` is called after each pair."""
+    """How the tensors in ``matching`` differ. ``step`` is called after each pair. Once most of ``budget`` is spent, tensors are
+    only measured."""
     known, known_candidate = KnownWeights(reference), KnownWeights(candidate)
-    comparison = _Comparison(candidate, reference, step)
+    comparison = _Comparison(candidate, reference, step, budget or TimeBudget())
     for name, other in matching.pairs.items():
         comparison.compare(name, other, (known.saved[name].shape, known_candidate.saved[other].shape))
         step()
@@ -87,7 +103,7 @@ def compare_weights(
         summary=summary(changes, known.saved, known.ties, extra, recorded=known.recorded),
         recorded=known.recorded,
     )
-    return ComparedWeights(difference, tuple(_notes(comparison.failures)))
+    return ComparedWeights(difference, (*_not_searched(changes), *_notes(comparison.failures)))
 
 
 def computed_buffers(candidate: Weights, reference: Weights | WeightsPrint) -> list[TensorChange]:
@@ -135,6 +151,13 @@ def _ties(comparison: _Comparison, matching: Matching) -> Iterator[TensorChange]
                 yield TensorChange(tie.name, ChangeKind.MOVED, tie.shared_with, relative=relative)
             else:
                 yield TensorChange(tie.name, ChangeKind.MISSING, tie.shared_with, relative=relative)
+
+
+def _not_searched(changes: Iterable[TensorChange]) -> Iterator[str]:
+    n = sum(not change.searched for change in changes)
+    if n:
+        kinds = "the kind of the change of one tensor was" if n == 1 else f"the kinds of the changes of {n} tensors were"
+        yield f"{kinds} not looked for, to save time: python -m pytest_pot explain does"
 
 
 def _notes(failures: Mapping[str, str]) -> Iterator[str]:

@@ -144,6 +144,39 @@ def test_usage_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert refused(folder, capsys, "reference", "candidate", "--device=gpu").count("\n") == 1
 
 
+@pytest.mark.parametrize("made", ["None", "5"])
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+def test_what_is_no_model_is_refused(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: str,
+    role: str,
+) -> None:
+    (tmp_path / f"made_{role}_{made}.py").write_text(f"def model():\n    return {made}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = f"made_{role}_{made}:model"
+    message = refused(folder, capsys, *((spec, "candidate") if role == "reference" else ("reference", spec)))
+    kind = "NoneType" if made == "None" else "int"
+    assert message.startswith(f"pytest-pot: the {role} '{spec}' is {kind}, not a model: ")
+
+
+def test_an_engine_without_weights_is_told_and_is_no_error(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "made_oracle.py").write_text(
+        "class Oracle:\n"
+        "    max_positions, label = None, 'an oracle'\n"
+        "    def top_k(self, batch, k): ...\n"
+        "    def sample(self, contexts, n_tokens, seed): ...\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = explained(folder, capsys, "reference", "made_oracle:Oracle")
+    assert lines[2:4] == ["not told:", "  the candidate (an oracle) shows no weights; a gate compares its answers"]
+
+
 def test_a_corrupt_file_is_no_traceback(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     broken = Path(shutil.copytree(folder / "candidate", tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"no weights")

@@ -26,7 +26,7 @@ from pytest_pot.engines.pytorch.weights.roundings import float_rounding, grid_ro
 from pytest_pot.engines.pytorch.weights.scalings import scaling
 from pytest_pot.engines.weights import ChangeKind, TensorChange
 
-__all__ = ["change_between"]
+__all__ = ["brief_change_between", "change_between"]
 
 
 @torch.no_grad()
@@ -76,6 +76,28 @@ def change_between(
         differences = pair.differences()
     finding = _finding(pair, differences, candidate, grids or GridSearch())
     return TensorChange(name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name)
+
+
+@torch.no_grad()
+def brief_change_between(reference: Tensor, candidate: Tensor) -> TensorChange | None:
+    """As :func:`change_between`, without the search for the kind: two or three passes over both. Names are left empty."""
+    if reference.shape != candidate.shape:
+        return change_between(reference, candidate)  # it looks for one kind alone
+    reference, candidate = (_real(tensor) for tensor in (reference, candidate))
+    pair = TensorPair(reference, candidate)
+    if not pair.n_values or pair.equal():
+        return None
+    differences = pair.differences()
+    if not differences.known:
+        count, in_reference = pair.count_not_finite()
+        if count:
+            return TensorChange("", ChangeKind.NOT_FINITE, f"{count} of {pair.n_values} values")
+        if in_reference:
+            return TensorChange("", ChangeKind.CHANGED)
+        differences = pair.exact().differences()
+    if not float(differences.candidate.sum()):
+        return TensorChange("", ChangeKind.ZERO, relative=differences.relative)
+    return TensorChange("", ChangeKind.CHANGED, relative=differences.relative, searched=False)
 
 
 def _real(tensor: Tensor) -> Tensor:

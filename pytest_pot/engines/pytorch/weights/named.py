@@ -6,17 +6,18 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
 from pytest_pot.engines.kept_config import kept_config
-from pytest_pot.engines.pytorch.weights.changes import change_between
+from pytest_pot.engines.pytorch.weights.changes import brief_change_between, change_between
 from pytest_pot.engines.pytorch.weights.constants import constants_of
 from pytest_pot.engines.pytorch.weights.grids import GridSearch
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
-from pytest_pot.engines.pytorch.weights.recorded_changes import change_since
+from pytest_pot.engines.pytorch.weights.recorded_changes import brief_change_since, change_since
 from pytest_pot.engines.pytorch.weights.stored import Stored, base_of, stored_tensors, why_unreadable
 from pytest_pot.engines.weights import TensorChange, TensorInfo, TensorPrint, Weights, WeightsPrint
 
@@ -96,6 +97,16 @@ class NamedWeights:
         if isinstance(reference, NamedWeights):
             return change_between(reference.values(reference_name), self.values(name), reference_name, other_name, self._grids)
         raise NotImplementedError
+
+    def brief_change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
+        other_name = None if name == reference_name else name
+        if isinstance(reference, WeightsPrint):
+            change = brief_change_since(reference.tensors[reference_name], self.values(name), self.digest(name))
+        elif isinstance(reference, NamedWeights):
+            change = brief_change_between(reference.values(reference_name), self.values(name))
+        else:
+            raise NotImplementedError
+        return None if change is None else replace(change, name=reference_name, candidate_name=other_name)
 
     def print(self) -> WeightsPrint:
         """See :meth:`Weights.print`. Tensors are read one after the other, twice: for the digests, and for the sums."""

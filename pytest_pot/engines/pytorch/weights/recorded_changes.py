@@ -29,7 +29,7 @@ from pytest_pot.engines.pytorch.weights.layouts import rows_of
 from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
 
-__all__ = ["change_since"]
+__all__ = ["brief_change_since", "change_since"]
 
 _STEPS = 2**15 - 1
 """The projections of a print are multiples of the largest over this."""
@@ -96,14 +96,18 @@ class _Comparison:
 
     def changes(self) -> Iterator[TensorChange | None]:
         """What each kind of change makes of it, the surest first; the last one always applies."""
-        yield self._not_finite()
-        yield self._transposed() if self.transposed else None
-        yield self._zero()
+        yield from self.at_once()
         yield self._scaled()
         yield self._reordered()
         yield self._rounded()
         yield self._pruned()
         yield self.change(ChangeKind.CHANGED)
+
+    def at_once(self) -> Iterator[TensorChange | None]:
+        """Of these, what one pass shows."""
+        yield self._not_finite()
+        yield self._transposed() if self.transposed else None
+        yield self._zero()
 
     def change(
         self, kind: ChangeKind, what: str = "", amount: float | None = None, *, relative: float | None = None
@@ -236,6 +240,19 @@ class _Comparison:
             return None
         exact = missing > 100 * _SAME_NORM * before
         return self.change(ChangeKind.PRUNED, amount=share, relative=math.sqrt(missing / before) if exact else None)
+
+
+@torch.no_grad()
+def brief_change_since(reference: TensorPrint, candidate: Tensor, digest: bytes) -> TensorChange | None:
+    """As :func:`change_since`, without the search for the kind: one pass, and ``digest``, the candidate's. Names are left
+    empty."""
+    candidate = candidate.detach()
+    same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
+    if digest == reference.digest and same_shape:
+        return None
+    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape, GridSearch())
+    found = next((change for change in comparison.at_once() if change is not None), None)
+    return replace(comparison.change(ChangeKind.CHANGED), searched=False) if found is None else found
 
 
 def _rotary_orders(values: Tensor) -> Iterator[Tensor]:

@@ -43,7 +43,7 @@ def live(reference: object, candidate: object, **fields: Any) -> Diagnosis:
 
 
 def from_recording(reference: PreTrainedModel, candidate: object) -> Diagnosis:
-    return diagnose(ModelPair(candidate, CONFIG, CONFIG, recorded=NamedWeights(reference).print()))
+    return diagnose(ModelPair(candidate, CONFIG, CONFIG, is_recorded=True, recorded=NamedWeights(reference).print()))
 
 
 def swap_layers(model: PreTrainedModel) -> None:
@@ -244,15 +244,15 @@ class Answering:
 
 def test_engines_without_weights_are_one_line() -> None:
     assert live(llama(), Answering()).what_changed == (
-        "the candidate (Oracle at http://127.0.0.1:1) shows no weights: only the answers can be compared",
+        "the candidate (Oracle at http://127.0.0.1:1) shows no weights; a gate compares its answers",
     )
     assert live(Answering(), Answering(), labels=("A", "B")).what_changed == (
-        "the candidate (B) and the reference (A) show no weights: only the answers can be compared",
+        "the candidate (B) and the reference (A) show no weights; a gate compares their answers",
     )
 
 
 def test_a_recording_that_holds_nothing_says_what_to_do() -> None:
-    (line,) = diagnose(ModelPair(llama(), CONFIG, CONFIG)).what_changed
+    (line,) = diagnose(ModelPair(llama(), CONFIG, CONFIG, is_recorded=True)).what_changed
     assert "record it anew with --pot-update" in line
 
 

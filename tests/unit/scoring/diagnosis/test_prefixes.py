@@ -21,7 +21,9 @@ CONFIG = ScoringConfig()
 
 def compared(reference: nn.Module, candidate: nn.Module, recorded: bool) -> Diagnosis:
     weights = NamedWeights(reference).print() if recorded else None
-    return diagnose(ModelPair(candidate, CONFIG, CONFIG, None if recorded else reference, weights))
+    return diagnose(
+        ModelPair(candidate, CONFIG, CONFIG, None if recorded else reference, is_recorded=recorded, recorded=weights)
+    )
 
 
 class Wrapped(nn.Module):
