@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from pytest_pot.engines.base import Engine
@@ -27,7 +27,11 @@ class ModuleDifference:
     noise: float
     """How far this module is from itself by rounding alone."""
     itself: bool = False
-    """Whether all modules inside it agree, so that the difference is in what its own forward computes."""
+    """Whether all modules inside it agree, so that the difference is in what its own forward, or code on it, computes."""
+    argument: str | None = None
+    """The argument that it gives otherwise to a module inside it, such as ``"attention_mask"``."""
+    own_code: str | None = None
+    """The hooks that someone put on it, and a forward of the instance, of both models; a clause for people."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ class ModuleTrace:
     n_differing: int
     note: str | None = None
     """Why nothing could be compared, or what the figures leave out; a clause for people."""
+    incomplete: bool = False
+    """Whether some modules could not be compared."""
+    within: float = 0.0
+    """The largest relative difference of those that agree."""
+    precision: str = "float32"
+    """The precision whose rounding explains that."""
+    wrapper: str | None = None
+    """What wraps one of the models and was not compared: ``"the candidate (DataParallel)"``."""
+    order: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """The modules that were compared, in the order in which they end. Reports leave it out."""
+
+    @classmethod
+    def of_nothing(cls, why: str) -> ModuleTrace:
+        """The trace of models that cannot be compared."""
+        return cls(first=None, largest=None, n_modules=0, n_differing=0, note=why, incomplete=True)
 
 
 @runtime_checkable

@@ -104,11 +104,10 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
             except PotError as error:
                 if prompts is not None:
                     raise
-                note = f"where it starts: {str(error).splitlines()[0]}"
+                note = f"not known: {str(error).splitlines()[0]}"
         diagnosis = diagnose(pair, progress)
     if note is not None:
-        notes, changed = (*diagnosis.notes, note), (*diagnosis.what_changed, note)
-        diagnosis = replace(diagnosis, notes=notes, what_changed=changed)
+        diagnosis = replace(diagnosis, where_it_starts=(note,))
     return Explanation(request.reference, request.candidate, diagnosis)
 
 

@@ -325,7 +325,14 @@ def test_a_passing_gate_imports_nothing_of_it(project: Project, variants: Varian
         import sys
 
         def names():
-            parts = ("pytest_pot.scoring.diagnosis", "pytest_pot.gates.verdict.diagnosing")
+            parts = (
+                "pytest_pot.scoring.diagnosis",
+                "pytest_pot.gates.verdict.diagnosing",
+                "pytest_pot.gates.verdict.diagnosis_lines",
+                "pytest_pot.engines.module_differences",
+                "pytest_pot.engines.pytorch.module_trace",
+                "pytest_pot.engines.pytorch.weights.",
+            )
             return [name for name in sys.modules if name.startswith(parts)]
 
         def pytest_configure():

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -19,8 +19,10 @@ from pytest_pot.engines.pytorch.engine import TorchEngine
 from pytest_pot.engines.pytorch.model_identity import content_of, loads_as_known, why_no_content
 from pytest_pot.engines.pytorch.model_traits import embedding_rows, max_positions
 from pytest_pot.engines.pytorch.quantised import is_quantised
-from pytest_pot.engines.pytorch.weights.named import NamedWeights
 from pytest_pot.engines.pytorch.weights_digest import weights_digest
+
+if TYPE_CHECKING:
+    from pytest_pot.engines.pytorch.weights.named import NamedWeights
 
 __all__ = ["PyTorchBackend"]
 
@@ -53,6 +55,8 @@ class PyTorchBackend:
         return is_spread(model) or is_quantised(model)
 
     def weights(self, model: Any) -> NamedWeights:
+        from pytest_pot.engines.pytorch.weights.named import NamedWeights  # only recordings and gates that fail ask
+
         return NamedWeights(model)
 
     def weights_digest(self, model: Any) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.base import Engine, ModelDescription, OutOfMemory, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
-from pytest_pot.engines.module_differences import ModuleTrace
 from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
 from pytest_pot.engines.pytorch.decoding import Decoder, Reduction
@@ -28,7 +27,6 @@ from pytest_pot.engines.pytorch.generation import GreedyGeneration
 from pytest_pot.engines.pytorch.memory import peak_of
 from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
-from pytest_pot.engines.pytorch.module_trace.trace import nothing_compared, trace_modules
 from pytest_pot.engines.pytorch.output_layer import Rows
 from pytest_pot.engines.pytorch.reading import StepsReading, TorchReading, cells_at, on_host
 from pytest_pot.engines.pytorch.reduction import Softmax
@@ -37,6 +35,9 @@ from pytest_pot.engines.pytorch.threads import TorchThreads
 from pytest_pot.engines.pytorch.transfer import to_device
 from pytest_pot.engines.tensors import Distributions
 from pytest_pot.engines.tokens import Tokens
+
+if TYPE_CHECKING:
+    from pytest_pot.engines.module_differences import ModuleTrace
 
 __all__ = ["TorchEngine"]
 
@@ -183,8 +184,11 @@ class TorchEngine:
         return self._source.float_dtypes
 
     def trace(self, reference: Engine, tokens: Tokens) -> ModuleTrace:
+        from pytest_pot.engines.module_differences import ModuleTrace  # only a gate that fails asks
+        from pytest_pot.engines.pytorch.module_trace.trace import trace_modules
+
         if not isinstance(reference, TorchEngine):
-            return nothing_compared("the reference does not run in PyTorch, so its modules cannot be seen")
+            return ModuleTrace.of_nothing("the reference does not run in PyTorch, so its modules cannot be seen")
         return trace_modules(reference, self, tokens)
 
     def padded(self, rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,12 @@ def cause_lines(outcome: ScoreOutcome, verbosity: int) -> list[str]:
     if diagnosis is not None:
         lines += diagnosis_lines(diagnosis, whole=verbosity > 0 or outcome.settings.diagnosis == "full")
     if isinstance(outcome.settings.limits, IdentityLimits) and outcome.report.max > 0:
-        cause = likely_cause(outcome.report, None if diagnosis is None else _changed(diagnosis))
+        trace = None if diagnosis is None else diagnosis.trace
+        cause = likely_cause(
+            outcome.report,
+            changed=None if diagnosis is None else diagnosis.changed,
+            first=None if trace is None else trace.first,
+        )
         if cause is not None:
             lines.append(printable(f"  likely cause: {cause}"))
     return lines
@@ -71,13 +76,3 @@ def diagnosis_properties(diagnosis: Diagnosis) -> dict[str, list[str]]:
         "what_changed": [shorten(line, _LONG) for line in diagnosis.what_changed[:_MANY]],
         "where_it_starts": [shorten(line, _LONG) for line in diagnosis.where_it_starts],
     }
-
-
-def _changed(diagnosis: Diagnosis) -> bool | None:
-    """Whether weights or configuration are known to have changed; None where the weights are not all known."""
-    weights = diagnosis.weights
-    if diagnosis.same_weights:
-        return False
-    if diagnosis.config or (weights is not None and (weights.changes or weights.computed)):
-        return True
-    return False if weights is not None and weights.n_equal == weights.n_tensors else None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
-from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, diagnosis_properties, quiet_lines
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
@@ -49,6 +48,8 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions
     and all metrics.
     """
+    from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, quiet_lines
+
     if verbosity < 0:
         return "\n".join([headline(outcome), *quiet_lines(outcome)])
     report = outcome.report
@@ -134,8 +135,16 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "conditions": f"{_conditions(outcome)}; ran {_how_it_ran(outcome)}",
         "notes": list(outcome.notes),
         "warnings": list(outcome.warnings),
-        **({} if outcome.diagnosis is None else diagnosis_properties(outcome.diagnosis)),
+        **_diagnosis(outcome),
     }
+
+
+def _diagnosis(outcome: ScoreOutcome) -> dict[str, list[str]]:
+    if outcome.diagnosis is None:
+        return {}
+    from pytest_pot.gates.verdict.diagnosis_lines import diagnosis_properties
+
+    return diagnosis_properties(outcome.diagnosis)
 
 
 # -- with a confidence -------------------------------------------------------------------------------------------------

@@ -92,9 +92,7 @@ class _Work:
                 difference = self._with_computed(difference, reference, candidate, (*(config or ()), *(constants or ())))
                 if constants:
                     config = (*(config or ()), *constants)
-        trace = self._attempt("the modules", self._trace)
-        if trace is not None and trace.first is None and trace.note is not None:
-            self._notes.append(trace.note)
+        trace = self._trace_or_why_not()
         return Diagnosis(
             config=config,
             weights=difference,
@@ -114,7 +112,7 @@ class _Work:
         except UnmatchedWeights as error:
             self._notes.append(str(error))
         except Exception as error:  # a diagnosis is made of a failing gate, and must not fail itself
-            self._notes.append(f"{what} could not be compared: {shorten(str(error) or type(error).__name__, 200)}")
+            self._notes.append(f"{what} could not be compared: {_text(error)}")
         return None
 
     def _say_what_is_unknown(self, candidate: Weights | None, reference: Weights | WeightsPrint | None) -> None:
@@ -165,6 +163,12 @@ class _Work:
     def _may_be_traced(self) -> bool:
         return self._pair.tokens is not None and not self._pair.is_recorded
 
+    def _trace_or_why_not(self) -> ModuleTrace | None:
+        try:
+            return self._trace()
+        except Exception as error:  # as above; where a difference starts is another question than what changed
+            return ModuleTrace.of_nothing(_text(error))
+
     def _trace(self) -> ModuleTrace | None:
         if self._pair.tokens is None or not self._may_be_traced:
             return None
@@ -193,6 +197,10 @@ class _Work:
         one, other = (label.partition(" on ")[0] for label in self._labels)
         known = all(precision.split(" ")[0] in _PRECISIONS for precision in (one, other))
         return (one, other) if known and one != other else None
+
+
+def _text(error: Exception) -> str:
+    return shorten(str(error) or type(error).__name__, 200)
 
 
 def _engine_name(model: object, label: str | None) -> str:

@@ -70,11 +70,24 @@ class Diagnosis:
     """The above in words: one line for each thing that changed, the most telling first. Never empty."""
     where_it_starts: tuple[str, ...] = ()
     """The first module whose output differs, with its figures, and the module where most of it arises if that is another one;
-    that all agree, if they do; empty where that is not known."""
+    that none differs by more than rounding, or why that is not known. Empty where nothing was compared, and where what changed
+    is known and shows in no module."""
+
+    @property
+    def changed(self) -> bool | None:
+        """Whether weights or configuration are known to have changed; None where the weights are not all known."""
+        weights = self.weights
+        if self.same_weights:
+            return False
+        if self.config or (weights is not None and (weights.changes or weights.computed)):
+            return True
+        return False if weights is not None and weights.n_equal == weights.n_tensors else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; floats that are not finite as ``"nan"``, ``"inf"`` or ``"-inf"``."""
         document: dict[str, Any] = _plain(asdict(self))
+        if document["trace"] is not None:
+            del document["trace"]["order"]
         return document
 
 

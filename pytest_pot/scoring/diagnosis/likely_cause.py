@@ -23,6 +23,7 @@ divergence that grows is put down to the position encoding only below a third.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ from pytest_pot.core.text import number
 from pytest_pot.engines.distributions import Floats, Ints
 
 if TYPE_CHECKING:
+    from pytest_pot.engines.module_differences import ModuleDifference
     from pytest_pot.scoring.score_report import ScoreReport
 
 __all__ = ["likely_cause"]
@@ -54,14 +56,24 @@ _HALF_ROUNDING_TV = 1e-3
 _CACHE_FACTOR = 10
 """How much further from the reference later positions must be than first ones, so that we name the cache as the cause."""
 
+_START_OF_SEQUENCE = (
+    "the divergence is large from the first position on and fades along the text: look at the start of the sequence (an extra "
+    "or missing BOS token, an offset in the prompt)"
+)
 
-def likely_cause(report: ScoreReport, changed: bool | None = None) -> str | None:
+_OF_POSITIONS = re.compile(r"rotary|rope|pos_?emb|position|wpe|alibi|attention|attn|mask|window", re.IGNORECASE)
+"""Parts of the names of modules, classes and arguments that tell positions apart."""
+
+
+def likely_cause(report: ScoreReport, changed: bool | None = None, first: ModuleDifference | None = None) -> str | None:
     """The likely cause, from the pattern of the total variation over prompts and positions; None if there is no pattern.
 
     Args:
         changed: whether weights or configuration are known to have changed; None where that is not known. If they have, only
             what they cannot explain is guessed: the cache, and positions that are shifted by one. If they have not, no guess
             blames them.
+        first: the module where the difference is known to start. No guess is made of another start then: of the position
+            encoding only if it is a module of positions or of attention, of the start of the sequence not at all.
     """
     divergence = [np.asarray(values) for values in report.divergences["tv"]]
     by_rounding = None if changed else _run_differently(report, divergence)
@@ -77,7 +89,18 @@ def likely_cause(report: ScoreReport, changed: bool | None = None) -> str | None
         return shifted
     blames_weights = changed is None
     few = _few_prompts(report, divergence)
-    return few or _trend(report, divergence, blames_weights) or (_everywhere(divergence) if blames_weights else None)
+    if few is not None:
+        return few
+    may_be_positions = first is None or _is_of_positions(first)
+    trend = _trend(report, divergence, blames_weights) if may_be_positions else None
+    if trend == _START_OF_SEQUENCE and first is not None:
+        trend = None
+    return trend or (_everywhere(divergence, may_be_positions) if blames_weights else None)
+
+
+def _is_of_positions(module: ModuleDifference) -> bool:
+    names = (module.name.rpartition(".")[2], module.module_class, module.argument or "")
+    return any(_OF_POSITIONS.search(name) for name in names)
 
 
 def _run_differently(report: ScoreReport, divergence: list[Floats]) -> str | None:
@@ -159,10 +182,7 @@ def _trend(report: ScoreReport, divergence: list[Floats], blames_weights: bool) 
             "the attention window"
         )
     if correlation < -_MIN_CORRELATION and early > _MIN_EARLY_OVER_LATE * late:
-        return (
-            "the divergence is large from the first position on and fades along the text: look at the start of the sequence "
-            "(an extra or missing BOS token, an offset in the prompt)"
-        )
+        return _START_OF_SEQUENCE
     return None
 
 
@@ -183,7 +203,7 @@ def _rank_correlation(x: Ints, y: Floats) -> float:
     return float(np.corrcoef(ranks[0].astype(np.float64), ranks[1].astype(np.float64))[0, 1])
 
 
-def _everywhere(divergence: list[Floats]) -> str | None:
+def _everywhere(divergence: list[Floats], may_be_positions: bool) -> str | None:
     scores = np.array([values.mean() for values in divergence])
     if scores.mean() > _UNRELATED_TV:
         return (
@@ -191,8 +211,7 @@ def _everywhere(divergence: list[Floats]) -> str | None:
             "vocabulary or broken weights"
         )
     if len(scores) >= _MIN_PROMPTS and scores.std() < _MAX_VARIATION * scores.mean():
-        return (
-            "all prompts and positions alike: the weights changed (rounding, quantisation, pruning, merging, training); a "
-            "wrong position encoding looks the same, unless the prompts are short"
-        )
+        weights = "all prompts and positions alike: the weights changed (rounding, quantisation, pruning, merging, training)"
+        positions = "; a wrong position encoding looks the same, unless the prompts are short"
+        return weights + positions * may_be_positions
     return None

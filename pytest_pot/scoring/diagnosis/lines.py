@@ -11,13 +11,16 @@ from pytest_pot.engines.weights import ChangeKind, TensorChange
 from pytest_pot.scoring.diagnosis.tensor_names import template
 
 if TYPE_CHECKING:
-    from pytest_pot.engines.module_differences import ModuleDifference
+    from pytest_pot.engines.module_differences import ModuleDifference, ModuleTrace
     from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange, Diagnosis, WeightsDifference
 
 __all__ = ["config_lines", "what_changed", "where_it_starts"]
 
 _WIDTH = 150
 """Characters up to which fields share a line."""
+
+_WHY = 180
+"""Characters of why it is not known where a difference starts."""
 
 _MOST_ENTRIES = 4
 _MAX_VALUE = 60
@@ -51,9 +54,8 @@ def where_it_starts(diagnosis: Diagnosis) -> Sequence[str]:
     if trace is None:
         return []
     if trace.first is None:
-        agree = f"in no module: all {trace.n_modules} agree for the same inputs, but for rounding"
-        return [agree] if trace.n_modules and trace.note is None else []
-    lines = [_first_difference(trace.first)]
+        return list(_no_start(trace, changed=bool(diagnosis.changed)))
+    lines = [_first_difference(trace.first, hidden=_is_hidden(diagnosis, trace))]
     if trace.largest is not None and trace.largest.name != trace.first.name:
         lines.append(
             f"the largest difference arises in {_module(trace.largest)}: {number(trace.largest.after)} for the same inputs"
@@ -166,12 +168,48 @@ def _value(value: Any) -> str:
     return shorten(str(value), _MAX_VALUE)
 
 
-def _first_difference(first: ModuleDifference) -> str:
-    inside = ", in what its own forward computes: each module inside it agrees" if first.itself else ""
+def _no_start(trace: ModuleTrace, *, changed: bool) -> Iterator[str]:
+    """``changed``: what changed is known, so that nothing can be told of other causes."""
+    note = shorten(trace.note or "", _WHY)
+    if trace.n_modules == 0 or trace.incomplete:
+        if note:
+            yield f"not known: {note}"
+    elif not changed:
+        to_what = f"{number(trace.within)}, which rounding to {trace.precision} explains"
+        if trace.wrapper is not None:
+            agree = f"agree to {to_what}" if trace.within else "are equal"
+            yield f"in what wraps {shorten(trace.wrapper, 80)}: all {trace.n_modules} modules inside {agree}"
+        elif trace.within:
+            yield f"in no module: none of {trace.n_modules} differs for the same inputs by more than {to_what}"
+        else:
+            yield f"in no module: all {trace.n_modules} are equal for the same inputs"
+        if note:
+            yield note
+
+
+def _is_hidden(diagnosis: Diagnosis, trace: ModuleTrace) -> bool:
+    """Whether tensors changed before the first module, in modules whose difference is too small to be told from rounding."""
+    first = trace.first
+    if first is None or first.before == 0 or first.name not in trace.order or diagnosis.weights is None:
+        return False
+    before = set(trace.order[: trace.order.index(first.name)])
+    return any(
+        change.relative != 0 and change.name.rpartition(".")[0] in before
+        for change in (*diagnosis.weights.changes, *diagnosis.weights.computed)
+        if change.relative is not None
+    )
+
+
+def _first_difference(first: ModuleDifference, *, hidden: bool) -> str:
+    above = ", the first above rounding" if hidden else ""
+    inside = f"; {shorten(first.own_code, 200)}" if first.own_code is not None else ""
+    if first.itself:
+        own = ", in what its own forward computes: each module inside it agrees"
+        inside = f"{inside}; each module inside it agrees" if inside else own
     noise = f" (noise {number(first.noise)})"
     before = f"agree to {number(first.before)}" if first.before else "are equal"
     apart = f"its output is {number(first.after)} apart for the same inputs{noise}{inside}"
-    return f"{_module(first)}: {apart}; the modules before it {before}"
+    return f"{_module(first)}{above}: {apart}; the modules before it {before}"
 
 
 def _module(difference: ModuleDifference) -> str:

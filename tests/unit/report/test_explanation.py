@@ -120,8 +120,8 @@ def test_models_without_a_tokenizer(folder: Path, capsys: pytest.CaptureFixture[
     bare = shutil.copytree(folder / "reference", tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*", "special*"))
     lines = explained(folder, capsys, str(bare), str(bare))[2:]
     assert lines[:2] == ["what changed:", "  all 21 tensors are equal, and so is the configuration"]
-    assert lines[2] == "not told:"
-    assert lines[3].startswith("  where it starts: neither model comes with a tokenizer, ")
+    assert lines[2] == "where it starts:"
+    assert lines[3].startswith("  not known: neither model comes with a tokenizer, ")
 
 
 def test_usage_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

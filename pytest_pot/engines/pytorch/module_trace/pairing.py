@@ -28,8 +28,8 @@ class Pairing:
     """Modules that only the candidate has, by its names."""
     of_one_class: bool
     """Whether the models, without what wraps them, have the same class."""
-    wrapped: bool
-    """Whether something that wraps a model was left out."""
+    wrapper: str | None
+    """What wraps one of the models and was left out: ``"the candidate (DataParallel)"``."""
 
     @property
     def resized(self) -> frozenset[str]:
@@ -57,8 +57,13 @@ def paired(reference: nn.Module, candidate: nn.Module) -> Pairing:
         missing=[full[name] for name in first if name not in second],
         extra=[original for name, (original, _) in second.items() if name not in first],
         of_one_class=type(whole) is type(other),
-        wrapped=whole is not reference or other is not candidate,
+        wrapper=_wrapper(("reference", reference, whole), ("candidate", candidate, other)),
     )
+
+
+def _wrapper(*models: tuple[str, nn.Module, nn.Module]) -> str | None:
+    """``models``: who it is, the model, and the part of it that is compared."""
+    return next((f"the {who} ({type(model).__name__})" for who, model, part in models if part is not model), None)
 
 
 def _main(model: nn.Module, kind: type[nn.Module]) -> nn.Module | None:

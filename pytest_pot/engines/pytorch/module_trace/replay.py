@@ -54,16 +54,23 @@ class Rounding:
     They are all of one size, because where one large value is most of a tensor, a random size could be small by chance.
     """
 
-    def __init__(self, step: float) -> None:
+    def __init__(self, step: float, *, opposite: bool = False) -> None:
+        """``opposite``: of what modules return, each error has the other sign; what they get has the same errors.
+
+        Where a module adds what it got to what a module inside it returned, and one large value cancels, the errors cancel
+        too if their signs happen to be equal. With both kinds of signs, that is so in one of two runs at most.
+        """
         self._step = step
+        self._opposite = opposite
         self._generator = torch.Generator().manual_seed(0)
 
-    def __call__(self, tensor: Tensor) -> Tensor:
+    def __call__(self, tensor: Tensor, *, returned: bool) -> Tensor:
         if not tensor.is_floating_point() or tensor.ndim == 0:
             return tensor
         signs = torch.randint(0, 2, (tensor.shape[-1],), generator=self._generator) - 0.5
+        step = -self._step if returned and self._opposite else self._step
         wide = torch.promote_types(tensor.dtype, torch.float32)
-        return (tensor.to(wide) * (1 + self._step * signs.to(tensor.device, wide))).to(tensor.dtype)
+        return (tensor.to(wide) * (1 + step * signs.to(tensor.device, wide))).to(tensor.dtype)
 
 
 @contextmanager
@@ -129,6 +136,12 @@ class Replay:
             del self.seen[name]
         return failure
 
+    def add(self, other: Replay) -> None:
+        """Take in the differences that another run has shown, where they are larger."""
+        for name, seen in other.seen.items():
+            own = self.seen.setdefault(name, Seen())
+            own.output, own.passed_on = max(own.output, seen.output), max(own.passed_on, seen.passed_on)
+
     def before(self, call: Call, arguments: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """The recorded arguments, as far as they fit; and whether that makes the output comparable."""
         recorded = self._recorded(call)
@@ -145,7 +158,7 @@ class Replay:
             fits = place is not None and _fits(leaf, other, alike=alike)
             if fits and call.caller in self.held and self._measures(call.caller):
                 self._note(call, call.caller, str(path[0]), _difference(leaf, other))
-            value = self._value(leaf, like if other is None else other)
+            value = self._value(leaf, like if other is None else other, returned=False)
             fits = fits and (leaf is None or value is not None)
             if _is_number(leaf):
                 numbers.append(fits)
@@ -175,7 +188,7 @@ class Replay:
             seen.output = max(seen.output, difference, _OTHER if seen.reshaped else 0.0)
         elif not (state and pairs) and any(leaf is not None for leaf in recorded.output.values()):
             self.incomparable.add(call.name)
-        values = {path: self._value(*pair) for path, pair in pairs.items()}
+        values = {path: self._value(*pair, returned=True) for path, pair in pairs.items()}
         return with_leaves(output, {path: value for path, value in values.items() if value is not None})
 
     def _recorded(self, call: Call) -> RecordedCall | None:
@@ -189,11 +202,11 @@ class Replay:
         if difference > seen.passed_on:
             seen.passed_on, seen.argument, seen.receiver = difference, argument, call.name
 
-    def _value(self, recorded: Tensor | None, like: Tensor | None) -> Tensor | None:
+    def _value(self, recorded: Tensor | None, like: Tensor | None, *, returned: bool) -> Tensor | None:
         """A copy of ``recorded``, because modules may change it in place; a tensor such as ``like``. None if it has none."""
         if recorded is None:
             return None
-        value = recorded if self.rounding is None else self.rounding(recorded)
+        value = recorded if self.rounding is None else self.rounding(recorded, returned=returned)
         place = value if like is None else like
         dtype = place.dtype if _is_number(value) and _is_number(place) else value.dtype
         return _converted(value.to(place.device, copy=dtype == value.dtype), dtype)
@@ -201,7 +214,8 @@ class Replay:
     def _rounded(self, output: Any) -> Any:
         if self.rounding is None:
             return output
-        return with_leaves(output, {path: self.rounding(leaf) for path, leaf in leaves(output) if leaf is not None})
+        rounded = {path: self.rounding(leaf, returned=True) for path, leaf in leaves(output) if leaf is not None}
+        return with_leaves(output, rounded)
 
 
 def _converted(value: Tensor, dtype: torch.dtype) -> Tensor | None:

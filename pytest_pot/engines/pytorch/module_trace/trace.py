@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -26,11 +26,13 @@ from pytest_pot.engines.pytorch.module_trace.recording import Recording, TooLarg
 from pytest_pot.engines.pytorch.module_trace.replay import Failure, Replay, Rounding, buffers_of
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["Runnable", "nothing_compared", "trace_modules"]
+__all__ = ["Runnable", "trace_modules"]
 
 _MOST_TOKENS = 256
 """Of a longer prompt, the end is read first; all of it only if that shows no difference."""
 _LEAST_TOKENS = 8
+_TF32_EPS = torch.finfo(torch.float16).eps
+"""TensorFloat-32 has as many bits as float16."""
 _MOST_BYTES = 4 << 30
 """The most memory of the host for the record. A model of 7 billion parameters needs 2.5 GB in float32 for 256 tokens."""
 _MOST_FAILURES = 3
@@ -61,21 +63,17 @@ class Runnable(Protocol):
     def check_ids(self, ids: Sequence[int]) -> None: ...
 
 
-def nothing_compared(why: str) -> ModuleTrace:
-    """The trace of models that cannot be compared."""
-    return ModuleTrace(first=None, largest=None, n_modules=0, n_differing=0, note=why)
-
-
 def trace_modules(reference: Runnable, candidate: Runnable, tokens: Tokens) -> ModuleTrace:
     """Let both models read ``tokens``, and compare what their modules make of the same inputs.
 
-    Each model reads the prompt two or three times. Its last 256 tokens are read, unless no difference shows in these.
+    The candidate reads the prompt once or twice, the reference up to five times. Its last 256 tokens are read, unless no
+    difference shows in these.
     """
     pairing = paired(reference.model, candidate.model)
     if 2 * len(pairing.reference) <= len(pairing.missing):
-        return nothing_compared(
-            f"{len(pairing.reference)} of the reference's {len(pairing.reference) + len(pairing.missing)} modules have their "
-            "names in the candidate: too few to compare"
+        return ModuleTrace.of_nothing(
+            f"only {len(pairing.reference)} of the reference's {len(pairing.reference) + len(pairing.missing)} modules have "
+            "their names in the candidate"
         )
     with _quietly(reference, candidate):
         ids = tokens.ids[-_MOST_TOKENS:]
@@ -93,15 +91,17 @@ def _traced(reference: Runnable, candidate: Runnable, pairing: Pairing, ids: Seq
         except TooLarge:
             ids = ids[len(ids) - len(ids) // 2 :]
             if len(ids) < _LEAST_TOKENS:
-                return nothing_compared(f"what the modules return for {_LEAST_TOKENS} tokens takes too much memory to compare")
+                return ModuleTrace.of_nothing(
+                    f"what the modules return for {_LEAST_TOKENS} tokens takes too much memory to compare"
+                )
         except Exception as error:  # whatever a model's code may raise; the comparison is an extra, and must not fail a gate
-            return nothing_compared(f"the reference raised {error_text(error)}")
+            return ModuleTrace.of_nothing(f"the reference raised {error_text(error)}")
         else:
             break
     try:
         candidate.check_ids(ids)
     except Exception as error:
-        return nothing_compared(error_text(error))
+        return ModuleTrace.of_nothing(error_text(error))
     return _Comparison(reference, candidate, pairing, recording, ids).result()
 
 
@@ -117,7 +117,7 @@ class _Comparison:
 
     def result(self) -> ModuleTrace:
         replay, failures = self._candidate_on_record(frozenset(self.pairing.reference))
-        limits = Limits.of(self._eps, same_precision=not self._precisions_differ)
+        limits = Limits.of(self._eps)
         findings = Findings(self.pairing, self.recording, limits, replay, failures)
         findings.judge(self._rounded(replay, findings))
         for _ in range(_MOST_PASSES):
@@ -127,16 +127,18 @@ class _Comparison:
             held = frozenset(name for name in findings.differing if any(is_inside(name, suspect) for suspect in suspects))
             freely, _ = self._replayed(self.candidate, held=held, judged=suspects, unfed=self._unfed & held)
             findings.judge_freely(suspects, freely, self._rounded(freely, findings))
-        return findings.trace()
+        return replace(findings.trace(), precision=self._precision)
 
     def _rounded(self, replay: Replay, findings: Findings) -> Replay:
-        """The replay of the reference that is like the candidate's ``replay``, with rounding errors."""
+        """The replays of the reference that are like the candidate's ``replay``, with rounding errors; the larger of two."""
         measured = frozenset(name for name, seen in replay.seen.items() if findings.is_large(max(seen.output, seen.passed_on)))
-        rounding = Rounding(self._eps)
-        options = {"held": replay.held, "judged": replay.judged, "measured": measured, "rounding": rounding}
+        rounded = Replay(self.recording, frozenset())
+        options = {"held": replay.held, "judged": replay.judged, "measured": measured}
         pairing = self.pairing
         with buffers_of(pairing.candidate, pairing.reference, self._coarsest) if self._precisions_differ else nullcontext():
-            return self._replayed(self.reference, **options)[0] if measured else Replay(self.recording, frozenset())
+            for opposite in (False, True) if measured else ():
+                rounded.add(self._replayed(self.reference, rounding=Rounding(self._eps, opposite=opposite), **options)[0])
+        return rounded
 
     def _candidate_on_record(self, names: frozenset[str]) -> tuple[Replay, list[Failure]]:
         """The candidate's replay. A module that fails on the recorded inputs gets its own; if it fails on these too, what was
@@ -178,9 +180,17 @@ class _Comparison:
     def _eps(self) -> float:
         """The relative rounding error of a value."""
         eps = torch.finfo(self._coarsest).eps
-        if self.reference.device.type != self.candidate.device.type and torch.get_float32_matmul_precision() != "highest":
-            eps = max(eps, torch.finfo(torch.float16).eps)  # TensorFloat-32 has as many bits
-        return eps
+        return max(eps, _TF32_EPS) if self._may_use_tf32 else eps
+
+    @property
+    def _precision(self) -> str:
+        coarser = self._may_use_tf32 and torch.finfo(self._coarsest).eps < _TF32_EPS
+        return "TensorFloat-32" if coarser else str(self._coarsest).removeprefix("torch.")
+
+    @property
+    def _may_use_tf32(self) -> bool:
+        devices = {engine.device.type for engine in (self.reference, self.candidate)}
+        return len(devices) > 1 and torch.get_float32_matmul_precision() != "highest"
 
     @property
     def _precisions_differ(self) -> bool:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer, builtin_prompts
 from pytest_pot.engines.distributions import Floats, Ints, TopK
+from pytest_pot.engines.module_differences import ModuleDifference
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.scoring.diagnosis.likely_cause import likely_cause
 
@@ -78,6 +79,33 @@ def test_the_trend_over_positions_names_the_cause(
     assert cause_of(report, changed=True) is None
     blames_weights = words not in ("grows with the position: look at the position encoding", "from the first position on")
     assert (cause_of(report, changed=False) is None) == blames_weights
+
+
+@pytest.mark.parametrize(
+    ("first", "positions"),
+    [
+        (("model.layers.7.mlp", "LlamaMLP", None), False),
+        (("model.layers.7.self_attn.q_proj", "Linear", None), False),
+        (("model.layers.7.self_attn", "LlamaAttention", None), True),
+        (("model.rotary_emb", "LlamaRotaryEmbedding", None), True),
+        (("model", "MistralModel", "attention_mask"), True),
+        (("model", "LlamaModel", "position_ids"), True),
+    ],
+)
+@pytest.mark.parametrize("changed", [False, None])
+def test_no_guess_contradicts_a_known_start(
+    generator: np.random.Generator, first: tuple[str, str, str | None], positions: bool, changed: bool | None
+) -> None:
+    name, kind, argument = first
+    known = ModuleDifference(name, kind, before=0.0, after=0.1, noise=0.0, argument=argument)
+
+    def cause(shape: Callable[[Floats], Floats]) -> str:
+        report = FakeReport([noisy(shape(np.arange(32.0)), generator) for _ in range(12)])
+        return likely_cause(cast(ScoreReport, report), changed, known) or ""
+
+    assert ("look at the position encoding" in cause(lambda j: 0.02 + 0.01 * j)) == positions
+    assert "BOS" not in cause(lambda j: 0.3 * np.exp(-j / 8) + 0.02)
+    assert ("position encoding" in cause(lambda j: 0.03 + 0 * j)) == (positions and changed is None)
 
 
 def test_a_few_prompts_are_named(generator: np.random.Generator) -> None:

@@ -147,12 +147,54 @@ def test_where_it_starts() -> None:
         "the largest difference arises in lm_head (Linear): 0.5 for the same inputs",
         "5 of 61 modules differ by more than rounding",
     ]
-    assert starts(None, n=0) == ["in no module: all 61 agree for the same inputs, but for rounding"]
+    hook = "; the candidate has a forward hook there: conftest.hook"
+    hooked = replace(MLP, own_code=hook.removeprefix("; "))
+    assert starts(hooked) == [f"{begin}{hook}; the modules before it agree to 3e-07"]
+    assert starts(replace(hooked, itself=True)) == [
+        f"{begin}{hook}; each module inside it agrees; the modules before it agree to 3e-07"
+    ]
     assert where_it_starts(Diagnosis((), EQUAL, None)) == []
-    unknown = ModuleTrace(None, None, 0, 0, note="the two have no module in common")
-    assert where_it_starts(Diagnosis((), EQUAL, unknown)) == []
     noted = ModuleTrace(MLP, None, 61, 1, note="one module did not run")
     assert where_it_starts(Diagnosis((), EQUAL, noted))[-1] == "one module did not run"
+
+
+def test_where_nothing_stands_out_above_rounding() -> None:
+    agreeing = ModuleTrace(None, None, 61, 0)
+    rounded = replace(agreeing, within=0.0042, precision="bfloat16")
+    explained = "0.0042, which rounding to bfloat16 explains"
+    wrapper = "the candidate (Wrapper)"
+    for trace, line in (
+        (agreeing, "in no module: all 61 are equal for the same inputs"),
+        (rounded, f"in no module: none of 61 differs for the same inputs by more than {explained}"),
+        (replace(agreeing, wrapper=wrapper), "in what wraps the candidate (Wrapper): all 61 modules inside are equal"),
+        (
+            replace(rounded, wrapper=wrapper),
+            f"in what wraps the candidate (Wrapper): all 61 modules inside agree to {explained}",
+        ),
+    ):
+        assert where_it_starts(Diagnosis((), EQUAL, trace)) == [line]
+        assert where_it_starts(Diagnosis((ROPE,), EQUAL, trace)) == []
+        assert where_it_starts(Diagnosis((), SOME, trace)) == []
+    noted = replace(agreeing, note="the models are of different classes")
+    assert len(where_it_starts(Diagnosis((), EQUAL, noted))) == 2
+
+
+def test_why_it_is_not_known_is_short_and_no_change() -> None:
+    for n_modules in (0, 61):
+        trace = ModuleTrace(None, None, n_modules, 0, note="a reason " * 50, incomplete=True)
+        for diagnosis in (Diagnosis((), EQUAL, trace), Diagnosis((ROPE,), SOME, trace)):
+            (line,) = where_it_starts(diagnosis)
+            assert line.startswith("not known: a reason ")
+            assert len(line) < 200
+            assert not any("a reason" in line for line in what_changed(diagnosis))
+
+
+def test_the_first_module_behind_changed_tensors_is_the_first_above_rounding() -> None:
+    order = ("model.norm", MLP.name, "lm_head")
+    for change, before, hidden in ((ONE, 3e-7, True), (ONE, 0.0, False), (replace(ONE, name="lm_head.weight"), 3e-7, False)):
+        trace = ModuleTrace(replace(MLP, before=before), None, 61, 1, order=order)
+        line = where_it_starts(Diagnosis((), replace(SOME, changes=(change,)), trace))[0]
+        assert line.startswith("model.layers.3.mlp (LlamaMLP), the first above rounding: its output") == hidden
 
 
 def test_a_diagnosis_as_json() -> None:
@@ -167,5 +209,6 @@ def test_a_diagnosis_as_json() -> None:
     )
     assert document["config"] == [{"field": "eps", "reference": 1e-5, "candidate": None, "n_modules": 0}]
     assert document["trace"]["first"]["after"] == 0.5
+    assert "order" not in document["trace"]
     assert document["precisions"] == ["float32", "bfloat16"]
     assert document["what_changed"] == []

@@ -14,7 +14,7 @@ from .tracing import first_of, larger, like, traced
 def test_another_architecture_is_told_in_one_line() -> None:
     trace = traced(tiny("llama"), tiny("gpt2"))
     assert (trace.first, trace.n_modules) == (None, 0)
-    assert trace.note == "2 of the reference's 33 modules have their names in the candidate: too few to compare"
+    assert trace.note == "only 2 of the reference's 33 modules have their names in the candidate"
 
 
 def test_another_class_with_the_same_names_is_compared() -> None:
@@ -58,7 +58,9 @@ def test_what_wraps_a_model_is_seen_through() -> None:
     assert first_of(traced(reference, Wrapped(candidate))).name == name
     assert first_of(traced(Wrapped(reference), candidate)).name == f"inner.{name}"
     assert first_of(traced(Wrapped(reference), Wrapped(candidate))).name == f"inner.{name}"
-    assert traced(reference, Wrapped(reference)).note == "what wraps the models was not compared"
+    assert traced(reference, Wrapped(reference)).wrapper == "the candidate (Wrapped)"
+    assert traced(Wrapped(reference), reference).wrapper == "the reference (Wrapped)"
+    assert traced(Wrapped(reference), Wrapped(reference)).wrapper is None
 
 
 def test_compiled_modules_are_compared_by_their_code() -> None:
