@@ -67,4 +67,5 @@ def _changed(diagnosis: Diagnosis) -> bool | None:
         return False
     if diagnosis.config or (weights is not None and (weights.changes or weights.computed)):
         return True
-    return False if weights is not None and weights.n_equal == weights.n_tensors else None
+    all_equal = weights is not None and weights.n_equal == weights.n_tensors and not weights.unconfirmed
+    return False if all_equal else None

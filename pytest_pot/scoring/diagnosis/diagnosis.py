@@ -45,6 +45,9 @@ class WeightsDifference:
     computed: tuple[TensorChange, ...] = ()
     """Buffers that no checkpoint holds, such as rotary frequencies, where the configuration does not explain the difference.
     They are not counted above."""
+    unconfirmed: tuple[str, ...] = ()
+    """Tensors that were matched by equal values alone, as the two models name them differently. It is not known whether each
+    is in its place."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Diagnosis:
     trace: ModuleTrace | None
     """None where the models were not compared module by module."""
     same_weights: bool = False
-    """Whether configuration and weights are equal."""
+    """Whether configuration and weights are equal. Their classes may differ: see ``classes``."""
     precisions: tuple[str, str] | None = None
     """The precisions that both models computed in, where they differ."""
+    classes: tuple[str, str] | None = None
+    """The classes of both models, where they differ: the same weights may be computed with in another way."""
     notes: tuple[str, ...] = ()
     """What could not be told and why, one line each; they are the last lines of ``what_changed``, too."""
 

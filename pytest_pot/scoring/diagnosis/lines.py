@@ -11,7 +11,7 @@ from pytest_pot.engines.weights import ChangeKind, TensorChange
 from pytest_pot.scoring.diagnosis.tensor_names import template
 
 if TYPE_CHECKING:
-    from pytest_pot.engines.module_differences import ModuleDifference
+    from pytest_pot.engines.module_differences import ModuleDifference, ModuleTrace
     from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange, Diagnosis, WeightsDifference
 
 __all__ = ["config_lines", "what_changed", "where_it_starts"]
@@ -28,18 +28,19 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     config = list(config_lines(diagnosis.config or ()))
     weights = [] if diagnosis.weights is None else [*diagnosis.weights.summary, *_computed(diagnosis.weights.computed)]
     notes = [shorten(note, 400) for note in diagnosis.notes]
+    classes = [] if diagnosis.classes is None else [f"class {' -> '.join(shorten(name, 80) for name in diagnosis.classes)}"]
     if diagnosis.same_weights:
-        return [*_same(diagnosis), *weights, *notes]
+        return [*_same(diagnosis, classes), *weights, *notes]
     equal = _equal(diagnosis.weights)
     if config and not weights and equal:
         config[0] += f"; {equal}"
         equal = None
     # The first line of each matters more than the second of either.
-    lines = [*config[:1], *weights, *config[1:]]
+    lines = [*config[:1], *weights, *config[1:], *classes]
     if equal:
         lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))
     if diagnosis.precisions is not None:
-        lines.append(f"computed in another precision ({' and '.join(diagnosis.precisions)})")
+        lines.append(_precisions(diagnosis.precisions))
     return [*lines, *notes] or ["nothing is known of what changed"]
 
 
@@ -50,7 +51,7 @@ def where_it_starts(diagnosis: Diagnosis) -> Sequence[str]:
         return []
     if trace.first is None:
         agree = f"in no module: all {trace.n_modules} agree for the same inputs, but for rounding"
-        return [agree] if trace.n_modules and trace.note is None else []
+        return [agree] if _all_modules_agree(trace) else []
     lines = [_first_difference(trace.first)]
     if trace.largest is not None and trace.largest.name != trace.first.name:
         lines.append(
@@ -85,20 +86,32 @@ def config_lines(changes: Iterable[ConfigChange]) -> Iterator[str]:
         yield _constant(group)
 
 
-def _same(diagnosis: Diagnosis) -> list[str]:
+def _same(diagnosis: Diagnosis, classes: list[str]) -> list[str]:
     n = 0 if diagnosis.weights is None else diagnosis.weights.n_tensors
     config = ", and so is the configuration" if diagnosis.config == () else " (of a configuration, nothing is known)"
     equal = f"all {count(n, 'tensor')} are equal{config}"
-    if diagnosis.precisions is None:
-        return [equal]
-    return [f"same weights, computed in another precision ({' and '.join(diagnosis.precisions)}): {equal}"]
+    precisions = None if diagnosis.precisions is None else _precisions(diagnosis.precisions)
+    if classes and not _all_modules_agree(diagnosis.trace):
+        # Another class may compute something else with the same weights.
+        return [*classes, equal, *([precisions] if precisions else [])]
+    return [equal if precisions is None else f"same weights, {precisions}: {equal}", *classes]
+
+
+def _precisions(precisions: tuple[str, str]) -> str:
+    return f"computed in another precision ({' and '.join(precisions)})"
+
+
+def _all_modules_agree(trace: ModuleTrace | None) -> bool:
+    return trace is not None and trace.first is None and trace.n_modules > 0 and trace.note is None
 
 
 def _equal(weights: WeightsDifference | None) -> str | None:
     if weights is None or weights.n_equal == 0:
         return None
     n = weights.n_tensors
-    return f"all {count(n, 'tensor')} are equal" if weights.n_equal == n else f"{weights.n_equal} of {n} tensors are equal"
+    if weights.n_equal < n:
+        return f"{weights.n_equal} of {n} tensors are equal"
+    return f"all {count(n, 'tensor')} are equal" + (", if each is in its place" if weights.unconfirmed else "")
 
 
 def _computed(changes: Sequence[TensorChange]) -> Iterator[str]:
