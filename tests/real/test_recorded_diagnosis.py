@@ -221,3 +221,11 @@ def test_sizes_of_all_matrices(model: nn.Module, recorded: WeightsPrint) -> None
                     n_matrices += 1
                     n_right += 0.6 * size <= change.relative <= 1.4 * size
     assert n_right >= 0.95 * n_matrices
+
+
+def test_the_grid_of_each_matrix_is_named(model: nn.Module, recorded: WeightsPrint) -> None:
+    with changed(model, perturbation("int8 per row")):
+        weights = NamedWeights(model)
+        changes = [change for each in weights.tensors if (change := weights.change(each, recorded, each))]
+    assert len(changes) == 211
+    assert {(change.kind, change.what) for change in changes} == {(ChangeKind.ROUNDED, "8 bits per row")}

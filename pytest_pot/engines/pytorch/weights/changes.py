@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.extent import pruning, what_differs
 from pytest_pot.engines.pytorch.weights.finding import Finding
+from pytest_pot.engines.pytorch.weights.grids import GridSearch
 from pytest_pot.engines.pytorch.weights.low_rank import low_rank
 from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair
 from pytest_pot.engines.pytorch.weights.precisions import dtype_name, stored_dtype
@@ -30,7 +31,11 @@ __all__ = ["change_between"]
 
 @torch.no_grad()
 def change_between(
-    reference: Tensor, candidate: Tensor, name: str = "", candidate_name: str | None = None
+    reference: Tensor,
+    candidate: Tensor,
+    name: str = "",
+    candidate_name: str | None = None,
+    grids: GridSearch | None = None,
 ) -> TensorChange | None:
     """How ``candidate`` differs from ``reference``; None where all values are equal, whatever the two precisions.
 
@@ -41,6 +46,7 @@ def change_between(
         candidate: one of the same shape; or of two dimensions, with these exchanged.
         name: the reference's name for it.
         candidate_name: the candidate's name for it, if that may be another one.
+        grids: the search for the grids of the candidate's tensors, which is faster for each if it is one search for all.
 
     Raises:
         ValueError: the shapes differ in another way.
@@ -68,7 +74,7 @@ def change_between(
             return TensorChange(name, ChangeKind.CHANGED, candidate_name=candidate_name)
         pair = pair.exact()
         differences = pair.differences()
-    finding = _finding(pair, differences, candidate)
+    finding = _finding(pair, differences, candidate, grids or GridSearch())
     return TensorChange(name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name)
 
 
@@ -83,13 +89,13 @@ def _transposed(reference: Tensor, candidate: Tensor) -> Finding:
     return Finding(ChangeKind.TRANSPOSED, _by_rounding(pair)) if pair.equal() else Finding(ChangeKind.CHANGED)
 
 
-def _finding(pair: TensorPair, differences: Differences, candidate: Tensor) -> Finding:
+def _finding(pair: TensorPair, differences: Differences, candidate: Tensor, grids: GridSearch) -> Finding:
     if not float(differences.candidate.sum()):
         return Finding(ChangeKind.ZERO)
-    return next(finding for finding in _findings(pair, differences, candidate) if finding is not None)
+    return next(finding for finding in _findings(pair, differences, candidate, grids) if finding is not None)
 
 
-def _findings(pair: TensorPair, differences: Differences, candidate: Tensor) -> Iterator[Finding | None]:
+def _findings(pair: TensorPair, differences: Differences, candidate: Tensor, grids: GridSearch) -> Iterator[Finding | None]:
     if float(differences.reference.sum()):
         yield float_rounding(pair, differences)
         stored = _as_stored(pair)
@@ -100,7 +106,7 @@ def _findings(pair: TensorPair, differences: Differences, candidate: Tensor) -> 
                 words = [word for word in (found.what, _by_rounding(stored)) if word]
                 yield Finding(found.kind, ", ".join(words), found.amount)
         yield scaling(pair, differences)
-        yield grid_rounding(pair, differences, candidate)
+        yield grid_rounding(pair, differences, candidate, grids)
         yield low_rank(pair, differences)
     yield Finding(ChangeKind.CHANGED, what_differs(pair, differences))
 

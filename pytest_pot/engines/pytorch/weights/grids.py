@@ -1,52 +1,40 @@
 """The coarsest grid on which all values of a tensor lie: a precision, or the integers of a quantiser.
 
-A tensor is first looked at in a sample: most lie on no grid, and a few groups show that. What fits the sample is then checked
-on all values. A grid is named only where chance is no explanation; values of which too few are distinct prove nothing.
+A tensor is first looked at in a sample, and what fits that is checked on all values. The tensors of a model were mostly rounded
+in the same way, and so the grids of those before are tried first: one fit of a small sample instead of some thirty.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.weights.lattices import (
-    MAX_LEVELS,
-    CodeBook,
-    Evenly,
-    Fits,
-    Float8,
-    Lattice,
-    fit,
-    fit_scales,
-    learned_codes,
-)
-from pytest_pot.engines.pytorch.weights.layouts import BLOCK, Layout, layouts, rows_of, spread
+from pytest_pot.engines.pytorch.weights.grid_candidates import LATTICES, Candidate, candidates, whole_sample
+from pytest_pot.engines.pytorch.weights.lattices import MAX_LEVELS, Evenly, Fits, Lattice, ends, fit, fit_scales
+from pytest_pot.engines.pytorch.weights.layouts import LONGEST, Layout, rows_of, spread
+from pytest_pot.engines.pytorch.weights.precision_search import CERTAIN, PRECISIONS, holds_all, precision_of
 
-__all__ = ["Grid", "find_grid", "find_precision", "grid_of"]
+__all__ = ["Grid", "GridSearch", "find_grid", "find_precision", "grid_of"]
 
-_PRECISIONS = {
-    "float8_e4m3fn": (torch.float8_e4m3fn, 2.0**-4),
-    "float8_e5m2": (torch.float8_e5m2, 2.0**-3),
-    "bfloat16": (torch.bfloat16, 2.0**-8),
-    "float16": (torch.float16, 2.0**-11),
-    "float32": (torch.float32, 2.0**-24),
-}
-"""The type, and its largest relative rounding error."""
-_SHORT, _FIRST = (16, 32, 64), 4
-"""Sizes and number of the groups that are looked at first."""
-_CERTAIN = 32.0
-"""Bits of evidence that are needed."""
-_CODE_BITS = 24.0
-"""The evidence that each learned code uses up."""
-_MAX_DISTINCT = 2 * 256 + 1
-_FLOAT4 = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
-"""float4_e2m1fn in steps of a half."""
-_MIN_LARGE = 32
-"""How many values above 4 of these steps must not be between them."""
+_REMEMBERED = 4
+"""Grids of earlier tensors that are tried; a model is rarely rounded in more ways."""
+_AGAIN = 2048
+"""Values of the sample on which they are tried."""
+_FIRST = 4
+"""Groups that are fitted to other lattices."""
+_PART = 16
+"""Values of a group whose common divisor is looked at."""
+_RATIOS = (1.0, 2.0, 0.5, 3.0, 1 / 3, 1.5, 2 / 3)
+"""Of the steps of two neighbours that are parts of one group: its steps may be seen in multiples where few values are."""
+_SAME = 2.0**-9
+"""Relative error of the ratio of two steps. Steps of groups of their own have such a ratio in one of 40 cases."""
+_NEAR = 0.1
+"""Of a multiple of the step, where the origin of a lattice with offset is no offset."""
+_SAMPLED, _MIN_SAMPLED_ROWS = 2**14, 32
+"""Values, and rows, from which :meth:`GridSearch.name` tells a grid."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +57,7 @@ class Grid:
         total = 0.0
         for groups in (self.layout or Layout("row")).blocks(rows_of(values)):
             if self.layout is None or self.lattice is None:
-                info = torch.finfo(_PRECISIONS[self.name][0])
+                info = torch.finfo(PRECISIONS[self.name][0])
                 spacing = info.eps * torch.exp2(groups.abs().clamp_min(info.tiny).log2().floor())
             else:
                 scales = self.fits(groups).scales[:, None]
@@ -93,186 +81,134 @@ class Grid:
         return fits
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A grid that fits the sample."""
+class GridSearch:
+    """Finds the grids of a model's tensors, one after the other."""
 
-    layout: Layout
-    lattice: Lattice
-    fits: Fits
-    groups: Tensor
-    extent: _Extent
+    def __init__(self) -> None:
+        self.earlier: list[Grid] = []
+        """The last ones first."""
 
-    @property
-    def spacing(self) -> float:
-        """Of the middle one of its groups."""
-        return float(self.fits.spacing.median())
+    @torch.no_grad()
+    def find(self, values: Tensor) -> Grid | None:
+        """The coarsest grid on which all ``values`` lie, a tensor of any shape; None if there is none, or too few values to
+        tell. A row runs along the last dimension."""
+        if not values.is_floating_point() or values.numel() == 0:
+            return None
+        return self._find(rows_of(values.detach()))
 
-    @property
-    def name(self) -> str:
-        words = self.layout.words
-        if isinstance(self.lattice, Float8):
-            power_of_two = self.layout.by == "tensor" and math.frexp(float(self.fits.scales[0]))[0] == 0.5
-            return "float8_e4m3fn" if power_of_two else f"float8_e4m3fn {words}"
-        if self._is_float4:
-            return f"float4_e2m1fn {words}"
-        offset = " with offset" if self.lattice.with_offset else ""
-        return f"{self.bits} bits {words}{offset}"
+    @torch.no_grad()
+    def name(self, values: Tensor) -> str | None:
+        """The name of the coarsest grid on which a sample of ``values`` lies, in rows that are spread over the tensor; of a
+        vector, the name of a precision. If all values lie on a grid, the sample does."""
+        if not values.is_floating_point() or values.numel() == 0:
+            return None
+        rows = rows_of(values.detach())[:, :LONGEST]
+        if len(rows) == 1:
+            return precision_of(rows)
+        count = max(_SAMPLED // rows.shape[1], _MIN_SAMPLED_ROWS)
+        grid = self._find(rows, None if len(rows) <= count else rows[spread(len(rows), count, rows.device)])
+        return grid.name if grid else None
 
-    @property
-    def bits(self) -> int:
-        return 4 if self._is_float4 else _bits(self.lattice, self.extent)
+    def _find(self, whole: Tensor, sample: Tensor | None = None) -> Grid | None:
+        """The grid of the rows of a whole tensor; if there is a sample of them, all that is asked for is its grid."""
+        rows = whole if sample is None else sample
+        if rows.dtype == torch.float64 and not holds_all(rows, torch.float32):
+            return None
+        precision = precision_of(rows)
+        unit = min(PRECISIONS[precision or "float32"][1], PRECISIONS["bfloat16"][1])
+        if rows.dtype.itemsize == 1:  # torch computes little in these types
+            whole, rows = whole.to(torch.bfloat16), rows.to(torch.bfloat16)
+        if not str(precision).startswith("float8"):
+            for grid in self.earlier:
+                if candidate := _again(grid, rows, whole, unit):
+                    found = _on_all(candidate, rows, unit) if sample is None else grid
+                    if found is not None:
+                        self._remember(found)
+                        return found
+        for candidate in candidates(rows, whole, unit):
+            coarser = candidate.bits <= 4 or not str(precision).startswith("float8")
+            if coarser and (found := _on_all(candidate, rows, unit)):
+                self._remember(found)
+                return found
+        return Grid(precision, unit) if precision else None
 
-    @property
-    def _is_float4(self) -> bool:
-        """Whether the levels that occur are those of float4_e2m1fn."""
-        if not isinstance(self.lattice, Evenly) or self.lattice.with_offset or self.extent.peak != max(_FLOAT4):
-            return False
-        units = (self.groups / self.fits.scales[:, None]).round().abs()
-        return int((units > 4).sum()) >= _MIN_LARGE and bool(torch.isin(units, units.new_tensor(_FLOAT4)).all())
+    def _remember(self, grid: Grid) -> None:
+        others = [each for each in self.earlier if each.name != grid.name]
+        self.earlier = [grid, *others][:_REMEMBERED]
 
 
-@dataclass(frozen=True)
-class _Extent:
-    """Which numbers of a lattice occur."""
-
-    peak: float
-    """The largest magnitude."""
-    spread: float
-    """From the lowest to the highest of one group, and 0."""
-    equal_peaks: bool
-    """Whether most groups have the same largest magnitude, as where it is what a group is scaled by."""
-
-    @classmethod
-    def of(cls, fits: Fits) -> _Extent:
-        peaks = torch.maximum(fits.highest, -fits.lowest)
-        spread = fits.highest.clamp_min(0) - fits.lowest.clamp_max(0)
-        return cls(float(peaks.max()), float(spread.max()), float((peaks == peaks.max()).float().mean()) > 0.5)
+def find_grid(values: Tensor) -> Grid | None:
+    """:meth:`GridSearch.find`, of one tensor."""
+    return GridSearch().find(values)
 
 
 def grid_of(values: Tensor) -> str | None:
-    """The name of the coarsest grid on which all ``values`` lie, a tensor of any shape; None if there is none, or too few
-    values to tell. A row runs along the last dimension."""
+    """The name of :func:`find_grid`."""
     grid = find_grid(values)
     return grid.name if grid else None
-
-
-@torch.no_grad()
-def find_grid(values: Tensor) -> Grid | None:
-    """The same, with what is needed to compute its steps."""
-    if not values.is_floating_point() or values.numel() == 0:
-        return None
-    values = values.detach()
-    rows = rows_of(values)
-    if values.dtype == torch.float64 and not _all_in(rows, torch.float32):
-        return None
-    precision = _precision(rows)
-    unit = min(_PRECISIONS[precision or "float32"][1], _PRECISIONS["bfloat16"][1])
-    whole = Grid(precision, unit) if precision else None
-    if rows.dtype.itemsize == 1:  # torch computes little in these types
-        rows = rows.to(torch.bfloat16)
-    samples = [(layout, layout.sample(rows)) for layout in layouts(rows)]
-    short = [groups for layout, groups in samples if layout.by == "group" and layout.size in _SHORT]
-    columns = [groups[:, : max(_SHORT)] for layout, groups in samples if layout.by == "column"]
-    lattices = _possible(short + columns, unit) if short else _LATTICES
-    if lattices:  # of a tensor with one scale, rare values are the best evidence
-        extremes = torch.stack(rows.aminmax()).float()[None]
-        samples[0] = (samples[0][0], torch.cat([samples[0][1], extremes[: len(samples[0][1])]], dim=-1))
-    candidates = [candidate for layout, groups in samples if (candidate := _on_sample(layout, groups, lattices, unit))]
-    for candidate in _coarsest_first(candidates):
-        coarser = candidate.bits <= 4 or not str(precision).startswith("float8")
-        if coarser and (grid := _on_all(candidate, rows, unit)):
-            return grid
-    return whole
 
 
 def find_precision(values: Tensor) -> Grid | None:
     """The coarsest precision that holds all ``values``; None if it is float32 or a finer one, or too few values tell."""
     if not values.is_floating_point() or values.numel() == 0:
         return None
-    name = _precision(rows_of(values.detach()))
-    return Grid(name, _PRECISIONS[name][1]) if name else None
+    name = precision_of(rows_of(values.detach()))
+    return Grid(name, PRECISIONS[name][1]) if name else None
 
 
-def _coarsest_first(candidates: list[_Candidate]) -> list[_Candidate]:
-    """Larger groups come first, unless smaller ones have clearly larger steps."""
-    best = 0
-    for index, candidate in enumerate(candidates):
-        if candidate.spacing > 1.5 * candidates[best].spacing:
-            best = index
-    return candidates[best : best + 1] + candidates[:best] + candidates[best + 1 :]
-
-
-# --- precisions ---
-
-
-def _precision(rows: Tensor) -> str | None:
-    """The coarsest precision that holds all values; None for float32."""
-    kept = str(rows.dtype).removeprefix("torch.")
-    sample = rows[spread(len(rows), 64, rows.device)]
-    sample = sample[:, spread(sample.shape[1], 64, rows.device)]
-    magnitudes = sample.float().abs().unique()
-    magnitudes = magnitudes[magnitudes > 0]
-    kept_unit = _PRECISIONS[kept][1] if kept in _PRECISIONS else _PRECISIONS["float32"][1]
-    for name, (dtype, unit) in _PRECISIONS.items():
-        if unit <= kept_unit:
-            break
-        evidence = len(magnitudes) * math.log2(unit / kept_unit)
-        if evidence >= _CERTAIN and _is_in(magnitudes, dtype) and _all_in(rows, dtype):
-            return name
-    return kept if kept in _PRECISIONS and kept != "float32" else None
-
-
-def _all_in(rows: Tensor, dtype: torch.dtype) -> bool:
-    return all(
-        _is_in(rows[start : start + count], dtype)
-        for count in [max(BLOCK // rows.shape[1], 1)]
-        for start in range(0, len(rows), count)
-    )
-
-
-def _is_in(values: Tensor, dtype: torch.dtype) -> bool:
-    return bool((values.to(dtype).to(values.dtype) == values).all() and values.isfinite().all())
-
-
-# --- the lattices of quantisers ---
-
-
-_LATTICES: tuple[Lattice, ...] = (Evenly(), Evenly(with_offset=True), Float8())
-
-
-def _possible(samples: Sequence[Tensor], unit: float) -> tuple[Lattice, ...]:
-    """The lattices that the samples of short groups allow. What lies on one in long groups does so in short ones."""
-    samples = [groups for groups in samples if len(groups)]
-    return tuple(
-        lattice for lattice in _LATTICES if any(bool(fit(groups[:_FIRST], lattice, unit).fitting.all()) for groups in samples)
-    )
-
-
-def _on_sample(layout: Layout, groups: Tensor, lattices: Sequence[Lattice], unit: float) -> _Candidate | None:
-    codes = learned_codes(groups[:_FIRST], unit)
-    if codes is not None and (codes := learned_codes(groups, unit)) is not None:
-        lattices = sorted([*lattices, CodeBook(codes)], key=lambda lattice: isinstance(lattice, Float8))
-    if not lattices or len(groups) == 0 or _too_many_values(groups[0]):
+def _again(grid: Grid, rows: Tensor, whole: Tensor, unit: float) -> Candidate | None:
+    """The grid of an earlier tensor, if a sample of ``rows`` lies on it and a search would find no other one: no simpler
+    lattice fits, neighbours have steps of their own, and no parts of groups have larger steps."""
+    layout, lattice = grid.layout, grid.lattice
+    if layout is None or lattice is None:
         return None
-    for lattice in lattices:
-        if not bool(fit(groups[:_FIRST], lattice, unit).fitting.all()):
-            continue
-        fits = fit(groups, lattice, unit, evidence=True)
-        learned = _CODE_BITS * lattice.count if isinstance(lattice, CodeBook) else 0.0
-        if bool(fits.fitting.all()) and float(fits.evidence.sum()) - learned >= _CERTAIN:
-            return _Candidate(layout, lattice, fits, groups, _Extent.of(fits))
-    return None
+    groups = whole_sample(whole) if layout.by == "tensor" else layout.neighbours(rows, _AGAIN)
+    if groups is None or len(groups) == 0 or not bool((groups != 0).any(dim=-1).all()):
+        return None
+    fits = fit(groups, lattice, unit, choices=grid.choices, evidence=True)
+    if not bool(fits.fitting.all()) or float(fits.evidence.sum()) < CERTAIN:
+        return None
+    if _fits_simpler(groups, fits, lattice, unit) or _share_scales(fits, unit) or _have_divisors(groups, fits, lattice):
+        return None
+    candidate = Candidate(layout, lattice, fits, groups)
+    return candidate if candidate.name == grid.name else None
 
 
-def _too_many_values(group: Tensor) -> bool:
-    """Whether a group has more distinct values than any lattice here. This rejects most long rows before they are fitted."""
-    return len(group) > 2 * _MAX_DISTINCT and len(group.unique()) > _MAX_DISTINCT
+def _fits_simpler(groups: Tensor, fits: Fits, lattice: Lattice, unit: float) -> bool:
+    """Whether a lattice that a search would try before fits ``groups`` as well, or nearly does."""
+    if isinstance(lattice, Evenly):
+        if not lattice.with_offset:
+            return False
+        origins = groups.amin(dim=-1) / fits.scales
+        return float(((origins - origins.round()).abs() < _NEAR).float().mean()) > 0.5
+    simpler = LATTICES[: LATTICES.index(lattice)] if lattice in LATTICES else LATTICES[:-1]
+    return any(bool(fit(groups[:_FIRST], each, unit).fitting.all()) for each in simpler)
 
 
-def _on_all(candidate: _Candidate, rows: Tensor, unit: float) -> Grid | None:
+def _share_scales(fits: Fits, unit: float) -> bool:
+    """Whether most neighbours may be parts of one larger group."""
+    if len(fits.scales) == 1:
+        return False
+    pairs = fits.scales.view(-1, 2)
+    ratios = pairs[:, :1] / pairs[:, 1:]
+    alike = ((ratios / ratios.new_tensor(_RATIOS) - 1).abs() < max(_SAME, 4 * unit)).any(dim=-1)
+    return float(alike.float().mean()) > 0.5
+
+
+def _have_divisors(groups: Tensor, fits: Fits, lattice: Lattice) -> bool:
+    """Whether most parts of ``groups`` lie on a coarser lattice than the whole groups."""
+    if not isinstance(lattice, Evenly):
+        return False
+    units = (groups / fits.scales[:, None])[:, : groups.shape[1] // _PART * _PART].view(len(groups), -1, _PART)
+    divisors = (units - units.amin(dim=-1, keepdim=True)).round().int()
+    while divisors.shape[-1] > 1:
+        divisors = torch.gcd(divisors[..., ::2], divisors[..., 1::2])
+    return float((divisors > 1).float().mean()) > 0.5
+
+
+def _on_all(candidate: Candidate, rows: Tensor, unit: float) -> Grid | None:
     """The grid, if all values lie on it."""
-    n_quick = candidate.lattice.scales(*candidate.groups[:1].aminmax(dim=-1, keepdim=True)).shape[1]
+    n_quick = candidate.lattice.scales(*ends(candidate.groups[:1])).shape[1]
     lattice, layout, used = candidate.lattice, candidate.layout, candidate.fits.choices
     quick, counts = used[(used >= 0) & (used < n_quick)].unique(return_counts=True)
     grid = Grid(
@@ -289,17 +225,3 @@ def _on_all(candidate: _Candidate, rows: Tensor, unit: float) -> Grid | None:
         if not within or not bool(fits.fitting.all()):
             return None
     return grid
-
-
-def _bits(lattice: Lattice, extent: _Extent) -> int:
-    if isinstance(lattice, Float8):
-        return 8
-    if isinstance(lattice, CodeBook):
-        return math.ceil(math.log2(lattice.count))
-    if (
-        not lattice.with_offset
-        and extent.equal_peaks
-        and (math.log2(extent.peak).is_integer() or math.log2(extent.peak + 1).is_integer())
-    ):
-        return math.ceil(math.log2(extent.peak)) + 1 if extent.peak > 1 else 2
-    return min(math.ceil(math.log2(extent.spread + 1)), 8)

@@ -50,6 +50,22 @@ class Layout:
         groups = groups.float().reshape(1, -1) if self.by == "tensor" else groups.float()
         return groups[(groups != 0).any(dim=-1)]
 
+    def neighbours(self, rows: Tensor, n_values: int) -> Tensor | None:
+        """About ``n_values`` in pairs of groups that are next to each other, [groups, values], float32; None where a row has
+        no two groups, and of columns."""
+        n_rows, n_columns = rows.shape
+        if self.by == "row" and n_rows > 1:
+            length = min(n_columns, LONGEST)
+            chosen = spread(n_rows // 2, max(n_values // length // 2, 2), rows.device) * 2
+            return torch.stack([rows[chosen, :length], rows[chosen + 1, :length]], dim=1).float().flatten(0, 1)
+        per_row = n_columns // (2 * self.size) if self.by == "group" else 0
+        if not per_row:
+            return None
+        pairs = rows[:, : per_row * 2 * self.size].unflatten(-1, (per_row, 2, self.size))
+        chosen = spread(n_rows * per_row, max(n_values // self.size // 2, 2), rows.device)
+        neighbours: Tensor = pairs[chosen // per_row, chosen % per_row].float().flatten(0, 1)
+        return neighbours
+
     def blocks(self, rows: Tensor) -> Iterator[Tensor]:
         """All groups, in blocks [groups, values], float32. A tensor comes in parts."""
         if self.by == "column":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pytest_pot.engines.kept_config import kept_config
 from pytest_pot.engines.pytorch.weights.changes import change_between
 from pytest_pot.engines.pytorch.weights.constants import constants_of
-from pytest_pot.engines.pytorch.weights.grids import grid_of
+from pytest_pot.engines.pytorch.weights.grids import GridSearch
 from pytest_pot.engines.pytorch.weights.prints import digest_of, print_from, sums_of
 from pytest_pot.engines.pytorch.weights.recorded_changes import change_since
 from pytest_pot.engines.pytorch.weights.stored import Stored, base_of, stored_tensors, why_unreadable
@@ -31,6 +31,7 @@ class NamedWeights:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._digests: dict[str, bytes] = {}
+        self._grids = GridSearch()
 
     @property
     def model_class(self) -> str:
@@ -82,26 +83,26 @@ class NamedWeights:
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
         other_name = None if name == reference_name else name
         if isinstance(reference, WeightsPrint):
-            return change_since(
-                reference.tensors[reference_name], self.values(name), reference_name, other_name, self.digest(name)
-            )
+            before = reference.tensors[reference_name]
+            return change_since(before, self.values(name), reference_name, other_name, self.digest(name), self._grids)
         if isinstance(reference, NamedWeights):
-            return change_between(reference.values(reference_name), self.values(name), reference_name, other_name)
+            return change_between(reference.values(reference_name), self.values(name), reference_name, other_name, self._grids)
         raise NotImplementedError
 
     def print(self) -> WeightsPrint:
         """See :meth:`Weights.print`. Tensors are read one after the other, twice: for the digests, and for the sums."""
         self._read_digests([name for name in self.tensors if name not in self._digests])
+        grids = GridSearch()
         return WeightsPrint(
             model_class=self.model_class,
             config=self.config,
-            tensors={name: self._print_of(name) for name in self.tensors},
+            tensors={name: self._print_of(name, grids) for name in self.tensors},
             ties=self.ties,
         )
 
-    def _print_of(self, name: str) -> TensorPrint:
+    def _print_of(self, name: str, grids: GridSearch) -> TensorPrint:
         values = self.values(name)
-        return print_from(self.tensors[name], self.digest(name), sums_of(values), grid_of(values))
+        return print_from(self.tensors[name], self.digest(name), sums_of(values), grids.name(values))
 
     def _read_digests(self, names: Sequence[str]) -> None:
         # Threads help, because hashlib releases the GIL while it hashes.

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.weights.grids import Grid, find_grid, find_precision
+from pytest_pot.engines.pytorch.weights.grids import Grid, GridSearch, find_precision
+from pytest_pot.engines.pytorch.weights.layouts import rows_of
 from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
 
@@ -55,7 +56,12 @@ _HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
 
 @torch.no_grad()
 def change_since(
-    reference: TensorPrint, candidate: Tensor, name: str = "", candidate_name: str | None = None, digest: bytes | None = None
+    reference: TensorPrint,
+    candidate: Tensor,
+    name: str = "",
+    candidate_name: str | None = None,
+    digest: bytes | None = None,
+    grids: GridSearch | None = None,
 ) -> TensorChange | None:
     """How ``candidate`` differs from the tensor that ``reference`` is a print of; None where all values are equal, whatever the
     two precisions.
@@ -66,6 +72,7 @@ def change_since(
         name: the reference's name for it.
         candidate_name: the candidate's, where it is another one.
         digest: the candidate's digest, if it is known.
+        grids: the search for the grids of the candidate's tensors, which is faster for each if it is one search for all.
     """
     candidate = candidate.detach()
     if digest is None:
@@ -73,7 +80,7 @@ def change_since(
     same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
     if digest == reference.digest and same_shape:
         return None
-    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape)
+    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape, grids or GridSearch())
     change = next(change for change in comparison.changes() if change is not None)
     return replace(change, name=name, candidate_name=candidate_name)
 
@@ -85,6 +92,7 @@ class _Comparison:
     """In the reference's shape."""
     transposed: bool
     """Whether the candidate was transposed for that."""
+    grids: GridSearch
 
     def changes(self) -> Iterator[TensorChange | None]:
         """What each kind of change makes of it, the surest first; the last one always applies."""
@@ -131,7 +139,7 @@ class _Comparison:
 
     @cached_property
     def _grid(self) -> Grid | None:
-        return find_grid(self.candidate)
+        return self.grids.find(self.candidate)
 
     @cached_property
     def _precision(self) -> Grid | None:
@@ -139,7 +147,13 @@ class _Comparison:
 
     @cached_property
     def _new_lattice(self) -> Grid | None:
-        """That of the candidate, if the reference's values are on another one or none."""
+        """That of the candidate, if the reference's values are on another one or none. Prints do not tell that of vectors."""
+        if len(rows_of(self.candidate)) == 1:
+            return None
+        # The print knows a sample only, which may lie on a coarser grid than all values; and samples are quickly compared.
+        sampled = self.grids.name(self.candidate)
+        if sampled in (None, "bfloat16", "float16", self.reference.grid):
+            return None
         grid = self._grid
         return grid if grid is not None and grid.lattice is not None and grid.name != self.reference.grid else None
 

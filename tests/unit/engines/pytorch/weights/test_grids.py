@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_pot.calibration.perturbations import perturb
-from pytest_pot.engines.pytorch.weights.grids import find_grid, grid_of
+from pytest_pot.engines.pytorch.weights.grids import GridSearch, find_grid, grid_of
+from pytest_pot.engines.pytorch.weights.layouts import spread
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -172,3 +175,86 @@ def test_the_quantisers_of_the_ladder(change: str) -> None:
     weight = perturb(nn.Sequential(linear), change).get_parameter("0.weight")
     expected = {"int8 per row": "8 bits per row", "int8 per tensor": "8 bits per tensor"}
     assert grid_of(weight) == expected.get(change, "4 bits in groups of 32")
+
+
+def test_rows_of_different_sizes_do_not_look_like_groups() -> None:
+    """The sampled groups may be of rows with larger steps than those of the sampled rows."""
+    for seed in range(8):
+        sizes = torch.exp(2 * torch.randn(300, 1, generator=torch.Generator().manual_seed(seed)))
+        values = normal(300, 576, seed=seed) * sizes
+        assert grid_of(symmetric(values, 576, 127)) == "8 bits per row"
+        assert grid_of(symmetric(values, 64, 127)) == "8 bits in groups of 64"
+
+
+def powers_of_two(values: Tensor, size: int) -> Tensor:
+    """4 bits, with steps that are powers of two and far apart: all values are multiples of the smallest step."""
+    groups = values.reshape(-1, size)
+    groups = groups * torch.exp2(torch.arange(len(groups)) % 3)[:, None]
+    step = torch.exp2((groups.abs().amax(dim=-1, keepdim=True) / 7).log2().ceil())
+    return ((groups / step).round() * step).view_as(values)
+
+
+QUANTILES = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.03, 0.97, 16))
+ON_GRIDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "8 bits per tensor": lambda values: symmetric(values, None, 127),
+    "8 bits per row": lambda values: symmetric(values, 512, 127),
+    "4 bits per row": lambda values: symmetric(values, 512, 7),
+    "8 bits in groups of 64": lambda values: symmetric(values, 64, 127),
+    "8 bits in groups of 32": lambda values: symmetric(values, 32, 127),
+    "4 bits in groups of 64": lambda values: symmetric(values, 64, 7),
+    "4 bits in groups of 32": lambda values: symmetric(values, 32, 7),
+    "4 bits in groups of 32 with offset": lambda values: with_minimum(values, 32, 15),
+    "float8_e4m3fn per row": lambda values: float8(values, 512),
+    "powers of two": lambda values: powers_of_two(values, 32),
+    "quantiles": lambda values: to_codes(values, 64, QUANTILES),
+}
+ALL: dict[str, Callable[[Tensor], Tensor]] = {
+    **ON_GRIDS,
+    "none": lambda values: values,
+    "bfloat16": lambda values: values.bfloat16().float(),
+}
+
+
+@lru_cache
+def expected(name: str, dtype: torch.dtype) -> tuple[Tensor, str | None]:
+    values = ALL[name](normal(64, 512)).to(dtype)
+    return values, grid_of(values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("before", ON_GRIDS)
+def test_what_was_found_before_changes_no_name(before: str, dtype: torch.dtype) -> None:
+    """All of a model's tensors are of one search, which tries the grids of those before first."""
+    earlier = GridSearch().find(ON_GRIDS[before](normal(64, 512, seed=1)).to(dtype))
+    assert earlier is not None
+    for name in ALL:
+        values, grid = expected(name, dtype)
+        search = GridSearch()
+        search.earlier = [earlier]
+        found = search.find(values)
+        assert (found.name if found else None) == grid, name
+        search.earlier = [earlier]
+        assert search.name(values) == grid, name
+
+
+def test_of_all_values_only_a_sample_is_named() -> None:
+    values = symmetric(normal(512, 512), 64, 7)
+    row = next(row for row in range(512) if row not in spread(512, 32, values.device))
+    values[row, int(values[row].argmax())] *= 1.003
+    assert grid_of(values) is None
+    assert GridSearch().name(values) == "4 bits in groups of 64"
+
+
+def test_a_value_off_the_grid_of_the_tensor_before() -> None:
+    search = GridSearch()
+    assert search.find(symmetric(normal(64, 512), 64, 7)) is not None
+    values = symmetric(normal(64, 512, seed=1), 64, 7)
+    values[41, int(values[41].argmax())] *= 1.003
+    assert search.find(values) is None
+
+
+def test_the_lattice_of_a_vector_is_not_named() -> None:
+    vector = symmetric(normal(1, 4096), None, 7)[0]
+    assert grid_of(vector) == "4 bits per tensor"
+    assert GridSearch().name(vector) is None
+    assert GridSearch().name(vector.bfloat16().float()) == "bfloat16"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.weights.grids import grid_of
+from pytest_pot.engines.pytorch.weights.grids import GridSearch, grid_of
 from pytest_pot.engines.pytorch.weights.prints import print_of
 from pytest_pot.engines.pytorch.weights.recorded_changes import change_since
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo, TensorPrint
@@ -20,7 +20,7 @@ BFLOAT16 = torch.bfloat16
 
 def recorded(values: Tensor) -> TensorPrint:
     info = TensorInfo(tuple(values.shape), str(values.dtype).removeprefix("torch."))
-    return print_of(values, info, grid_of(values))
+    return print_of(values, info, GridSearch().name(values))
 
 
 def change(reference: Tensor, candidate: Tensor) -> TensorChange | None:
