@@ -29,12 +29,12 @@ ONE = (
 )
 """What is told of the candidate ``one``, as patterns: the words have tests of their own."""
 MANY = (
-    f"{CHANGED}*{C_FC}.weight changed (relative change 0.01)",
     f"{CHANGED}*position embeddings changed (relative change 3.31)",
-    f"{CHANGED}*transformer.h.0.attn.c_attn.weight*1.5",
     f"{CHANGED}*transformer.h.0.mlp.c_proj.weight*0",
-    f"{CHANGED}*transformer.h.1.attn.c_proj.weight rounded to bfloat16*",
+    f"{CHANGED}*transformer.h.0.attn.c_attn.weight*1.5",
     f"{CHANGED}*transformer.h.1.mlp.c_proj.weight*50 %*zeros*",
+    f"{CHANGED}*{C_FC}.weight changed (relative change 0.01)",
+    f"{CHANGED}*transformer.h.1.attn.c_proj.weight rounded to bfloat16*",
     f"{CHANGED}22 of 28 tensors are equal*",
     f"{STARTS}transformer.wpe (Embedding): *3.62*",
     f"{STARTS}6 of 31 modules *",

@@ -11,7 +11,7 @@ from pytest_pot.gates.verdict.result import ScoreOutcome
 if TYPE_CHECKING:
     from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
 
-__all__ = ["cause_lines", "diagnosis_lines", "diagnosis_properties"]
+__all__ = ["cause_lines", "diagnosis_lines", "diagnosis_properties", "weights_changed"]
 
 _CHANGED, _STARTS = "  what changed: ", "  where it starts: "
 _MOST = 4
@@ -31,7 +31,7 @@ def cause_lines(outcome: ScoreOutcome, verbosity: int) -> list[str]:
     if diagnosis is not None:
         lines += diagnosis_lines(diagnosis, whole=verbosity > 0 or outcome.settings.diagnosis == "full")
     if isinstance(outcome.settings.limits, IdentityLimits) and outcome.report.max > 0:
-        cause = likely_cause(outcome.report, None if diagnosis is None else _changed(diagnosis))
+        cause = likely_cause(outcome.report, None if diagnosis is None else weights_changed(diagnosis))
         if cause is not None:
             lines.append(printable(f"  likely cause: {cause}"))
     return lines
@@ -60,7 +60,7 @@ def diagnosis_properties(diagnosis: Diagnosis) -> dict[str, list[str]]:
     }
 
 
-def _changed(diagnosis: Diagnosis) -> bool | None:
+def weights_changed(diagnosis: Diagnosis) -> bool | None:
     """Whether weights or configuration are known to have changed; None where the weights are not all known."""
     weights = diagnosis.weights
     if diagnosis.same_weights:

@@ -69,6 +69,13 @@ _OTHER_NAMES = {
     "n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_inner": "intermediate_size",
     "n_positions": _MAX_POSITIONS, "n_ctx": _MAX_POSITIONS, "num_kv_heads": "num_key_value_heads",
 }  # fmt: skip
+_WHEREVER = re.compile(
+    rf"(?:^|\.)(?:{ROPE}\..*|sliding_window|layer_types|\w*logit_softcapping|logit_scale|logits_scaling|query_pre_attn_scalar"
+    r"|\w+_multiplier)$"
+)
+"""Fields that change what is computed in every architecture that has them: one that has no such field computes as with a value
+that does nothing."""
+
 _RELATIVE_ROUNDING = 1e-6
 """Files of other formats keep their numbers in float32."""
 
@@ -77,7 +84,8 @@ def config_changes(reference: Mapping[str, Any] | None, candidate: Mapping[str, 
     """The fields that change what is computed, in the reference's order, then those that only the candidate has.
 
     Both configurations are in JSON types, as ``to_json_string(use_diff=False)`` writes them, by any version of transformers. Of
-    two model types, only the fields that both have are compared, after the types themselves.
+    two model types, only the fields that both have are compared, after the types themselves, and a few that matter wherever
+    they are.
     """
     if reference is None or candidate is None:
         return ()
@@ -86,8 +94,12 @@ def config_changes(reference: Mapping[str, Any] | None, candidate: Mapping[str, 
     paths = [*fields_of_one, *(path for path in fields_of_other if path not in fields_of_one)]
     kinds = [fields.get("model_type") for fields in (fields_of_one, fields_of_other)]
     if kinds[0] != kinds[1]:
-        both = [path for path in paths if fields_of_one.get(path) is not None and fields_of_other.get(path) is not None]
-        paths = ["model_type", *both]
+        paths = [
+            path
+            for path in paths
+            if _WHEREVER.search(path) or (fields_of_one.get(path) is not None and fields_of_other.get(path) is not None)
+        ]
+        paths.insert(0, "model_type")
     changes = []
     for path in dict.fromkeys(paths):
         values = fields_of_one.get(path), fields_of_other.get(path)
@@ -111,11 +123,20 @@ def _alike(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], 
         for name, value in _derived(config).items():
             if config.get(name) is None and opposite.get(name) is not None:
                 config[name] = value
+        if config.get("model_type") != opposite.get("model_type") and config.get("use_sliding_window") is False:
+            config["sliding_window"] = None
         if "layer_types" in opposite and "layer_types" not in config:  # derived by newer versions, from other fields
             versions = config.get("transformers_version"), opposite.get("transformers_version")
-            if versions[0] != versions[1]:
+            if config.get("model_type") != opposite.get("model_type"):
+                config["layer_types"] = [_only_type(config)] * len(opposite["layer_types"] or ())
+            elif versions[0] != versions[1]:
                 config["layer_types"] = opposite["layer_types"]
     return one, other
+
+
+def _only_type(config: Mapping[str, Any]) -> str:
+    """That of all layers, where none is named."""
+    return "sliding_attention" if config.get("sliding_window") else "full_attention"
 
 
 def _of_text(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,11 +147,13 @@ def _of_text(config: Mapping[str, Any]) -> dict[str, Any]:
 def _derived(config: Mapping[str, Any]) -> dict[str, Any]:
     """What models compute where the field is missing or None."""
     heads, hidden = (config.get(name) for name in ("num_attention_heads", "hidden_size"))
-    derived = {}
+    derived: dict[str, Any] = {}
     if isinstance(heads, int) and heads:
         derived["num_key_value_heads"] = heads
         if isinstance(hidden, int):
             derived["head_dim"] = hidden // heads
+            width = config.get("head_dim") or hidden // heads
+            derived |= {"query_pre_attn_scalar": width, "attention_multiplier": width**-0.5}
     if isinstance(hidden, int) and config.get("model_type") == "gpt2":
         derived["n_inner"] = 4 * hidden
     return derived
@@ -177,7 +200,7 @@ def _same(path: str, one: Any, other: Any) -> bool:
 
 def _changes_nothing(path: str, value: Any) -> bool:
     """Whether a field of this value does the same as no field, as of a version of transformers that does not have it."""
-    if value is None or value in (False, "", [], {}):
+    if value is None or value in (False, "", [], {}) or (ROPE in path and value == "default"):
         return True
     return value == 1 and any(word in path for word in ("multiplier", "factor", "scale", "scaling"))
 

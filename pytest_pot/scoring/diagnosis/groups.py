@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from pytest_pot.core.text import count, number, shorten
+from pytest_pot.core.text import count, number
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo
-from pytest_pot.scoring.diagnosis.subjects import Subject, Tensors, layers_in_words
+from pytest_pot.scoring.diagnosis.change_words import change_words
+from pytest_pot.scoring.diagnosis.subjects import Subject, Tensors, layers_in_words, short_name
 from pytest_pot.scoring.diagnosis.tensor_names import TensorName
 
 __all__ = ["summary"]
@@ -23,50 +25,28 @@ _APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED)
 """Two of these are different changes where ``what`` differs; in others it is a detail of one tensor."""
 
 _MOST_SUBJECTS = 3
+_WIDTH = 120
+"""Characters up to which subjects share a sentence."""
+
+_MOST_WIDTH = 70
+_FAR = 1.0
+"""A relative change from here on leaves nothing of a tensor: these are other weights, and we say no more of them."""
+
 _Part = tuple[Subject, list[TensorChange]]
 
 
-class _Words:
-    """The words for a kind of change, behind the tensors that it is about."""
+class _Told(NamedTuple):
+    """A sentence, and what its place among others depends on."""
 
-    def __init__(self, what: str, amount: Callable[[float], str] | None = None, relative: bool = True) -> None:
-        self._what = what
-        self._amount = amount
-        self._relative = relative
+    words: str
+    n_tensors: int
+    size: float = math.inf
+    """The usual relative change; infinite where it is not known, or says nothing."""
+    serious: bool = False
 
-    def of(self, changes: Sequence[TensorChange], model: Tensors, recorded: bool) -> str:
-        words = self._what.format(what=changes[0].what, amount=self._amounts(changes))
-        sizes = [change.relative for change in changes if change.relative is not None]
-        if not self._relative or not sizes:
-            return words
-        span = f"{'about ' if recorded else ''}{_span(sizes, number)}"
-        return f"{words} (relative change {span}{_most(changes, model)})"
-
-    def _amounts(self, changes: Sequence[TensorChange]) -> str:
-        amounts = [change.amount for change in changes if change.amount is not None]
-        return _span(amounts, self._amount) if amounts and self._amount is not None else "some"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
-
-
-_WORDS: Mapping[ChangeKind, _Words] = {
-    ChangeKind.MISSING: _Words(" missing in the candidate", relative=False),
-    ChangeKind.EXTRA: _Words(" only in the candidate", relative=False),
-    ChangeKind.SHAPE: _Words(" with another shape: {what}", relative=False),
-    ChangeKind.NOT_FINITE: _Words(": NaN or infinite values", relative=False),
-    ChangeKind.ZERO: _Words(": all values are 0", relative=False),
-    ChangeKind.ROUNDED: _Words(" rounded to {what}"),
-    ChangeKind.PRUNED: _Words(": {amount} of the values are new zeros, as of pruning", _percent),
-    ChangeKind.SCALED: _Words(" multiplied by {amount}", lambda factor: f"{factor:.4g}", relative=False),
-    ChangeKind.PERMUTED: _Words(": {what} in another order (permuted)", relative=False),
-    ChangeKind.TRANSPOSED: _Words(" transposed", relative=False),
-    ChangeKind.MOVED: _Words(" with the values of {what}", relative=False),
-    ChangeKind.LOW_RANK: _Words(": a difference of rank {amount}, as of a merged adapter", lambda rank: f"{rank:.0f}"),
-    ChangeKind.REORDERED: _Words(": the same values in another order", relative=False),
-    ChangeKind.CHANGED: _Words(" changed"),
-}
+    @property
+    def place(self) -> tuple[bool, int, float]:
+        return not self.serious, -self.n_tensors, -self.size
 
 
 def summary(
@@ -85,39 +65,73 @@ def summary(
     model = Tensors(tensors, ties)
     with_extra = Tensors({**tensors, **(extra or {})}, ties)
     groups: dict[tuple[object, ...], list[TensorChange]] = defaultdict(list)
-    told: list[tuple[bool, int, str]] = []  # (not among the first, how many tensors, sentence)
+    told: list[_Told] = []
     for change in changes:
         tie = _tie(change, tensors)
         if tie is not None:
-            told.append((not tie[0], 1, tie[1]))
+            told.append(tie)
+        elif change.kind is ChangeKind.LOW_RANK:
+            groups[change.kind, model.is_linear(change.name)].append(change)
         elif change.kind is not ChangeKind.MOVED:
             groups[change.kind, change.what if change.kind in _APART_BY_WHAT else ""].append(change)
     moved = [change for change in changes if change.kind is ChangeKind.MOVED]
-    told += [(True, n, words) for n, words in _moved(moved, changes, model)]
-    for (kind, _), group in groups.items():
-        sentences = _sentences(group, with_extra if kind is ChangeKind.EXTRA else model, recorded)
-        told += [(kind not in _FIRST, n, words) for n, words in sentences]
-    return tuple(words for *_, words in sorted(told, key=lambda line: (line[0], -line[1])))
+    told += [_Told(words, n) for n, words in _moved(moved, changes, model)]
+    for (kind, *_), group in groups.items():
+        hint = _hint(group, model, recorded) if len(group) == len(changes) or kind is ChangeKind.LOW_RANK else ""
+        told += _sentences(group, with_extra if kind is ChangeKind.EXTRA else model, hint, recorded)
+    return tuple(line.words for line in sorted(told, key=lambda line: line.place))
 
 
-def _sentences(group: Sequence[TensorChange], model: Tensors, recorded: bool) -> list[tuple[int, str]]:
-    """How many tensors, and the sentence, of changes of one kind."""
+def _hint(group: Sequence[TensorChange], model: Tensors, recorded: bool) -> str:
+    """What a change like this comes from, where the tensors that it is about, and that nothing else changed, show it."""
+    names = [change.name for change in group]
+    linear = all(model.is_linear(name) for name in names)
+    if group[0].kind is ChangeKind.LOW_RANK:
+        return "as of a merged adapter" if linear else ""
+    sizes = [change.relative for change in group]
+    structured = any(change.what for change in group) or any(size is not None and not size < _FAR for size in sizes)
+    if group[0].kind is not ChangeKind.CHANGED or structured:
+        return ""
+    if model.is_all_of_the_layers(names):
+        return "as of training, a merged adapter or noise" if recorded else "as of training or noise"
+    if recorded and linear and model.is_kinds_of_matrices(names):
+        return "as of a merged adapter or training: which one, a recording does not tell"
+    return ""
+
+
+def _sentences(group: Sequence[TensorChange], model: Tensors, hint: str, recorded: bool) -> list[_Told]:
+    """The sentences about changes of one kind."""
+    kind = group[0].kind
     by_name = {change.name: change for change in group}
     parts = [
         (subject, [change for name, change in by_name.items() if name in subject.names]) for subject in model.subjects(by_name)
     ]
-    sentences = []
-    for some in _by_size(parts) if group[0].kind is ChangeKind.CHANGED else [parts]:
-        joined = [some] if len(some) <= _MOST_SUBJECTS else [[part] for part in some]
-        for sentence in joined:
-            changes = [change for _, part in sentence for change in part]
-            words = _WORDS[group[0].kind].of(changes, model, recorded)
-            sentences.append((len(changes), _joined([subject for subject, _ in sentence], len(changes)) + words))
-    return sentences
+    sentences = [
+        sentence
+        for some in (_by_size(parts) if kind is ChangeKind.CHANGED else [parts])
+        for sentence in ([some] if _fits(some) else [[part] for part in some])
+    ]
+    told = []
+    for sentence in sentences:
+        changes = [change for _, part in sentence for change in part]
+        subjects = _joined([subject for subject, _ in sentence], len(changes))
+        words = change_words(
+            changes,
+            recorded=recorded,
+            hint=hint if len(sentences) == 1 or kind is ChangeKind.LOW_RANK else "",
+            most=_most(changes, model),
+        )
+        told.append(_Told(subjects + words, len(changes), _median(changes), serious=kind in _FIRST))
+    return told
+
+
+def _fits(parts: Sequence[_Part]) -> bool:
+    """Whether a sentence can be about all of ``parts``."""
+    return len(parts) <= _MOST_SUBJECTS and sum(len(subject.words) + 2 for subject, _ in parts) <= _WIDTH
 
 
 def _joined(subjects: Sequence[Subject], n: int) -> str:
-    if all(subject.words in subject.names for subject in subjects):
+    if all(subject.is_name for subject in subjects):
         return f"{'one tensor' if n == 1 else f'{n} tensors'}: {', '.join(subject.words for subject in subjects)}"
     return _listed(subject.words for subject in subjects)
 
@@ -152,21 +166,23 @@ def _most(changes: Sequence[TensorChange], model: Tensors) -> str:
     if not outliers or 4 * len(outliers) > len(changes):
         return ""
     subjects = model.subjects(outliers)
-    return f", most in {_listed(subject.words for subject in subjects)}" if len(subjects) <= _MOST_SUBJECTS else ""
+    words = _listed(subject.words for subject in subjects)
+    return f", most in {words}" if len(subjects) <= _MOST_SUBJECTS and len(words) <= _MOST_WIDTH else ""
 
 
-def _tie(change: TensorChange, tensors: Mapping[str, TensorInfo]) -> tuple[bool, str] | None:
-    """Whether it is serious, and the sentence, of a change of what is tied; None of other changes."""
-    name = shorten(change.name, 80)
+def _tie(change: TensorChange, tensors: Mapping[str, TensorInfo]) -> _Told | None:
+    """The sentence about a change of what is tied; None of other changes."""
+    name, other = short_name(change.name), short_name(change.what)
     if change.kind is ChangeKind.UNTIED:
-        own = f"{name} is a tensor of its own now, no longer tied to {shorten(change.what, 80)}"
+        own = f"{name} is a tensor of its own now, no longer tied to {other}"
         if change.relative == 0:
-            return False, f"{own}; its values are still equal"
-        return True, own + ("" if change.relative is None else f", and {number(change.relative)} away from it")
+            return _Told(f"{own}; its values are still equal", 1, 0.0)
+        away = "" if change.relative is None else f", and {number(change.relative)} away from it"
+        return _Told(own + away, 1, serious=True)
     if change.kind is ChangeKind.MISSING and change.what:
-        return True, f"{name} was lost: the candidate uses {shorten(change.what, 80)} in its place (tied)"
+        return _Told(f"{name} was lost: the candidate uses {other} in its place (tied)", 1, serious=True)
     if change.kind is ChangeKind.MISSING and change.name not in tensors:
-        return True, f"{name} is missing: the candidate has nothing in its place"
+        return _Told(f"{name} is missing: the candidate has nothing in its place", 1, serious=True)
     return None
 
 
@@ -202,9 +218,9 @@ def _moved(moved: Sequence[TensorChange], changes: Sequence[TensorChange], model
     for change in single:
         partner = next((other for other in single if (other.name, other.what) == (change.what, change.name)), None)
         if partner is None:
-            told.append((1, f"{model.named(change.name)} holds the values of {shorten(change.what, 100)}"))
+            told.append((1, f"{model.named(change.name)} holds the values of {short_name(change.what)}"))
         elif change.name < partner.name:
-            told.append((2, f"{shorten(change.name, 80)} and {shorten(partner.name, 80)} are swapped"))
+            told.append((2, f"{short_name(change.name)} and {short_name(partner.name)} are swapped"))
     return told
 
 
@@ -233,12 +249,3 @@ def _layers_moved(
             what = f"the layer {abs(offset)} {'before' if offset < 0 else 'after'}"
         told.append((n, f"{where} {verb} the weights of {what} ({count(n, 'tensor')})"))
     return told
-
-
-def _span(values: Sequence[float], words: Callable[[float], str]) -> str:
-    """One figure where all are written alike, else the smallest and the largest."""
-    finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return words(values[0])
-    low, high = words(min(finite)), words(max(finite))
-    return low if low == high else f"{low} to {high}"

@@ -21,6 +21,7 @@ _WIDTH = 150
 
 _MOST_ENTRIES = 4
 _MAX_VALUE = 60
+_TIES = "tie_word_embeddings"
 
 
 def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
@@ -35,8 +36,10 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     if config and not weights and equal:
         config[0] += f"; {equal}"
         equal = None
-    # The first line of each matters more than the second of either.
-    lines = [*config[:1], *weights, *config[1:], *classes]
+    # The first line of each matters more than the second of either. A change of what is tied says more than the field.
+    only_ties = all(change.field.endswith(_TIES) for change in diagnosis.config or ())
+    lines = [*weights[:1], *config, *weights[1:]] if only_ties else [*config[:1], *weights, *config[1:]]
+    lines += classes
     if equal:
         lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))
     if diagnosis.precisions is not None:
@@ -111,7 +114,11 @@ def _equal(weights: WeightsDifference | None) -> str | None:
     n = weights.n_tensors
     if weights.n_equal < n:
         return f"{weights.n_equal} of {n} tensors are equal"
-    return f"all {count(n, 'tensor')} are equal" + (", if each is in its place" if weights.unconfirmed else "")
+    # What changed is none of the tensors that are counted: a further name of one, an extra one, or a computed buffer.
+    beside = any(change.kind is not ChangeKind.UNTIED or change.relative != 0 for change in weights.changes)
+    others = "the other tensor is equal" if n == 1 else f"the other {n} tensors are equal"
+    equal = others if beside else f"all {count(n, 'saved tensor' if weights.computed else 'tensor')} are equal"
+    return equal + (", if each is in its place" if weights.unconfirmed else "")
 
 
 def _computed(changes: Sequence[TensorChange]) -> Iterator[str]:

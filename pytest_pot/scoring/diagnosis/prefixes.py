@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os.path
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from pytest_pot.core.text import first_difference
 from pytest_pot.scoring.diagnosis.tensor_names import stripped
 
 __all__ = ["Shape", "without_prefixes"]
@@ -56,7 +56,12 @@ def _prefixes(name: str) -> Iterator[str]:
 
 def _common(names: Iterable[str]) -> str:
     """What all names begin with, in whole modules."""
-    return "".join(os.path.commonprefix(list(names)).rpartition(".")[:2])
+    modules = sorted(name.split(".")[:-1] for name in names)
+    if not modules:
+        return ""
+    first, last = modules[0], modules[-1]
+    n = first_difference(first, last)
+    return "".join(f"{module}." for module in first[:n])
 
 
 def _alike(prefixes: tuple[str, str], reference: Mapping[str, Shape], candidate: Mapping[str, Shape]) -> dict[str, str]:

@@ -9,15 +9,18 @@ from functools import cached_property
 
 from pytest_pot.core.text import count, shorten
 from pytest_pot.engines.weights import TensorInfo
-from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, template
+from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, stripped, template
 
-__all__ = ["Subject", "Tensors", "layers_in_words"]
+__all__ = ["Subject", "Tensors", "layers_in_words", "short_name"]
 
 _MOST_NAMES = 3
 _MOST_NUMBERS = 6
 _MOST_KINDS = 4
 _MOST_OTHERS, _MIN_MANY = 2, 20
 """Of so many tensors, so few that are left out are named."""
+
+_NAME, _STACK = 80, 40
+"""The longest names that are written out."""
 
 _NOUNS = {Role.NORM: "norms", Role.BIAS: "biases", Role.OTHER: "other tensors"}
 
@@ -28,6 +31,11 @@ class Subject:
 
     words: str
     names: frozenset[str]
+
+    @property
+    def is_name(self) -> bool:
+        """Whether the words are the name of one tensor, and no more."""
+        return len(self.names) == 1 and self.words == short_name(*self.names)
 
 
 class Tensors:
@@ -174,12 +182,34 @@ class Tensors:
         (stack,) = stacks
         return f" (in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)})"
 
+    def is_linear(self, name: str) -> bool:
+        """Whether ``name`` is what an adapter is merged into: a matrix of a linear layer or of experts, or embeddings."""
+        kind = self._roles.get(name)
+        is_weight = stripped(name).endswith("weight") and len(self._tensors[name].shape) == 2 if kind else False
+        return kind in (Role.EXPERT, *_OUTER) or (kind is Role.MATRIX and is_weight)
+
+    def is_all_of_the_layers(self, names: Iterable[str]) -> bool:
+        """Whether all matrices of the layers, and there are several, are in ``names``."""
+        matrices = [name for name, kind in self._roles.items() if kind in (Role.MATRIX, Role.EXPERT)]
+        return len(matrices) > 1 and set(names).issuperset(matrices)
+
+    def is_kinds_of_matrices(self, names: Iterable[str]) -> bool:
+        """Whether ``names`` are all matrices of some places in the layers: those that an adapter is told to adapt."""
+        places = {(TensorName.of(name).stack, template(TensorName.of(name).rest)) for name in names}
+        alike = {
+            name
+            for name in self._tensors
+            if TensorName.of(name).layer is not None
+            and (TensorName.of(name).stack, template(TensorName.of(name).rest)) in places
+        }
+        return len(alike) > 1 and alike == set(names)
+
     def named(self, name: str) -> str:
         """One tensor in words."""
         kind = self._roles.get(name)
         if kind in _OUTER and sum(other is kind for other in self._roles.values()) == 1:
-            return f"{self._outer_words({kind: [name]})} {shorten(name, 100)}"
-        return shorten(name, 100)
+            return f"{self._outer_words({kind: [name]})} {short_name(name)}"
+        return short_name(name)
 
     @cached_property
     def _all_layers(self) -> set[tuple[str, int]]:
@@ -191,7 +221,7 @@ class Tensors:
 
     def _of_stack(self, stack: str) -> str:
         stacks = {other for other, number in self._all_layers if number > 0}
-        return f" of {stack}" if len(stacks | {stack}) > 1 else ""
+        return f" of {shorten(stack, _STACK, keep='end')}" if len(stacks | {stack}) > 1 else ""
 
     def _noun(self, name: str) -> str:
         if self._roles[name] is Role.BIAS:
@@ -217,6 +247,11 @@ _PARTS_OF_LAYERS: tuple[tuple[str, Callable[[Role], bool]], ...] = (
     ("tensors", lambda kind: kind in Role),
     ("matrices", lambda kind: kind in (Role.MATRIX, Role.EXPERT)),
 )
+
+
+def short_name(name: str) -> str:
+    """The name of one tensor; of a long one its end, which tells most."""
+    return shorten(name, _NAME, keep="end")
 
 
 def layers_in_words(numbers: Sequence[int], n_layers: int) -> str:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from transformers import GraniteConfig, LlamaConfig, PretrainedConfig, RobertaConfig
+from transformers import CohereConfig, GraniteConfig, LlamaConfig, PretrainedConfig, RobertaConfig
 
 from pytest_pot.scoring.diagnosis.config_changes import config_changes
 from pytest_pot.scoring.diagnosis.diagnosis import ConfigChange
@@ -226,7 +226,46 @@ def test_a_model_of_several_inputs_is_compared_by_its_language_model() -> None:
 def test_two_model_types_are_compared_by_what_both_have() -> None:
     changes = config_changes(document(ALL["llama"]()), document(ALL["gpt2"]()))
     assert changes[0] == ConfigChange("model_type", "llama", "gpt2")
-    assert {change.field for change in changes[1:]} == {"num_key_value_heads", "tie_word_embeddings"}
+    assert {change.field for change in changes[1:]} == {"num_key_value_heads", "tie_word_embeddings", "rope_theta"}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "before"),
+    [
+        ("mistral-window", "sliding_window", 8, None),
+        ("gemma2-softcap", "final_logit_softcapping", 5.0, None),
+        ("gemma2-softcap", "attn_logit_softcapping", 3.0, None),
+        ("gemma2-softcap", "query_pre_attn_scalar", 32, 8),
+        ("gemma2-softcap", "layer_types", ["sliding_attention", "full_attention"], ["full_attention"] * 2),
+        ("granite", "attention_multiplier", 0.25, 8**-0.5),
+        ("granite", "residual_multiplier", 0.5, None),
+        ("granite", "embedding_multiplier", 12.0, None),
+        ("granite", "logits_scaling", 8.0, None),
+        ("cohere", "logit_scale", 0.0625, None),
+    ],
+)
+def test_of_two_model_types_the_fields_that_matter_wherever_they_are_are_named(
+    name: str, field: str, value: object, before: object
+) -> None:
+    made = {"granite": GraniteConfig, "cohere": CohereConfig}
+    fields: dict[str, Any] = {field: value}
+    config = made[name](**ATTENTION, **fields) if name in made else ALL[name]()
+    setattr(config, field, value)
+    llama, other = document(ALL["llama"]()), document(config)
+    for one in (llama, as_of_version_4(llama)):
+        for pair, values in (((one, other), (before, value)), ((other, one), (value, before))):
+            changes = {change.field: change for change in config_changes(*pair)}
+            assert (changes[field].reference, changes[field].candidate) == values
+
+
+def test_of_two_model_types_fields_that_do_nothing_are_not_named() -> None:
+    granite = document(GraniteConfig(**ATTENTION, attention_multiplier=8**-0.5))
+    fields = {change.field for change in config_changes(document(ALL["llama"]()), granite)}
+    assert fields == {"model_type"}
+    qwen = {**document(ALL["qwen3"]()), "sliding_window": None}
+    assert {change.field for change in config_changes(document(ALL["llama"]()), qwen)} == {"model_type"}
+    without_use = {**qwen, "sliding_window": 16, "use_sliding_window": False}
+    assert {change.field for change in config_changes(document(ALL["llama"]()), without_use)} == {"model_type"}
 
 
 def test_without_one_of_the_configurations_nothing_is_said() -> None:

@@ -35,10 +35,10 @@ def of_llama(changes: list[TensorChange], recorded: bool = False) -> list[str]:
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("", "all 75 tensors changed"),
-        (r"proj|embed|lm_head", "all 58 matrices (with the embeddings and the output layer) changed"),
-        (r"proj|lm_head", "all 57 matrices (with the output layer) changed"),
-        (r"proj", "all 56 matrices changed"),
+        ("", "all 75 tensors changed, as of training or noise"),
+        (r"proj|embed|lm_head", "all 58 matrices (with the embeddings and the output layer) changed, as of training or noise"),
+        (r"proj|lm_head", "all 57 matrices (with the output layer) changed, as of training or noise"),
+        (r"proj", "all 56 matrices changed, as of training or noise"),
         (r"proj(?<!5.mlp.up_proj)", "55 of 56 matrices (without model.layers.5.mlp.up_proj.weight) changed"),
         (
             r"embed|lm_head|proj(?<!5.mlp.up_proj)",
@@ -162,8 +162,9 @@ def test_sizes_are_a_range_where_they_differ_and_about_where_they_are_estimated(
     changes = [
         TensorChange(name, ChangeKind.CHANGED, relative=0.002 + 0.001 * (i % 8)) for i, name in enumerate(matching("proj"))
     ]
-    assert of_llama(changes) == ["all 56 matrices changed (relative change 0.002 to 0.009)"]
-    assert of_llama(changes, recorded=True) == ["all 56 matrices changed (relative change about 0.002 to 0.009)"]
+    assert of_llama(changes) == ["all 56 matrices changed, as of training or noise (relative change 0.002 to 0.009)"]
+    (estimated,) = of_llama(changes, recorded=True)
+    assert estimated.endswith(" (relative change about 0.002 to 0.009)")
 
 
 def test_ranks_and_shares_are_ranges_where_they_differ() -> None:
@@ -180,7 +181,9 @@ def test_tensors_that_changed_by_far_more_are_told_apart() -> None:
         "the up_proj matrices of layers 3 and 4 changed (relative change 0.5)",
     ]
     everywhere = [TensorChange(name, ChangeKind.CHANGED, relative=0.9 if ".5." in name else 0.01) for name in LLAMA]
-    assert of_llama(everywhere) == ["all 75 tensors changed (relative change 0.01 to 0.9, most in all 9 tensors of layer 5)"]
+    assert of_llama(everywhere) == [
+        "all 75 tensors changed, as of training or noise (relative change 0.01 to 0.9, most in all 9 tensors of layer 5)"
+    ]
 
 
 def test_two_ways_of_rounding_are_two_sentences_the_larger_first() -> None:
@@ -196,6 +199,79 @@ def test_two_ways_of_rounding_are_two_sentences_the_larger_first() -> None:
 def test_what_is_broken_comes_before_what_is_many() -> None:
     changes = changed(matching("proj")) + changed(matching("model.norm"), ChangeKind.NOT_FINITE)
     assert of_llama(changes)[0] == "one tensor: model.norm.weight: NaN or infinite values"
+
+
+def test_of_groups_of_one_size_the_largest_change_comes_first() -> None:
+    changes = [
+        *changed(matching(r"layers\.3\.mlp\.up"), relative=0.01),
+        *changed(matching(r"layers\.1\.mlp\.down"), relative=3.31),
+        *changed(matching(r"layers\.2\.mlp\.gate"), ChangeKind.LOW_RANK, amount=2, relative=0.4),
+        *changed(matching(r"layers\.4\.mlp\.gate"), ChangeKind.PRUNED, amount=0.1, relative=0.2),
+        *changed(matching(r"layers\.[56]\.mlp\.gate"), ChangeKind.SCALED, amount=1.001, relative=0.001),
+    ]
+    assert [re.findall(r"layers\D*(\d)", line)[0] for line in of_llama(changes)] == ["5", "1", "2", "4", "3"]
+    assert [re.findall(r"layers\D*(\d)", line)[0] for line in of_llama(changes[::-1])] == ["5", "1", "2", "4", "3"]
+
+
+def test_long_names_do_not_share_a_line() -> None:
+    names = [
+        f"model.language_model.{'inner_model.' * 3}layers.{i}.feed_forward.shared_expert.down_proj.weight" for i in range(3)
+    ]
+    tensors = {**{name: TensorInfo((4, 4), "float32") for name in names}, **LLAMA}
+    tensors["x." + names[1]] = TensorInfo((4, 4), "float32")
+    lines = summary(changed([names[0], "x." + names[1]]), tensors, {})
+    assert len(lines) == 2
+    assert all(line.startswith("one tensor: …") and "shared_expert.down_proj.weight changed (" in line for line in lines)
+    lines += summary(changed(names[1:]), tensors, {}) + summary(changed(names, ChangeKind.MOVED, names[0]), tensors, {})
+    assert all(len(line) < 200 for line in lines)
+
+
+ADAPTED = "as of a merged adapter or training: which one, a recording does not tell"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "relative", "live", "recorded"),
+    [
+        (r"proj", 0.01, "as of training or noise", "as of training, a merged adapter or noise"),
+        (r"", 0.01, "as of training or noise", "as of training, a merged adapter or noise"),
+        (r"[qv]_proj", 0.01, "", ADAPTED),
+        (r"up_proj", None, "", ADAPTED),
+        (r"layers\.[0-5]\.self_attn\.q_proj", 0.01, "", ""),
+        (r"[qv]_proj|embed", 0.01, "", ""),
+        (r"norm", 0.01, "", ""),
+        (r"proj", 1.4, "", ""),
+        (r"[qv]_proj", 1.4, "", ""),
+    ],
+)
+def test_what_a_change_without_structure_comes_from(pattern: str, relative: float | None, live: str, recorded: str) -> None:
+    changes = changed(matching(pattern), relative=relative)
+    for words, is_recorded in ((live, False), (recorded, True)):
+        (line,) = of_llama(changes, recorded=is_recorded)
+        assert line.split(" (relative")[0].endswith(f" changed, {words}" if words else " changed"), line
+        also = of_llama(changes + changed(["model.norm.weight"] if pattern else [], ChangeKind.ZERO), recorded=is_recorded)
+        assert not pattern or pattern == "norm" or not any("as of" in line for line in also), "something else changed, too"
+
+
+def test_a_change_of_few_rows_comes_from_none_of_these() -> None:
+    changes = changed(matching("proj"), what="1 of 48 rows")
+    assert of_llama(changes) == ["all 56 matrices changed in 1 of 48 rows (relative change 0.01)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "adapted"),
+    [
+        ("mamba", r"A_log", False),
+        ("mamba", r"conv1d\.weight", False),
+        ("mamba", r"in_proj\.weight", True),
+        ("mixtral", r"experts\.down_proj", True),
+        ("gpt2", r"wte|c_attn\.weight", True),
+    ],
+)
+def test_only_a_linear_layer_or_embeddings_have_merged_adapters(name: str, pattern: str, adapted: bool) -> None:
+    tensors, ties = infos(name)
+    changes = changed(matching(pattern, tensors), ChangeKind.LOW_RANK, amount=1, relative=None)
+    (line,) = summary(changes, tensors, ties)
+    assert line.endswith(": a difference of rank 1, as of a merged adapter" if adapted else ": a difference of rank 1")
 
 
 def moved(sources: dict[int, int], pattern: str = "proj") -> list[TensorChange]:

@@ -94,8 +94,29 @@ def test_buffers_that_are_computed_are_one_line() -> None:
     assert lines(weights=replace(EQUAL, computed=changes)) == [
         "the computed buffers have other values (relative change 0.5), which no field of the configuration explains: "
         "model.rotary_emb.inv_freq, model.rotary_emb.original_inv_freq",
-        "all 272 tensors are equal, and so is the configuration",
+        "all 272 saved tensors are equal, and so is the configuration",
     ]
+
+
+UNTIED = TensorChange("lm_head.weight", ChangeKind.UNTIED, "model.embed_tokens.weight", relative=0.3)
+OWN = "lm_head.weight is a tensor of its own now"
+
+
+def test_a_tie_that_was_cut_comes_before_the_field_and_all_others_are_the_others() -> None:
+    tie = ConfigChange("tie_word_embeddings", True, False)
+    weights = replace(EQUAL, changes=(UNTIED,), summary=(OWN,))
+    others = "the other 272 tensors are equal"
+    assert lines(tie, weights=weights) == [OWN, "tie_word_embeddings true -> false", others]
+    assert lines(ROPE, tie, weights=weights) == ["rope_theta 100000 -> 10000, tie_word_embeddings true -> false", OWN, others]
+    assert lines(weights=weights) == [OWN, f"{others}, and so is the configuration"]
+    still_equal = replace(weights, changes=(replace(UNTIED, relative=0.0),))
+    assert lines(tie, weights=still_equal)[-1] == "all 272 tensors are equal"
+
+
+def test_beside_tensors_that_only_one_model_has_all_others_are_the_others() -> None:
+    for kind in (ChangeKind.EXTRA, ChangeKind.MISSING):
+        weights = replace(EQUAL, changes=(TensorChange("a.bias", kind),), summary=("a sentence",))
+        assert lines(weights=weights)[-1] == "the other 272 tensors are equal, and so is the configuration"
 
 
 def test_what_is_not_known_comes_last_and_there_is_always_a_line() -> None:
