@@ -64,7 +64,13 @@ def reported_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
     weights = values["weights"]
     if weights is not None:
         changes = weights["changes"]
-        values["weights"] = {**weights, "n_changes": len(changes), "changes": changes[:_MOST_CHANGES]}
+        unconfirmed = weights["unconfirmed"][:_MOST_CHANGES]
+        values["weights"] = {
+            **weights,
+            "n_changes": len(changes),
+            "changes": changes[:_MOST_CHANGES],
+            "unconfirmed": unconfirmed,
+        }
     return values
 
 

@@ -29,6 +29,7 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all); a step is a tensor, or one reading of the prompt."""
 
 _READINGS = 2
+_WRAPPERS = {"OptimizedModule", "DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"}
 _PRECISIONS = {"float64", "float32", "bfloat16", "float16"}
 
 
@@ -99,6 +100,7 @@ class _Work:
             trace=trace,
             same_weights=difference is not None and not config and _is_same(difference),
             precisions=self._precisions(),
+            classes=None if difference is None else _classes(reference, candidate),
             notes=tuple(dict.fromkeys(self._notes)),
         )
 
@@ -226,4 +228,11 @@ def _constants(
 def _is_same(difference: WeightsDifference) -> bool:
     """Whether all values are equal; what was tied and no longer is may be."""
     changed = [change for change in difference.changes if change.kind is not ChangeKind.UNTIED or change.relative != 0]
-    return not changed and not difference.computed and difference.n_equal == difference.n_tensors
+    all_equal = not changed and not difference.computed and difference.n_equal == difference.n_tensors
+    return all_equal and not difference.unconfirmed
+
+
+def _classes(reference: Weights | WeightsPrint, candidate: Weights) -> tuple[str, str] | None:
+    """Those of both models, where they differ and neither is of a mere wrapper, whose forward is that of the model inside."""
+    one, other = (weights.model_class.removeprefix("FSDP") for weights in (reference, candidate))
+    return None if one == other or {one, other} & _WRAPPERS else (one, other)

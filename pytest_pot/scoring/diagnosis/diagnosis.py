@@ -45,6 +45,9 @@ class WeightsDifference:
     computed: tuple[TensorChange, ...] = ()
     """Buffers that no checkpoint holds, such as rotary frequencies, where the configuration does not explain the difference.
     They are not counted above."""
+    unconfirmed: tuple[str, ...] = ()
+    """Tensors that were matched by equal values alone, as the two models name them differently. It is not known whether each
+    is in its place."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ class Diagnosis:
     trace: ModuleTrace | None
     """None where the models were not compared module by module."""
     same_weights: bool = False
-    """Whether configuration and weights are equal."""
+    """Whether configuration and weights are equal. Their classes may differ: see ``classes``."""
     precisions: tuple[str, str] | None = None
     """The precisions that both models computed in, where they differ."""
+    classes: tuple[str, str] | None = None
+    """The classes of both models, where they differ: the same weights may be computed with in another way."""
     notes: tuple[str, ...] = ()
     """What could not be told and why, one line each; they are the last lines of ``what_changed``, too."""
     interrupted: bool = False
@@ -81,7 +86,8 @@ class Diagnosis:
             return False
         if self.config or (weights is not None and (weights.changes or weights.computed)):
             return True
-        return False if weights is not None and weights.n_equal == weights.n_tensors else None
+        all_equal = weights is not None and weights.n_equal == weights.n_tensors and not weights.unconfirmed
+        return False if all_equal else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; floats that are not finite as ``"nan"``, ``"inf"`` or ``"-inf"``."""

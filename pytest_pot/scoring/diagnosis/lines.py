@@ -32,8 +32,9 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     config = list(config_lines(diagnosis.config or ()))
     weights = [] if diagnosis.weights is None else [*diagnosis.weights.summary, *_computed(diagnosis.weights.computed)]
     notes = [shorten(note, 400) for note in diagnosis.notes]
+    classes = [] if diagnosis.classes is None else [f"class {' -> '.join(shorten(name, 80) for name in diagnosis.classes)}"]
     if diagnosis.same_weights:
-        return [*_same(diagnosis), *weights, *notes]
+        return [*_same(diagnosis, classes), *weights, *notes]
     equal = _equal(diagnosis.weights)
     if config and not weights and equal:
         config[0] += f"; {equal}"
@@ -41,10 +42,11 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     # The first line of each matters more than the second of either. A change of what is tied says more than the field.
     only_ties = all(change.field.endswith(_TIES) for change in diagnosis.config or ())
     lines = [*weights[:1], *config, *weights[1:]] if only_ties else [*config[:1], *weights, *config[1:]]
+    lines += classes
     if equal:
         lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))
     if diagnosis.precisions is not None:
-        lines.append(f"computed in another precision ({' and '.join(diagnosis.precisions)})")
+        lines.append(_precisions(diagnosis.precisions))
     return [*lines, *notes] or ["nothing is known of what changed"]
 
 
@@ -89,13 +91,23 @@ def config_lines(changes: Iterable[ConfigChange]) -> Iterator[str]:
         yield _constant(group)
 
 
-def _same(diagnosis: Diagnosis) -> list[str]:
+def _same(diagnosis: Diagnosis, classes: list[str]) -> list[str]:
     n = 0 if diagnosis.weights is None else diagnosis.weights.n_tensors
     config = ", and so is the configuration" if diagnosis.config == () else " (of a configuration, nothing is known)"
     equal = f"all {count(n, 'tensor')} are equal{config}"
-    if diagnosis.precisions is None:
-        return [equal]
-    return [f"same weights, computed in another precision ({' and '.join(diagnosis.precisions)}): {equal}"]
+    precisions = None if diagnosis.precisions is None else _precisions(diagnosis.precisions)
+    if classes and not _all_modules_agree(diagnosis.trace):
+        # Another class may compute something else with the same weights.
+        return [*classes, equal, *([precisions] if precisions else [])]
+    return [equal if precisions is None else f"same weights, {precisions}: {equal}", *classes]
+
+
+def _precisions(precisions: tuple[str, str]) -> str:
+    return f"computed in another precision ({' and '.join(precisions)})"
+
+
+def _all_modules_agree(trace: ModuleTrace | None) -> bool:
+    return trace is not None and trace.first is None and trace.n_modules > 0 and trace.note is None
 
 
 def _equal(weights: WeightsDifference | None) -> str | None:
@@ -107,7 +119,8 @@ def _equal(weights: WeightsDifference | None) -> str | None:
     # What changed is none of the tensors that are counted: a further name of one, an extra one, or a computed buffer.
     beside = any(change.kind is not ChangeKind.UNTIED or change.relative != 0 for change in weights.changes)
     others = "the other tensor is equal" if n == 1 else f"the other {n} tensors are equal"
-    return others if beside else f"all {count(n, 'saved tensor' if weights.computed else 'tensor')} are equal"
+    equal = others if beside else f"all {count(n, 'saved tensor' if weights.computed else 'tensor')} are equal"
+    return equal + (", if each is in its place" if weights.unconfirmed else "")
 
 
 def _computed(changes: Sequence[TensorChange]) -> Iterator[str]:

@@ -1,20 +1,21 @@
 """Which tensor of a candidate is which of the reference.
 
-By name, without what wrappers and outer models put before a name, then by content and by the names that this teaches, then by a
-shape that no other tensor has. What is ambiguous is left unmatched.
+By name, without what wrappers and outer models put before a name, then by patterns of names, then by a shape that no other
+tensor has. What is ambiguous is left unmatched.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pytest_pot.core.errors import PotError
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
+from pytest_pot.scoring.diagnosis.name_patterns import Side, places
 from pytest_pot.scoring.diagnosis.prefixes import without_prefixes
-from pytest_pot.scoring.diagnosis.tensor_names import stripped, template
+from pytest_pot.scoring.diagnosis.tensor_names import stripped
 
 __all__ = ["Matching", "Tie", "UnmatchedWeights", "comparable_shapes", "match"]
 
@@ -54,6 +55,12 @@ class Matching:
     """Shared in the reference only; those without a tensor of the candidate were lost."""
     tied: tuple[Tie, ...] = ()
     """Shared in the candidate only, so that the reference's tensor was lost."""
+    unmatched: tuple[str, ...] = ()
+    """Of the reference; the candidate has tensors of the same shapes, but nothing tells which is which."""
+    unmatched_of_candidate: tuple[str, ...] = ()
+    """These tensors."""
+    unconfirmed: tuple[str, ...] = ()
+    """Those of ``pairs`` that were matched by equal values alone: no name says that they are in their places."""
 
 
 def match(reference: KnownWeights, candidate: KnownWeights) -> Matching:
@@ -64,18 +71,26 @@ def match(reference: KnownWeights, candidate: KnownWeights) -> Matching:
     """
     bare = _without_wrappers(reference, candidate)
     pairs = _by_names(reference, candidate, bare)
-    _add_by_content(pairs, reference, candidate)
+    unconfirmed = _add_by_patterns(pairs, reference, candidate)
     _add_by_shape(pairs, reference, candidate)
+    _add_lost(pairs, reference, candidate, bare)
     untied, tied = _ties(pairs, reference, candidate, bare)
     shared = {tie.name for tie in tied}
     of_pairs = {one: pairs[one] for one in reference.saved if one in pairs and one not in shared}
     placed = {*of_pairs.values(), *(tie.candidate_name for tie in untied)}
+    missing = [name for name in reference.saved if name not in of_pairs and name not in shared]
+    extra = [name for name in candidate.saved if name not in placed]
+    # What both models have left of one shape may well be the same tensors.
+    shapes = {reference.saved[name].shape for name in missing} & {candidate.saved[name].shape for name in extra}
     matching = Matching(
         of_pairs,
-        missing=tuple(name for name in reference.saved if name not in of_pairs and name not in shared),
-        extra=tuple(name for name in candidate.saved if name not in placed),
+        missing=tuple(name for name in missing if reference.saved[name].shape not in shapes),
+        extra=tuple(name for name in extra if candidate.saved[name].shape not in shapes),
         untied=untied,
         tied=tied,
+        unmatched=tuple(name for name in missing if reference.saved[name].shape in shapes),
+        unmatched_of_candidate=tuple(name for name in extra if candidate.saved[name].shape in shapes),
+        unconfirmed=tuple(name for name in of_pairs if name in unconfirmed),
     )
     _check(matching, reference, candidate)
     return matching
@@ -130,31 +145,16 @@ def _by_names(reference: KnownWeights, candidate: KnownWeights, bare: _BareNames
     return pairs
 
 
-def _add_by_content(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights) -> None:
-    """Match tensors of equal values, and then those whose names follow the same pattern."""
-    ours, theirs = _unmatched(pairs, reference, candidate)
-    shapes = {reference.saved[name].shape for name in ours} & {candidate.saved[name].shape for name in theirs}
-    if not shapes or any(weights.unreadable for weights in (reference, candidate)):
-        return
-    digests = [
-        _unique_by((name for name in names if weights.saved[name].shape in shapes), weights.digest)
-        for weights, names in ((reference, ours), (candidate, theirs))
-    ]
-    pairs.update({name: digests[1][digest] for digest, name in digests[0].items() if digest in digests[1]})
-    patterns: dict[str, set[str]] = defaultdict(set)
-    back: dict[str, set[str]] = defaultdict(set)
-    for one, other in pairs.items():
-        if _numbers(one) == _numbers(other):
-            patterns[template(one)].add(template(other))
-            back[template(other)].add(template(one))
-    ours, theirs = _unmatched(pairs, reference, candidate)
-    places = {(template(name), _numbers(name)): name for name in theirs}
-    for name in ours:
-        targets = patterns.get(template(name), set())
-        if len(targets) == 1 and len(back[next(iter(targets))]) == 1:
-            place = places.get((next(iter(targets)), _numbers(name)))
-            if place is not None and candidate.saved[place].shape == reference.saved[name].shape:
-                pairs[name] = place
+def _add_by_patterns(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights) -> frozenset[str]:
+    """Match what patterns of names place, and tell which of these were placed by equal values alone."""
+    sides = []
+    for weights, names in zip((reference, candidate), _unmatched(pairs, reference, candidate), strict=True):
+        sides.append(Side({name: weights.saved[name] for name in names}, weights.digest))
+    if any(not side.tensors for side in sides) or any(weights.unreadable for weights in (reference, candidate)):
+        return frozenset()
+    found = places(*sides)
+    pairs.update(found.pairs)
+    return found.unconfirmed
 
 
 def _add_by_shape(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights) -> None:
@@ -190,9 +190,14 @@ def _ties(
         return None if found is None else names[found]
 
     untied = []
+    spare = _spare_ties(reference, candidate, bare)
     for name, first in reference.ties.items():
-        if first in pairs and (tensor := of_candidate(name)) != pairs[first]:
-            untied.append(Tie(name, first, tensor))
+        if first not in pairs or (tensor := of_candidate(name)) == pairs[first]:
+            continue
+        if tensor is None and spare[pairs[first]]:
+            spare[pairs[first]] -= 1  # it is shared there, too, under another name
+            continue
+        untied.append(Tie(name, first, tensor or _left_of_shape(reference.saved[first].shape, pairs, candidate)))
 
     def is_named(name: str, tensor: str) -> bool:
         return stripped(bare.of_reference[name]) == stripped(bare.of_candidate[tensor])
@@ -207,6 +212,32 @@ def _ties(
             owners[tensor] = kept
             tied.append(Tie(lost, kept, tensor))
     return tuple(untied), tuple(tied)
+
+
+def _spare_ties(reference: KnownWeights, candidate: KnownWeights, bare: _BareNames) -> Counter[str]:
+    """How many further names each of the candidate's tensors has that the reference does not know."""
+    known = {stripped(bare.of_reference[name]) for name in _names(reference)}
+    further = {name: first for name, first in candidate.ties.items() if first in candidate.saved}
+    return Counter(first for name, first in further.items() if stripped(bare.of_candidate[name]) not in known)
+
+
+def _left_of_shape(shape: tuple[int, ...], pairs: Mapping[str, str], candidate: KnownWeights) -> str | None:
+    """The one tensor of the candidate that has this shape and no place yet."""
+    placed = set(pairs.values())
+    left = [name for name, info in candidate.saved.items() if info.shape == shape and name not in placed]
+    return left[0] if len(left) == 1 else None
+
+
+def _add_lost(pairs: dict[str, str], reference: KnownWeights, candidate: KnownWeights, bare: _BareNames) -> None:
+    """Match the one tensor left of a shape with one that the candidate shares under a name unknown to the reference."""
+    ours, theirs = _unmatched(pairs, reference, candidate)
+    by_shape = _unique_by(ours, lambda name: reference.saved[name].shape)
+    taken = {candidate.saved[name].shape for name in theirs}
+    used = {pairs[first] for first in reference.ties.values() if first in pairs}
+    shared = _unique_by(_spare_ties(reference, candidate, bare), lambda name: candidate.saved[name].shape)
+    for shape, tensor in shared.items():
+        if shape in by_shape and shape not in taken and tensor not in used:
+            pairs[by_shape[shape]] = tensor
 
 
 def _check(matching: Matching, reference: KnownWeights, candidate: KnownWeights) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pytest_pot.core.text import count, shorten
+from pytest_pot.core.text import count, shorten, some_of
 from pytest_pot.engines.weights import ChangeKind, TensorChange, Weights, WeightsPrint
 from pytest_pot.scoring.diagnosis.diagnosis import WeightsDifference
 from pytest_pot.scoring.diagnosis.groups import summary
@@ -96,14 +96,18 @@ def compare_weights(
     changes = sorted((*in_place, *missing, *tied), key=lambda change: order.get(change.name, len(order)))
     changes += [TensorChange(name, ChangeKind.EXTRA) for name in matching.extra]
     extra = {name: known_candidate.saved[name] for name in matching.extra}
+    untied = {tie.name for tie in matching.untied}
+    ties = {name: first for name, first in known.ties.items() if name not in untied}
     difference = WeightsDifference(
         n_tensors=len(known.saved),
         n_equal=len(comparison.equal),
         changes=tuple(changes),
-        summary=summary(changes, known.saved, known.ties, extra, recorded=known.recorded),
+        summary=summary(changes, known.saved, ties, extra, recorded=known.recorded),
         recorded=known.recorded,
+        unconfirmed=matching.unconfirmed,
     )
-    return ComparedWeights(difference, (*_not_searched(changes), *_notes(comparison.failures)))
+    notes = (*_notes_on_places(matching), *_not_searched(changes), *_notes(comparison.failures))
+    return ComparedWeights(difference, notes)
 
 
 def computed_buffers(candidate: Weights, reference: Weights | WeightsPrint) -> list[TensorChange]:
@@ -158,6 +162,21 @@ def _not_searched(changes: Iterable[TensorChange]) -> Iterator[str]:
     if n:
         kinds = "the kind of the change of one tensor was" if n == 1 else f"the kinds of the changes of {n} tensors were"
         yield f"{kinds} not looked for, to save time: python -m pytest_pot explain does"
+
+
+def _notes_on_places(matching: Matching) -> Iterator[str]:
+    ours, theirs, unconfirmed = matching.unmatched, matching.unmatched_of_candidate, matching.unconfirmed
+    if ours:
+        numbers = count(len(ours), "tensor") + (f" (in the candidate {len(theirs)})" if len(ours) != len(theirs) else "")
+        yield (
+            f"{numbers} could not be matched, because the candidate has other names for tensors of these shapes: "
+            f"{some_of(ours, 2)}; there {some_of(theirs, 2)}"
+        )
+    if unconfirmed:
+        yield (
+            f"{count(len(unconfirmed), 'tensor')} could be matched by equal values alone, so that the names do not tell "
+            f"whether some are swapped: {some_of(unconfirmed, 2)}"
+        )
 
 
 def _notes(failures: Mapping[str, str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from pytest_pot.gates.verdict.diagnosis_lines import diagnosis_lines, diagnosis_properties
-from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
+from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis, WeightsDifference
 
 CHANGED = ("rope_theta 1 -> 2", "all norms changed", "one tensor: a.b", "one tensor: c.d", "one tensor: e.f")
 STARTS = ("layers.3.mlp (MLP): 0.01", "most of it in layers.7")
@@ -60,3 +60,9 @@ def test_properties_are_bounded() -> None:
     assert len(properties["what_changed"]) == 100
     assert {len(line) for line in properties["what_changed"]} == {1000}
     assert properties["where_it_starts"] == list(STARTS)
+
+
+def test_weights_that_may_be_swapped_are_neither_equal_nor_changed() -> None:
+    equal = WeightsDifference(2, 2, (), (), recorded=False)
+    assert Diagnosis(None, equal, None).changed is False
+    assert Diagnosis(None, replace(equal, unconfirmed=("a.weight", "b.weight")), None).changed is None

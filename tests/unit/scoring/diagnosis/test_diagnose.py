@@ -328,3 +328,39 @@ def test_models_are_as_they_were() -> None:
     assert torch.equal(torch.get_rng_state(), random_state)
     with opened(reference, "reference", CONFIG) as engine:
         assert engine.label == "float32 on cpu"
+
+
+def test_another_class_with_the_same_weights_is_named() -> None:
+    class Scaled(type(llama())):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().forward(*args, **kwargs)
+            output.logits = 2 * output.logits
+            return output
+
+    candidate = llama()
+    candidate.__class__ = Scaled
+    labels = ("float32 on cpu", "bfloat16 on cpu")
+    equal = "all 39 tensors are equal, and so is the configuration"
+    for compare in (live, from_recording):
+        assert compare(llama(), candidate).what_changed == ("class LlamaForCausalLM -> Scaled", equal)
+    assert live(llama(), candidate, labels=labels).what_changed == (
+        "class LlamaForCausalLM -> Scaled",
+        equal,
+        "computed in another precision (float32 and bfloat16)",
+    )
+
+
+def test_a_wrapper_of_torch_is_no_other_class() -> None:
+    model = llama()
+    for wrapper in (nn.DataParallel(model), torch.compile(model, backend="eager")):
+        assert live(model, wrapper).classes is None
+        assert live(wrapper, model).classes is None
+
+
+def test_an_untied_output_layer_that_is_equal_did_not_change_with_the_embeddings() -> None:
+    candidate = llama(tie_word_embeddings=True)
+    candidate.lm_head.weight = nn.Parameter(candidate.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        candidate.model.embed_tokens.weight[:3] += 1
+    lines = live(llama(tie_word_embeddings=True), candidate).what_changed
+    assert any(line.startswith("the embeddings changed") for line in lines), lines

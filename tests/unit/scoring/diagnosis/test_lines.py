@@ -212,3 +212,12 @@ def test_a_diagnosis_as_json() -> None:
     assert "order" not in document["trace"]
     assert document["precisions"] == ["float32", "bfloat16"]
     assert document["what_changed"] == []
+
+
+def test_another_class_comes_first_unless_its_modules_agree() -> None:
+    equal = "all 272 tensors are equal, and so is the configuration"
+    diagnosis = Diagnosis((), EQUAL, None, same_weights=True, classes=("One", "Other"), precisions=("float32", "bfloat16"))
+    in_half = "computed in another precision (float32 and bfloat16)"
+    assert what_changed(diagnosis) == ["class One -> Other", equal, in_half]
+    agree = replace(diagnosis, trace=ModuleTrace(None, None, 0, 396))
+    assert what_changed(agree) == [f"same weights, {in_half}: {equal}", "class One -> Other"]

@@ -62,14 +62,15 @@ def test_other_names_are_learned_from_equal_values() -> None:
     inner = [name for name in LLAMA if ".layers." in name]
     assert {name: matching.pairs.get(name) for name in inner} == {name: renamed(name) for name in inner}
     assert matching.pairs["model.norm.weight"] == "output_norm.weight", "the only vector that is in no layer"
-    assert matching.missing == ("model.embed_tokens.weight", "lm_head.weight"), "of the same shape"
-    assert set(matching.extra) == {"token_embd.weight", "output.weight"}
+    assert matching.pairs["model.embed_tokens.weight"] == "token_embd.weight", "as its words say"
+    assert matching.pairs["lm_head.weight"] == "output.weight"
+    assert (matching.missing, matching.extra, matching.unconfirmed) == ((), (), ())
 
 
 def test_values_that_several_tensors_have_match_nothing() -> None:
     shapes: dict[str, Shape] = {f"a.{i}.x{j}": (4,) for i in range(2) for j in range(3)}
     others = {name.replace("x", "y"): shape for name, shape in shapes.items()}
-    content = dict.fromkeys((*shapes, *others), "ones")
+    content = {name: "ones" for name in (*shapes, *others) if name != "a.1.y2"}
     with pytest.raises(UnmatchedWeights, match="cannot be matched"):
         match(known(shapes, content=content), known(others, content=content))
 
@@ -79,7 +80,9 @@ def test_unique_shapes_match_what_has_neither_its_name_nor_its_values() -> None:
     other: dict[str, Shape] = {"d.w": (2, 5), "b.w": (5, 3), "c.w": (5, 3), "a.w": (3, 4)}
     matching = match(known(one), known(other))
     assert matching.pairs == {"first.weight": "a.w", "fourth.weight": "d.w"}
-    assert matching.missing == ("second.weight", "third.weight")
+    assert (matching.missing, matching.extra) == ((), ())
+    assert matching.unmatched == ("second.weight", "third.weight")
+    assert matching.unmatched_of_candidate == ("b.w", "c.w")
 
 
 def test_another_class_is_said_in_one_line() -> None:
@@ -196,3 +199,21 @@ def test_of_two_wrapped_models_only_the_one_with_the_shapes_is_matched_by_its_na
     assert match(known(LLAMA), known(two(16), content=unlike(two(16)))).pairs == {name: f"a.{name}" for name in LLAMA}
     with pytest.raises(UnmatchedWeights, match="cannot be matched"):
         match(known(LLAMA), known(two(8), content=unlike(two(8))))
+
+
+def test_a_tensor_that_is_shared_under_another_name_was_not_lost() -> None:
+    tied = known(llama_shapes(tied=True), ties={"lm_head.weight": "model.embed_tokens.weight"})
+    names = {name: renamed(name) for name in llama_shapes(tied=True)}
+    shapes = {names[name]: shape for name, shape in llama_shapes(tied=True).items()}
+    content = {other: name for name, other in names.items()}
+    matching = match(tied, known(shapes, ties={"output.weight": "token_embd.weight"}, content=content))
+    assert (matching.untied, matching.tied, matching.missing, matching.extra) == ((), (), (), ())
+
+    own = {**shapes, "output.weight": (11, 8)}
+    matching = match(tied, known(own, content={**content, "output.weight": "other"}))
+    assert matching.untied == (Tie("lm_head.weight", "model.embed_tokens.weight", "output.weight"),)
+    assert (matching.missing, matching.extra, matching.unmatched) == ((), (), ())
+
+    matching = match(known(LLAMA), known(shapes, ties={"output.weight": "token_embd.weight"}, content=content))
+    assert matching.tied == (Tie("lm_head.weight", "model.embed_tokens.weight", "token_embd.weight"),)
+    assert (matching.missing, matching.extra) == ((), ())

@@ -25,7 +25,7 @@ def test_hooks_and_a_patched_forward_are_named(name: str) -> None:
     def own_code(change: Any, *, of_reference: bool = False) -> str | None:
         models = [copy.deepcopy(reference), copy.deepcopy(reference)]
         change(models[not of_reference].get_submodule(name))
-        first = first_of(traced(*models))
+        first = first_of(traced(models[0], models[1]))
         assert first.name == name
         return first.own_code
 
