@@ -97,13 +97,15 @@ class TensorChange:
     kind: ChangeKind
     what: str = ""
     """What the kind leaves open: ``"bfloat16"`` or ``"8 bits per row"`` of ROUNDED, ``"rows"`` or ``"columns"`` of PERMUTED,
-    the other tensor's name of MOVED, both shapes of SHAPE."""
+    the other tensor's name of MOVED, both shapes of SHAPE, what else happened of TRANSPOSED."""
     amount: float | None = None
     """Its size: the share of new zeros of PRUNED, the factor of SCALED, the rank of LOW_RANK."""
     relative: float | None = None
     """The norm of the difference over the norm of the reference's tensor; estimated where the reference is a print."""
     candidate_name: str | None = None
     """Where the candidate calls it otherwise."""
+    expected: float | None = None
+    """Of ROUNDED, where the reference is a print: the relative size that rounding to nearest has on average."""
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ _FAR_APART = 8.0
 _FIRST = (ChangeKind.NOT_FINITE, ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.SHAPE)
 """What matters more than how many tensors it is about."""
 
-_APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED)
+_APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED, ChangeKind.TRANSPOSED)
 """Two of these are different changes where ``what`` differs; in others it is a detail of one tensor."""
 
 _MOST_SUBJECTS = 3
@@ -35,7 +35,10 @@ class _Words:
         self._relative = relative
 
     def of(self, changes: Sequence[TensorChange], model: Tensors, recorded: bool) -> str:
-        words = self._what.format(what=changes[0].what, amount=self._amounts(changes))
+        what = changes[0].what
+        if changes[0].kind is ChangeKind.TRANSPOSED and what:
+            what = f" {what}" if what.startswith("and ") else f", {what}"
+        words = self._what.format(what=what, amount=self._amounts(changes))
         sizes = [change.relative for change in changes if change.relative is not None]
         if not self._relative or not sizes:
             return words
@@ -61,7 +64,7 @@ _WORDS: Mapping[ChangeKind, _Words] = {
     ChangeKind.PRUNED: _Words(": {amount} of the values are new zeros, as of pruning", _percent),
     ChangeKind.SCALED: _Words(" multiplied by {amount}", lambda factor: f"{factor:.4g}", relative=False),
     ChangeKind.PERMUTED: _Words(": {what} in another order (permuted)", relative=False),
-    ChangeKind.TRANSPOSED: _Words(" transposed", relative=False),
+    ChangeKind.TRANSPOSED: _Words(" transposed{what}", relative=False),
     ChangeKind.MOVED: _Words(" with the values of {what}", relative=False),
     ChangeKind.LOW_RANK: _Words(": a difference of rank {amount}, as of a merged adapter", lambda rank: f"{rank:.0f}"),
     ChangeKind.REORDERED: _Words(": the same values in another order", relative=False),

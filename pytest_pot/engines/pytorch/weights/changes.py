@@ -27,6 +27,9 @@ from pytest_pot.engines.weights import ChangeKind, TensorChange
 
 __all__ = ["change_between"]
 
+_UNRELATED = 0.5
+"""Relative size of a change from which on a transposed tensor may as well hold other values."""
+
 
 @torch.no_grad()
 def change_between(
@@ -54,7 +57,8 @@ def change_between(
             )
         finding = _transposed(reference, candidate)
         return TensorChange(name, finding.kind, finding.what, candidate_name=candidate_name)
-    reference, candidate = (_real(tensor) for tensor in (reference, candidate))
+    any_complex = reference.is_complex() or candidate.is_complex()
+    reference, candidate = (_real(tensor, any_complex) for tensor in (reference, candidate))
     pair = TensorPair(reference, candidate)
     if not pair.n_values or pair.equal():
         return None
@@ -72,15 +76,21 @@ def change_between(
     return TensorChange(name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name)
 
 
-def _real(tensor: Tensor) -> Tensor:
+def _real(tensor: Tensor, as_pairs: bool) -> Tensor:
     tensor = tensor.detach()
+    if as_pairs and not tensor.is_complex():
+        return torch.stack([tensor, torch.zeros_like(tensor)], dim=-1)
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _transposed(reference: Tensor, candidate: Tensor) -> Finding:
     """Of a tensor whose shape is the reference's, transposed."""
     pair = _as_stored(TensorPair(reference.T, candidate))
-    return Finding(ChangeKind.TRANSPOSED, _by_rounding(pair)) if pair.equal() else Finding(ChangeKind.CHANGED)
+    if pair.equal():
+        return Finding(ChangeKind.TRANSPOSED, _by_rounding(pair))
+    relative = pair.differences().relative
+    similar = relative is not None and relative < _UNRELATED
+    return Finding(ChangeKind.TRANSPOSED, "and changed") if similar else Finding(ChangeKind.CHANGED)
 
 
 def _finding(pair: TensorPair, differences: Differences, candidate: Tensor) -> Finding:

@@ -152,10 +152,10 @@ class CodeBook(Lattice):
         return torch.maximum(largest, -smallest)
 
     def nearest(self, units: Tensor) -> Tensor:
-        return self._codes[torch.bucketize(units, self._between)]
+        return self._codes[torch.bucketize(units.contiguous(), self._between)]
 
     def spacing(self, units: Tensor) -> Tensor:
-        return self._gaps[torch.bucketize(units, self._between)]
+        return self._gaps[torch.bucketize(units.contiguous(), self._between)]
 
 
 def learned_codes(groups: Tensor, unit: float, most: int = 16) -> Tensor | None:
