@@ -254,7 +254,7 @@ def test_the_size_of_a_rounded_tensor_is_estimated() -> None:
     ratios = []
     for seed in range(20):
         reference = normal(256, 256, seed=seed)
-        candidate = symmetric(reference + 0.008 * normal(256, 256, seed=100 + seed), 256, 127)
+        candidate = symmetric(reference + 0.005 * normal(256, 256, seed=100 + seed), 256, 127)
         result = change(reference, candidate)
         assert result is not None
         assert result.relative is not None
