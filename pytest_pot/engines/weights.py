@@ -97,7 +97,7 @@ class TensorChange:
     kind: ChangeKind
     what: str = ""
     """What the kind leaves open: ``"bfloat16"`` or ``"8 bits per row"`` of ROUNDED, ``"rows"`` or ``"columns"`` of PERMUTED,
-    the other tensor's name of MOVED, both shapes of SHAPE."""
+    the other tensor's name of MOVED, both shapes of SHAPE, what else happened of TRANSPOSED."""
     amount: float | None = None
     """Its size: the share of new zeros of PRUNED, the factor of SCALED, the rank of LOW_RANK."""
     relative: float | None = None
@@ -106,6 +106,8 @@ class TensorChange:
     """Where the candidate calls it otherwise."""
     searched: bool = True
     """Whether the kind was looked for; False where there was no time, and the tensor is only known to be CHANGED."""
+    expected: float | None = None
+    """Of ROUNDED, where the reference is a print: the relative size that rounding to nearest has on average."""
 
 
 @runtime_checkable

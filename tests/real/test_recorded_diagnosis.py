@@ -16,6 +16,8 @@ from pytest_pot.calibration.damage import DAMAGE
 from pytest_pot.calibration.perturbations import PERTURBATIONS
 from pytest_pot.engines.pytorch.weights.named import NamedWeights
 from pytest_pot.engines.weights import ChangeKind, TensorChange, WeightsPrint
+from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
+from pytest_pot.scoring.diagnosis.rounded_together import without_hidden_damage
 
 from .conftest import ModelAndTokenizer
 
@@ -202,6 +204,37 @@ def test_one_tensor_of_all_that_changed_by_a_thousandth(model: nn.Module, record
         changes = [change for name in weights.tensors if (change := weights.change(name, recorded, name))]
     assert [(change.name, change.kind) for change in changes] == [(f"{LAYER}{FIRST[0]}.weight", ChangeKind.CHANGED)]
     assert changes[0].relative == pytest.approx(1e-3, rel=0.6)
+
+
+@pytest.mark.parametrize(("precision", "size", "every"), [("bfloat16", 2e-3, 1), ("float16", 5e-4, 3)])
+def test_damage_of_a_layer_before_all_are_rounded(
+    model: nn.Module, recorded: WeightsPrint, precision: str, size: float, every: int
+) -> None:
+    """All that was only rounded is told as rounded; the layer that had noise of the size of the rounding error, as changed."""
+    dtype = getattr(torch, precision)
+    round_each = to_each(lambda w: w.to(dtype).to(w.dtype))
+    layers = nn.ModuleList(model.get_submodule(f"model.layers.{index}") for index in range(0, 30, every))
+    layer = model.get_submodule(LAYER[:-1])
+    weights = KnownWeights(recorded)
+
+    def changes(module: str) -> dict[str, TensorChange]:
+        live = NamedWeights(model)
+        names = [name for name in live.tensors if name.startswith(module) and name.endswith("_proj.weight")]
+        return {name: change for name in names if (change := live.change(name, recorded, name))}
+
+    def kinds(of: dict[str, TensorChange]) -> dict[str, tuple[ChangeKind, str]]:
+        return {change.name: (change.kind, change.what) for change in without_hidden_damage(of.values(), weights)}
+
+    with changed(model, round_each, layers):
+        rounded = changes("model.layers.")
+    assert kinds(rounded) == dict.fromkeys(rounded, (ChangeKind.ROUNDED, precision))
+    assert len(rounded) == len(layers) * len(MATRICES)
+    with changed(model, to_each(lambda w: noise(w, size).to(dtype).to(w.dtype)), layer):
+        told = kinds({**rounded, **changes(LAYER)})
+    damaged = {name for name, kind in told.items() if kind == (ChangeKind.CHANGED, "")}
+    assert damaged <= {f"{LAYER}{matrix}.weight" for matrix in MATRICES}
+    assert len(damaged) > len(MATRICES) / 2
+    assert {told[name] for name in told if name not in damaged} <= {(ChangeKind.ROUNDED, precision)}
 
 
 def test_sizes_of_all_matrices(model: nn.Module, recorded: WeightsPrint) -> None:

@@ -26,7 +26,7 @@ _WORDS: Mapping[ChangeKind, str] = {
     ChangeKind.PRUNED: ": {amount} of the values are new zeros{extent}, as of pruning",
     ChangeKind.SCALED: " multiplied by {amount}",
     ChangeKind.PERMUTED: ": {what} in another order (permuted)",
-    ChangeKind.TRANSPOSED: " transposed",
+    ChangeKind.TRANSPOSED: " transposed{what}",
     ChangeKind.MOVED: " with the values of {what}",
     ChangeKind.LOW_RANK: ": a difference of rank {amount}",
     ChangeKind.REORDERED: ": the same values in another order",
@@ -54,8 +54,11 @@ def change_words(changes: Sequence[TensorChange], *, recorded: bool, hint: str =
     if kind is ChangeKind.SCALED and changes[0].what in _FACTORS:
         template = _FACTORS[changes[0].what]
     rounded = {match[1] if (match := _ALSO_ROUNDED.search(change.what)) else "" for change in changes}
+    what = changes[0].what if kind is ChangeKind.ROUNDED else _ALSO_ROUNDED.sub("", changes[0].what)
+    if kind is ChangeKind.TRANSPOSED and what:
+        what = f" {what}" if what.startswith("and ") else f", {what}"
     words = template.format(
-        what=changes[0].what if kind is ChangeKind.ROUNDED else _ALSO_ROUNDED.sub("", changes[0].what),
+        what=what,
         amount=_amounts(changes),
         extent=_extent(changes),
     )

@@ -21,7 +21,9 @@ _FAR_APART = 8.0
 _FIRST = (ChangeKind.NOT_FINITE, ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.SHAPE)
 """What matters more than how many tensors it is about."""
 
-_APART_BY_WHAT = (ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED, ChangeKind.SCALED)
+_APART_BY_WHAT = (
+    ChangeKind.SHAPE, ChangeKind.ROUNDED, ChangeKind.PERMUTED, ChangeKind.SCALED, ChangeKind.TRANSPOSED,
+)  # fmt: skip
 """Two of these are different changes where ``what`` differs; in others it is a detail of one tensor."""
 
 _MOST_SUBJECTS = 3

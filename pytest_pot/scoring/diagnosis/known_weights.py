@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,14 @@ class KnownWeights:
     @property
     def unreadable(self) -> str | None:
         return None if isinstance(self.weights, WeightsPrint) else self.weights.unreadable
+
+    def has_size(self, name: str) -> bool:
+        """Whether the tensor ``name`` is recorded, and finite and not 0, so that only too small a change has no size."""
+        return isinstance(self.weights, WeightsPrint) and 0 < self.weights.tensors[name].norm < math.inf
+
+    def grid(self, name: str) -> str | None:
+        """The grid that the tensor ``name`` was recorded on, if there is one."""
+        return self.weights.tensors[name].grid if isinstance(self.weights, WeightsPrint) else None
 
     def digest(self, name: str) -> bytes:
         if isinstance(self.weights, WeightsPrint):

@@ -13,6 +13,7 @@ from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
 from pytest_pot.scoring.diagnosis.matching import Matching, comparable_shapes
 from pytest_pot.scoring.diagnosis.moved import with_moved
 from pytest_pot.scoring.diagnosis.prefixes import counterparts
+from pytest_pot.scoring.diagnosis.rounded_together import without_hidden_damage
 from pytest_pot.scoring.diagnosis.tensor_names import TensorName
 from pytest_pot.scoring.diagnosis.time_budget import TimeBudget
 
@@ -22,6 +23,8 @@ _SEARCH = 2 / 3
 """The share of the time for the kinds of changes; the rest is for the modules."""
 _ROUNDING = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 2**-24}
 """The largest relative error of rounding to each precision."""
+_ESTIMATE = 1.7
+"""How much larger than the real size a recorded one may be told, three standard deviations."""
 
 
 @dataclass
@@ -89,6 +92,7 @@ def compare_weights(
     for name, other in matching.pairs.items():
         comparison.compare(name, other, (known.saved[name].shape, known_candidate.saved[other].shape))
         step()
+    comparison.changes = without_hidden_damage(comparison.changes, known)
     in_place = tuple(_moved(comparison, matching, known))
     tied = list(_ties(comparison, matching))
     missing = [TensorChange(name, ChangeKind.MISSING) for name in matching.missing]
@@ -119,15 +123,21 @@ def computed_buffers(candidate: Weights, reference: Weights | WeightsPrint) -> l
         info, other = known.tensors[name], candidate.tensors[other_name]
         if not info.saved and not other.saved and other.shape == info.shape:
             change = candidate.change(other_name, reference, name)
-            if change is not None and not _by_precision(change, info.dtype, other.dtype):
+            if change is not None and not _by_precision(change, known, other.dtype):
                 changes.append(replace(change, name=name, candidate_name=other_name if other_name != name else None))
     return changes
 
 
-def _by_precision(change: TensorChange, *dtypes: str) -> bool:
+def _by_precision(change: TensorChange, known: KnownWeights, dtype: str) -> bool:
     """Whether the two are as far apart as rounding to the coarser of two precisions explains."""
-    error = max(_ROUNDING.get(dtype, 0.0) for dtype in dtypes)
-    return dtypes[0] != dtypes[1] and change.relative is not None and change.relative <= error
+    before = known.tensors[change.name].dtype
+    error = max(_ROUNDING.get(before, 0.0), _ROUNDING.get(dtype, 0.0))
+    if before == dtype or not error:
+        return False
+    if change.relative is not None:
+        return change.relative <= (_ESTIMATE if known.recorded else 1.0) * error
+    # A print does not tell how small a size is that its projections do not resolve; NaN and infinite values have none.
+    return change.kind in (ChangeKind.CHANGED, ChangeKind.ROUNDED) and known.has_size(change.name)
 
 
 def _moved(comparison: _Comparison, matching: Matching, known: KnownWeights) -> tuple[TensorChange, ...]:

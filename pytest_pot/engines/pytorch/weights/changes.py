@@ -28,6 +28,9 @@ from pytest_pot.engines.weights import ChangeKind, TensorChange
 
 __all__ = ["brief_change_between", "change_between"]
 
+_UNRELATED = 0.5
+"""Relative size of a change from which on a transposed tensor may as well hold other values."""
+
 
 @torch.no_grad()
 def change_between(
@@ -60,7 +63,8 @@ def change_between(
             )
         finding = _transposed(reference, candidate)
         return TensorChange(name, finding.kind, finding.what, candidate_name=candidate_name)
-    reference, candidate = (_real(tensor) for tensor in (reference, candidate))
+    any_complex = reference.is_complex() or candidate.is_complex()
+    reference, candidate = (_real(tensor, any_complex) for tensor in (reference, candidate))
     pair = TensorPair(reference, candidate)
     if not pair.n_values or pair.equal():
         return None
@@ -83,7 +87,8 @@ def brief_change_between(reference: Tensor, candidate: Tensor) -> TensorChange |
     """As :func:`change_between`, without the search for the kind: two or three passes over both. Names are left empty."""
     if reference.shape != candidate.shape:
         return change_between(reference, candidate)  # it looks for one kind alone
-    reference, candidate = (_real(tensor) for tensor in (reference, candidate))
+    any_complex = reference.is_complex() or candidate.is_complex()
+    reference, candidate = (_real(tensor, any_complex) for tensor in (reference, candidate))
     pair = TensorPair(reference, candidate)
     if not pair.n_values or pair.equal():
         return None
@@ -100,15 +105,21 @@ def brief_change_between(reference: Tensor, candidate: Tensor) -> TensorChange |
     return TensorChange("", ChangeKind.CHANGED, relative=differences.relative, searched=False)
 
 
-def _real(tensor: Tensor) -> Tensor:
+def _real(tensor: Tensor, as_pairs: bool) -> Tensor:
     tensor = tensor.detach()
+    if as_pairs and not tensor.is_complex():
+        return torch.stack([tensor, torch.zeros_like(tensor)], dim=-1)
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _transposed(reference: Tensor, candidate: Tensor) -> Finding:
     """Of a tensor whose shape is the reference's, transposed."""
     pair = _as_stored(TensorPair(reference.T, candidate))
-    return Finding(ChangeKind.TRANSPOSED, _by_rounding(pair)) if pair.equal() else Finding(ChangeKind.CHANGED)
+    if pair.equal():
+        return Finding(ChangeKind.TRANSPOSED, _by_rounding(pair))
+    relative = pair.differences().relative
+    similar = relative is not None and relative < _UNRELATED
+    return Finding(ChangeKind.TRANSPOSED, "and changed") if similar else Finding(ChangeKind.CHANGED)
 
 
 def _finding(pair: TensorPair, differences: Differences, candidate: Tensor, grids: GridSearch) -> Finding:

@@ -8,10 +8,17 @@ from pytest_pot.engines.pytorch.weights.finding import Finding
 from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair
 from pytest_pot.engines.weights import ChangeKind
 
-__all__ = ["pruning", "what_differs"]
+__all__ = ["is_pruning", "pruning", "what_differs"]
 
+_MIN_PRUNED = 1e-4
+"""The share of new zeros from which on pruning is thought of."""
 _FEW_VALUES = 0.1
 """The share of scattered values up to which their number is worth telling."""
+
+
+def is_pruning(new_zeros: int, n_values: int) -> bool:
+    """Whether so many new zeros are more than a few values that changed."""
+    return new_zeros >= 2 and new_zeros >= _MIN_PRUNED * n_values
 
 
 def pruning(pair: TensorPair, differences: Differences) -> Finding | None:
@@ -25,7 +32,9 @@ def pruning(pair: TensorPair, differences: Differences) -> Finding | None:
         if not bool(((a == b) | zeroed).all()):
             return None
         count += int(torch.count_nonzero(zeroed))
-    return Finding(ChangeKind.PRUNED, _whole_rows_zeroed(pair, differences), count / pair.n_values) if count else None
+    if not is_pruning(count, pair.n_values):
+        return None
+    return Finding(ChangeKind.PRUNED, _whole_rows_zeroed(pair, differences), count / pair.n_values)
 
 
 def _whole_rows_zeroed(pair: TensorPair, differences: Differences) -> str:

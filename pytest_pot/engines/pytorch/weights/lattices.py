@@ -152,10 +152,10 @@ class CodeBook(Lattice):
         return torch.maximum(largest, -smallest)
 
     def nearest(self, units: Tensor) -> Tensor:
-        return self._codes[torch.bucketize(units, self._between)]
+        return self._codes[torch.bucketize(units.contiguous(), self._between)]
 
     def spacing(self, units: Tensor) -> Tensor:
-        return self._gaps[torch.bucketize(units, self._between)]
+        return self._gaps[torch.bucketize(units.contiguous(), self._between)]
 
 
 def ends(groups: Tensor) -> tuple[Tensor, Tensor]:

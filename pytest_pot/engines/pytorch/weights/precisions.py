@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["FORMATS", "dtype_name", "spacing", "stored_dtype", "to_format"]
+from pytest_pot.engines.pytorch.weights.plain_values import plain_chunks
+
+__all__ = ["FORMATS", "cast_error", "dtype_name", "dtype_of", "holds_all", "spacing", "stored_dtype", "to_format"]
 
 FORMATS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16, torch.float32)
 """From the coarsest to the finest."""
@@ -41,3 +45,26 @@ def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
     magnitudes = values.abs().clamp_min(info.smallest_normal)  # below, numbers are equally far apart
     _, exponents = torch.frexp(magnitudes)
     return torch.ldexp(torch.full_like(values, info.eps), exponents - 1)
+
+
+def dtype_of(name: str) -> torch.dtype | None:
+    """The float format of this name, if there is one."""
+    dtype = getattr(torch, name, None)
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
+
+
+def holds_all(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Whether each number of the float format ``other`` is one of ``dtype``."""
+    mine, theirs = torch.finfo(dtype), torch.finfo(other)
+    smallest = mine.smallest_normal * mine.eps <= theirs.smallest_normal * theirs.eps
+    return mine.eps <= theirs.eps and mine.max >= theirs.max and smallest
+
+
+def cast_error(values: Tensor, dtype: torch.dtype, before: torch.dtype) -> float:
+    """The norm of the errors that a cast from ``before`` to ``dtype`` made, by the ``values`` after it, if these are
+    spread evenly. Where numbers of ``before`` are no closer together, there is none."""
+    total = 0.0
+    for chunk in plain_chunks(values):
+        steps, finer = spacing(chunk, dtype), spacing(chunk, before)
+        total += float(torch.where(steps > finer, steps, 0.0).double().square().sum())
+    return math.sqrt(total / 12)

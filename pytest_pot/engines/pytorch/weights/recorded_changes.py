@@ -17,15 +17,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pytest_pot.engines.pytorch.weights.extent import is_pruning
 from pytest_pot.engines.pytorch.weights.grids import Grid, GridSearch, find_precision
 from pytest_pot.engines.pytorch.weights.layouts import rows_of
+from pytest_pot.engines.pytorch.weights.plain_values import count_not_finite, largest_of
+from pytest_pot.engines.pytorch.weights.precisions import cast_error, dtype_name, dtype_of, holds_all
 from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
 
@@ -39,19 +42,26 @@ _SQUARES = (0.2, 3.0)
 """The mean square of 16 normal numbers over their variance; others are rarer than one in a thousand."""
 _MIN_SCALING = 5.0
 """How far a factor has to be from 1, in units of the error with which it explains the candidate."""
-_LATTICE_ERRORS, _PRECISION_ERRORS = (0.3, 2.0), (0.5, 1.7)
+_LATTICE_ERRORS, _PRECISION_ERRORS = (0.3, 2.0), (0.25, 1.7)
 """An estimated change over the one that a grid explains. Estimates scatter by 18 %. Quantisers may err by more than half a step
-to balance other errors; most values of a coarse grid may be 0, and err by less."""
-_NEAREST = 1.5
-"""Within this factor of the error of rounding to nearest, an estimate says no more than that it was."""
-_MIN_PRUNED = 1e-4
-"""Share of new zeros from which on pruning is thought of."""
+to balance other errors; most values of a coarse grid may be 0, and err by less. Values that were on a grid before need fewer
+digits, and some of them no rounding. One tensor alone is not judged more strictly; many that were rounded alike can be."""
+_UNRELATED = 0.5
+"""Relative size of a change from which on a transposed tensor may as well hold other values."""
 _MIN_REORDERED = 0.02
 """Relative size from which on a reordering is thought of; a small change keeps the norm by chance."""
 _SAME_NORM = 2.0**-23
 _PRECISIONS = ("float8_e5m2", "float8_e4m3fn", "bfloat16", "float16", "float32", "float64")
 """From coarse to fine."""
 _HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
+_TOO = {
+    ChangeKind.ROUNDED: "rounded to {what}",
+    ChangeKind.SCALED: "multiplied by {amount}",
+    ChangeKind.PRUNED: "with new zeros",
+    ChangeKind.ZERO: "all values are 0",
+    ChangeKind.NOT_FINITE: "with NaN or infinite values",
+}
+"""What happened to a transposed tensor too."""
 
 
 @torch.no_grad()
@@ -80,8 +90,8 @@ def change_since(
     same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
     if digest == reference.digest and same_shape:
         return None
-    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape, grids or GridSearch())
-    change = next(change for change in comparison.changes() if change is not None)
+    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, grids or GridSearch())
+    change = comparison.result() if same_shape else comparison.as_transposed() or comparison.change(ChangeKind.CHANGED)
     return replace(change, name=name, candidate_name=candidate_name)
 
 
@@ -90,12 +100,24 @@ class _Comparison:
     reference: TensorPrint
     candidate: Tensor
     """In the reference's shape."""
-    transposed: bool
-    """Whether the candidate was transposed for that."""
-    grids: GridSearch
+    grids: GridSearch = field(default_factory=GridSearch)
 
-    def changes(self) -> Iterator[TensorChange | None]:
-        """What each kind of change makes of it, the surest first; the last one always applies."""
+    def result(self) -> TensorChange:
+        """The first kind that explains the change; the last one always does."""
+        return next(change for change in self._changes() if change is not None)
+
+    def as_transposed(self) -> TensorChange | None:
+        """Of a candidate that had to be transposed: TRANSPOSED, with what else happened. None if its values are others."""
+        if digest_of(self.candidate) == self.reference.digest:
+            return self.change(ChangeKind.TRANSPOSED)
+        change = self.result()
+        if change.kind is ChangeKind.CHANGED and not (change.relative is not None and change.relative < _UNRELATED):
+            return None
+        amount = "some" if change.amount is None else f"{change.amount:.4g}"
+        what = _TOO.get(change.kind, "and changed").format(what=change.what, amount=amount)
+        return replace(change, kind=ChangeKind.TRANSPOSED, what=what, amount=None, expected=None)
+
+    def _changes(self) -> Iterator[TensorChange | None]:
         yield from self.at_once()
         yield self._scaled()
         yield self._reordered()
@@ -106,7 +128,6 @@ class _Comparison:
     def at_once(self) -> Iterator[TensorChange | None]:
         """Of these, what one pass shows."""
         yield self._not_finite()
-        yield self._transposed() if self.transposed else None
         yield self._zero()
 
     def change(
@@ -177,21 +198,18 @@ class _Comparison:
             return self.change(ChangeKind.CHANGED) if math.isnan(self.reference.norm) else None
         if math.isnan(self.reference.norm):
             return self.change(ChangeKind.CHANGED)
-        count = int((~torch.isfinite(self.candidate)).sum())
-        return self.change(ChangeKind.NOT_FINITE, f"{count} of {self.candidate.numel()} values")
+        what = f"{count_not_finite(self.candidate)} of {self.candidate.numel()} values"
+        return self.change(ChangeKind.NOT_FINITE, what)
 
     def _zero(self) -> TensorChange | None:
         if self._sums.norm == 0:
             return self.change(ChangeKind.ZERO, relative=1.0)
         return self.change(ChangeKind.CHANGED) if self.reference.norm == 0 else None
 
-    def _transposed(self) -> TensorChange | None:
-        return self.change(ChangeKind.TRANSPOSED) if digest_of(self.candidate) == self.reference.digest else None
-
     def _scaled(self) -> TensorChange | None:
         before, after = self.reference.projection, self._sums.projection
         factor = math.copysign(self._sums.norm / self.reference.norm, float(before @ after))
-        rounding = self._precision.rounding_error(self.candidate) if self._precision else 0.0
+        rounding = self._precision.rounding_error(self.candidate) if self._precision else self._cast_error or 0.0
         variance = (factor * self._noise) ** 2 + rounding**2
         residual = float(np.mean((after - factor * before) ** 2))
         distance = abs(factor - 1)
@@ -201,12 +219,16 @@ class _Comparison:
 
     def _reordered(self) -> TensorChange | None:
         norm = self.reference.norm
-        same = abs(self._sums.norm - norm) <= _SAME_NORM * norm and self._sums.zeros == self.reference.zeros
-        if not same or self.relative is None or self.relative < _MIN_REORDERED:
+        if self.relative is None or self.relative < _MIN_REORDERED:
             return None
         values = self.candidate
-        if values.ndim == 2 and values.shape[0] == values.shape[1] and digest_of(values.mT) == self.reference.digest:
-            return self.change(ChangeKind.TRANSPOSED)
+        if values.ndim >= 2 and values.shape[-2] == values.shape[-1] and self.relative >= _UNRELATED:
+            transposed = _Comparison(self.reference, values.mT, self.grids)
+            alike = transposed.relative is None or transposed.relative < _UNRELATED * self.relative
+            if alike and (change := transposed.as_transposed()) is not None:
+                return replace(change, relative=self.relative)
+        if abs(self._sums.norm - norm) > _SAME_NORM * norm or self._sums.zeros != self.reference.zeros:
+            return None
         if any(digest_of(rows) == self.reference.digest for rows in _rotary_orders(values)):
             return self.change(ChangeKind.PERMUTED, "rows")
         if self._grid is not None and self._grid.name == self.reference.grid:
@@ -214,26 +236,42 @@ class _Comparison:
         return None
 
     def _rounded(self) -> TensorChange | None:
+        least, most = _PRECISION_ERRORS
+        error, estimate = self._cast_error, math.sqrt(self._square or 0.0)
+        if error and least * error <= estimate <= most * error:  # nothing more is needed to explain it
+            return replace(self._cast_to_dtype(), expected=error / self.reference.norm)
         for grid, (least, most) in ((self._new_lattice, _LATTICE_ERRORS), (self._new_precision, _PRECISION_ERRORS)):
             if grid is None or self._square is None:
                 continue
             expected = grid.rounding_error(self.candidate)
-            estimate = math.sqrt(self._square)
             if least * min(expected, self.reference.norm) <= estimate <= most * expected:
-                # Rounding to nearest is the rule, and its error is known better than the projections tell it.
-                nearest = 1 / _NEAREST < estimate / expected < _NEAREST
-                return self.change(ChangeKind.ROUNDED, grid.name, relative=expected / self.reference.norm if nearest else None)
-        return None
+                return replace(self.change(ChangeKind.ROUNDED, grid.name), expected=expected / self.reference.norm)
+        if error is None or estimate > _PRECISION_ERRORS[1] * error:
+            return None
+        return self._cast_to_dtype()  # it may leave most values as they were
+
+    def _cast_to_dtype(self) -> TensorChange:
+        return self.change(ChangeKind.ROUNDED, dtype_name(self.candidate.dtype))
+
+    @cached_property
+    def _cast_error(self) -> float | None:
+        """The error that the candidate's type explains; None if it holds all values that the reference's has."""
+        names = (self.reference.grid, self.reference.info.dtype)
+        before = [dtype for name in names if name is not None and (dtype := dtype_of(name)) is not None]
+        after = self.candidate.dtype
+        if not before or not after.is_floating_point or any(holds_all(after, dtype) for dtype in before):
+            return None
+        return cast_error(self.candidate, after, before[0])
 
     def _pruned(self) -> TensorChange | None:
         new = self._sums.zeros - self.reference.zeros
         share = new / self.candidate.numel()
-        if share < _MIN_PRUNED or new < 2 or self._new_lattice is not None:
+        if not is_pruning(new, self.candidate.numel()) or self._new_lattice is not None:
             return None
         # Setting values to zero takes their squares from the squared norm, and changes nothing else.
         before, after, estimate = self.reference.norm**2, self._sums.norm**2, self._square or 0.0
         missing = before - after
-        largest = float(self.candidate.abs().max())
+        largest = largest_of(self.candidate)
         slack = 2 * _SAME_NORM * before
         least, most = (bound * missing + sign * slack for bound, sign in zip(_SQUARES, (-1, 1), strict=True))
         if not least <= estimate <= most or estimate > 2 * new * largest**2:
@@ -250,8 +288,10 @@ def brief_change_since(reference: TensorPrint, candidate: Tensor, digest: bytes)
     same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
     if digest == reference.digest and same_shape:
         return None
-    comparison = _Comparison(reference, candidate if same_shape else candidate.mT, not same_shape, GridSearch())
+    comparison = _Comparison(reference, candidate if same_shape else candidate.mT)
     found = next((change for change in comparison.at_once() if change is not None), None)
+    if not same_shape and digest_of(comparison.candidate) == reference.digest:
+        found = comparison.change(ChangeKind.TRANSPOSED)
     return replace(comparison.change(ChangeKind.CHANGED), searched=False) if found is None else found
 
 

@@ -176,6 +176,30 @@ def test_the_same_weights_in_another_precision(compare: Callable[[Any, Any], Dia
     assert diagnosis.what_changed[0].startswith("same weights, computed in another precision (float32 and bfloat16): all 39")
 
 
+@pytest.mark.parametrize("compare", [live, from_recording])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_computed_buffers_in_another_precision_are_no_difference(
+    compare: Callable[[Any, Any], Diagnosis], dtype: torch.dtype
+) -> None:
+    """Some are so near to their rounded values that a recording cannot tell how far they are."""
+    frequencies = {
+        "near": torch.tensor([1.0, 0.5, 2.0**-10 + 2.0**-33] * 8),
+        "usual": 1e6 ** -torch.linspace(0, 1, 24),
+    }
+    for values in frequencies.values():
+        reference, candidate = llama(), llama()
+        for model in (reference, candidate):
+            for layer in model.model.layers:
+                layer.register_buffer("scales", values.clone(), persistent=False)
+        candidate = candidate.half() if dtype == torch.float16 else candidate.bfloat16()
+        with torch.no_grad():
+            for parameter in reference.parameters():
+                parameter.copy_(parameter.to(dtype))
+        assert compare(reference, candidate).same_weights
+        candidate.model.layers[1].scales.mul_(1.1)
+        assert not compare(reference, candidate).same_weights
+
+
 def test_rounded_weights_are_not_the_same() -> None:
     diagnosis = live(llama(), llama().bfloat16())
     assert not diagnosis.same_weights

@@ -142,6 +142,14 @@ def test_experts_that_are_numbered() -> None:
         ),
         (changed(matching("o_proj"), ChangeKind.TRANSPOSED), "the o_proj matrices of all 8 layers transposed"),
         (
+            changed(matching("o_proj"), ChangeKind.TRANSPOSED, "rounded to bfloat16"),
+            "the o_proj matrices of all 8 layers transposed, rounded to bfloat16",
+        ),
+        (
+            changed(matching("o_proj"), ChangeKind.TRANSPOSED, "and changed"),
+            "the o_proj matrices of all 8 layers transposed and changed",
+        ),
+        (
             changed(matching("q_proj"), ChangeKind.LOW_RANK, amount=8, relative=0.02),
             "the q_proj matrices of all 8 layers: a difference of rank 8, as of a merged adapter (relative change 0.02)",
         ),

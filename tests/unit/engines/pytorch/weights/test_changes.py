@@ -149,7 +149,7 @@ def test_integers_are_compared_exactly() -> None:
     candidate = reference.clone()
     candidate[7] += 1
     assert told(reference, candidate) == (ChangeKind.CHANGED, "1 of 100 values")
-    assert told(torch.ones(9, dtype=torch.bool), torch.arange(9) > 0) == (ChangeKind.PRUNED, "")
+    assert told(torch.ones(9, dtype=torch.bool), torch.arange(9) > 1) == (ChangeKind.PRUNED, "")
 
 
 def test_complex_numbers_are_compared() -> None:
@@ -329,8 +329,22 @@ def test_the_matrices_of_experts_may_be_transposed() -> None:
 def test_other_values_in_the_transposed_shape_are_not_transposed() -> None:
     reference = gaussian(96, 160)
     candidate = reference.T.clone()
-    candidate[5, 5] += 1
-    assert told(reference, candidate) == (ChangeKind.CHANGED, "")
+    candidate[5, 5] += 1e-3
+    assert told(reference, candidate) == (ChangeKind.TRANSPOSED, "and changed")
+    assert told(reference, gaussian(160, 96, seed=9)) == (ChangeKind.CHANGED, "")
+
+
+def test_a_few_new_zeros_are_not_pruning() -> None:
+    reference = gaussian(96, 160)
+    candidate = reference.clone()
+    candidate[5, 5] = 0
+    assert told(reference, candidate) == (ChangeKind.CHANGED, "1 of 15360 values")
+    candidate[5, 7] = 0
+    assert change(reference, candidate).kind == ChangeKind.PRUNED  # a share of 1.3e-4
+    large = gaussian(384, 160)
+    candidate = large.clone()
+    candidate[5, 5:10] = 0
+    assert told(large, candidate) == (ChangeKind.CHANGED, "5 of 61440 values")
 
 
 @each_reference
