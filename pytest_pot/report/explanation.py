@@ -90,11 +90,11 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
     with ExitStack() as stack:
         candidate = _loaded(request.candidate, "candidate", config, stack)
         pair = ModelPair(candidate=candidate.model, candidate_config=config, config=config)
-        note = None
+        untold = unknown_start = None
         if recorded is not None:
             pair = replace(pair, is_recorded=True, recorded=recorded.weights_print)
             if recorded.weights_print is not None:
-                note = "the numbers that modules keep beside their tensors, such as a scale: a recording does not hold them"
+                untold = "the numbers that modules keep beside their tensors, such as a scale: a recording does not hold them"
         else:
             reference = _loaded(request.reference, "reference", config, stack)
             config = replace(config, device=common_device(config.device, [reference, candidate]))
@@ -104,10 +104,13 @@ def explain(request: ExplanationRequest, progress: Callable[[int, int], None] | 
             except PotError as error:
                 if prompts is not None:
                     raise
-                note = f"not known: {str(error).splitlines()[0]}"
+                unknown_start = f"not known: {str(error).splitlines()[0]}"
         diagnosis = diagnose(pair, progress)
-    if note is not None:
-        diagnosis = replace(diagnosis, where_it_starts=(note,))
+    if untold is not None:
+        notes, changed = (*diagnosis.notes, untold), (*diagnosis.what_changed, untold)
+        diagnosis = replace(diagnosis, notes=notes, what_changed=changed)
+    if unknown_start is not None:
+        diagnosis = replace(diagnosis, where_it_starts=(unknown_start,))
     return Explanation(request.reference, request.candidate, diagnosis)
 
 

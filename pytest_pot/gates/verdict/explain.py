@@ -48,6 +48,8 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions
     and all metrics.
     """
+    if verbosity < 0 and outcome.diagnosis is None:
+        return headline(outcome)
     from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, quiet_lines
 
     if verbosity < 0:

@@ -146,8 +146,9 @@ def _alike(one: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], 
             config["sliding_window"] = None
         if "layer_types" in opposite and "layer_types" not in config:  # derived by newer versions, from other fields
             versions = config.get("transformers_version"), opposite.get("transformers_version")
+            types = opposite["layer_types"]
             if config.get("model_type") != opposite.get("model_type"):
-                config["layer_types"] = [_only_type(config)] * len(opposite["layer_types"] or ())
+                config["layer_types"] = [_only_type(config)] * (len(types) if isinstance(types, list) else 0)
             elif versions[0] != versions[1]:
                 config["layer_types"] = opposite["layer_types"]
     return one, other

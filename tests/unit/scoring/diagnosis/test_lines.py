@@ -219,5 +219,5 @@ def test_another_class_comes_first_unless_its_modules_agree() -> None:
     diagnosis = Diagnosis((), EQUAL, None, same_weights=True, classes=("One", "Other"), precisions=("float32", "bfloat16"))
     in_half = "computed in another precision (float32 and bfloat16)"
     assert what_changed(diagnosis) == ["class One -> Other", equal, in_half]
-    agree = replace(diagnosis, trace=ModuleTrace(None, None, 0, 396))
+    agree = replace(diagnosis, trace=ModuleTrace(None, None, n_modules=396, n_differing=0))
     assert what_changed(agree) == [f"same weights, {in_half}: {equal}", "class One -> Other"]

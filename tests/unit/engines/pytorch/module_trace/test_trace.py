@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from .tracing import ALL, AUTO, BF16, IDS, called, first_of, larger, like, trace
 def test_the_same_weights_do_not_differ(name: str) -> None:
     reference = tiny(name)
     trace = traced(reference, copy.deepcopy(reference))
-    assert trace == ModuleTrace(first=None, largest=None, n_modules=len(called(reference)), n_differing=0)
+    assert trace.within <= 1e-6  # experts may be summed in another order
+    assert replace(trace, within=0.0) == ModuleTrace(None, None, n_modules=len(called(reference)), n_differing=0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -142,7 +144,8 @@ def test_masks_fit_into_float16() -> None:
     reference = tiny("llama")
     reference.set_attn_implementation("eager")
     trace = traced(reference, copy.deepcopy(reference), (AUTO, ScoringConfig(dtype="float16")))
-    assert trace == ModuleTrace(first=None, largest=None, n_modules=len(called(reference)), n_differing=0)
+    assert 0 < trace.within < 2**-10
+    assert (trace.first, trace.n_modules, trace.n_differing, trace.note) == (None, len(called(reference)), 0, None)
 
 
 def test_1_percent_is_seen_where_both_compute_in_bfloat16() -> None:
