@@ -44,7 +44,8 @@ class TensorPrint:
     """Random projections of the values, [16]; the difference of two prints estimates the norm of the tensors' difference.
     NaN where the norm is."""
     grid: str | None = None
-    """The coarsest grid on which all values lie, ``"bfloat16"`` or ``"4 bits in groups of 32"``; None if there is none."""
+    """The coarsest grid on which a sample of the values lies, ``"bfloat16"`` or ``"4 bits in groups of 32"``; None if there is
+    none. A print of a vector tells precisions only."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from .conftest import ModelAndTokenizer
 
 pytestmark = pytest.mark.real
 
-Trace = Callable[[PreTrainedModel], ModuleTrace]
+Trace = Callable[..., ModuleTrace]
 
 
 @pytest.fixture
@@ -36,14 +36,13 @@ def candidate(reference: ModelAndTokenizer) -> PreTrainedModel:
 @pytest.fixture
 def trace(reference: ModelAndTokenizer) -> Trace:
     model, tokenizer = reference
-    prompt = builtin_prompts()[3]
-    ids = tuple(tokenizer(f"{prompt.text}{prompt.continuation}")["input_ids"])[:32]
 
-    def trace(candidate: PreTrainedModel) -> ModuleTrace:
-        config = ScoringConfig()
+    def trace(candidate: PreTrainedModel, dtype: Literal["auto", "bfloat16"] = "auto", prompt_index: int = 3) -> ModuleTrace:
+        prompt = builtin_prompts()[prompt_index]
+        ids = tuple(tokenizer(f"{prompt.text}{prompt.continuation}")["input_ids"])[:40]
         with (
-            TorchEngine.opened(model, "reference", config) as first,
-            TorchEngine.opened(candidate, "candidate", config) as second,
+            TorchEngine.opened(model, "reference", ScoringConfig()) as first,
+            TorchEngine.opened(candidate, "candidate", ScoringConfig(dtype=dtype)) as second,
         ):
             return second.trace(first, Tokens(ids, len(ids) - 8))
 
@@ -57,6 +56,16 @@ def larger(module: nn.Module, arguments: object, output: Any) -> Any:
 
 def test_the_same_weights_do_not_differ(candidate: PreTrainedModel, trace: Trace) -> None:
     assert trace(candidate) == ModuleTrace(first=None, largest=None, n_modules=396, n_differing=0)
+
+
+def test_rounding_is_no_start_and_1_percent_is(candidate: PreTrainedModel, trace: Trace) -> None:
+    same = trace(candidate, "bfloat16", prompt_index=0)  # where errors cancel in one layer if they have one sign only
+    assert (same.first, same.n_modules, same.precision) == (None, 396, "bfloat16")
+    assert same.within > 0.004, "without rounding there is nothing to tell from"
+    candidate.get_submodule("model.layers.7.mlp").register_forward_hook(larger)
+    result = trace(candidate, "bfloat16")
+    assert result.first is not None
+    assert (result.first.name, result.n_differing) == ("model.layers.7.mlp", 1)
 
 
 @pytest.mark.parametrize("name", ["", ".mlp", ".self_attn", ".self_attn.q_proj"])

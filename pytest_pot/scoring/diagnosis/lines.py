@@ -221,7 +221,7 @@ def _first_difference(first: ModuleDifference, *, hidden: bool) -> str:
         inside = f"{inside}; each module inside it agrees" if inside else own
     noise = f" (noise {number(first.noise)})"
     before = f"agree to {number(first.before)}" if first.before else "are equal"
-    apart = f"its output is {number(first.after)} apart for the same inputs{noise}{inside}"
+    apart = f"its output differs by {number(first.after)} of its norm for the same inputs{noise}{inside}"
     return f"{_module(first)}{above}: {apart}; the modules before it {before}"
 
 

@@ -40,9 +40,8 @@ class Limits:
         """``eps``: the machine epsilon of the less precise model.
 
         The noise is made by rounding what modules get. What they keep and what they return is rounded too, each by eps / 2 at
-        most, so the floor is eps. It is mostly less: with the same weights in two precisions (SmolLM2, on three prompts, and
-        tiny models of ten architectures), no module's output was beyond both 0.71 eps and 1.42 times its noise. A difference
-        of 1 % is 1.28 eps of bfloat16.
+        most, so the floor is eps. It is mostly less: with the same weights in two precisions (SmolLM2, on three prompts), no
+        module's output was beyond both 0.71 eps and 1.42 times its noise. A difference of 1 % is 1.28 eps of bfloat16.
         """
         return cls(max(eps, _FLOOR_ULPS * min(eps, torch.finfo(torch.float32).eps)), _ABOVE_NOISE)
 

@@ -63,21 +63,12 @@ def change_between(
             )
         finding = _transposed(reference, candidate)
         return TensorChange(name, finding.kind, finding.what, candidate_name=candidate_name)
-    any_complex = reference.is_complex() or candidate.is_complex()
-    reference, candidate = (_real(tensor, any_complex) for tensor in (reference, candidate))
-    pair = TensorPair(reference, candidate)
-    if not pair.n_values or pair.equal():
+    measured = _measured(reference, candidate)
+    if measured is None:
         return None
-    differences = pair.differences()
-    if not differences.known:
-        count, in_reference = pair.count_not_finite()
-        if count:
-            what = f"{count} of {pair.n_values} values"
-            return TensorChange(name, ChangeKind.NOT_FINITE, what, candidate_name=candidate_name)
-        if in_reference:
-            return TensorChange(name, ChangeKind.CHANGED, candidate_name=candidate_name)
-        pair = pair.exact()
-        differences = pair.differences()
+    if isinstance(measured, Finding):
+        return TensorChange(name, measured.kind, measured.what, candidate_name=candidate_name)
+    pair, differences, candidate = measured
     finding = _finding(pair, differences, candidate, grids or GridSearch())
     return TensorChange(name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name)
 
@@ -87,6 +78,20 @@ def brief_change_between(reference: Tensor, candidate: Tensor) -> TensorChange |
     """As :func:`change_between`, without the search for the kind: two or three passes over both. Names are left empty."""
     if reference.shape != candidate.shape:
         return change_between(reference, candidate)  # it looks for one kind alone
+    measured = _measured(reference, candidate)
+    if measured is None:
+        return None
+    if isinstance(measured, Finding):
+        return TensorChange("", measured.kind, measured.what)
+    _, differences, _ = measured
+    if not float(differences.candidate.sum()):
+        return TensorChange("", ChangeKind.ZERO, relative=differences.relative)
+    return TensorChange("", ChangeKind.CHANGED, relative=differences.relative, searched=False)
+
+
+def _measured(reference: Tensor, candidate: Tensor) -> tuple[TensorPair, Differences, Tensor] | Finding | None:
+    """Both tensors as a pair, how far they are apart, and the candidate in real numbers. None where all values are equal; a
+    finding where some are not finite, so that there is no distance."""
     any_complex = reference.is_complex() or candidate.is_complex()
     reference, candidate = (_real(tensor, any_complex) for tensor in (reference, candidate))
     pair = TensorPair(reference, candidate)
@@ -96,13 +101,12 @@ def brief_change_between(reference: Tensor, candidate: Tensor) -> TensorChange |
     if not differences.known:
         count, in_reference = pair.count_not_finite()
         if count:
-            return TensorChange("", ChangeKind.NOT_FINITE, f"{count} of {pair.n_values} values")
+            return Finding(ChangeKind.NOT_FINITE, f"{count} of {pair.n_values} values")
         if in_reference:
-            return TensorChange("", ChangeKind.CHANGED)
-        differences = pair.exact().differences()
-    if not float(differences.candidate.sum()):
-        return TensorChange("", ChangeKind.ZERO, relative=differences.relative)
-    return TensorChange("", ChangeKind.CHANGED, relative=differences.relative, searched=False)
+            return Finding(ChangeKind.CHANGED)
+        pair = pair.exact()
+        differences = pair.differences()
+    return pair, differences, candidate
 
 
 def _real(tensor: Tensor, as_pairs: bool) -> Tensor:

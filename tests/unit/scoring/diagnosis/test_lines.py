@@ -135,7 +135,7 @@ def starts(first: ModuleDifference | None, largest: ModuleDifference | None = No
 
 
 def test_where_it_starts() -> None:
-    begin = "model.layers.3.mlp (LlamaMLP): its output is 0.01 apart for the same inputs (noise 2e-07)"
+    begin = "model.layers.3.mlp (LlamaMLP): its output differs by 0.01 of its norm for the same inputs (noise 2e-07)"
     assert starts(MLP) == [f"{begin}; the modules before it agree to 3e-07"]
     assert starts(replace(MLP, itself=True)) == [
         f"{begin}, in what its own forward computes: each module inside it agrees; the modules before it agree to 3e-07"

@@ -86,42 +86,6 @@ def test_1_percent_is_found_beside_the_rounding_of_another_precision(
     assert 0.001 < same.within < 2**-7
 
 
-class Cancelling(nn.Module):
-    """A large value that a layer adds and the next one takes away, as in many trained models."""
-
-    def __init__(self, feature: int) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(97, 16)
-        self.layers = nn.ModuleList([Adding(feature, 100.3), Adding(feature, -100.1)])
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        states = self.embed(ids)
-        for layer in self.layers:
-            states = layer(states)
-        logits: torch.Tensor = states @ self.embed.weight.T
-        return logits
-
-
-class Adding(nn.Module):
-    def __init__(self, feature: int, size: float) -> None:
-        super().__init__()
-        self.inner = nn.Linear(16, 16)
-        with torch.no_grad():
-            self.inner.weight[feature] = 0
-            self.inner.bias[feature] = size
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = states + self.inner(states)
-        return result
-
-
-@pytest.mark.parametrize("feature", range(8))
-def test_large_values_that_cancel_are_no_start(feature: int) -> None:
-    torch.manual_seed(0)
-    reference = Cancelling(feature).eval()
-    assert traced(reference, copy.deepcopy(reference), (AUTO, BF16)).first is None
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_weights_that_are_kept_in_bfloat16_are_no_start(name: str) -> None:
     reference = tiny(name)
