@@ -65,3 +65,18 @@ def test_factors_have_three_digits_or_as_many_as_tell_them_from_one(factors: lis
 def test_relative_changes_that_are_equal_to_three_digits_are_one() -> None:
     changes = [TensorChange("a", ChangeKind.CHANGED, relative=size) for size in (0.12298, 0.12301, 0.12302)]
     assert change_words(changes, recorded=False) == " changed (relative change 0.123)"
+
+
+@pytest.mark.parametrize(("what", "part"), [("per row", "row"), ("per column", "column")])
+def test_factors_of_rows_and_columns_are_told_without_a_figure(what: str, part: str) -> None:
+    assert words(ChangeKind.SCALED, [what]) == f": each {part} multiplied by a factor of its own"
+
+
+def test_a_kind_that_was_not_looked_for_is_not_told_as_none() -> None:
+    change = TensorChange("a", ChangeKind.CHANGED, relative=0.5, searched=False)
+    assert change_words([change], recorded=False) == " changed in a way that was not looked for (relative change 0.5)"
+
+
+def test_what_else_happened_to_a_transposed_tensor_is_told() -> None:
+    assert words(ChangeKind.TRANSPOSED, ["and changed"]) == " transposed and changed"
+    assert words(ChangeKind.TRANSPOSED, ["multiplied by 2"]) == " transposed, multiplied by 2"
