@@ -104,7 +104,7 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
         assert re.fullmatch(r" +0\.\d+  prompt [012], position \d+: .+ ▸ '.+'", place), place
         pattern = r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; first choices: '.+' \d+(\.\d+)?%, '.+' \d+(\.\d+)?%"
         assert re.fullmatch(pattern, probabilities), probabilities
-    assert text[13].startswith("  what changed: all 28 tensors changed ")
+    assert text[13].startswith("  what changed: all 28 tensors changed")
     assert text[14].startswith("  where it starts: transformer.wte (Embedding): ")
     assert len(text) == 15
     # The first of the listed positions has the highest divergence.

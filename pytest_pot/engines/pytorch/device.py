@@ -15,7 +15,7 @@ from torch import nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
+from pytest_pot.engines.pytorch.model_facts import FREQUENCIES, ModelFacts, facts_of
 from pytest_pot.engines.pytorch.quantised import is_quantised, refuse_dtype
 
 __all__ = [
@@ -140,7 +140,7 @@ def prepared(facts: ModelFacts, config: ScoringConfig) -> Iterator[ModelFacts]:
                 f"was loaded ({own_device}). Load it on that device, or set device='auto'"
             )
     elif moves or converts:
-        facts = ModelFacts.of(_converted(facts.model, device, dtype))
+        facts = ModelFacts.of(_converted(facts, device, dtype))
     try:
         for module in facts.training:
             module.training = False
@@ -150,17 +150,18 @@ def prepared(facts: ModelFacts, config: ScoringConfig) -> Iterator[ModelFacts]:
             module.training = True
 
 
-def _converted(model: nn.Module, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
-    """A copy of ``model`` on ``device`` and in ``dtype``, with rotary frequencies as ``from_pretrained(dtype=...)`` has them.
+def _converted(facts: ModelFacts, device: torch.device, dtype: torch.dtype | None) -> nn.Module:
+    """A copy of the model on ``device`` and in ``dtype``, with rotary frequencies as ``from_pretrained(dtype=...)`` has them.
 
     They stay in the precision in which they were computed. Rounded to bfloat16, they turn late tokens by wrong angles.
     """
-    converted = copy.deepcopy(model).to(device=device, dtype=dtype)
-    for copied, original in zip(converted.modules(), model.modules(), strict=True):
-        for name in original._non_persistent_buffers_set:
-            frequencies = original._buffers.get(name)
-            if "inv_freq" in name and frequencies is not None:
-                copied._buffers[name] = frequencies.to(device=device, copy=True)
+    copies: dict[int, nn.Module] = {}
+    converted = copy.deepcopy(facts.model, copies).to(device=device, dtype=dtype)
+    for module in facts.rotary:
+        for name in module._non_persistent_buffers_set:
+            frequencies = module._buffers.get(name)
+            if FREQUENCIES in name and frequencies is not None and id(module) in copies:  # a class may copy itself otherwise
+                copies[id(module)]._buffers[name] = frequencies.to(device=device, copy=True)
     return converted
 
 

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["ModelFacts", "facts_of"]
+__all__ = ["FREQUENCIES", "ModelFacts", "facts_of"]
+
+FREQUENCIES = "inv_freq"
+"""What the names of buffers with rotary frequencies have in them."""
 
 _QUANTISERS = ("hf_quantizer", "quantization_method")
 _QUANTISED_FLAGS = ("is_loaded_in_4bit", "is_loaded_in_8bit")
@@ -52,6 +55,8 @@ class ModelFacts:
     """The different configs of the modules, in the order in which they first occur."""
     peft_configs: tuple[Any, ...]
     """What peft keeps of its adapters, module by module."""
+    rotary: tuple[nn.Module, ...]
+    """The modules with rotary frequencies that are computed, and no part of a checkpoint."""
 
     @classmethod
     def of(cls, model: nn.Module) -> ModelFacts:
@@ -85,6 +90,9 @@ class ModelFacts:
             causal_flags=tuple(map(bool, values["is_causal"])),
             configs=tuple({id(config): config for config in values["config"]}.values()),
             peft_configs=tuple(values["peft_config"]),
+            rotary=tuple(
+                module for module in modules if any(FREQUENCIES in name for name in module._non_persistent_buffers_set)
+            ),
         )
 
 
