@@ -64,7 +64,7 @@ def test_all_that_changed_is_listed_by_name(folder: Path, capsys: pytest.Capture
     lines = explained(folder, capsys, "reference", "config")
     assert lines[:3] == [f"reference  {folder / 'reference'}", f"candidate  {folder / 'config'}", "what changed:"]
     starts = lines.index("where it starts:")
-    assert lines[starts + 1].startswith("  model.layers.0.input_layernorm (LlamaRMSNorm): its output is 0.07")
+    assert lines[starts + 1].startswith("  model.layers.0.input_layernorm (LlamaRMSNorm): its output differs by 0.07")
     assert lines[3] == "  rms_norm_eps 1e-06 -> 0.001"
     assert lines[starts - 1] == "  19 of 21 tensors are equal"
     assert any("embeddings" in line for line in lines[4 : starts - 1])
