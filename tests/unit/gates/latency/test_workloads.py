@@ -8,7 +8,6 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, ClassVar, NoReturn, Self, cast
 
