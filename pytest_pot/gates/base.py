@@ -190,6 +190,10 @@ class GateResult(ABC):
     def properties(self) -> dict[str, Any]:
         """The result as JSON types by name, for reports; beside those of :meth:`Gate.identification`."""
 
+    def details(self) -> Mapping[str, Any]:
+        """What only a report in a file has room for, as JSON types by name: not written to JUnit XML."""
+        return {}
+
 
 @dataclass(frozen=True)
 class ErrorResult(GateResult):

@@ -16,9 +16,10 @@ from pytest_pot.core.user_code import raised_in
 from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
 from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test
-from pytest_pot.plugin.session.item_properties import attach_diagnosis, attach_properties, remove_properties
+from pytest_pot.plugin.session.details import details_wanted
+from pytest_pot.plugin.session.item_properties import attach_details, attach_properties, remove_properties
 from pytest_pot.plugin.session.progress import ProgressLine
-from pytest_pot.report.properties import NOT_GATED, reported_diagnosis, result_properties, skipped_properties
+from pytest_pot.report.properties import NOT_GATED, result_properties, skipped_properties
 
 if TYPE_CHECKING:
     from pytest_pot.gates.latency.latency_report import LatencyReport
@@ -134,6 +135,7 @@ def _run_gates(item: pytest.Item) -> None:
         attach_properties(item, [(NOT_GATED, reason)])
     for gate, reason in skipped:
         attach_properties(item, [(NOT_GATED, reason), *skipped_properties(gate, reason)])
+        attach_details(item, {})
     if skipped and not gates:
         raise skipped_test(f"{skipped[0][0].settings.gate}: {skipped[0][1]}")
     if (message := item.stash.get(_UNRESOLVED, None)) is not None:
@@ -156,11 +158,10 @@ def _run_gates(item: pytest.Item) -> None:
             raise
         results.append(result)
         attach_properties(item, result_properties(gate, result))
-        if result.diagnosis is not None:
-            attach_diagnosis(item, reported_diagnosis(result.diagnosis))
-            if result.diagnosis.interrupted:
-                # The verdict is known; the run ends after this test.
-                item.session.shouldstop = "interrupted during a diagnosis"
+        attach_details(item, result.details() if details_wanted(item.config) else {})
+        if result.diagnosis is not None and result.diagnosis.interrupted:
+            # The verdict is known; the run ends after this test.
+            item.session.shouldstop = "interrupted during a diagnosis"
         with failures_reported():
             _tell(item, result)
         if not result.passed:

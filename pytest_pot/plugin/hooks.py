@@ -14,7 +14,7 @@ from pytest_pot.plugin import hookspecs
 from pytest_pot.plugin.markers import GATES, MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
 from pytest_pot.plugin.pytest_internals import fixture_names
-from pytest_pot.plugin.session.item_properties import move_diagnosis
+from pytest_pot.plugin.session.item_properties import give_details
 from pytest_pot.plugin.session.notes import NOTES, SessionNotes
 from pytest_pot.plugin.session.start import note_start
 from pytest_pot.plugin.session.summary import SessionResults
@@ -210,7 +210,7 @@ def pytest_after_the_body(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    move_diagnosis(item, report)
+    give_details(item, report)
     return report
 
 

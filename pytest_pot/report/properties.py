@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
+from typing import Any
 
 from pytest_pot.gates.base import Gate, GateResult
-
-if TYPE_CHECKING:
-    from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
 
 __all__ = [
     "NOT_GATED",
     "PREFIX",
     "RECORDED",
-    "reported_diagnosis",
     "result_properties",
     "rows_of",
     "skipped_properties",
-    "with_diagnosis",
+    "with_details",
 ]
 
 PREFIX = "pot_"
@@ -27,10 +24,6 @@ RECORDED = "pot_recorded"
 """The property with a message that a gate of the test wrote a recorded reference."""
 NOT_GATED = "pot_not_gated"
 """The property with the reason why a gate of the test did not run."""
-_LINES = "what_changed"
-"""What the row of a gate with a diagnosis has, and no other."""
-_MOST_CHANGES = 1000
-"""Changed tensors that a report lists by name. All of them are in the groups, and in ``python -m pytest_pot explain``."""
 
 
 def result_properties(gate: Gate, result: GateResult) -> list[tuple[str, Any]]:
@@ -58,30 +51,13 @@ def rows_of(nodeid: str, user_properties: Iterable[tuple[str, Any]], worker: str
     return [row for row in rows if "verdict" in row]
 
 
-def reported_diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The diagnosis in types that JSON has, with the names of a thousand changed tensors at most and their number."""
-    values = diagnosis.to_dict()
-    weights = values["weights"]
-    if weights is not None:
-        changes = weights["changes"]
-        unconfirmed = weights["unconfirmed"][:_MOST_CHANGES]
-        values["weights"] = {
-            **weights,
-            "n_changes": len(changes),
-            "changes": changes[:_MOST_CHANGES],
-            "unconfirmed": unconfirmed,
-        }
-    return values
+def with_details(rows: Iterable[dict[str, Any]], details: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one test, each with the details of its gate, in the order in which the gates ran.
 
-
-def with_diagnosis(rows: Iterable[dict[str, Any]], diagnosis: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The rows of one test with ``diagnosis``, as :func:`reported_diagnosis` gives it, in that of the gate that it is about.
-
-    A test has one at most, because the first gate that fails is the last one that runs.
+    ``details``: of the first gates; the others have none.
     """
-    if diagnosis is None:
-        return list(rows)
-    return [{**row, "diagnosis": diagnosis} if _LINES in row else row for row in rows]
+    nothing: Mapping[str, Any] = {}
+    return [{**row, **more} for row, more in zip(rows, chain(details, repeat(nothing)), strict=False)]
 
 
 def _prefixed(values: Mapping[str, Any]) -> list[tuple[str, Any]]:

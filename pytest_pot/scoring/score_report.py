@@ -14,6 +14,7 @@ from pytest_pot.engines.base import ModelDescription, Room
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
+from pytest_pot.scoring.position_statistics import DeltaP, SameTop, delta_p, percentiles, same_top
 
 __all__ = ["ScoreReport", "WorstPosition"]
 
@@ -152,6 +153,20 @@ class ScoreReport:
         reference, candidate = (float(np.mean([pair[side].mean() for pair in self.unseens])) for side in (0, 1))
         return reference, candidate
 
+    def percentiles(self, metric: str) -> dict[float, float]:
+        """The metric with this name, over all positions: its value by percentile (0, 1, 5, 10, 50, 90, 95, 99, 99.9, 100)."""
+        return percentiles(np.concatenate(self.divergences[metric]))
+
+    @property
+    def delta_p(self) -> DeltaP:
+        """The change of the probability of the continuation's token, in percentage points."""
+        return delta_p(*self.distributions)
+
+    @property
+    def same_top(self) -> SameTop:
+        """The share of positions at which both models have the same likeliest token."""
+        return same_top(*self.distributions)
+
     @property
     def n_prompts(self) -> int:
         return len(self.prompts)
@@ -188,10 +203,11 @@ class ScoreReport:
         positions = []
         for index in np.argsort(-flat, kind="stable")[:n]:
             prompt = int(np.searchsorted(ends, index, side="right"))
-            positions.append(self._position(prompt, int(index - ends[prompt] + len(self.positions[prompt]))))
+            positions.append(self.at(prompt, int(index - ends[prompt] + len(self.positions[prompt]))))
         return positions
 
-    def _position(self, prompt: int, position: int) -> WorstPosition:
+    def at(self, prompt: int, position: int) -> WorstPosition:
+        """One position of ``prompts[prompt]``."""
         tokens = self.tokens[prompt]
         index = tokens.prompt_len + position
         reference, candidate = (models[prompt] for models in self.distributions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -193,7 +194,8 @@ def _end(process: subprocess.Popen[bytes], log: BinaryIO, owner: int) -> None:
         return  # a fork of the process that started it
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # settings that a process which is gone did not read
+                pipe.close()
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:

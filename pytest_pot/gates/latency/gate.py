@@ -62,6 +62,9 @@ class LatencyResult(LatencyOutcome, GateResult):
         check = self.report.decisive
         return {"metric": check.name, "limit": check.limit, **properties(self)}
 
+    def details(self) -> Mapping[str, Any]:
+        return {"latency": self.report.to_dict()}
+
 
 @dataclass(frozen=True)
 class LatencyGate(Gate):

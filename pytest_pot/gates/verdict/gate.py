@@ -66,6 +66,11 @@ class ScoreResult(ScoreOutcome, GateResult):
 
         return properties(self)
 
+    def details(self) -> Mapping[str, Any]:
+        from pytest_pot.gates.verdict.details import details
+
+        return details(self)
+
 
 @dataclass(frozen=True)
 class _ScoreGate(Gate):

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_pot.core.text import printable_lines
 from pytest_pot.plugin.options import option
-from pytest_pot.plugin.session.item_properties import diagnosis_on
+from pytest_pot.plugin.session.item_properties import details_on
 from pytest_pot.plugin.session.notes import NOTES
 
 __all__ = ["SessionResults"]
@@ -30,7 +30,7 @@ class SessionResults:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if not report.user_properties:
             return
-        from pytest_pot.report.properties import NOT_GATED, RECORDED, rows_of, with_diagnosis
+        from pytest_pot.report.properties import NOT_GATED, RECORDED, rows_of, with_details
 
         self._recorded.update((str(line), None) for name, line in report.user_properties if name == RECORDED)
         for name, line in report.user_properties:
@@ -38,7 +38,7 @@ class SessionResults:
                 self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
             worker = getattr(report, "worker_id", None) if self._each else None
-            rows = with_diagnosis(rows_of(report.nodeid, report.user_properties, worker), diagnosis_on(report))
+            rows = with_details(rows_of(report.nodeid, report.user_properties, worker), details_on(report))
             if rows:
                 self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import BinaryIO
 
 import pytest
 
@@ -133,6 +134,20 @@ def test_a_large_model_has_more_time(file: Path, monkeypatch: pytest.MonkeyPatch
     LlamaProcess(Settings(str(file), 256)).close()
     monkeypatch.setattr(process, "_SLOWEST", file.stat().st_size / 1e-3)
     with pytest.raises(PotError, match="it was not loaded within 0 s"):
+        LlamaProcess(Settings(str(file), 256))
+
+
+def test_a_process_that_ends_before_it_reads_its_settings_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = process._started
+
+    def ended(log: BinaryIO) -> subprocess.Popen[bytes]:
+        child = started(log)
+        child.kill()
+        child.wait()
+        return child
+
+    monkeypatch.setattr(process, "_started", ended)
+    with pytest.raises(PotError, match="signal 9"):  # and no broken pipe
         LlamaProcess(Settings(str(file), 256))
 
 
