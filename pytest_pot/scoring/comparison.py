@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
@@ -56,8 +57,8 @@ _PER_MODEL = ("log_tail", "targets", "top_ids", "top_log_probs", "clear", "magni
 _N_METRICS, _N_PER_MODEL = len(METRICS), len(_PER_MODEL)
 
 
-@dataclass(frozen=True)
-class PromptResult:
+@dataclass(frozen=True, repr=False)
+class PromptResult(Brief):
     """The results of one prompt: each metric [n_positions] by name, and what a report shows of both models."""
 
     divergences: dict[str, Floats]

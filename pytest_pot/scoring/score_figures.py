@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.validation import one_of
 from pytest_pot.engines.base import ModelDescription, Room
@@ -50,7 +51,7 @@ class WorstPosition:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScoreFigures:
+class ScoreFigures(Brief):
     """The divergence of a candidate from its reference on a list of prompts, as numbers; what shows them is in
     :class:`~pytest_pot.ScoreReport`.
 
