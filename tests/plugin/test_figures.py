@@ -49,8 +49,8 @@ def test_a_report_in_a_file_has_them(project: Project, confidence: str) -> None:
     [row] = project.gates()
     models = project.tiny.reference, project.tiny.perturbed
     prompts = [Prompt(**prompt) for prompt in PROMPTS]
-    loaded = [AutoModelForCausalLM.from_pretrained(path) for path in models]
-    report = TeacherForcedScorer(ScoringConfig()).score_batch(*loaded, prompts, project.tiny.tokenizer)
+    reference, candidate = (AutoModelForCausalLM.from_pretrained(path) for path in models)
+    report = TeacherForcedScorer(ScoringConfig()).score_batch(reference, candidate, prompts, project.tiny.tokenizer)
     assert report.delta_p is not None
     kl = np.concatenate(report.divergences["kl"])
     assert row["percentiles"]["kl"]["99.9"] == pytest.approx(np.percentile(kl, 99.9), rel=1e-3)

@@ -101,23 +101,23 @@ def test_the_beginning_of_each_field_is_shown(results: dict[str, Any]) -> None:
     assert re.fullmatch(r"Rung\(name='a text of the.*', scores=<float64 \[300\]>, metrics=\{'delta_ce': .*\}\)", text), text
 
 
-def dataclasses_of_results() -> Iterator[type]:
+def classes_of_results() -> Iterator[type[Any]]:
     """Public ones, but for those that only an engine has."""
     for module in pkgutil.walk_packages(pytest_pot.__path__, "pytest_pot."):
         if re.match(r"pytest_pot\.(engines\.(pytorch|tensors)|testing|__main__)", module.name):
             continue
         for name, kind in vars(importlib.import_module(module.name)).items():
-            ours = isinstance(kind, type) and kind.__module__ == module.name and not name.startswith("_")
-            if ours and dataclasses.is_dataclass(kind):
+            if isinstance(kind, type) and kind.__module__ == module.name and not name.startswith("_"):
                 yield kind
 
 
 def test_what_holds_arrays_has_a_short_repr() -> None:
     arrays = re.compile(r"\b(Floats|Ints|Flags|NDArray|TopK|Recorded)\b|tuple\[float, \.\.\.\]")
-    holders = [
+    holders: list[type[Any]] = [
         kind
-        for kind in dataclasses_of_results()
-        if any(field.repr and arrays.search(str(field.type)) for field in dataclasses.fields(kind))
+        for kind in classes_of_results()
+        if dataclasses.is_dataclass(kind)
+        and any(field.repr and arrays.search(str(field.type)) for field in dataclasses.fields(kind))
     ]
     assert len(holders) > 8
     assert [kind for kind in holders if not issubclass(kind, Brief)] == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot import Prompt, ScoreReport, ScoringConfig, TeacherForcedScorer
-from pytest_pot.engines.distributions import Floats
+from pytest_pot.engines.distributions import Floats, Ints
 from pytest_pot.engines.registry import opened
 from pytest_pot.engines.tensors import Distributions, as_distributions
 from pytest_pot.scoring.metrics import with_shared_choice
@@ -21,7 +21,7 @@ from pytest_pot.scoring.metrics import with_shared_choice
 from .test_metrics import log_normalised, top
 from .test_own_top_k import OwnTopK
 
-PROMPTS = [Prompt("some text", " and how it goes on"), Prompt("another", " one of them"), "drawn"]
+PROMPTS: list[str | Prompt] = [Prompt("some text", " and how it goes on"), Prompt("another", " one of them"), "drawn"]
 CONFIGS: list[dict[str, Any]] = [
     {"top_k": 1},
     {"top_k": 10},
@@ -65,7 +65,7 @@ def test_so_has_a_model_that_tells_only_its_own_likeliest_ids(tokenizer: PreTrai
     assert report.same_top.share == 1
 
 
-def _choices(report: ScoreReport, side: int) -> list[Floats]:
+def _choices(report: ScoreReport, side: int) -> list[Ints]:
     return [each.top_ids for each in report.distributions[side]]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -69,6 +71,16 @@ def test_the_figures_are_told_in_four_lines(report: ScoreReport) -> None:
     assert change == f"change of the next token's probability: {delta_p_text(report.delta_p)}"
     assert same == f"same likeliest token: {same_top_text(report.same_top)}"
     assert len(figure_lines(replace(report, config=ScoringConfig(metric="kl")))) == 3
+
+
+def test_the_documentation_shows_them_in_these_words(report: ScoreReport) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "explanation" / "percentiles.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+
+    def words(text: str) -> str:
+        return re.sub(r"(?<=[ -+])\d+(\.\d+)?(e-\d+)?%?(?=[,;\s]|$)", "N", text)
+
+    assert [words(line.strip()) for line in shown.splitlines()] == [words(line) for line in figure_lines(report)]
 
 
 def test_signs_and_digits_of_the_change() -> None:
