@@ -78,7 +78,7 @@ def test_the_documentation_shows_them_in_these_words(report: ScoreReport) -> Non
     [shown] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
 
     def words(text: str) -> str:
-        return re.sub(r"(?<=[ -+])\d+(\.\d+)?(e-\d+)?%?(?=[,;\s]|$)", "N", text)
+        return re.sub(r"(?<= )[-+]?\d+(\.\d+)?(e-\d+)?%?(?=[,;\s]|$)", "N", text)
 
     assert [words(line.strip()) for line in shown.splitlines()] == [words(line) for line in figure_lines(report)]
 
