@@ -47,17 +47,19 @@ def overview(figures: ScoreFigures) -> list[str]:
 
 
 def models_text(labels: tuple[str, str]) -> str:
-    """Precision and device of reference and candidate; once where they are the same."""
+    """Precision and device of reference and candidate; what both have in common only once."""
     reference, candidate = (shorten(label, _LABEL) for label in labels)
     alone, _, source = reference.rpartition(", ")
     if source not in _SOURCES:
         alone, source = reference, ""
-    told = f"reference {_SOURCES[source]}" if source else ""
-    if alone and candidate.startswith(f"{alone}, "):  # read token by token
-        told = "; ".join(filter(None, [told, f"candidate {candidate.removeprefix(f'{alone}, ')}"]))
-    elif alone not in ("", candidate):
-        return f"{alone} ({_SOURCES[source]}) and {candidate}" if source else f"{alone} and {candidate}"
-    return f"{alone or candidate} ({told})" if told else candidate
+    source = _SOURCES.get(source, "")
+    if alone in ("", candidate):
+        return f"{candidate} (reference {source})" if source else candidate
+    (common, _, of_reference), (other, _, of_candidate) = (label.partition(", ") for label in (alone, candidate))
+    if common != other:
+        return f"{alone} ({source}) and {candidate}" if source else f"{alone} and {candidate}"
+    details = {"reference": ", ".join(filter(None, (of_reference, source))), "candidate": of_candidate}
+    return f"{common} ({'; '.join(f'{role} {detail}' for role, detail in details.items() if detail)})"
 
 
 def cells_text(figures: ScoreFigures) -> str:

@@ -76,8 +76,8 @@ def test_ten_architectures_pass_with_their_own_cache_and_fail_with_a_rolled_one(
 MESSAGE = """\
 pot_identity: DIFFERENT: tv * > 0.0001 (* times the limit)
   reference zoo:right_gpt2, candidate zoo:rolled_gpt2; preset auto, 3 prompts, 58 positions, top 100 + tail of 0.0%, \
-float32 on cpu and float32 on cpu, read token by token through its cache, prompts of different length apart, because padding \
-changes its results, noise floor *
+float32 on cpu (candidate read token by token through its cache, prompts of different length apart, because padding changes \
+its results), noise floor *
   worst prompts:
 *
   likely cause: the cache: the first token after each prompt, which needs none, has a mean tv of *, and all later tokens, read \
@@ -98,7 +98,7 @@ def test_a_pass_says_how_the_candidate_read(project: Project) -> None:
     project.write(test_it="import pytest\n@pytest.mark.pot_identity(tolerance='numeric')\ndef test_it(): pass")
     result = project.run("-v", "--pot-path=decode", "--pot-report=out.json")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["*float32 on cpu and float32 on cpu, read token by token through its cache*", f"*{NOTE}"])
+    result.stdout.fnmatch_lines(["*, float32 on cpu (candidate read token by token through its cache), *", f"*{NOTE}"])
     [gate] = json.loads((project.path / "out.json").read_text(encoding="utf-8"))["gates"]
     assert gate["path"] == "decode"
     assert "token by token" in gate["conditions"]

@@ -88,12 +88,3 @@ def test_details_of_a_renormalised_score_have_no_change_of_probability(project: 
     told = "  change of the next token's probability: not known: probabilities are relative to the compared tokens"
     assert told in lines
     assert any(line.startswith("  same likeliest token of those compared: ") for line in lines)
-
-
-def test_where_a_cached_reference_comes_from_is_told_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p pot")
-    project.write(test_it=FAILING)
-    project.run()
-    [line] = [line for line in project.run().outlines if line.startswith("  reference ")]
-    assert ", float32 on cpu (reference from the cache), " in line
-    assert "cached" not in line

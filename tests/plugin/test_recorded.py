@@ -143,7 +143,7 @@ def test_a_failure_says_that_the_reference_was_recorded(recorded: Project) -> No
     lines = failure(recorded)
     candidate = recorded.tiny.perturbed
     assert lines[1].startswith(f"  reference ref.pot.safetensors, candidate {candidate}; preset auto, 3 prompts, ")
-    assert ", float32 on cpu, recorded and float32 on cpu, noise floor " in lines[1]
+    assert ", float32 on cpu (reference recorded), noise floor " in lines[1]
 
 
 def test_a_missing_file_fails_with_the_command_that_records_it(project: Project) -> None:

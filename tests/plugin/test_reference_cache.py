@@ -376,7 +376,7 @@ def test_a_failing_gate_says_that_the_reference_is_cached(cached: Project) -> No
     counts(cached)
     result = cached.run()
     [line] = [line for line in result.outlines if line.startswith("  reference model, candidate ")]
-    assert ", float32 on cpu, cached and float32 on cpu, noise floor " in line
+    assert ", float32 on cpu (reference from the cache), noise floor " in line
 
 
 @pytest.mark.parametrize("limit", ["max_score=0", "max_score=0.3"])
@@ -385,7 +385,7 @@ def test_a_gate_with_confidence_uses_the_record_and_compares_tokenizers(cached: 
     cached.write(test_it=GATED.replace("max_score=0", f"{limit}, confidence=0.95"))
     result = cached.run()
     result.assert_outcomes(failed=1)
-    assert any(", float32 on cpu, cached and float32 on cpu" in line for line in result.outlines)
+    assert any(", float32 on cpu (reference from the cache)" in line for line in result.outlines)
     cached.ini(pot_reference="model", pot_candidate=cached.tiny.other_tokenizer, pot_prompts="prompts.jsonl")
     result = cached.run()
     result.assert_outcomes(failed=1)

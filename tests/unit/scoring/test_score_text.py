@@ -123,6 +123,13 @@ def test_a_share_below_1_is_never_100_percent(same: SameTop, text: str) -> None:
             "float32 on cpu, read token by token through its cache",
             "float32 on cpu (reference recorded; candidate read token by token through its cache)",
         ),
+        (
+            "float32 on cpu, one by one, cached",
+            "float32 on cpu, one by one",
+            "float32 on cpu, one by one (reference from the cache)",
+        ),
+        ("float32 on cpu, one by one, cached", "float32 on cpu", "float32 on cpu (reference one by one, from the cache)"),
+        ("float32 on cpu, one by one", "float32 on cpu", "float32 on cpu (reference one by one)"),
         ("x\x1b[2J, cached", "y", r"x\x1b[2J (from the cache) and y"),
     ],
 )
