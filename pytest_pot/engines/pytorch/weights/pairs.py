@@ -16,14 +16,18 @@ from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.precisions import to_format
 
-__all__ = ["Differences", "TensorPair", "layout", "spread"]
+__all__ = ["Differences", "TensorPair", "layout", "spread", "values_at_once"]
 
 _CHUNK, _CHUNK_ON_GPU = 1 << 18, 1 << 24
-"""Values per chunk: what fits into a processor's cache, and what keeps a GPU busy."""
 _MIN_STACKED = 8
 """Rows and columns from which on the last two of three dimensions are a matrix, and not a kernel of a convolution."""
 _SAMPLED, _MIN_SAMPLED_ROWS = 1 << 16, 32
 """Values and rows of a sample. We reject most kinds of change on a sample, and read all values only to confirm one."""
+
+
+def values_at_once(device: torch.device) -> int:
+    """How many values to read at a time: what fits into a processor's cache, or what keeps a GPU busy."""
+    return _CHUNK if device.type == "cpu" else _CHUNK_ON_GPU
 
 
 def layout(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -103,7 +107,7 @@ class TensorPair:
 
     def _step(self) -> int:
         """Rows per chunk."""
-        return max(1, (_CHUNK if self.device.type == "cpu" else _CHUNK_ON_GPU) // self.n_columns)
+        return max(1, values_at_once(self.device) // self.n_columns)
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Some rows of both."""
