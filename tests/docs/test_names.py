@@ -31,7 +31,7 @@ PROPERTIES = {
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     if isinstance(node, ast.Dict)
     for key in node.keys
-    if isinstance(key, ast.Constant)
+    if isinstance(key, ast.Constant) and isinstance(key.value, str)
 }
 """User properties of a test, which JUnit reports have: the keys of what gates and reports tell."""
 POT_NAMES = PROPERTIES | KEY_NAMES | MARKERS.keys() | {name for name in fixtures.__all__ if name.startswith("pot_")}
