@@ -52,6 +52,7 @@ def folder(tmp_path: Path) -> Path:
         ("speed.md | Presets | auto, recorded | s", "-7e-05"),
         ("speed.md | Presets | original | share of x", "–"),
         ("speed.md | Orders | int8; int8 | verdict", "SAME"),
+        ("speed.md | `Orders` | int8; `int8` | `verdict`", "SAME"),
         ("speed.json | machine", "one"),
         ("speed.json | runs | 1 | s", "0.25"),
         ("speed.json | runs | 1 | s | .1f", "0.2"),

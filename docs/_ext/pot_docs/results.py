@@ -39,12 +39,13 @@ class _Table:
     rows: Sequence[Sequence[str]]
 
     def column(self, name: str) -> int:
+        name = _plain(name)
         exact = [index for index, column in enumerate(self.columns) if _plain(column) == name]
         near = exact or [index for index, column in enumerate(self.columns) if _plain(column).startswith(name)]
         return _only(near, f"column {name!r}", self.columns)
 
     def row(self, name: str) -> Sequence[str]:
-        cells = [part.strip() for part in name.split(";")]
+        cells = [_plain(part) for part in name.split(";")]
         found = [row for row in self.rows if [_plain(cell) for cell in row[: len(cells)]] == cells]
         return _only(found, f"row {name!r}", [row[0] for row in self.rows])
 
@@ -93,6 +94,7 @@ def _read(folder: Path, name: str) -> str:
 
 def _table(text: str, section: str) -> _Table:
     """The first table below the heading that begins with ``section``."""
+    section = _plain(section)
     tables = [found for found in _tables(text) if found.section.startswith(section)]
     headings = list(dict.fromkeys(found.section for found in tables))
     if section and len(headings) > 1 and section not in headings:
