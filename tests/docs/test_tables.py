@@ -143,7 +143,7 @@ def test_a_schema_becomes_a_table_for_each_object() -> None:
         "| field | type | meaning |",
         "| --- | --- | --- |",
         r'| `version` | `"1"`, optional | of \<this\> \| form |',
-        "| `gates` | array of gate |  |",
+        "| `gates` | array of [gate](#gate) |  |",
         "| `scale` | object, optional |  |",
         "| `scale.score` | number or null, optional |  |",
         "",
@@ -158,6 +158,7 @@ def test_a_schema_becomes_a_table_for_each_object() -> None:
 
 
 def test_a_text_of_the_code_shows_the_same_characters() -> None:
+    assert text("`a*b` of *c*") == r"`a*b` of \*c\*"
     assert text("give --pot-max-tail=0.5 or pot_x, a *.pot.safetensors or 'auto' [a|b]_") == (
         r"give `--pot-max-tail=0.5` or `pot_x`, a `*.pot.safetensors` or `'auto'` \[a\|b\]\_"
     )

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 __all__ = ["code", "table", "text"]
 
 _CODE = re.compile(
-    r"--[a-z][a-z-]*[a-z](?:=[\w./]+)?"  # options
+    r"`[^`]+`"  # what is code already
+    r"|--[a-z][a-z-]*[a-z](?:=[\w./]+)?"  # options
     r"|\bpot_\w+|\bPOT_\w+|\bpytest_pot_\w+|\bpackage\.module:factory\b"
     r"|(?<!\w)\*?\.[a-z][a-z.]*\w\b"  # endings of files
     r"|(?<!\w)'[\w-]+'"  # strings
@@ -25,7 +26,7 @@ def text(plain: str) -> str:
     """``plain`` as Markdown that shows the same characters, with options, keys, file endings and strings as code."""
     parts, end = [], 0
     for match in _CODE.finditer(plain):
-        parts += [_SPECIAL.sub(r"\\\1", plain[end : match.start()]), code(match[0])]
+        parts += [_SPECIAL.sub(r"\\\1", plain[end : match.start()]), code(match[0].strip("`"))]
         end = match.end()
     return "".join([*parts, _SPECIAL.sub(r"\\\1", plain[end:])]).replace("\n", " ")
 

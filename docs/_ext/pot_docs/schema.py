@@ -57,7 +57,8 @@ def _rows(schema: Schema, prefix: str) -> Iterator[list[str]]:
 
 def _type(field: Schema) -> str:
     if "$ref" in field:
-        return str(field["$ref"]).rpartition("/")[2]
+        name = str(field["$ref"]).removeprefix("#/$defs/")
+        return f"[{name}](#{name})"
     if "enum" in field:
         return ", ".join(code(json.dumps(value)) for value in field["enum"])
     if "const" in field:
