@@ -63,7 +63,8 @@ def _combined(tensors: dict[str, Tensor], hashed: Callable[[list[Tensor]], list[
     distinct = {id(tensor): tensor for tensor in tensors.values()}
     hashes = dict(zip(distinct, hashed(list(distinct.values())), strict=True))
     return digest(
-        f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashes[id(tensor)]}".encode() for name, tensor in sorted(tensors.items())
+        f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashes[id(tensor)]}".encode(errors="surrogatepass")
+        for name, tensor in sorted(tensors.items())
     )
 
 

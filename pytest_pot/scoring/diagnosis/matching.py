@@ -14,8 +14,7 @@ from typing import TypeVar
 from pytest_pot.core.errors import PotError
 from pytest_pot.scoring.diagnosis.known_weights import KnownWeights
 from pytest_pot.scoring.diagnosis.name_patterns import Side, places
-from pytest_pot.scoring.diagnosis.prefixes import without_prefixes
-from pytest_pot.scoring.diagnosis.tensor_names import stripped
+from pytest_pot.scoring.diagnosis.prefixes import stripped, without_prefixes
 
 __all__ = ["Matching", "Tie", "UnmatchedWeights", "comparable_shapes", "match"]
 

@@ -1,4 +1,8 @@
-"""What a wrapper puts before all names of a model: ``"m."`` for ``self.m = model`` in a module of one's own."""
+"""What wrappers and outer models put before names: what is known of torch, peft and transformers, and what both models tell.
+
+:func:`stripped` takes off the former. :func:`without_prefixes` finds what one model has before all its names: ``"m."`` for
+``self.m = model`` in a module of one's own.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from pytest_pot.core.text import first_difference
-from pytest_pot.scoring.diagnosis.tensor_names import stripped
 
-__all__ = ["Shape", "counterparts", "without_prefixes"]
+__all__ = ["Shape", "counterparts", "stripped", "without_prefixes"]
 
 Shape = tuple[int, ...]
 
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer")
+"""Modules that torch.compile, FSDP and peft put around others."""
+
+_PREFIXES = ("module.", "base_model.model.", "model.", "transformer.", "language_model.", "decoder.")
+
 _MIN_SHARE = 0.9
 """The share of the names, of the model that has fewer, that are alike without a prefix, for us to take it for one."""
+
+
+def stripped(name: str) -> str:
+    """``name`` without what wrappers and outer models put before it."""
+    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    name = name.replace(".parametrizations.weight.original", ".weight")
+    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+    return name
 
 
 def without_prefixes(reference: Mapping[str, Shape], candidate: Mapping[str, Shape]) -> tuple[dict[str, str], dict[str, str]]:

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from pytest_pot.core.text import count, shorten
 from pytest_pot.engines.weights import TensorInfo
-from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, stripped, template
+from pytest_pot.scoring.diagnosis.prefixes import stripped
+from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, template
 
 __all__ = ["Subject", "Tensors", "layers_in_words", "short_name"]
 

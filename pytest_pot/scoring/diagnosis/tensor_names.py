@@ -12,12 +12,7 @@ from enum import StrEnum
 
 from pytest_pot.engines.weights import TensorInfo
 
-__all__ = ["Role", "TensorName", "role", "stripped", "template"]
-
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer")
-"""Modules that torch.compile, FSDP and peft put around others."""
-
-_PREFIXES = ("module.", "base_model.model.", "model.", "transformer.", "language_model.", "decoder.")
+__all__ = ["Role", "TensorName", "role", "template"]
 
 
 class Role(StrEnum):
@@ -54,15 +49,6 @@ class TensorName:
 def template(name: str) -> str:
     """``name`` with a star for each number."""
     return re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
-
-
-def stripped(name: str) -> str:
-    """``name`` without what wrappers and outer models put before it."""
-    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-    name = name.replace(".parametrizations.weight.original", ".weight")
-    while prefix := next((prefix for prefix in _PREFIXES if name.startswith(prefix)), None):
-        name = name.removeprefix(prefix)
-    return name
 
 
 def role(name: str, info: TensorInfo) -> Role:

@@ -133,11 +133,15 @@ class _Comparison:
         """The replays of the reference that are like the candidate's ``replay``, with rounding errors; the larger of two."""
         measured = frozenset(name for name, seen in replay.seen.items() if findings.is_large(max(seen.output, seen.passed_on)))
         rounded = Replay(self.recording, frozenset())
-        options = {"held": replay.held, "judged": replay.judged, "measured": measured}
+        options = {"held": replay.held, "judged": replay.judged}
         pairing = self.pairing
         with buffers_of(pairing.candidate, pairing.reference, self._coarsest) if self._precisions_differ else nullcontext():
-            for opposite in (False, True) if measured else ():
-                rounded.add(self._replayed(self.reference, rounding=Rounding(self._eps, opposite=opposite), **options)[0])
+            for opposite in (False, True):
+                # What it returns itself does not reach a module without others inside, which is the same both times.
+                names = measured & self._with_parts if opposite else measured
+                if names:
+                    rounding = Rounding(self._eps, opposite=opposite)
+                    rounded.add(self._replayed(self.reference, rounding=rounding, measured=names, **options)[0])
         return rounded
 
     def _candidate_on_record(self, names: frozenset[str]) -> tuple[Replay, list[Failure]]:
@@ -161,6 +165,11 @@ class _Comparison:
         modules = self.pairing.reference if engine is self.reference else self.pairing.candidate
         replay = Replay(self.recording, masks_alike=engine is self.reference or self._masks_alike, **options)
         return replay, replay.run(_reading(engine, self.ids), modules)
+
+    @cached_property
+    def _with_parts(self) -> frozenset[str]:
+        """The reference's modules that have others inside."""
+        return frozenset(name for name, module in self.pairing.reference.items() if any(True for _ in module.children()))
 
     @property
     def _unfed(self) -> frozenset[str]:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.grid_candidates import LATTICES, Candidate, candidates, whole_sample
-from pytest_pot.engines.pytorch.weights.lattices import MAX_LEVELS, Evenly, Fits, Lattice, ends, fit, fit_scales
+from pytest_pot.engines.pytorch.weights.lattices import MAX_LEVELS, Evenly, Fits, Lattice, ends, fit, fit_at_once, fit_scales
 from pytest_pot.engines.pytorch.weights.layouts import LONGEST, Layout, rows_of, spread
 from pytest_pot.engines.pytorch.weights.precision_search import CERTAIN, PRECISIONS, holds_all, precision_of
 
-__all__ = ["Grid", "GridSearch", "find_grid", "find_precision", "grid_of"]
+__all__ = ["Grid", "GridSearch", "find_grid", "find_precision"]
 
 _REMEMBERED = 4
 """Grids of earlier tensors that are tried; a model is rarely rounded in more ways."""
@@ -72,7 +72,9 @@ class Grid:
             raise ValueError(f"{self.name} is a precision, and has no scales")
         if self.scale is not None:
             return fit_scales(groups, groups.new_full((len(groups), 1), self.scale), self.lattice, self.unit)
-        fits = fit(groups, self.lattice, self.unit, choices=self.choices)
+        fits = fit_at_once(groups, self.lattice, self.unit, self.choices)
+        if fits is None:
+            fits = fit(groups, self.lattice, self.unit, choices=self.choices)
         rest = (~fits.fitting).nonzero()[:, 0]
         if len(rest):
             others = fit(groups[rest], self.lattice, self.unit)
@@ -140,12 +142,6 @@ class GridSearch:
 def find_grid(values: Tensor) -> Grid | None:
     """:meth:`GridSearch.find`, of one tensor."""
     return GridSearch().find(values)
-
-
-def grid_of(values: Tensor) -> str | None:
-    """The name of :func:`find_grid`."""
-    grid = find_grid(values)
-    return grid.name if grid else None
 
 
 def find_precision(values: Tensor) -> Grid | None:

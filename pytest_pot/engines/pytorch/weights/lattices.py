@@ -15,7 +15,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_LEVELS", "CodeBook", "Evenly", "Fits", "Float8", "Lattice", "ends", "fit", "fit_scales", "learned_codes"]
+__all__ = [
+    "MAX_LEVELS",
+    "CodeBook",
+    "Evenly",
+    "Fits",
+    "Float8",
+    "Lattice",
+    "ends",
+    "fit",
+    "fit_at_once",
+    "fit_scales",
+    "learned_codes",
+]
 
 MAX_LEVELS = 256
 """Of 8 bits."""
@@ -30,6 +42,8 @@ _SMALL = 32
 """Multiples up to which a rounded scale is exact enough to tell them, even in bfloat16."""
 _SMALLEST = 2.0**-120
 """Instead of 0, so that 0 is a multiple of everything."""
+_FINE = 2.0**-20
+"""Relative rounding errors up to which a scale is known well enough to tell all multiples."""
 _CHOICE_BITS = 5.0
 """The evidence that is lost because the best of some 30 scales is taken."""
 
@@ -197,6 +211,32 @@ def fit(groups: Tensor, lattice: Lattice, unit: float, *, choices: Tensor | None
     return fits if choices is None else replace(fits, choices=torch.where(fits.choices >= 0, choices[fits.choices], -1))
 
 
+def fit_at_once(groups: Tensor, lattice: Lattice, unit: float, choices: Tensor | None) -> Fits | None:
+    """A quick :func:`fit` to the first scale of ``choices`` as the lattice proposes it, without its evidence. Groups that fit
+    another one, or this one only once it is corrected, count as not fitting.
+
+    It is for integers without offset in float32; None for others.
+    """
+    if not isinstance(lattice, Evenly) or lattice.with_offset or unit > _FINE or choices is None:
+        return None
+    smallest, largest = ends(groups)
+    scales = lattice.scales(smallest, largest)[:, choices[:1]]
+    usable = (scales > 0) & scales.isfinite() & (lattice.levels(smallest, largest, scales) <= MAX_LEVELS)
+    safe = torch.where(usable, scales, 1.0)
+    errors = torch.addcmul(groups, (groups / safe).round_(), safe, value=-1).abs_()
+    fitting = usable[:, 0] & (errors <= _margins(groups, lattice, unit)).all(dim=-1)
+    lowest, highest = (torch.where(fitting, (end / safe)[:, 0].round(), 0.0) for end in (smallest, largest))
+    return Fits(
+        fitting=fitting,
+        scales=torch.where(fitting, safe[:, 0], 0.0),
+        choices=torch.where(fitting, choices[0], -1),
+        lowest=lowest,
+        highest=highest,
+        evidence=torch.zeros_like(lowest),
+        spacing=torch.zeros_like(lowest),
+    )
+
+
 def fit_scales(groups: Tensor, scales: Tensor, lattice: Lattice, unit: float, *, evidence: bool = False) -> Fits:
     """The same with given scales, [groups, choices], to half a spacing; 0 where there is no choice."""
     smallest, largest = ends(groups)
@@ -233,7 +273,7 @@ def fit_scales(groups: Tensor, scales: Tensor, lattice: Lattice, unit: float, *,
 def _margins(groups: Tensor, lattice: Lattice, unit: float) -> Tensor:
     """How far each value may be from the lattice by rounding to the precision that it is kept in."""
     power_of_two = (groups.view(torch.int32) & 0x7F800000).view(torch.float32)
-    in_float32 = 4.0 if unit < 2.0**-20 else 1.0  # dequantisation in float32 may round more than once
+    in_float32 = 4.0 if unit < _FINE else 1.0  # dequantisation in float32 may round more than once
     margins = power_of_two.mul_(unit * in_float32 * lattice.looseness * 1.01)
     return margins.clamp_min_(2.0**-25 if unit == 2.0**-11 else _SMALLEST)  # float16 has subnormal numbers
 
@@ -242,7 +282,7 @@ def _refined(values: Tensor, scales: Tensor, margins: Tensor, lattice: Lattice, 
     """The scales with which each value is within its margin, [groups, choices], 0 where there is none; and the units."""
     magnitudes = values.abs()[:, None]
     safe = torch.where(scales > 0, scales, 1.0)[..., None]
-    if unit > 2.0**-20:  # the smaller values tell first which multiples the larger ones are
+    if unit > _FINE:  # the smaller values tell first which multiples the larger ones are
         units = lattice.nearest(values[:, None] / safe).abs()
         small = units <= _SMALL
         total = torch.where(small, units, 0.0).sum(dim=-1, keepdim=True)
@@ -254,7 +294,7 @@ def _refined(values: Tensor, scales: Tensor, margins: Tensor, lattice: Lattice, 
     high = torch.where(clear, (magnitudes + margins) / size, torch.inf).amin(dim=-1)
     fitting = (scales > 0) & (low <= high) & high.isfinite()
     scales = torch.where(fitting, (low + high) / 2, 0.0)
-    if unit > 2.0**-20:  # then the largest values may be between two multiples until the scale is known
+    if unit > _FINE:  # then the largest values may be between two multiples until the scale is known
         safe = torch.where(fitting, scales, 1.0)[..., None]
         units = lattice.nearest(values[:, None] / safe)
         uncertain = magnitudes * ((high - low) / 2 / torch.where(fitting, scales, 1.0))[..., None]

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.pairs import layout as shape_as_matrices
+from pytest_pot.engines.pytorch.weights.pairs import values_at_once
 
-__all__ = ["BLOCK", "Layout", "layouts", "rows_of", "spread"]
+__all__ = ["Layout", "layouts", "rows_of", "spread"]
 
 _SIZES = (256, 128, 64, 32, 16)
 SAMPLE = 8192
 """How many values a sample has, about."""
 LONGEST = 2**15
 """How much of a longer row is looked at in a sample."""
-BLOCK = 2**18
-"""How many values are read at once; they fit into a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class Layout:
         if self.by == "column":
             yield from Layout("row").blocks(rows.T)
             return
-        count = max(BLOCK // rows.shape[1], 1)
+        count = max(values_at_once(rows.device) // rows.shape[1], 1)
         for start in range(0, len(rows), count):
             block = rows[start : start + count].float()
             if self.by == "tensor":

@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.weights.layouts import BLOCK, spread
+from pytest_pot.engines.pytorch.weights.layouts import spread
+from pytest_pot.engines.pytorch.weights.pairs import values_at_once
 
 __all__ = ["CERTAIN", "PRECISIONS", "holds_all", "precision_of"]
 
@@ -48,7 +49,7 @@ def precision_of(rows: Tensor) -> str | None:
 
 def holds_all(rows: Tensor, dtype: torch.dtype) -> bool:
     """Whether ``dtype`` holds all values of ``rows``; NaN and infinite ones count as not held."""
-    count = max(BLOCK // rows.shape[1], 1)
+    count = max(values_at_once(rows.device) // rows.shape[1], 1)
     return all(_holds(rows[start : start + count], dtype) for start in range(0, len(rows), count))
 
 

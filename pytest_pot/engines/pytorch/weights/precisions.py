@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.plain_values import plain_chunks
 
-__all__ = ["FORMATS", "cast_error", "dtype_name", "dtype_of", "holds_all", "spacing", "stored_dtype", "to_format"]
+__all__ = ["FORMATS", "cast_error", "dtype_name", "dtype_of", "includes", "spacing", "stored_dtype", "to_format"]
 
 FORMATS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16, torch.float32)
 """From the coarsest to the finest."""
@@ -53,7 +53,7 @@ def dtype_of(name: str) -> torch.dtype | None:
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
 
 
-def holds_all(dtype: torch.dtype, other: torch.dtype) -> bool:
+def includes(dtype: torch.dtype, other: torch.dtype) -> bool:
     """Whether each number of the float format ``other`` is one of ``dtype``."""
     mine, theirs = torch.finfo(dtype), torch.finfo(other)
     smallest = mine.smallest_normal * mine.eps <= theirs.smallest_normal * theirs.eps

@@ -141,7 +141,7 @@ def _sums(values: Tensor, device: torch.device, n_blocks: int) -> Sums:
     mixing, columns = _signs(device)
     projection = torch.zeros(PROJECTIONS, dtype=torch.float64, device=device)
     square = torch.zeros((), dtype=torch.float64, device=device)
-    nonzero = torch.zeros((), dtype=torch.int64, device=device)
+    zeros = torch.zeros((), dtype=torch.int64, device=device)
     n_rows = min(-(-values.numel() // _WIDTH), n_blocks * _BLOCK)
     rows = torch.empty((n_rows, _WIDTH), dtype=torch.float64, device=device)
     for index, chunk in enumerate(_chunks(values, n_rows * _WIDTH)):
@@ -149,18 +149,24 @@ def _sums(values: Tensor, device: torch.device, n_blocks: int) -> Sums:
         used = rows[:n_used]
         used.view(-1)[: len(chunk)].copy_(chunk)
         used.view(-1)[len(chunk) :].zero_()
-        nonzero += torch.count_nonzero(used)  # the padding is 0
+        zeros += _n_zeros(used.view(-1)[: len(chunk)])
         if values.dtype == torch.float64:  # no square of another type is infinite
             used.masked_fill_(used.isinf(), math.nan).clamp_(-_LARGEST, _LARGEST)
         _mix(used, mixing)
         square += torch.dot(used.view(-1), used.view(-1))
-        signs = _row_signs(index * n_blocks, n_used).to(device)
-        projection += (torch.mm(columns, used.T) * signs.T).sum(1)  # on CPUs twice as fast as the product of the transposes
+        signs = _row_signs(index * n_blocks, n_used, device)
+        projection += (torch.mm(columns, used.T) * signs).sum(1)  # on CPUs twice as fast as the product of the transposes
     norm = float(square.sqrt())
     if not math.isfinite(norm):
         norm = math.nan
         projection.fill_(math.nan)
-    return Sums(norm, values.numel() - int(nonzero), projection.cpu().numpy())
+    return Sums(norm, int(zeros), projection.cpu().numpy())
+
+
+def _n_zeros(values: Tensor) -> Tensor | int:
+    if values.device.type != "cpu":
+        return len(values) - torch.count_nonzero(values)
+    return int(np.count_nonzero(values.numpy() == 0))  # on CPUs twice as fast as torch
 
 
 def _mix(rows: Tensor, mixing: Tensor) -> None:
@@ -198,11 +204,17 @@ def _signs(device: torch.device) -> tuple[Tensor, Tensor]:
     return mixing.to(device), columns.T.contiguous().to(device)
 
 
-def _row_signs(first_block: int, n_rows: int) -> Tensor:
-    """The signs of ``n_rows`` rows from a block's first on: [rows, 16]."""
+def _row_signs(first_block: int, n_rows: int, device: torch.device) -> Tensor:
+    """The signs of ``n_rows`` rows from a block's first on, transposed: [16, rows]."""
     blocks = range(first_block, first_block - (-n_rows // _BLOCK))
-    signs = torch.cat([_random_signs(f"rows {block}", _BLOCK * PROJECTIONS) for block in blocks])
-    return signs.view(-1, PROJECTIONS)[:n_rows]
+    signs = _signs_of_block(first_block) if len(blocks) == 1 else torch.cat([_signs_of_block(block) for block in blocks], 1)
+    return signs[:, :n_rows].to(device)
+
+
+@lru_cache(maxsize=256)  # 2 MB, for tensors of up to 67 million values; most have a few blocks
+def _signs_of_block(block: int) -> Tensor:
+    """[16, 64]"""
+    return _random_signs(f"rows {block}", _BLOCK * PROJECTIONS).view(_BLOCK, PROJECTIONS).T.contiguous()
 
 
 def _random_signs(label: str, n: int) -> Tensor:

@@ -28,7 +28,7 @@ from pytest_pot.engines.pytorch.weights.extent import is_pruning
 from pytest_pot.engines.pytorch.weights.grids import Grid, GridSearch, find_precision
 from pytest_pot.engines.pytorch.weights.layouts import rows_of
 from pytest_pot.engines.pytorch.weights.plain_values import count_not_finite, largest_of
-from pytest_pot.engines.pytorch.weights.precisions import cast_error, dtype_name, dtype_of, holds_all
+from pytest_pot.engines.pytorch.weights.precisions import cast_error, dtype_name, dtype_of, includes
 from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
 
@@ -259,7 +259,7 @@ class _Comparison:
         names = (self.reference.grid, self.reference.info.dtype)
         before = [dtype for name in names if name is not None and (dtype := dtype_of(name)) is not None]
         after = self.candidate.dtype
-        if not before or not after.is_floating_point or any(holds_all(after, dtype) for dtype in before):
+        if not before or not after.is_floating_point or any(includes(after, dtype) for dtype in before):
             return None
         return cast_error(self.candidate, after, before[0])
 

@@ -32,7 +32,7 @@ compensate errors have up to 2. Other weights that were rounded to 2 bits, the c
 _MIN_ERROR = 1e-3
 """Root mean square of the difference over the standard deviation from which on a grid is searched for. 256 levels that span two
 standard deviations, the least, make errors of 2.3e-3; half of that leaves room for values that lie on the grid already."""
-_WORST_ROWS, _COMPARED_ROWS = 8, 32
+_WORST_ROWS, _COMPARED_ROWS = 8, 16
 
 
 def float_rounding(pair: TensorPair, differences: Differences) -> Finding | None:

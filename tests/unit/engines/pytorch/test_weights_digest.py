@@ -158,6 +158,14 @@ def test_the_sums_are_exact_where_the_checksum_is_used() -> None:
     assert torch.equal(module._products(rows, columns).long(), rows.long() @ columns.long())
 
 
+def test_any_name_has_a_digest() -> None:
+    """A file may give a name that is no text in UTF-8."""
+    models = [nn.Module(), nn.Module()]
+    for model, name in zip(models, ("a\udc80", "a\udc81"), strict=True):
+        model.register_buffer(name, torch.arange(3.0))
+    assert len({weights_digest(model) for model in models} - {None}) == 2
+
+
 def test_weights_without_bytes_have_no_digest() -> None:
     with torch.device("meta"):
         assert weights_digest(nn.Linear(4, 4)) is None

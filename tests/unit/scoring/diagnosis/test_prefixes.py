@@ -13,6 +13,7 @@ from pytest_pot.engines.pytorch.weights.named import NamedWeights
 from pytest_pot.engines.weights import ChangeKind
 from pytest_pot.scoring.diagnosis.diagnose import ModelPair, diagnose
 from pytest_pot.scoring.diagnosis.diagnosis import Diagnosis
+from pytest_pot.scoring.diagnosis.prefixes import stripped
 
 from ...models import changed, tiny
 
@@ -24,6 +25,12 @@ def compared(reference: nn.Module, candidate: nn.Module, recorded: bool) -> Diag
     return diagnose(
         ModelPair(candidate, CONFIG, CONFIG, None if recorded else reference, is_recorded=recorded, recorded=weights)
     )
+
+
+def test_prefixes_and_wrappers_are_stripped() -> None:
+    assert stripped("module._orig_mod.model.layers.3.mlp.up_proj.base_layer.weight") == "layers.3.mlp.up_proj.weight"
+    assert stripped("model.layers.3.mlp.up_proj.parametrizations.weight.original") == "layers.3.mlp.up_proj.weight"
+    assert stripped("lm_head.weight") == "lm_head.weight"
 
 
 class Wrapped(nn.Module):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_pot.engines.weights import TensorInfo
-from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, stripped, template
+from pytest_pot.scoring.diagnosis.tensor_names import Role, TensorName, role, template
 
 VECTOR, MATRIX = TensorInfo((4,), "float32"), TensorInfo((4, 4), "float32")
 
@@ -40,9 +40,3 @@ def test_a_name_is_taken_apart_at_its_layer() -> None:
     assert TensorName.of("0.weight") == TensorName("", 0, "weight")
     assert TensorName.of("lm_head.weight") == TensorName("", None, "lm_head.weight")
     assert template("model.layers.12.mlp.experts.3.w1.weight") == "model.layers.*.mlp.experts.*.w1.weight"
-
-
-def test_prefixes_and_wrappers_are_stripped() -> None:
-    assert stripped("module._orig_mod.model.layers.3.mlp.up_proj.base_layer.weight") == "layers.3.mlp.up_proj.weight"
-    assert stripped("model.layers.3.mlp.up_proj.parametrizations.weight.original") == "layers.3.mlp.up_proj.weight"
-    assert stripped("lm_head.weight") == "lm_head.weight"

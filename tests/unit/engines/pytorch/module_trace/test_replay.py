@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from pytest_pot import ScoringConfig
+from pytest_pot.engines.pytorch.module_trace.recording import record
+from pytest_pot.engines.pytorch.module_trace.replay import Replay, Rounding
 
 from ....models import tiny
-from .tracing import AUTO, BF16, IDS, first_of, larger, traced
+from .tracing import ALL, AUTO, BF16, IDS, first_of, larger, traced
 
 
 def test_values_that_are_not_finite_are_told() -> None:
@@ -161,3 +163,24 @@ def test_a_model_can_be_compared_with_itself() -> None:
     model = tiny("llama")
     model.model.layers[1].register_forward_hook(larger)
     assert traced(model, model).first is None
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_rounding_errors_of_what_is_returned_do_not_reach_modules_without_others_inside(name: str) -> None:
+    """So their noise is measured with one kind of signs."""
+    model = tiny(name)
+    modules = dict(model.named_modules())
+
+    def run() -> object:
+        with torch.no_grad():
+            return model(torch.tensor([IDS]), use_cache=False)
+
+    recording = record(run, modules, 1 << 30)
+    replays = [Replay(recording, frozenset(modules), rounding=Rounding(1e-3, opposite=opposite)) for opposite in (False, True)]
+    for replay in replays:
+        assert replay.run(run, modules) is None
+    outputs = [{module: seen.output for module, seen in replay.seen.items()} for replay in replays]
+    alone = [module for module in outputs[0] if not any(True for _ in modules[module].children())]
+    assert len(alone) > 5
+    assert [outputs[0][module] for module in alone] == [outputs[1][module] for module in alone]
+    assert outputs[0] != outputs[1]

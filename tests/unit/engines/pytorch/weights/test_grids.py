@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_pot.calibration.perturbations import perturb
-from pytest_pot.engines.pytorch.weights.grids import GridSearch, find_grid, grid_of
+from pytest_pot.engines.pytorch.weights.grids import GridSearch, find_grid
+from pytest_pot.engines.pytorch.weights.lattices import Evenly, fit, fit_at_once
 from pytest_pot.engines.pytorch.weights.layouts import spread
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def grid_of(values: Tensor) -> str | None:
+    grid = find_grid(values)
+    return grid.name if grid else None
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -52,6 +58,26 @@ def with_zero_point(values: Tensor, size: int | None, levels: int) -> Tensor:
 
 def words(size: int | None, columns: int) -> str:
     return "per tensor" if size is None else "per row" if size == columns else f"in groups of {size}"
+
+
+@pytest.mark.parametrize("largest", [7, 127])
+def test_groups_that_fit_at_once_fit(largest: int) -> None:
+    groups = symmetric(normal(300, 64), 64, largest)
+    groups[7, 3] *= 1.001
+    groups[8] = 0.0
+    groups[9, 5] = math.nan
+    choices = fit(groups[:7], Evenly(), 2.0**-24).choices.unique()
+    quick = fit_at_once(groups, Evenly(), 2.0**-24, choices)
+    whole = fit(groups, Evenly(), 2.0**-24, choices=choices)
+    assert quick is not None
+    fitting = quick.fitting
+    assert not fitting[7:10].any()
+    assert int(fitting.sum()) >= 290
+    assert bool(whole.fitting[fitting].all())
+    torch.testing.assert_close(quick.scales[fitting], whole.scales[fitting], rtol=3e-7, atol=0)
+    assert torch.equal(quick.highest[fitting], whole.highest[fitting])
+    assert torch.equal(quick.lowest[fitting], whole.lowest[fitting])
+    assert fit_at_once(groups, Evenly(with_offset=True), 2.0**-24, choices) is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
