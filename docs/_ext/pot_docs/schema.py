@@ -58,7 +58,7 @@ def _rows(schema: Schema, prefix: str) -> Iterator[list[str]]:
 def _type(field: Schema) -> str:
     if "$ref" in field:
         name = str(field["$ref"]).removeprefix("#/$defs/")
-        return f"[{name}](#{name})"
+        return f"[{name}](#{name.lower()})"
     if "enum" in field:
         return ", ".join(code(json.dumps(value)) for value in field["enum"])
     if "const" in field:

@@ -18,6 +18,7 @@ import pytest_pot
 from pot_docs.markdown import code, table, text
 from pot_docs.schema import report_fields
 from pytest_pot.__main__ import _parser
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import PRESETS
 from pytest_pot.core.names import DEFAULT_PRESET, METRICS
 from pytest_pot.gates.verdict.limits import DEFAULT_TOLERANCE, TOLERANCE_METRIC, TOLERANCE_USES, TOLERANCES
@@ -136,7 +137,9 @@ def python_api() -> Iterator[str]:
         yield from ("", f"## {name}", "")
         value: Any = getattr(pytest_pot, name)
         if inspect.isclass(value):
-            yield from _rst(f".. autoclass:: pytest_pot.{name}", "   :members:", "   :undoc-members:")
+            # ScoreReport has its fields from a class that is not public; what comes from Python's own classes is not shown.
+            inherited = ["   :inherited-members: Brief"] if issubclass(value, Brief) else []
+            yield from _rst(f".. autoclass:: pytest_pot.{name}", "   :members:", "   :undoc-members:", *inherited)
         elif callable(value):
             yield from _rst(f".. autofunction:: pytest_pot.{name}")
         else:
