@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeGuard
 
 from pytest_pot.core.text import number, times_over
 from pytest_pot.report.table import Row
@@ -60,7 +60,8 @@ def score_words(row: Row) -> str:
 def limit_words(row: Row) -> str:
     """The limit with the relation that the gate requires: ``"<= 0.01"``."""
     sign = ">" if row["gate"] == "pot_distinct" else ">=" if row["metric"] in _AT_LEAST else "<="
-    return f"{sign} {number(row['limit'])}" if _is_number(row.get("limit")) else ""
+    limit = row.get("limit")
+    return f"{sign} {number(limit)}" if _is_number(limit) else ""
 
 
 def reason(row: Row) -> str:
@@ -74,5 +75,5 @@ def reason(row: Row) -> str:
     return f"{row['verdict']}: {score_words(row)}, the limit is {limit_words(row)}{over}"
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -48,7 +48,8 @@ def markdown_report(rows: Sequence[Row], most_bytes: int | None = None) -> str:
     parts = sorted(map(_part, rows), key=lambda part: order.index(part.status))
     head = [f"## pytest-pot: {_counts(parts)}", ""]
     top = table(_HEADER, ())
-    kept, note = parts, []
+    kept: Sequence[_Part] = parts
+    note: list[str] = []
     if most_bytes is not None and sum(map(_size, [*head, *top])) + sum(part.size for part in parts) + 2 > most_bytes:
         room = most_bytes - sum(map(_size, [*head, *top])) - _NOTE
         if room < 0:

@@ -128,7 +128,7 @@ def _renderer(path: Path, started: float) -> Callable[[_Rows], str]:
 
         return lambda rows: json_report(rows, run_facts(started))
     if path.suffix == ".html":
-        from pytest_pot.report.html import html_report
+        from pytest_pot.report.html.page import html_report
 
         return html_report
     from pytest_pot.report.markdown import markdown_report

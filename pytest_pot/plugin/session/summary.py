@@ -11,6 +11,7 @@ import pytest
 from pytest_pot.core.text import printable, printable_lines
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.session.details import STEP_SUMMARY
+from pytest_pot.plugin.session.html_rows import add_to_html_row, html_page
 from pytest_pot.plugin.session.item_properties import details_on
 from pytest_pot.plugin.session.notes import NOTES
 from pytest_pot.plugin.session.start import session_start
@@ -45,6 +46,8 @@ class SessionResults:
             rows = with_details(rows_of(report.nodeid, report.user_properties, worker), details_on(report))
             if rows:
                 self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
+                if html_page(self._config):
+                    add_to_html_row(report, rows)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:

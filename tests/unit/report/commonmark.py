@@ -28,7 +28,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        self._open.append(tag)
+        if tag != "br":
+            self._open.append(tag)
         if tag == "code":
             self.codes.append("")
         if tag == "tr":
@@ -37,7 +38,8 @@ class Page(HTMLParser):
             self.cells[-1].append("")
 
     def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag, "an element is not closed where it should be"
+        if tag != "br":
+            assert self._open.pop() == tag, "an element is not closed where it should be"
 
     def handle_data(self, data: str) -> None:
         if "code" in self._open:
