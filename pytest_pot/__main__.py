@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         help="tell what changed between the JSON reports of two runs, as Markdown",
         description="Tell what changed between the JSON reports of two runs (--pot-report=gates.json), as Markdown: verdicts, "
         "scores that moved by more than noise, limits, gates that are new or gone. The exit status is 0 where no verdict "
-        "changed, 1 where one did, for better or worse, and 2 where a report cannot be read. New gates, and gates that are gone, "
-        "do not change it.",
+        "changed, 1 where one did, for better or worse, and 2 where a report cannot be read. Gates that are new or gone do not "
+        "change it.",
     )
     diff.add_argument("old", type=Path, metavar="OLD")
     diff.add_argument("new", type=Path, metavar="NEW")

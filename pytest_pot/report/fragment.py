@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,9 +35,14 @@ _STYLE = (
 
 def gate_fragment(row: Row) -> str:
     """A table of the figures of ``row``, and the plot. All text is escaped, and nothing in it loads or runs anything."""
-    facts = {name: value for name, value in _facts(row).items() if value}
-    rows = "".join(f"<tr><th>{escape(name)}</th><td>{_text(value)}</td></tr>" for name, value in facts.items())
-    return f'<div class="pot-gate"><style>{_STYLE}</style><table>{rows}</table>{_plot(row)}</div>'
+    facts = _facts(row)
+    plot = ""
+    with suppress(AttributeError, LookupError, TypeError, ValueError):  # another kind of gate may mean others by these names
+        facts |= _more_facts(row)
+        plot = _plot(row)
+    shown = {name: value for name, value in facts.items() if value}
+    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value)}</td></tr>" for name, value in shown.items())
+    return f'<div class="pot-gate"><style>{_STYLE}</style><table>{rows}</table>{plot}</div>'
 
 
 def _facts(row: Row) -> dict[str, str]:
@@ -47,6 +53,12 @@ def _facts(row: Row) -> dict[str, str]:
         "candidate vs reference": models(row),
         "score": f"{score_words(row)}, limit {limit_words(row)}" if score_words(row) else "",
         "reason": reason(row),
+    }
+
+
+def _more_facts(row: Row) -> dict[str, str]:
+    """What gates of our own kinds have beside."""
+    return {
         "what changed": "\n".join(map(str, row.get("what_changed", ())[:_LINES])),
         "where it starts": "\n".join(map(str, row.get("where_it_starts", ())[:_LINES])),
         "over positions": _spread(row),

@@ -144,3 +144,13 @@ def test_the_reason_travels_from_workers(project: Project) -> None:
     gates = {gate["test"]: gate for gate in json.loads((project.path / "a.json").read_text(encoding="utf-8"))["gates"]}
     assert gates["test_it.py::test_other"]["headline"].startswith("pot_identity: DIFFERENT: tv ")
     assert "headline" not in gates["test_it.py::test_same"]
+
+
+def test_a_page_to_look_at(project: Project) -> None:
+    pytest.importorskip("pytest_pot.report.html.page")
+    project.write(test_it=GATES)
+    result = project.run("--pot-report=a.html", "--pot-report=b.json")
+    assert f"written to {project.path / 'a.html'}" in result.outlines
+    page = (project.path / "a.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "test_other" in page

@@ -40,3 +40,13 @@ def test_what_it_shows() -> None:
     assert page.cells[3] == ["reason", "tv 0.25 > 0.01"]
     spread = "median 0.01, 90 % 0.01, 99 % 0.01, 99.9 % 0.01, largest 0.01; Δp RMS 2.5 percentage points; same top p 50.0%"
     assert ["over positions", spread] in page.cells
+
+
+FOREIGN = {"percentiles": 7, "what_changed": 7, "scale": "large", "checks": "none", "worst_prompts": [7], "notes": 7}
+"""What another kind of gate may mean by our names."""
+
+
+def test_another_kind_of_gate_may_use_the_same_names() -> None:
+    for name, value in FOREIGN.items():
+        page = read(gate_fragment({**score_row(candidate="cand"), "gate": "pot_other", name: value}))
+        assert page.cells[0] == ["pot_other", "DIFFERENT (failed)"]

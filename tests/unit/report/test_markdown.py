@@ -9,6 +9,7 @@ from pytest_pot.report.markdown import markdown_report
 from .commonmark import OURS, Page, rendered
 from .hostile import TEXTS
 from .rows import error_row, latency_row, passing_row, score_row, skipped_row
+from .test_fragment import FOREIGN
 
 
 def words(page: Page) -> str:
@@ -84,6 +85,14 @@ def test_a_row_of_an_unknown_kind() -> None:
     text = markdown_report([{**row, "score": 2.0, "verdict": "BAD", "passed": False}])
     assert "| ❌ failed | `t` | `always` | `c` | `level 2` | `<= 1` | `BAD` |" in text
     assert "BAD: level 2, the limit is <= 1 (2 times the limit)" in text
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_another_kind_of_gate_may_use_the_same_names(name: str) -> None:
+    for make in (score_row, passing_row, latency_row):
+        row = {**make("t::it"), "gate": "pot_other", name: FOREIGN[name]}
+        [line] = [cells for cells in rendered(markdown_report([row])).cells if "t::it" in cells]
+        assert line[2] == "other"
 
 
 @pytest.mark.parametrize("most", [0, 300, 1_000, 5_000, 20_000, 100_000])
