@@ -153,4 +153,4 @@ def test_a_page_to_look_at(project: Project) -> None:
     assert f"written to {project.path / 'a.html'}" in result.outlines
     page = (project.path / "a.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
-    assert "test_other" in page
+    assert "perturbed" in page
