@@ -21,6 +21,10 @@ class Status(StrEnum):
     ERROR = "error"
     EXPECTED = "failed as expected"
     """It failed, and its test is marked ``xfail``."""
+    INCONCLUSIVE = "inconclusive"
+    """It passed, as it is not known to be beyond its limit."""
+    NOT_GATED = "not gated"
+    """It is beyond its limit, and the user asked for figures only."""
     SKIPPED = "skipped"
     PASSED = "passed"
 
@@ -29,8 +33,10 @@ def status(row: Row) -> Status:
     """What came of the gate of ``row``."""
     if row.get("passed") is None:
         return Status.SKIPPED
+    if row["passed"] and row["verdict"] == "inconclusive":
+        return Status.INCONCLUSIVE
     if row["passed"]:
-        return Status.PASSED
+        return Status.NOT_GATED if row["verdict"] == "fail" and row.get("gated") is False else Status.PASSED
     if row.get("outcome") == "xfailed":
         return Status.EXPECTED
     return Status.ERROR if row["verdict"] == "ERROR" else Status.FAILED

@@ -77,6 +77,8 @@ SIGNS = {
     Status.FAILED: "❌",
     Status.ERROR: "❌",
     Status.EXPECTED: "➖",
+    Status.INCONCLUSIVE: "⚠️",
+    Status.NOT_GATED: "⚠️",
     Status.SKIPPED: "➖",
     Status.PASSED: "✅",
 }

@@ -36,8 +36,8 @@ def _section(row: Row, what: Status) -> list[str]:
         return []
     gate = code(f"{str(row['gate']).removeprefix('pot_')}: {models(row)}")
     figures = _figures(row)
-    if what is Status.PASSED:
-        return details("passed:", [gate, "", *code_block(_told(row)), "", *figures], title(row)) if figures else []
+    if row.get("passed"):
+        return details(f"{what}:", [gate, "", *code_block(_told(row)), "", *figures], title(row)) if figures else []
     lines = [f"### {code(title(row))}", "", f"{gate} {what}", "", *code_block(_told(row))]
     if worst := _worst_prompts(row):
         lines += ["", *details("the worst prompts", worst)]

@@ -68,6 +68,13 @@ def test_hostile_text_makes_no_element_and_no_link(text: str) -> None:
     assert "evil" not in "".join(page.plain)
 
 
+def test_a_gate_on_latency_that_passes_beyond_its_limit_is_no_plain_pass() -> None:
+    rows = [latency_row("t::a", passed=True, gated=False), latency_row("t::b", passed=True, verdict="inconclusive")]
+    text = markdown_report([passing_row("t::c"), *rows])
+    assert text.startswith("## pytest-pot: 1 inconclusive, 1 not gated, 1 passed\n")
+    assert [row[0] for row in rendered(text).cells if "t::" in row[1]] == ["⚠️ inconclusive", "⚠️ not gated", "✅ passed"]
+
+
 def test_no_gate() -> None:
     assert markdown_report([]) == "## pytest-pot: no gate ran\n"
 
