@@ -1,4 +1,4 @@
-"""``python -m pytest_pot``: inspect a recording, compare two, or explain how two models differ."""
+"""``python -m pytest_pot``: inspect a recording, compare two, explain how two models differ, compare two runs' reports."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ _LINE = 40
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 if it succeeded, or write the reason to stderr and return 1."""
+    """Run a command and return the exit status: 0 if it succeeded; where it could not, write the reason to stderr and return 1.
+
+    ``diff`` returns 1 if a verdict changed, and 2 if it could not compare.
+    """
     options = _parser().parse_args(arguments)
     try:
-        lines: list[str] = options.run(options)
+        lines, status = options.run(options)
     except PotError as error:
         sys.stderr.write(f"pytest-pot: {error}\n")
-        return 1
+        return int(options.error_status)
     sys.stdout.write("\n".join(map(printable_lines, lines)) + "\n")
-    return 0
+    return int(status)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,9 +59,25 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--device", default="auto", help="where both models run: auto, cpu, cuda, cuda:N, mps (default: auto)")
     explain.add_argument("--dtype", default="auto", help=f"precision of both: {', '.join(DTYPES)} (default: auto)")
     explain.set_defaults(run=_explain)
-    for command in (inspect, compare, explain):
+    diff = commands.add_parser(
+        "diff",
+        help="tell what changed between the JSON reports of two runs, as Markdown",
+        description="Tell what changed between the JSON reports of two runs (--pot-report=gates.json), as Markdown: verdicts, "
+        "scores that moved by more than noise, limits, gates that are new or gone. The exit status is 0 where no verdict "
+        "changed, 1 where one did, for better or worse, and 2 where a report cannot be read. Gates that are new or gone do not "
+        "change it.",
+    )
+    diff.add_argument("old", type=Path, metavar="OLD")
+    diff.add_argument("new", type=Path, metavar="NEW")
+    diff.set_defaults(run=_diff)
+    for command in (inspect, compare, explain, diff):
+        command.set_defaults(error_status=2 if command is diff else 1)
         command.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+_Output = tuple[list[str], int]
+"""What a command prints, and its exit status."""
 
 
 def _check_exists(*paths: Path) -> None:
@@ -67,17 +86,17 @@ def _check_exists(*paths: Path) -> None:
             raise PotError(f"there is no baseline {path.absolute()}")
 
 
-def _inspect(options: argparse.Namespace) -> list[str]:
+def _inspect(options: argparse.Namespace) -> _Output:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.report import inspection
     from pytest_pot.report.json_report import printable_json
 
     _check_exists(options.file)
     facts = inspection.facts(Baseline.load(options.file), options.file.stat().st_size)
-    return [printable_json(facts)] if options.json else inspection.lines(facts)
+    return [printable_json(facts)] if options.json else inspection.lines(facts), 0
 
 
-def _compare(options: argparse.Namespace) -> list[str]:
+def _compare(options: argparse.Namespace) -> _Output:
     from pytest_pot.baseline.baseline import Baseline
     from pytest_pot.report import inspection
     from pytest_pot.report.json_report import printable_json
@@ -87,11 +106,11 @@ def _compare(options: argparse.Namespace) -> list[str]:
     reference, candidate = Baseline.load(options.reference), Baseline.load(options.candidate)
     overlap = compare(reference, candidate)
     if options.json:
-        return [printable_json({**asdict(overlap), "n_prompts": overlap.n_prompts})]
-    return inspection.comparison_lines(reference, candidate, overlap)
+        return [printable_json({**asdict(overlap), "n_prompts": overlap.n_prompts})], 0
+    return inspection.comparison_lines(reference, candidate, overlap), 0
 
 
-def _explain(options: argparse.Namespace) -> list[str]:
+def _explain(options: argparse.Namespace) -> _Output:
     from pytest_pot.baseline.naming import is_baseline
     from pytest_pot.core.config import ScoringConfig
 
@@ -103,7 +122,17 @@ def _explain(options: argparse.Namespace) -> list[str]:
     request = ExplanationRequest(options.reference, options.candidate, config, options.prompts)
     with _progress_line() as progress:
         explanation = explain(request, progress)
-    return [printable_json(explanation.to_dict())] if options.json else explanation.lines()
+    return [printable_json(explanation.to_dict())] if options.json else explanation.lines(), 0
+
+
+def _diff(options: argparse.Namespace) -> _Output:
+    from pytest_pot.report.diff_markdown import diff_lines
+    from pytest_pot.report.json_report import printable_json
+    from pytest_pot.report.report_diff import compare_reports
+    from pytest_pot.report.saved_report import load_report
+
+    diff = compare_reports(load_report(options.old), load_report(options.new))
+    return [printable_json(diff.to_dict())] if options.json else diff_lines(diff), int(diff.verdict_changed)
 
 
 @contextmanager

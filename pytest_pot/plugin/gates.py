@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -159,7 +159,7 @@ def _run_gates(item: pytest.Item) -> None:
             raise
         results.append(result)
         attach_properties(item, result_properties(gate, result))
-        attach_details(item, result.details() if details_wanted(item.config) else {})
+        attach_details(item, _details(result) if details_wanted(item.config) else {})
         if result.diagnosis is not None and result.diagnosis.interrupted:
             # The verdict is known; the run ends after this test.
             item.session.shouldstop = "interrupted during a diagnosis"
@@ -169,6 +169,11 @@ def _run_gates(item: pytest.Item) -> None:
             raise failure(result.explain(item.config.get_verbosity()))
         for warning in result.warnings:
             _warn(item, warning)
+
+
+def _details(result: GateResult) -> Mapping[str, Any]:
+    """What a report in a file tells of a gate beside its properties."""
+    return result.details() if result.passed else {"headline": result.headline, **result.details()}
 
 
 def failed_setup(item: pytest.Item, error: BaseException) -> BaseException:

@@ -56,9 +56,9 @@ def pytest_configure(config: pytest.Config) -> None:
     check_options(config)
     note_start(config)
     if option(config, "report") is not None and not hasattr(config, "workerinput"):
-        from pytest_pot.plugin.session.report_file import check_report_file
+        from pytest_pot.plugin.session.report_file import check_report_files
 
-        check_report_file(config)
+        check_report_files(config)
     if option(config, "prompts") is not None:
         from pytest_pot.plugin.paths import check_paths
 

@@ -25,6 +25,8 @@ __all__ = [
     "FLAGS",
     "INI_KEYS",
     "OPTIONS",
+    "REPORT_ENDINGS",
+    "SEVERAL",
     "add_options",
     "cache_limit",
     "check_field",
@@ -33,11 +35,14 @@ __all__ = [
     "option",
     "option_config",
     "option_flag",
+    "option_values",
     "overrides",
     "run_options",
 ]
 
 LATENCY_MODES = ("gate", "report", "off")
+REPORT_ENDINGS = (".json", ".md", ".html")
+"""How the name of a report's file ends, by its form: JSON, Markdown or HTML."""
 
 _FIELDS: Mapping[str, str] = {
     "metric": "metric",
@@ -83,10 +88,14 @@ OPTIONS: Mapping[str, str] = {
     "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
     "diagnosis": f"what a failing gate says of what changed between the models: {', '.join(DIAGNOSIS_MODES)} (default: short, "
     "which is full at -v); off computes nothing",
-    "report": "write the results of all gates to this file, as JSON (.json) or Markdown (.md)",
+    "report": "write the results of all gates to this file, as JSON (.json), Markdown (.md) or a page to look at (.html); "
+    "give it several times for several files",
 }
 """Every option with its help, by its name in Python: ``max_length`` is ``--pot-max-length`` and the ini key
 ``pot_max_length``."""
+
+SEVERAL = ("report",)
+"""The options that can be given several times. Their ini keys have one value per line."""
 
 ENVIRONMENT: Mapping[str, str] = {"key": "POT_KEY"}
 """The options that are read from the environment as well, where the command line has none."""
@@ -122,8 +131,13 @@ def add_options(parser: pytest.Parser) -> None:
     """Declare all options and ini keys."""
     group = parser.getgroup("pot", "pytest-pot: is a language model still the same model?")
     for name, text in OPTIONS.items():
-        group.addoption(option_flag(name), dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
-        parser.addini(f"pot_{name}", text, default="")
+        several = name in SEVERAL
+        action = "append" if several else "store"
+        group.addoption(option_flag(name), action=action, dest=f"pot_{name}", default=None, metavar=name.upper(), help=text)
+        if several:
+            parser.addini(f"pot_{name}", f"{text} (here: one per line)", type="linelist", default=[])
+        else:
+            parser.addini(f"pot_{name}", text, default="")
     for name, text in FLAGS.items():
         group.addoption(f"--pot-{name}", dest=f"pot_{name}", action="store_true", default=None, help=text)
     group.addoption("--pot-calibrate", action="store_true", default=False, help=CALIBRATE)
@@ -132,11 +146,22 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def option(config: pytest.Config, name: str) -> str | None:
-    """The value of the option with this name, else of its environment variable or its ini key, else None."""
+    """The value of the option with this name, else of its environment variable or its ini key, else None.
+
+    Of one that can be given several times, its values, one per line.
+    """
+    if name in SEVERAL:
+        return "\n".join(option_values(config, name)) or None
     value: str | None = config.getoption(f"pot_{name}")
     if value is None and name in ENVIRONMENT:
         value = os.environ.get(ENVIRONMENT[name])
     return value if value is not None else (config.getini(f"pot_{name}") or None)
+
+
+def option_values(config: pytest.Config, name: str) -> list[str]:
+    """The values of an option that can be given several times: those of the command line, else those of its ini key."""
+    values: list[str] = config.getoption(f"pot_{name}") or config.getini(f"pot_{name}")
+    return values
 
 
 def flag(config: pytest.Config, name: str) -> bool:
@@ -180,7 +205,9 @@ def check_options(config: pytest.Config) -> None:
     """Raise ``pytest.UsageError`` if an option or an ini key has a value that is not allowed, or if there is no such key."""
     _check_keys(config)
     for name in OPTIONS:
-        if config.getoption(f"pot_{name}") == "":  # as with --pot-candidate=$CANDIDATE if the variable is not set
+        value = config.getoption(f"pot_{name}")
+        # As with --pot-candidate=$CANDIDATE if the variable is not set.
+        if value == "" or (name in SEVERAL and "" in (value or ())):
             raise pytest.UsageError(
                 f"{option_flag(name)} is empty: give it a value, or leave it out to use the ini key pot_{name}"
             )
@@ -189,7 +216,8 @@ def check_options(config: pytest.Config) -> None:
             value = option(config, name)
             if value is not None:
                 source = option_flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
-                _check(check, source, value)
+                for each in option_values(config, name) if name in SEVERAL else [value]:
+                    _check(check, source, each)
     for variable in (*ENVIRONMENT.values(), API_KEY):
         if os.environ.get(variable) == "":  # as where a secret of a CI is not there for a fork's pull request
             raise pytest.UsageError(f"the environment variable {variable} is empty: give it a value, or unset it")
@@ -329,7 +357,9 @@ def _check_share(source: str, value: str) -> None:
 def _check_ending(*endings: str) -> Callable[[str, str], None]:
     def check(source: str, value: str) -> None:
         if not value.endswith(endings):
-            raise InvalidArgument(f"{source}={value!r} must end in {' or '.join(endings)}")
+            *others, last = endings
+            choices = f"{', '.join(others)} or {last}" if others else last
+            raise InvalidArgument(f"{source}={value!r} must end in {choices}")
 
     return check
 
@@ -353,6 +383,6 @@ _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "baseline": _check_ending(RECORDED_SUFFIX),
     "latency": _one_of(LATENCY_MODES),
     "diagnosis": _one_of(DIAGNOSIS_MODES),
-    "report": _check_ending(".json", ".md"),
+    "report": _check_ending(*REPORT_ENDINGS),
 }
 """By option, a function that raises :class:`InvalidArgument` for a wrong value; ``source`` names the option or ini key."""

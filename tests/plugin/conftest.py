@@ -33,6 +33,7 @@ WITHOUT_CACHE = f"{WITH_CACHE} -p no:cacheprovider"
 _OUTER_RUN_VARIABLES = (
     "BUILD_NUMBER",
     "CI",
+    "GITHUB_STEP_SUMMARY",
     "POT_API_KEY",
     "POT_KEY",
     "PYTEST_PLUGINS",

@@ -247,13 +247,10 @@ def test_the_markdown_report_has_a_section_on_each_failing_gate(project: Project
     project.write(test_it=GATED)
     project.run(f"--pot-candidate={variants.one}", "--pot-report=gates.md")
     lines = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
-    assert lines[3:7] == [
-        "",
-        "### test_it.py::test_it",
-        "",
-        f"    pot_identity on {variants.one} against {project.tiny.reference}",
-    ]
-    check(lines[7:], *(f"    {line.strip()}" for line in ONE))
+    start = lines.index("### `test_it.py::test_it`")
+    assert lines[start + 2] == f"`identity: {variants.one} vs {project.tiny.reference}` failed"
+    first = next(index for index, line in enumerate(lines) if line.startswith("what changed: "))
+    check(lines[first : lines.index("```", first)], *(line.strip() for line in ONE))
 
 
 def test_an_engine_without_weights_keeps_the_guess(project: Project) -> None:

@@ -191,13 +191,16 @@ def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
     result = project.run("--pot-report=gates.md")
     assert f"written to {project.path / 'gates.md'}" in result.outlines
     lines = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
-    assert lines[:2] == [
-        "| test | gate | preset | metric | score | limit | verdict | prompts | tail | ms/prompt | candidate ran in |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    models = f"{project.tiny.perturbed} vs {project.tiny.reference}"
+    assert lines[:5] == [
+        "## pytest-pot: 1 failed",
+        "",
+        "|  | test | gate | candidate vs reference | score | limit | verdict |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| ❌ failed | `test_it.py::test_it[a\\|b]` | `identity` | `{models}` | `tv 0.649` | `<= 0.01` | `DIFFERENT` |",
     ]
-    cells = r"| test_it.py::test_it[a\|b] | identity | auto | tv | 0.649 | <= 0.01 | DIFFERENT (fail) | 3 | "
-    assert lines[2].startswith(cells)
-    assert lines[3:5] == ["", "### test_it.py::test_it[a|b]"]
+    assert lines[5:9] == ["", "### `test_it.py::test_it[a|b]`", "", f"`identity: {models}` failed"]
+    assert lines[9:12] == ["", "```text", "pot_identity: DIFFERENT: tv 0.649 > 0.01 (64.9 times the limit)"]
 
 
 def test_the_report_has_gates_that_reached_no_verdict(project: Project) -> None:

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from pytest_pot.plugin.options import option
+from pytest_pot.plugin.session.html_rows import html_page
 
 __all__ = ["STEP_SUMMARY", "details_wanted"]
 
@@ -16,5 +17,4 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 
 def details_wanted(config: pytest.Config) -> bool:
     """Whether the results of gates are to have their details: they cost time to make and to send between processes."""
-    html = config.getoption("htmlpath", None)  # of pytest-html
-    return option(config, "report") is not None or bool(os.environ.get(STEP_SUMMARY)) or html is not None
+    return option(config, "report") is not None or bool(os.environ.get(STEP_SUMMARY)) or html_page(config)

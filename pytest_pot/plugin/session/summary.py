@@ -1,16 +1,20 @@
-"""The session's results: collected from test reports, shown as one table, and written to a file if asked."""
+"""The session's results: collected from test reports, shown as one table, and written to files if asked."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_pot.core.text import printable_lines
+from pytest_pot.core.text import printable, printable_lines
 from pytest_pot.plugin.options import option
+from pytest_pot.plugin.session.details import STEP_SUMMARY
+from pytest_pot.plugin.session.html_rows import add_to_html_row, html_page
 from pytest_pot.plugin.session.item_properties import details_on
 from pytest_pot.plugin.session.notes import NOTES
+from pytest_pot.plugin.session.start import session_start
 
 __all__ = ["SessionResults"]
 
@@ -22,8 +26,9 @@ class SessionResults:
         self._config = config
         self._rows: dict[tuple[str, str | None], list[dict[str, Any]]] = {}  # by test, and by worker where all run all tests
         self._each = config.getoption("dist", None) == "each"
-        self._written: Path | None = None
-        self._error: str | None = None  # why the report could not be written
+        self._written: list[Path] = []
+        self._errors: list[str] = []  # why reports could not be written
+        self._no_step_summary: str | None = None  # why GitHub's file could not be written
         self._recorded: dict[str, None] = {}  # lines, in their order
         self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
@@ -41,22 +46,27 @@ class SessionResults:
             rows = with_details(rows_of(report.nodeid, report.user_properties, worker), details_on(report))
             if rows:
                 self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
+                if html_page(self._config):
+                    add_to_html_row(report, rows)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-        target = option(self._config, "report")
         ran = exitstatus not in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.INTERNAL_ERROR)
-        if target is None or self._config.option.collectonly or not ran:
+        if self._config.option.collectonly or not ran:
             return
-        from pytest_pot.core.errors import PotError
-        from pytest_pot.plugin.session.report_file import write_report
+        if self._rows and os.environ.get(STEP_SUMMARY):
+            from pytest_pot.plugin.session.step_summary import append_step_summary
 
-        try:
-            self._written = write_report(self._config, target, self._all_rows())
-        except PotError as error:  # raised any further, it would end the run before the summary
-            self._error = f"pot: {error}. The exit status is {int(pytest.ExitCode.INTERNAL_ERROR)} for that reason alone"
-            if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-                self._error = f"pot: {error}"
+            self._no_step_summary = append_step_summary(self._all_rows())
+        if option(self._config, "report") is None:
+            return
+        from pytest_pot.plugin.session.report_file import write_reports
+
+        self._written, errors = write_reports(self._config, self._all_rows(), session_start(self._config))
+        if errors:  # raised any further, one would end the run before the summary
+            self._errors = [f"pot: {error}" for error in errors]
+            if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                self._errors[-1] += f". The exit status is {int(pytest.ExitCode.INTERNAL_ERROR)} for that reason alone"
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -64,7 +74,7 @@ class SessionResults:
         notes = [*self._recorded, *(_not_gated(line, len(tests)) for line, tests in self._not_gated.items())]
         if terminalreporter.verbosity > 0:
             notes += self._config.stash[NOTES].lines
-        told = self._written is not None or self._error is not None or bool(notes)
+        told = bool(self._written or self._errors or self._no_step_summary or notes)
         if not told and (not rows or terminalreporter.verbosity < 0):
             return
         from pytest_pot.report.table import summary_table, what_ran
@@ -76,10 +86,12 @@ class SessionResults:
             terminalreporter.write_line(line)
         for line in notes:
             terminalreporter.write_line(printable_lines(line))
-        if self._written is not None:
-            terminalreporter.write_line(f"written to {self._written}")
-        if self._error is not None:
-            terminalreporter.write_line(self._error, red=True)
+        for path in self._written:
+            terminalreporter.write_line(printable(f"written to {path}"))
+        if self._no_step_summary is not None:
+            terminalreporter.write_line(printable(f"pot: {self._no_step_summary}"), yellow=True)
+        for error in self._errors:
+            terminalreporter.write_line(printable_lines(error), red=True)
 
     def _all_rows(self) -> list[dict[str, Any]]:
         return [row for rows in self._rows.values() for row in rows]

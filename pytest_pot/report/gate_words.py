@@ -1,0 +1,85 @@
+"""A gate's row in words, for reports that people read: what came of it, why, and its score against its limit."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, TypeGuard
+
+from pytest_pot.core.text import number, times_over
+from pytest_pot.report.table import Row
+
+__all__ = ["Status", "limit_words", "models", "reason", "score_words", "status", "title"]
+
+_AT_LEAST = ("tokens per second", "min_tokens_per_s")
+"""Metrics of gates on latency for which more is better."""
+
+
+class Status(StrEnum):
+    """What came of a gate."""
+
+    FAILED = "failed"
+    ERROR = "error"
+    EXPECTED = "failed as expected"
+    """It failed, and its test is marked ``xfail``."""
+    INCONCLUSIVE = "inconclusive"
+    """It passed, as it is not known to be beyond its limit."""
+    NOT_GATED = "not gated"
+    """It is beyond its limit, and the user asked for figures only."""
+    SKIPPED = "skipped"
+    PASSED = "passed"
+
+
+def status(row: Row) -> Status:
+    """What came of the gate of ``row``."""
+    if row.get("passed") is None:
+        return Status.SKIPPED
+    if row["passed"] and row["verdict"] == "inconclusive":
+        return Status.INCONCLUSIVE
+    if row["passed"]:
+        return Status.NOT_GATED if row["verdict"] == "fail" and row.get("gated") is False else Status.PASSED
+    if row.get("outcome") == "xfailed":
+        return Status.EXPECTED
+    return Status.ERROR if row["verdict"] == "ERROR" else Status.FAILED
+
+
+def title(row: Row) -> str:
+    """The test, after the worker that ran it where each worker runs all tests."""
+    return f"[{row['worker']}] {row['test']}" if "worker" in row else str(row["test"])
+
+
+def models(row: Row) -> str:
+    """Candidate and reference."""
+    candidate, reference = row.get("candidate"), row.get("reference")
+    words = "no candidate" if candidate is None else str(candidate)
+    return words if reference is None else f"{words} vs {reference}"
+
+
+def score_words(row: Row) -> str:
+    """The score with its metric: ``"tv 0.0314"``; empty where there is none."""
+    value = row.get("score")
+    if not _is_number(value):
+        return ""
+    metric = str(row["metric"])
+    return f"{number(value)} {metric}" if " " in metric else f"{metric} {number(value)}"
+
+
+def limit_words(row: Row) -> str:
+    """The limit with the relation that the gate requires: ``"<= 0.01"``."""
+    sign = ">" if row["gate"] == "pot_distinct" else ">=" if row["metric"] in _AT_LEAST else "<="
+    limit = row.get("limit")
+    return f"{sign} {number(limit)}" if _is_number(limit) else ""
+
+
+def reason(row: Row) -> str:
+    """Why the gate did not pass, in one line; empty where it did."""
+    if row.get("passed"):
+        return ""
+    for name in ("error", "reason", "headline"):
+        if row.get(name):
+            return str(row[name]).partition("\n")[0]
+    over = times_over(row["score"], row["limit"]) if _is_number(row.get("score")) and _is_number(row.get("limit")) else ""
+    return f"{row['verdict']}: {score_words(row)}, the limit is {limit_words(row)}{over}"
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)

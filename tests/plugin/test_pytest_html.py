@@ -1,0 +1,96 @@
+"""pytest-html: each gate is in the row of its test."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Project
+
+pytest.importorskip("pytest_html")
+
+GATES = """
+import pytest
+
+@pytest.mark.pot_identity(candidate={perturbed})
+@pytest.mark.parametrize("name", ["<script>evil</script>"])
+def test_other(name):
+    pass
+
+@pytest.mark.pot_identity(max_score=0)
+@pytest.mark.pot_distinct(candidate={perturbed}, min_score=0.3)
+def test_two():
+    pass
+
+def test_plain():
+    pass
+"""
+ACTIVE = ("-p", "pytest_metadata.plugin", "-p", "pytest_html.plugin", "-p", "pytest_html.fixtures")
+"""Runs of a test project load no installed plugins by themselves."""
+
+
+def pieces(path: Path) -> dict[str, list[str]]:
+    """The pieces of HTML in each test's row, from the data that the page's script shows."""
+    text = path.read_text(encoding="utf-8")
+    [blob] = re.findall(r'data-jsonblob="([^"]*)"', text)
+    tests: dict[str, list[dict[str, Any]]] = json.loads(html.unescape(blob))["tests"]
+    found: dict[str, list[str]] = {}
+    for name, rows in tests.items():
+        contents = [extra["content"] for row in rows for extra in row["extras"] if extra["format_type"] == "html"]
+        found[name.partition("::")[2]] = contents
+    return found
+
+
+@pytest.mark.parametrize("more", [[], ["--self-contained-html"]], ids=["apart", "self-contained"])
+@pytest.mark.parametrize("workers", [None, 2], ids=["alone", "workers"])
+def test_each_gate_is_in_its_row(project: Project, more: list[str], workers: int | None) -> None:
+    project.write(test_it=GATES)
+    arguments = (*ACTIVE, "--html=page.html", *more)
+    result = project.run_subprocess(*arguments) if workers is None else project.run_workers(workers, *arguments)
+    result.assert_outcomes(passed=2, failed=1)
+    rows = pieces(project.path / "page.html")
+    assert {name: len(contents) for name, contents in rows.items()} == {
+        "test_other[<script>evil</script>]": 1,
+        "test_two": 2,
+        "test_plain": 0,
+    }
+    [other] = rows["test_other[<script>evil</script>]"]
+    assert "<td>DIFFERENT (failed)</td>" in other
+    assert "tv 0.649, limit &lt;= 0.01" in other
+    assert "over positions" in other  # which is in the details, so these came along
+    assert "<script" not in other
+    identity, distinct = sorted(rows["test_two"], key=lambda piece: "pot_distinct" in piece)
+    assert "<th>pot_identity</th><td>SAME (passed)</td>" in identity
+    assert "<th>pot_distinct</th><td>DIFFERENT (passed)</td>" in distinct
+
+
+def test_what_the_test_adds_stays(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+        from pytest_html import extras as made
+
+        @pytest.mark.pot_identity
+        def test_it(extras):
+            extras.append(made.html("<p>its own</p>"))
+        """
+    )
+    project.run_subprocess(*ACTIVE, "--html=page.html").assert_outcomes(passed=1)
+    [contents] = pieces(project.path / "page.html").values()
+    assert len(contents) == 2
+    assert "<p>its own</p>" in contents
+
+
+def test_nothing_without_the_option(project: Project) -> None:
+    project.write(
+        conftest="def pytest_runtest_logreport(report): print(report.when, getattr(report, 'extras', None) or 'nothing')",
+        test_it=GATES,
+    )
+    result = project.run_subprocess(*ACTIVE, "-s")
+    assert "call nothing" in result.stdout.str()
+    assert "pot-gate" not in result.stdout.str()
