@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.core.text import printable_lines
+from pytest_pot.core.text import printable_lines, wrapped
 from pytest_pot.plugin.options import option
+from pytest_pot.plugin.pytest_internals import WIDTH, terminal_width
 from pytest_pot.plugin.session.item_properties import details_on
 from pytest_pot.plugin.session.notes import NOTES
 
@@ -27,7 +28,15 @@ class SessionResults:
         self._recorded: dict[str, None] = {}  # lines, in their order
         self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput[WIDTH] = terminal_width(self._config)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        worker = getattr(report, "worker_id", None) if self._each else None
+        if report.when == "teardown" and report.failed:
+            for row in self._rows.get((report.nodeid, worker), ()):
+                row["outcome"] = "error"
         if not report.user_properties:
             return
         from pytest_pot.report.properties import NOT_GATED, RECORDED, rows_of, with_details
@@ -37,10 +46,9 @@ class SessionResults:
             if name == NOT_GATED:
                 self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
-            worker = getattr(report, "worker_id", None) if self._each else None
             rows = with_details(rows_of(report.nodeid, report.user_properties, worker), details_on(report))
-            if rows:
-                self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
+            if rows:  # of a test that was run again, those of the last run
+                self._rows[report.nodeid, worker] = [{**row, "outcome": _outcome(report)} for row in rows]
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
@@ -69,17 +77,21 @@ class SessionResults:
             return
         from pytest_pot.report.table import summary_table, what_ran
 
+        width = terminal_width(self._config)
         terminalreporter.write_sep("=", "pot")
-        for line in summary_table(rows) if rows else ["no gate ran"]:
-            terminalreporter.write_line(line)
-        for line in what_ran(rows) if terminalreporter.verbosity > 0 else ():
-            terminalreporter.write_line(line)
-        for line in notes:
-            terminalreporter.write_line(printable_lines(line))
+        for line in summary_table(rows, width) if rows else ():
+            terminalreporter.write(line.text)
+            terminalreporter.line(line.verdict, **({} if line.colour is None else {line.colour: True}))
+        if not rows:
+            terminalreporter.write_line("no gate ran")
+        for text in what_ran(rows, width) if terminalreporter.verbosity > 0 else ():
+            terminalreporter.write_line(text)
+        for note in notes:
+            terminalreporter.write_line(wrapped(printable_lines(note), width))
         if self._written is not None:
-            terminalreporter.write_line(f"written to {self._written}")
+            terminalreporter.write_line(wrapped(printable_lines(f"written to {self._written}"), width))
         if self._error is not None:
-            terminalreporter.write_line(self._error, red=True)
+            terminalreporter.write_line(wrapped(printable_lines(self._error), width), red=True)
 
     def _all_rows(self) -> list[dict[str, Any]]:
         return [row for rows in self._rows.values() for row in rows]
@@ -87,3 +99,10 @@ class SessionResults:
 
 def _not_gated(reason: str, tests: int) -> str:
     return f"{reason}; {tests} test{'s' * (tests > 1)}"
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    """What became of the test: pytest's own word for it."""
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return "error" if report.failed and report.when != "call" else report.outcome
