@@ -12,12 +12,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 import pytest
 
-if TYPE_CHECKING:
-    from pytest_pot.prompts.prompt import Prompt
+from pytest_pot.prompts.prompt import Prompt
 
 __all__ = [
     "DistinctArguments",
@@ -121,17 +120,20 @@ class LatencyArguments(_CommonArguments, total=False):
 
 def identity(**arguments: Unpack[IdentityArguments]) -> pytest.MarkDecorator:
     """``pytest.mark.pot_identity``: fail unless the candidate is the SAME model as its reference."""
-    return pytest.mark.pot_identity(**_given(arguments))
+    mark: pytest.MarkDecorator = pytest.mark.pot_identity(**_given(arguments))
+    return mark
 
 
 def distinct(**arguments: Unpack[DistinctArguments]) -> pytest.MarkDecorator:
     """``pytest.mark.pot_distinct``: fail unless the candidate is DIFFERENT from its reference."""
-    return pytest.mark.pot_distinct(**_given(arguments))
+    mark: pytest.MarkDecorator = pytest.mark.pot_distinct(**_given(arguments))
+    return mark
 
 
 def latency(**arguments: Unpack[LatencyArguments]) -> pytest.MarkDecorator:
     """``pytest.mark.pot_latency``: fail if the candidate is slower, or takes more memory, than it may."""
-    return pytest.mark.pot_latency(**_given(arguments))
+    mark: pytest.MarkDecorator = pytest.mark.pot_latency(**_given(arguments))
+    return mark
 
 
 def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from pytest_pot.core.names import DTYPES, METRICS, PATHS, PRESET_NAMES
 from pytest_pot.gates.latency.limits import PER, STATS, WHATS
 from pytest_pot.gates.verdict.limits import TOLERANCES
 from pytest_pot.plugin.markers import MARKERS
-from pytest_pot.prompts.prompt import Prompt
 
 from .conftest import Project
 
@@ -50,7 +49,7 @@ def test_every_marker_has_a_function() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_takes_what_its_marker_takes(name: str) -> None:
-    hints = get_type_hints(ARGUMENTS[name], {**vars(markers), "Prompt": Prompt})
+    hints = get_type_hints(ARGUMENTS[name])
     assert set(hints) == set(MARKERS[name].gate.arguments)
     assert set(inspect.signature(FUNCTIONS[name]).parameters) == set(hints)
     for argument, hint in hints.items():

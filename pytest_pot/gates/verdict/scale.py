@@ -63,10 +63,10 @@ def scale_lines(outcome: ScoreOutcome, *, whole: bool = False) -> list[str]:
 def _shown(marks: Scale, *, whole: bool) -> list[str]:
     """The points in their order, each with its value."""
     score, limit = marks["score"], marks["limit"]
-    tolerances = marks["tolerances"]
+    tolerances = [mark for mark in marks["tolerances"] if mark["value"] > 0]
     if not whole:
         tolerances = [mark for mark in tolerances if mark["value"] == limit or _is_next(mark, tolerances, score)]
-    points = [(mark["value"], f"{mark['name']} {number(mark['value'])}") for mark in tolerances if mark["value"] > 0]
+    points = [(mark["value"], f"{mark['name']} {number(mark['value'])}") for mark in tolerances]
     if marks["floor"]:
         points.append((marks["floor"], f"noise floor {number(marks['floor'])}"))
     names = [index for index, (value, _) in enumerate(points) if value == limit]
