@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -350,14 +351,15 @@ def test_the_usual_arguments_exist_and_their_defaults_are_those_of_a_gate(projec
     usual = USUAL[name]
     assert set(usual) <= set(MARKERS[name].gate.arguments)
     values = {argument: value for argument, value in usual.items() if value is not ...}
-    limit = ", max_slowdown=2" if name == "pot_latency" else ""
+    limit = {"max_slowdown": 2} if name == "pot_latency" else {}
 
-    def settings(arguments: str) -> str:
+    def settings(arguments: Mapping[str, Any]) -> str:
+        words = ", ".join(f"{argument}={value!r}" for argument, value in {**limit, **arguments}.items())
         result = project.run_tests(
             f"""
             import pytest
 
-            @pytest.mark.{name}({arguments}{limit})
+            @pytest.mark.{name}({words})
             def test_it(): pass
             """,
             "--collect-only",
@@ -375,7 +377,7 @@ def test_the_usual_arguments_exist_and_their_defaults_are_those_of_a_gate(projec
                 print("settings:", gates_on(item)[0].settings)
         """
     )
-    assert settings("") == settings(", ".join(f"{argument}={value!r}" for argument, value in values.items()))
+    assert settings({}) == settings(values)
 
 
 def test_a_module_that_imports_the_mark_generator_is_no_module_of_unknown_marks(project: Project) -> None:

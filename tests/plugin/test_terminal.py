@@ -182,5 +182,4 @@ def test_a_calibration_adds_its_rungs_to_the_message(project: Project, monkeypat
     assert re.fullmatch(rf"{words}(between|above) .+ 0\.\d+( and .+ 0\.\d+|, the largest)", line)
     assert rungs(', metric="kl", max_score=0.01') == []
     assert rungs(', prompts=["Other prompts"]') == []
-    assert rungs("", f"--pot-reference={project.tiny.other_tokenizer}", f"--pot-tokenizer={project.tiny.copy}") == []
     assert rungs("", f"--pot-reference={project.tiny.padded}") == []

@@ -165,7 +165,7 @@ def test_a_live_reference_in_the_marker_is_not_recorded(project: Project) -> Non
 
 def test_the_header_says_that_the_run_updates(project: Project) -> None:
     result = project.run_tests(GATED, "--pot-update", "--pot-baseline=x.pot.safetensors")
-    [line] = [line for line in result.outlines if line.startswith("pot: ")]
+    line = next(line for line in result.outlines if line.startswith("pot: "))
     assert line.endswith(", baseline x.pot.safetensors, update")
 
 
