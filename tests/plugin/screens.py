@@ -12,7 +12,7 @@ def screens(output: str, *, width: int = 80, height: int = 50) -> list[list[str]
     screen = pyte.Screen(width, height)
     screen.set_mode(pyte.modes.LNM)  # a line feed begins a line, as the driver of a real terminal sees to
     stream = pyte.Stream(screen)
-    pictures = []
+    pictures: list[list[str]] = []
     for part in output.split("\x1b8"):  # what ends each drawing
         if pictures:
             stream.feed("\x1b8")

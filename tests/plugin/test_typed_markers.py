@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -17,7 +18,11 @@ from pytest_pot.plugin.markers import MARKERS
 
 from .conftest import Project
 
-FUNCTIONS = {"pot_identity": markers.identity, "pot_distinct": markers.distinct, "pot_latency": markers.latency}
+FUNCTIONS: dict[str, Callable[..., pytest.MarkDecorator]] = {
+    "pot_identity": markers.identity,
+    "pot_distinct": markers.distinct,
+    "pot_latency": markers.latency,
+}
 ARGUMENTS = {
     "pot_identity": markers.IdentityArguments,
     "pot_distinct": markers.DistinctArguments,
