@@ -81,6 +81,7 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
         r"3 prompts, 41 positions, top 100 \+ tail of \d\.\d%, float32 on cpu, noise floor \S+",
         text[1],
     )
+    assert re.fullmatch(r"  scale: noise floor \S+ · half 0\.01 \(limit\) · int4 0\.45 · \[score 0\.649\]", text.pop(2))
     assert text[2] == "  worst prompts:"
     matches = [re.fullmatch(r" +(0\.\d+)  prompt (\d)( \(\w+\))?: '(.*)'", line) for line in text[3:6]]
     prompts = [match.groups() for match in matches if match is not None]
@@ -111,7 +112,7 @@ def test_verbose_shows_more_and_quiet_shows_three_lines(project: Project) -> Non
     assert re.findall(r"(\w+) [\d.]+", metrics) == ["tv", "jsd", "kl", "kl_reverse", "delta_ce", "top1_flip"]
     assert sum("▸ '" in line for line in verbose) == 10
     assert sum("▸ '" in line for line in project.run().outlines) == 3
-    very_verbose = project.run("-vv").outlines
+    very_verbose = project.run("-vv", "-rN").outlines  # the short summary would repeat it
     assert sum("▸ '" in line for line in very_verbose) == 30
     quiet = project.run("-q").outlines
     start = quiet.index(headline)  # what changed is the answer that the gate took its time for, so it is not left out
@@ -139,7 +140,8 @@ def test_a_message_is_printed_once(project: Project) -> None:
         @pytest.mark.pot_identity(candidate="no_such_module:model")
         def test_setup():
             pass
-        """
+        """,
+        "-rN",  # the short summary would repeat it
     )
     text = result.stdout.str()
     assert "During handling of the above exception" not in text
