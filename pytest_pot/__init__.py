@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_pot.core.errors import PotError
     from pytest_pot.gates.latency.latency_report import LatencyReport
     from pytest_pot.gates.verdict.limits import Verdict, distinct_limit, identity_limits
+    from pytest_pot.plugin import typed_markers as markers
     from pytest_pot.plugin.gates import PotResult
     from pytest_pot.prompts.added_tokens import ADDED_TOKENS, added_token_prompts
     from pytest_pot.prompts.builtin import builtin_prompts
@@ -45,6 +46,7 @@ __all__ = [
     "distinct_limit",
     "identity_limits",
     "load_prompts",
+    "markers",
 ]
 
 _MODULES = {
@@ -69,6 +71,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "markers":
+        return import_module(f"{__name__}.plugin.typed_markers")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -6,12 +6,15 @@ change the title or the clipboard, or reverse the order of a line. So every text
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
 __all__ = [
+    "columns",
     "contrasted",
     "count",
+    "cut_middle",
     "first_difference",
     "first_lines",
     "number",
@@ -21,7 +24,13 @@ __all__ = [
     "shorten",
     "some_of",
     "times_over",
+    "wrapped",
 ]
+
+_COMMAND = re.compile(r" *([A-Z_]+=\S+ )*(git|pip|pytest|python3?) ")
+"""The start of a line that is a command, for people to copy."""
+_PIECE = re.compile(r"(?<!\w)'[^'\n]+'(?!\w)|\bpip install \S+|\bpython -m pytest_pot \w+|\bgit \w+( pull)?")
+"""What stays on one line where it fits on one: quotations, and commands in a sentence."""
 
 
 def count(n: int, noun: str) -> str:
@@ -112,3 +121,66 @@ def _may_look_alike(one: str, other: str) -> bool:
         return not all(character.isprintable() for character in (one, other))
     normal = [unicodedata.normalize("NFKC", character).casefold() for character in (one, other)]
     return not (all(c.isalpha() and not c.isascii() for c in (one, other)) and normal[0] != normal[1])
+
+
+# -- the width of a terminal -------------------------------------------------------------------------------------------
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal ``text`` takes: two for the wide characters of East Asia, none for combining marks."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("F", "W") else 1
+
+
+def cut_middle(text: str, width: int) -> str:
+    """``text`` in at most ``width`` columns: where it takes more, a part in the middle becomes ``…``.
+
+    Twice as much is kept of the end as of the start: the end of a test's name tells it from others.
+    """
+    if columns(text) <= width:
+        return text
+    if width < 1:
+        return ""
+    start = (width - 1) // 3
+    return _first_columns(text, start) + "…" + _first_columns(text[::-1], width - 1 - start)[::-1]
+
+
+def _first_columns(text: str, width: int) -> str:
+    end, used = 0, 0
+    while end < len(text) and (used := used + _columns(text[end])) <= width:
+        end += 1
+    return text[:end]
+
+
+def wrapped(text: str, width: int) -> str:
+    """``text`` with every line broken between words, so that it takes at most ``width`` columns.
+
+    The rest of a line is indented by two more columns than its start. A word that is longer, such as the name of a file, stays
+    in one piece, and so does a line that is a command to copy.
+    """
+    return "\n".join(part for line in text.split("\n") for part in _wrapped(line, width))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    if columns(line) <= width or _COMMAND.match(line):
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    lines, current = [], ""
+    for word in _words(line, width - len(indent)):
+        if current.strip() and columns(current) + columns(word) > width:
+            lines.append(current.rstrip(" "))
+            current = indent + word.lstrip(" ")
+        else:
+            current += word
+    return [*lines, current]
+
+
+def _words(line: str, width: int) -> list[str]:
+    """``line`` in pieces between which it may be broken, each with the spaces before it."""
+    joined = _PIECE.sub(lambda piece: piece[0].replace(" ", "\0") if columns(piece[0]) <= width else piece[0], line)
+    return [word.replace("\0", " ") for word in re.findall(r" *[^ ]+", joined)]

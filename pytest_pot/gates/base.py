@@ -53,9 +53,15 @@ COMMON_ARGUMENTS = ("reference", "candidate", "prompts", "key", "max_length", "p
 class Progress(Protocol):
     """Shows a person how far a gate is."""
 
-    def __call__(self, done: int, total: int, stage: str | None = None, /) -> None:
-        """``done`` of ``total`` are done: of what :attr:`Gate.counted` says, or of the steps of ``stage``, which comes after
-        that. ``total`` is 0 where it is not known yet."""
+    def __call__(self, done: int, total: int, stage: str | None = None, /, *, at_most: bool = False) -> None:
+        """``done`` of ``total`` are done, of what :attr:`Gate.counted` says.
+
+        Args:
+            done: how many.
+            total: of how many; 0 where it is not known yet.
+            stage: which part of the gate this is, where it has several: ``"reference"``, ``"candidate"``, ``"diagnosing"``.
+            at_most: whether fewer than ``total`` may be enough.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +147,9 @@ class GateInputs:
     """What a reader of a green run should know, one line each; shown at ``-v`` and in reports."""
     warnings: tuple[str, ...] = ()
     """What to warn of if the gate passes, one line each."""
+    ladder: tuple[tuple[str, float], ...] = ()
+    """Known changes of the reference and their scores on these prompts, the smallest first, where ``--pot-calibrate`` has
+    measured them on this machine."""
     live_reference: Callable[[], Any] | None = None
     """Loads the live model that the record in ``recording`` is of, for a gate that fails; None where there is none, or where
     it is ``reference``. It may raise an error of any kind."""

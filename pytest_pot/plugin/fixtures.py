@@ -56,7 +56,7 @@ def pot_tokenizer(request: pytest.FixtureRequest) -> Any:
     from pytest_pot.plugin.pytest_internals import nearest_fixture, requesting_item
 
     store = model_store(request.config)
-    with failures_reported():
+    with failures_reported(request.config):
         tokenizer = store.tokenizer()
         if tokenizer is None:
             role = "candidate" if recorded_reference(request.config) else "reference"
@@ -76,7 +76,7 @@ def pot_prompts(request: pytest.FixtureRequest) -> Sequence[str | Prompt]:
     from pytest_pot.plugin.gates import failures_reported
     from pytest_pot.plugin.inputs.prompt_source import default_prompts
 
-    with failures_reported():
+    with failures_reported(request.config):
         return default_prompts(request.config)
 
 
@@ -119,8 +119,9 @@ def refuse_other_tokenizer(item: pytest.Item) -> None:
     role, fixture = item.config.stash.get(_TOKENIZER_OF, ("", None))
     if role and not is_overridden(item, "pot_tokenizer") and nearest_fixture(item, f"pot_{role}") is not fixture:
         raise failure(
+            item.config,
             f"pot_tokenizer is made once per session, and it came from another pot_{role} than this test's. Override "
-            f"pot_tokenizer where pot_{role} is overridden, or name one tokenizer for all with --pot-tokenizer"
+            f"pot_tokenizer where pot_{role} is overridden, or name one tokenizer for all with --pot-tokenizer",
         )
 
 
@@ -128,7 +129,7 @@ def _model_from_options(config: pytest.Config, role: str) -> Any:
     from pytest_pot.plugin.gates import failures_reported
     from pytest_pot.plugin.inputs.model_store import model_store, no_model
 
-    with failures_reported():
+    with failures_reported(config):
         loaded = model_store(config).from_options(role)
         if loaded is None:
             raise no_model(role)

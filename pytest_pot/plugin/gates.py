@@ -12,11 +12,11 @@ import pytest
 
 from pytest_pot.core.brief import Brief
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import printable_lines
+from pytest_pot.core.text import printable_lines, wrapped
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
-from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test
+from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test, terminal_width
 from pytest_pot.plugin.session.details import details_wanted
 from pytest_pot.plugin.session.item_properties import attach_details, attach_properties, remove_properties
 from pytest_pot.plugin.session.progress import ProgressLine
@@ -140,8 +140,9 @@ def _run_gates(item: pytest.Item) -> None:
     if skipped and not gates:
         raise skipped_test(f"{skipped[0][0].settings.gate}: {skipped[0][1]}")
     if (message := item.stash.get(_UNRESOLVED, None)) is not None:
-        failed_setup(item, failure(message))
-        raise failure(message)
+        error = failure(item.config, message)
+        failed_setup(item, error)
+        raise error
     results = item.stash[RESULT].gates
     results.clear()
     inputs_of_gates: list[GateInputs] = item.stash[INPUTS]
@@ -153,7 +154,7 @@ def _run_gates(item: pytest.Item) -> None:
             ):
                 result = gate.run(inputs, line)
         except PotError as error:
-            raise failure(_no_verdict(item, gate, inputs.names, str(error))) from None
+            raise failure(item.config, _no_verdict(item, gate, inputs.names, str(error))) from None
         except Exception as error:
             _no_verdict(item, gate, inputs.names, f"{type(error).__name__}: {error}")
             raise
@@ -163,10 +164,10 @@ def _run_gates(item: pytest.Item) -> None:
         if result.diagnosis is not None and result.diagnosis.interrupted:
             # The verdict is known; the run ends after this test.
             item.session.shouldstop = "interrupted during a diagnosis"
-        with failures_reported():
+        with failures_reported(item.config):
             _tell(item, result)
         if not result.passed:
-            raise failure(result.explain(item.config.get_verbosity()))
+            raise failure(item.config, result.explain(item.config.get_verbosity()))
         for warning in result.warnings:
             _warn(item, warning)
 
@@ -188,7 +189,7 @@ def failed_setup(item: pytest.Item, error: BaseException) -> BaseException:
     message = None if isinstance(error, pytest.fail.Exception) else fixture_error(item, error)
     for gate in gates_to_run(item).run:
         _no_verdict(item, gate, (gate.settings.reference, gate.settings.candidate), message or str(error))
-    return error if message is None else failure(message)
+    return error if message is None else failure(item.config, message)
 
 
 def _no_verdict(item: pytest.Item, gate: Gate, names: tuple[str | None, str | None], message: str) -> str:
@@ -216,21 +217,22 @@ def refuse_late_markers(item: pytest.Item) -> None:
     """Fail where a marker is on ``item`` whose gate was not attached: missing evidence never passes."""
     message = late_marker(item)
     if message is not None:
-        raise failure(message)
+        raise failure(item.config, message)
 
 
-def failure(message: str) -> BaseException:
-    """A failure that prints its message and nothing else; raise it ``from None``, or pytest prints the chain."""
-    return pytest.fail.Exception(printable_lines(message), pytrace=False)
+def failure(config: pytest.Config, message: str) -> BaseException:
+    """A failure that prints its message, in lines that fit the terminal, and nothing else; raise it ``from None``, or pytest
+    prints the chain."""
+    return pytest.fail.Exception(wrapped(printable_lines(message), terminal_width(config)), pytrace=False)
 
 
 @contextmanager
-def failures_reported() -> Iterator[None]:
+def failures_reported(config: pytest.Config) -> Iterator[None]:
     """Turn a :class:`PotError` into :func:`failure`."""
     try:
         yield
     except PotError as error:
-        raise failure(str(error)) from None
+        raise failure(config, str(error)) from None
 
 
 def _warn(item: pytest.Item, message: str) -> None:
@@ -252,7 +254,7 @@ def resolved_inputs(request: pytest.FixtureRequest) -> Iterator[None]:
         item.stash[INPUTS] = [resolve(request, gate) for gate in gates_to_run(item).run]
     except PotError as error:
         if not is_test_case(item):
-            raise failure(str(error)) from None
+            raise failure(item.config, str(error)) from None
         item.stash[_UNRESOLVED] = str(error)  # its setUp, which has yet to run, may skip the test for that very reason
     yield
     # The item lives until the session ends; models, and results with their distributions, are megabytes each.

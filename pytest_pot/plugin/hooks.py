@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from pytest_pot.core.text import wrapped
 from pytest_pot.plugin import hookspecs
 from pytest_pot.plugin.markers import GATES, MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
-from pytest_pot.plugin.pytest_internals import fixture_names
+from pytest_pot.plugin.pytest_internals import fixture_names, terminal_width
 from pytest_pot.plugin.session.item_properties import give_details
 from pytest_pot.plugin.session.notes import NOTES, SessionNotes
 from pytest_pot.plugin.session.start import note_start
@@ -50,9 +51,12 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     listed = config.getoption("markers", False)
     for name, marker in MARKERS.items():
-        # The arguments are shown by --markers only; to know them takes an import.
-        signature = f"({', '.join(f'{argument}=None' for argument in marker.gate.arguments)})" if listed else ""
-        config.addinivalue_line("markers", f"{name}{signature}: {marker.summary}")
+        line = f"{name}: {marker.summary}"
+        if listed:  # what else there is to say takes imports
+            from pytest_pot.plugin.marker_help import marker_help
+
+            line = marker_help(name, marker)
+        config.addinivalue_line("markers", line)
     check_options(config)
     note_start(config)
     if option(config, "report") is not None and not hasattr(config, "workerinput"):
@@ -71,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(SessionResults(config), "pot-results")
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
+def pytest_report_header(config: pytest.Config) -> list[str] | None:
     values = {name: option(config, name) for name in OPTIONS if name not in ("report", "key")}
     parts = [f"{name} {value}" for name, value in values.items() if value is not None]
     if option(config, "key") is not None:
@@ -79,7 +83,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         # It is a secret, and logs are read by many.
         parts.append("key given on the command line, where others can read it (better: POT_KEY)" if on_line else "key given")
     parts += [name for name in FLAGS if flag(config, name)]
-    return f"pot: {', '.join(parts)}" if parts else None
+    return wrapped(f"pot: {', '.join(parts)}", terminal_width(config)).split("\n") if parts else None
 
 
 @pytest.hookimpl(tryfirst=True)

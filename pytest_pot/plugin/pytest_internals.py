@@ -24,11 +24,15 @@ __all__ = [
     "requesting_item",
     "selects_tests",
     "skipped_test",
+    "terminal_width",
     "unittest_error",
     "unknown_ini_keys",
     "use_fixture",
 ]
 
+WIDTH = "pot_width"
+"""What the controller of workers calls the width of its terminal."""
+_WIDTH = 80
 _OWN_FIXTURES = "pytest_pot.plugin.fixtures"
 
 
@@ -98,6 +102,19 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
     """Let through what is written to the terminal while a test's output is captured; pytest has no public way."""
     manager = config.pluginmanager.getplugin("capturemanager")
     return nullcontext() if manager is None else manager.global_and_fixture_disabled()
+
+
+def terminal_width(config: pytest.Config) -> int:
+    """The columns of the terminal, or of a log: 80 where nothing says how wide it is.
+
+    pytest has no public way to ask. A worker of pytest-xdist writes nothing itself, and cannot see the terminal: its controller
+    sends the width (``SessionResults`` in ``plugin.session.summary``).
+    """
+    worker_input = getattr(config, "workerinput", None)
+    if worker_input is not None:
+        return int(worker_input.get(WIDTH, _WIDTH))
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    return _WIDTH if reporter is None else int(reporter._tw.fullwidth)
 
 
 def unknown_ini_keys(config: pytest.Config) -> set[str]:

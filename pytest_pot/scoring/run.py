@@ -52,7 +52,8 @@ class ScoringRun:
         """``progress``: called with (prompts done, prompts in all) after every batch."""
         self.config = config
         self.encoded = encoded
-        self._progress = progress
+        self.progress = progress
+        """As given; may be replaced between a recording and what is compared with it."""
         self._started = time.perf_counter()
         self.probed: Sequence[str] = ()
         """The models, ``"reference"`` or ``"candidate"``, whose noise floor the next run measures on its way."""
@@ -143,7 +144,7 @@ class ScoringRun:
         """
         prompts, tokenizer = self.encoded.prompts, self.encoded.tokenizer
         tokens = fit_all(self.config, self.encoded.ids, reference, max_length)
-        recorded = record(self.config, reference, prompts, tokens, self._progress)
+        recorded = record(self.config, reference, prompts, tokens, self.progress)
         return Baseline(
             config=replace(self.config, path="prefill"),  # how a candidate reads is nothing of a reference's
             prompts=[as_compared(prompt, t, tokenizer) for prompt, t in zip(prompts, tokens, strict=True)],
@@ -191,7 +192,7 @@ class ScoringRun:
         comparison = self._recorded(baseline, candidate, note, baseline.tokens)
         size = baseline.config.batch_size if same_batches else self.config.batch_size
         config = replace(self.config, batch_size=size)
-        batches = Batches[PromptResult](config, baseline.tokens, self._progress, comparison.engines)
+        batches = Batches[PromptResult](config, baseline.tokens, self.progress, comparison.engines)
         if baseline.batches and size in ("auto", baseline.config.batch_size):
             batches.repeat(baseline.batches, at_any_cost=same_batches or size != "auto")
         if baseline.config.batch_size == size and (size != "auto" or not baseline.batches):
@@ -216,7 +217,7 @@ class ScoringRun:
     def _batches(
         self, tokens: Sequence[Tokens] | Mapping[int, Tokens], *engines: Engine, total: int | None = None
     ) -> Batches[PromptResult]:
-        return Batches(self.config, tokens, self._progress, engines, total)
+        return Batches(self.config, tokens, self.progress, engines, total)
 
     def _whole(self, batches: Batches[PromptResult], comparison: Comparison) -> ScoreReport:
         self._choose_probes(comparison, batches)

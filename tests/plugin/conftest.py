@@ -213,7 +213,7 @@ def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "1000")  # no message is wrapped; see test_terminal.py for terminals as they are
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
     for name in _OUTER_RUN_VARIABLES:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import pytest
+
+from pytest_pot.plugin.marker_help import USUAL
+from pytest_pot.plugin.markers import MARKERS
 
 from .conftest import Project
 
@@ -325,20 +331,53 @@ def test_skipped_tests_need_no_models(project: Project) -> None:
     assert not any("pot" in line for line in result.outlines if not line.startswith(("plugins", "rootdir")))
 
 
-def test_pytest_markers_lists_the_markers_with_their_arguments(project: Project) -> None:
-    result = project.run("--markers")
-    shared = "tolerance, confidence, max_outliers, reference, candidate, prompts, key, "
-    arguments = ", ".join(
-        f"{name}=None" for name in f"{shared}max_length, positions, batch_size, candidate_dtype, path, max_tail".split(", ")
+def test_pytest_markers_lists_the_markers_with_their_usual_arguments(project: Project) -> None:
+    lines = project.run("--markers").outlines
+    start = next(index for index, line in enumerate(lines) if line.startswith("@pytest.mark.pot_identity"))
+    assert lines[start : start + 5] == [
+        "@pytest.mark.pot_identity(reference=..., candidate=..., prompts=...,",
+        "  tolerance='half', metric='tv', preset='auto'): fail unless the candidate is",
+        "  the SAME model as its reference. What is left out comes from the options",
+        "  --pot-* and the fixtures pot_*. For all arguments: python -m pydoc",
+        "  pytest_pot.markers.identity",
+    ]
+    for name in MARKERS:
+        start = next(index for index, line in enumerate(lines) if line.startswith(f"@pytest.mark.{name}("))
+        assert all(len(line) < 80 for line in lines[start : lines.index("", start)])
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_the_usual_arguments_exist_and_their_defaults_are_those_of_a_gate(project: Project, name: str) -> None:
+    usual = USUAL[name]
+    assert set(usual) <= set(MARKERS[name].gate.arguments)
+    values = {argument: value for argument, value in usual.items() if value is not ...}
+    limit = {"max_slowdown": 2} if name == "pot_latency" else {}
+
+    def settings(arguments: Mapping[str, Any]) -> str:
+        words = ", ".join(f"{argument}={value!r}" for argument, value in {**limit, **arguments}.items())
+        result = project.run_tests(
+            f"""
+            import pytest
+
+            @pytest.mark.{name}({words})
+            def test_it(): pass
+            """,
+            "--collect-only",
+            "-s",
+        )
+        [line] = [line for line in result.outlines if line.startswith("settings: ")]
+        return line
+
+    project.write(
+        conftest="""
+        from pytest_pot.plugin.collection import gates_on
+
+        def pytest_collection_finish(session):
+            for item in session.items:
+                print("settings:", gates_on(item)[0].settings)
+        """
     )
-    assert (
-        f"@pytest.mark.pot_identity(preset=None, metric=None, max_score=None, max_prompt_score=None, {arguments}): "
-        "fail unless the candidate is the SAME model as its reference"
-    ) in result.outlines
-    assert (
-        f"@pytest.mark.pot_distinct(preset=None, metric=None, min_score=None, {arguments}): "
-        "fail unless the candidate is DIFFERENT from its reference"
-    ) in result.outlines
+    assert settings({}) == settings(values)
 
 
 def test_a_module_that_imports_the_mark_generator_is_no_module_of_unknown_marks(project: Project) -> None:

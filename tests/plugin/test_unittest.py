@@ -185,7 +185,7 @@ def test_a_failed_set_up_leaves_a_row(project: Project) -> None:
     )
     result.assert_outcomes(failed=1)
     assert told(result) == ["test_it ERROR"]
-    assert sum(" ERROR (fail)" in line for line in result.outlines) == 1
+    assert sum("  ERROR, failed" in line for line in result.outlines) == 1
     assert "E   RuntimeError: no database" in [line.replace("     ", " ") for line in result.outlines]
 
 

@@ -30,7 +30,7 @@ FILE = "ref.pot.safetensors"
 
 
 def file_lines(result: pytest.RunResult) -> list[str]:
-    return [line for line in result.outlines if FILE in line and not line.startswith(("FAILED", "pot:", "  reference"))]
+    return [line for line in result.outlines if line.startswith((f"pot: wrote {FILE}", f"pot: {FILE} is "))]
 
 
 def test_an_update_reports_recorded_unchanged_and_updated_files(project: Project) -> None:
@@ -39,17 +39,17 @@ def test_an_update_reports_recorded_unchanged_and_updated_files(project: Project
     path = project.path / FILE
     positions = Baseline.load(path).n_positions
     size = f"{path.stat().st_size / 1000:.0f} kB"
-    assert file_lines(result) == [f"recorded {FILE}: 3 prompts, {positions} positions, {size}"]
+    assert file_lines(result) == [f"pot: wrote {FILE} (3 prompts, {size}; new)"]
     before = path.read_bytes(), path.stat().st_mtime_ns
-    assert file_lines(project.run("--pot-update")) == [f"unchanged {FILE}: 3 prompts, {positions} positions, {size}"]
+    assert file_lines(project.run("--pot-update")) == [f"pot: {FILE} is unchanged (3 prompts, {size})"]
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
 
     project.ini(pot_candidate=project.tiny.perturbed, pot_prompts="prompts.jsonl")
     result = project.run("--pot-update", f"--pot-reference={project.tiny.perturbed}")
     result.assert_outcomes(passed=1)
     [line] = file_lines(result)
-    assert line.startswith(f"updated {FILE}: 3 prompts, {positions} positions, {size}; tv between the old and the new file 0.")
-    assert line.endswith(f", {positions} positions; reference: reference recorded, perturbed now")
+    assert line.startswith(f"pot: wrote {FILE} (3 prompts, {size}; updated: tv between the old and the new file 0.")
+    assert line.endswith(f", {positions} positions; reference: reference recorded, perturbed now)")
     assert Baseline.load(path).provenance.reference == "perturbed"  # no path of this machine
     project.run().assert_outcomes(passed=1)
 
@@ -59,13 +59,14 @@ def test_an_update_reports_what_changed(project: Project) -> None:
     project.prompts("prompts.jsonl", PROMPTS[0], {**PROMPTS[1], "text": "x = 2"}, PROMPTS[2])
     project.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
     [line] = file_lines(project.run("--pot-update"))
-    assert line.endswith("positions; config.top_k: 100 recorded, 50 now; prompt 1: 'x = 1' recorded, 'x = 2' now")
+    assert line.endswith("positions; config.top_k: 100 recorded, 50 now; prompt 1: 'x = 1' recorded, 'x = 2' now)")
 
 
 def test_a_damaged_file_is_replaced(project: Project) -> None:
     (project.path / FILE).write_bytes(b"something else")
     [line] = file_lines(project.run_tests(GATED, "--pot-update"))
-    assert line.startswith(f"replaced {FILE}, which was damaged: 3 prompts, ")
+    assert line.startswith(f"pot: wrote {FILE} (3 prompts, ")
+    assert line.endswith("; the old one was damaged)")
     project.run().assert_outcomes(passed=1)
 
 
@@ -164,7 +165,7 @@ def test_a_live_reference_in_the_marker_is_not_recorded(project: Project) -> Non
 
 def test_the_header_says_that_the_run_updates(project: Project) -> None:
     result = project.run_tests(GATED, "--pot-update", "--pot-baseline=x.pot.safetensors")
-    [line] = [line for line in result.outlines if line.startswith("pot: ")]
+    line = next(line for line in result.outlines if line.startswith("pot: "))
     assert line.endswith(", baseline x.pot.safetensors, update")
 
 

@@ -82,7 +82,7 @@ def test_the_reference_that_the_file_names_is_recorded(recorded: Project) -> Non
     result = recorded.run("--pot-update")
     result.assert_outcomes(passed=1)
     assert recorded_from(recorded) == "models/base"
-    assert any(line.startswith(f"updated {FILE}: 2 prompts") for line in result.outlines)
+    assert any(line.startswith(f"pot: wrote {FILE} (2 prompts") for line in result.outlines)
     recorded.run().assert_outcomes(passed=1)
 
 
@@ -100,9 +100,9 @@ def test_the_printed_command_names_the_files_reference_and_works(recorded: Proje
 
 def test_an_option_comes_before_the_reference_that_the_file_names(recorded: Project) -> None:
     result = recorded.run("--pot-update", f"--pot-reference={recorded.tiny.copy}")
-    recorded_line = [line for line in result.outlines if line.startswith("updated ")]
+    recorded_line = [line for line in result.outlines if line.startswith("pot: wrote ")]
     assert recorded_from(recorded) == "copy"
-    assert recorded_line[0].endswith("; reference: models/base recorded, copy now")
+    assert recorded_line[0].endswith("; reference: models/base recorded, copy now)")
 
 
 @pytest.mark.parametrize("gone", [True, False])

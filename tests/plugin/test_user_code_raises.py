@@ -57,7 +57,7 @@ def test_a_loader_hook(project: Project) -> None:
     assert message(result, "the hook") == said
     # The table and pytest_pot_gate know of the gate, too.
     result.stdout.fnmatch_lines(["*told pot_identity ERROR False None (None, None) pot_identity: the hook*", said[1], said[2]])
-    assert sum(" ERROR (fail)" in line for line in result.outlines) == 1
+    assert sum("  ERROR, failed" in line for line in result.outlines) == 1
 
 
 FACTORIES = """
@@ -206,7 +206,7 @@ def test_another_fixture_keeps_pytests_own_message(project: Project) -> None:
     )
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(['>       raise ConnectionError("no database")', "E       ConnectionError: no database"])
-    assert sum(" ERROR (fail)" in line for line in result.outlines) == 1
+    assert sum("  ERROR, failed" in line for line in result.outlines) == 1
 
 
 def test_a_skip_in_a_fixture_is_a_skip(project: Project) -> None:

@@ -170,7 +170,7 @@ def _timed(
             watch,
             Measured(settings.what, len(batch), _tokens_per_run(settings, batch)),
             Deadline(settings.max_seconds, started),
-            progress,
+            lambda done, total: progress(done, total, at_most=True),  # a clear answer ends it earlier
         )
         return replace(
             report,

@@ -246,7 +246,7 @@ def measure(
                         runner.drop()
                     _refuse_untimed(dropped, tried + 1)
                 if progress is not None:
-                    progress(len(candidate.times), target)
+                    progress(len(candidate.times), limits.looks[-1])
             checks = look()
             decided = any(check.outcome is Outcome.FAIL for check in checks) or all(check.settled for check in checks)
             if decided or expired():

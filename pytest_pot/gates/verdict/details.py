@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
-from pytest_pot.gates.verdict.limits import TOLERANCE_METRIC, TOLERANCES
 from pytest_pot.gates.verdict.result import ScoreOutcome
+from pytest_pot.gates.verdict.scale import Scale, scale
 from pytest_pot.scoring.position_statistics import with_text_keys
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PromptScore",
-    "Scale",
-    "ScaleMark",
     "ScoreDetails",
     "TokenScore",
     "Trajectory",
@@ -92,27 +90,6 @@ class ByPosition(TypedDict):
     """How many prompts have such a position."""
 
 
-class ScaleMark(TypedDict):
-    """A named point on the scale."""
-
-    name: str
-    value: float
-
-
-class Scale(TypedDict):
-    """Where a score lies. All values are in the unit of the metric."""
-
-    metric: str
-    score: float
-    limit: float
-    floor: float | None
-    """The noise floor."""
-    tolerances: list[ScaleMark]
-    """The named limits; empty for metrics that have none."""
-    ladder: list[ScaleMark]
-    """Known changes of the reference, where a calibration has measured them on this machine."""
-
-
 class TrajectoryStep(TypedDict):
     """One prompt of a sequential verdict. Wealth that is infinite is None."""
 
@@ -166,20 +143,6 @@ def details(outcome: ScoreOutcome) -> Mapping[str, Any]:
     if outcome.diagnosis is not None:
         values["diagnosis"] = _diagnosis(outcome.diagnosis)
     return values
-
-
-def scale(outcome: ScoreOutcome) -> Scale:
-    """Where the score of ``outcome`` lies."""
-    metric = outcome.report.metric
-    named = TOLERANCES if metric == TOLERANCE_METRIC else {}
-    return {
-        "metric": metric,
-        "score": outcome.report.mean,
-        "limit": outcome.limit,
-        "floor": outcome.noise_floor,
-        "tolerances": [{"name": name, "value": value} for name, value in named.items()],
-        "ladder": [],
-    }
 
 
 def _prompt_scores(report: ScoreReport) -> list[PromptScore]:

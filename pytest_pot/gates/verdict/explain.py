@@ -10,6 +10,7 @@ from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import count, number, printable, times_over
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
+from pytest_pot.gates.verdict.scale import scale_lines
 
 if TYPE_CHECKING:  # these need numpy
     from pytest_pot.engines.base import ModelDescription
@@ -43,7 +44,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     """Why a gate failed: the score and its limit, the worst prompts and positions, what changed or a likely cause.
 
     ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions,
-    all metrics, and how the figures are spread.
+    all metrics, and how the figures are spread; from 2 on, all prompts, and the 30 worst positions.
     """
     if verbosity < 0 and outcome.diagnosis is None:
         return headline(outcome)
@@ -53,11 +54,12 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     if verbosity < 0:
         return "\n".join([headline(outcome), *quiet_lines(outcome)])
     report = outcome.report
-    n_prompts, n_positions = (3, 3) if verbosity == 0 else (10, 10)
+    n_prompts, n_positions = ((3, 3), (10, 10), (report.n_prompts, 30))[min(verbosity, 2)]
     lines = [
         headline(outcome),
         printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
     ]
+    lines += [f"  {line}" for line in scale_lines(outcome, whole=verbosity > 0)]
     if verbosity > 0:
         lines.append(f"  ran {_how_it_ran(outcome)}")
     else:
@@ -130,6 +132,7 @@ def properties(outcome: ScoreOutcome) -> dict[str, Any]:
         "reference_ran": reference or report.labels[0],
         "candidate_ran": candidate or report.labels[1],
         "conditions": f"{_conditions(outcome)}; ran {_how_it_ran(outcome)}",
+        "on_scale": scale_lines(outcome, whole=True),
         "notes": list(outcome.notes),
         "warnings": list(outcome.warnings),
         **_diagnosis(outcome),

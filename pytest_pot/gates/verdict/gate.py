@@ -110,7 +110,7 @@ class _ScoreGate(Gate):
         from pytest_pot.engines.registry import opened
         from pytest_pot.scoring.run import ScoringRun
 
-        run = ScoringRun(self.settings.config, inputs.prompts, progress)
+        run = ScoringRun(self.settings.config, inputs.prompts, self._stage(progress))
         if inputs.candidate_tokenizer is not None:
             inputs.prompts.check_same(inputs.candidate_tokenizer)
         inputs = replace(
@@ -120,12 +120,18 @@ class _ScoreGate(Gate):
         )
         if inputs.reference is None:
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
+                run.progress = self._stage(progress, "reference")
                 recorded = _recorded(inputs, run, config, check=lambda: self._check_before_writing(run, candidate))
+                run.progress = self._stage(progress, "candidate")
                 return self._against_recording(run, inputs, recorded, candidate), recorded.baseline
         if inputs.recording is not None:  # the reference is run as a whole, so that it need not be run the next time
             with opened(inputs.reference, "reference", config) as reference:
+                progress(0, len(inputs.prompts), "reference")
+                run.progress = self._stage(progress, "reference")
                 recorded = _recorded(inputs, run, config, reference=reference)
             with opened(inputs.candidate, "candidate", self.settings.candidate_config(config)) as candidate:
+                progress(0, len(inputs.prompts), "candidate")
+                run.progress = self._stage(progress, "candidate")
                 return self._against_recording(run, inputs, recorded, candidate), recorded.baseline
         with (
             opened(inputs.reference, "reference", config) as reference,
@@ -136,6 +142,12 @@ class _ScoreGate(Gate):
             if self.settings.config.path == "decode":  # a run token by token alone costs as much as one of many prompts
                 run.probed = ("reference",)
             return self._against_model(run, inputs, reference, candidate), None
+
+    def _stage(self, progress: Progress, stage: str | None = None) -> Callable[[int, int], None]:
+        """``progress`` of the model or, without ``stage``, of both side by side."""
+        # A reference that is run alone is recorded, as a whole.
+        at_most = self.sequential and stage != "reference"
+        return lambda done, total: progress(done, total, stage, at_most=at_most)
 
     def _check_before_writing(self, run: ScoringRun, candidate: Engine) -> None:
         """Raise :class:`PotError` if the candidate does not run, or the limit is below its noise floor."""
@@ -226,6 +238,7 @@ class _ScoreGate(Gate):
             pool,
             notes=(*inputs.notes, *unread_token_notes(inputs.prompts, read), *notes_on(report)),
             warnings=tuple(warnings),
+            ladder=inputs.ladder,
         )
 
 

@@ -38,6 +38,9 @@ class ScoreOutcome(Brief):
     """What a reader of a green run should know, one line each."""
     warnings: tuple[str, ...] = ()
     """What to warn of if the gate passes, one line each."""
+    ladder: tuple[tuple[str, float], ...] = ()
+    """Known changes of the reference and their scores, the smallest first, where they were measured; see
+    :class:`~pytest_pot.calibration.ladder.Calibration`."""
     diagnosis: Diagnosis | None = None
     """What changed and where it starts; None where the gate passed, or the user turned it off."""
 

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, KeptFiles, kind_of_file
-from pytest_pot.core.text import first_lines
+from pytest_pot.core.text import count, first_lines
 from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
 from pytest_pot.engines.server.address import is_server
 from pytest_pot.gates.base import RecordReference
@@ -123,6 +123,14 @@ class BaselineStore:
         except PotError:
             return None
 
+    def files_recorded_in(self, path: Path) -> Mapping[str, str]:
+        """The digests of the files of the model that ``path`` was recorded from; empty where there were none, or where there is
+        no recording that can be read."""
+        try:
+            return self._load(path).provenance.files if os.path.isfile(path) else {}
+        except PotError:
+            return {}
+
     def spec_of(self, name: str) -> str | None:
         """The model that a recording calls ``name``, to load it again: a path below pytest's root, a hub id, or a name for a
         hook of the project. None elsewhere, and for a factory or a server: nothing that a file names is executed or
@@ -202,17 +210,17 @@ class BaselineStore:
         from pytest_pot.scoring.baseline_comparison import changes
 
         content = new.pieces()
-        size = f"{new.n_prompts} prompts, {new.n_positions} positions, {size_of(content) / 1000:.0f} kB"
+        size = f"{count(new.n_prompts, 'prompt')}, {size_of(content) / 1000:.0f} kB"
         if kind_of_file(path) != FILE:
             write_pieces(content, path)
-            return f"recorded {self.shown(path)}: {size}"
+            return f"pot: wrote {self.shown(path)} ({size}; new)"
         if has_content(path, content):
-            return f"unchanged {self.shown(path)}: {size}"
+            return f"pot: {self.shown(path)} is unchanged ({size})"
         try:
             old = Baseline.load(path)
         except PotError:
             write_pieces(content, path)
-            return f"replaced {self.shown(path)}, which was damaged: {size}"
+            return f"pot: wrote {self.shown(path)} ({size}; the old one was damaged)"
         changed = changes(old, new)
         if path.stat().st_mtime >= session_start(self._config) and changed.differences:
             raise PotError(
@@ -222,7 +230,7 @@ class BaselineStore:
         write_pieces(content, path)
         names = old.provenance.reference, new.provenance.reference
         other = f"; reference: {names[0]} recorded, {names[1]} now" if names[0] != names[1] else ""
-        return f"updated {self.shown(path)}: {size}; {changed}{other}"
+        return f"pot: wrote {self.shown(path)} ({size}; updated: {changed}{other})"
 
     def _command(self, item: pytest.Item, recorded_from: str | None = None) -> str:
         """The command that records the reference of ``item``; ``recorded_from``: the one that the file was recorded from."""

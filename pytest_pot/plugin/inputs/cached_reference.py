@@ -18,7 +18,7 @@ from pytest_pot.plugin.options import cache_limit
 from pytest_pot.plugin.session.notes import NOTES
 from pytest_pot.prompts.tokenization import EncodedPrompts
 
-__all__ = ["CachedReference"]
+__all__ = ["CachedReference", "files_of"]
 
 _OWN_HOOKS = "pytest_pot.plugin.hooks"
 """The module of pytest-pot's own implementation of the hook that loads models."""
@@ -76,10 +76,8 @@ class CachedReference:
     def identify_by_files(self, spec: str) -> bool:
         """Find the record of the model in the files of ``spec``, without loading them; False where they do not tell all of
         it."""
-        hooks = self._pytest_config.hook.pytest_pot_load_model.get_hookimpls()
-        if any(hook.function.__module__ != _OWN_HOOKS for hook in hooks):
-            return False  # another's hook may make anything of those files
-        self._key = self._key_of({"files": file_digests(spec)}) if files_tell_all(spec) else None
+        files = files_of(self._pytest_config, spec)
+        self._key = None if files is None else self._key_of({"files": files})
         return self._key is not None
 
     def identify_by_content(self, model: Any) -> bool:
@@ -121,6 +119,14 @@ class CachedReference:
     def _with_own_prompts(self, record: Baseline) -> Baseline:
         """``record`` with this gate's prompts: their kinds may have other names by now, which no number depends on."""
         return replace(record, prompts=self.prompts.prompts)
+
+
+def files_of(config: pytest.Config, spec: str) -> dict[str, str] | None:
+    """The digests of the files of ``spec``; None where they do not tell all of the model that is loaded from them."""
+    hooks = config.hook.pytest_pot_load_model.get_hookimpls()
+    if any(hook.function.__module__ != _OWN_HOOKS for hook in hooks):
+        return None  # another's hook may make anything of those files
+    return file_digests(spec) if files_tell_all(spec) else None
 
 
 def _note_not_cached(config: pytest.Config, error: OSError) -> None:

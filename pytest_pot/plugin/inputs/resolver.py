@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from pytest_pot.engines.registry import common_device, device_of, embedding_rows
 from pytest_pot.engines.server.address import is_server
 from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordReference, ReferenceUse
 from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
-from pytest_pot.plugin.inputs.cached_reference import CachedReference
+from pytest_pot.plugin.inputs.cached_reference import CachedReference, files_of
 from pytest_pot.plugin.inputs.fixture_values import fixture_value
+from pytest_pot.plugin.inputs.ladders import by_content, by_files, known_ladder
 from pytest_pot.plugin.inputs.model_store import no_model
 from pytest_pot.plugin.inputs.prompt_source import PromptRequest, choose_prompts
 from pytest_pot.plugin.inputs.reference_sources import ModelSources
@@ -68,6 +69,11 @@ class _Resolver:
         if use is ReferenceUse.LIVE:
             return self._live_only()
         reference = self._sources.reference()
+        inputs = self._of_reference(reference)
+        ladder = known_ladder(self._config, self._settings.config, inputs.prompts, partial(self._identity, reference, inputs))
+        return replace(inputs, ladder=ladder)
+
+    def _of_reference(self, reference: Any) -> GateInputs:
         if isinstance(reference, Baseline):
             return self._recorded(reference)
         if is_baseline(reference):
@@ -75,6 +81,17 @@ class _Resolver:
             self._config.stash[UNUSED_BASELINES].note_use(path)
             return self._recorded_now(path) if flag(self._config, "update") else self._recorded(path)
         return self._live(reference)
+
+    def _identity(self, reference: Any, inputs: GateInputs) -> Mapping[str, Any] | None:
+        """What tells the reference from any other, as :func:`known_ladder` asks; None where nothing does."""
+        if isinstance(reference, Baseline):
+            return by_files(reference.provenance.files)
+        if is_baseline(reference):
+            return by_files(baseline_store(self._config).files_recorded_in(Path(reference)))
+        files = files_of(self._config, str(reference)) if isinstance(reference, str | Path) else None
+        if files or inputs.live_reference is None:
+            return by_files(files) if files else by_content(inputs.reference)
+        return by_content(inputs.live_reference())
 
     def _live_only(self) -> GateInputs:
         """Two live models, and nothing of what a recording or a cache knows of one."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.core.text import printable, printable_lines
+from pytest_pot.core.text import printable_lines, wrapped
 from pytest_pot.plugin.options import option
+from pytest_pot.plugin.pytest_internals import WIDTH, terminal_width
 from pytest_pot.plugin.session.details import STEP_SUMMARY
 from pytest_pot.plugin.session.html_rows import add_to_html_row, html_page
 from pytest_pot.plugin.session.item_properties import details_on
@@ -32,7 +33,15 @@ class SessionResults:
         self._recorded: dict[str, None] = {}  # lines, in their order
         self._not_gated: dict[str, set[str]] = {}  # tests, by the line that says why
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        node.workerinput[WIDTH] = terminal_width(self._config)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        worker = getattr(report, "worker_id", None) if self._each else None
+        if report.when == "teardown" and report.failed:
+            for row in self._rows.get((report.nodeid, worker), ()):
+                row["outcome"] = "error"
         if not report.user_properties:
             return
         from pytest_pot.report.properties import NOT_GATED, RECORDED, rows_of, with_details
@@ -42,10 +51,10 @@ class SessionResults:
             if name == NOT_GATED:
                 self._not_gated.setdefault(str(line), set()).add(report.nodeid)
         if report.when == "call" or report.failed:
-            worker = getattr(report, "worker_id", None) if self._each else None
             rows = with_details(rows_of(report.nodeid, report.user_properties, worker), details_on(report))
-            if rows:
-                self._rows[report.nodeid, worker] = rows  # the last run of a test that was run again
+            rows = [{**row, "outcome": _outcome(report)} for row in rows]
+            if rows:  # of a test that was run again, those of the last run
+                self._rows[report.nodeid, worker] = rows
                 if html_page(self._config):
                     add_to_html_row(report, rows)
 
@@ -79,19 +88,23 @@ class SessionResults:
             return
         from pytest_pot.report.table import summary_table, what_ran
 
+        width = terminal_width(self._config)
         terminalreporter.write_sep("=", "pot")
-        for line in summary_table(rows) if rows else ["no gate ran"]:
-            terminalreporter.write_line(line)
-        for line in what_ran(rows) if terminalreporter.verbosity > 0 else ():
-            terminalreporter.write_line(line)
-        for line in notes:
-            terminalreporter.write_line(printable_lines(line))
+        for line in summary_table(rows, width) if rows else ():
+            terminalreporter.write(line.text)
+            terminalreporter.line(line.verdict, **({} if line.colour is None else {line.colour: True}))
+        if not rows:
+            terminalreporter.write_line("no gate ran")
+        for text in what_ran(rows, width) if terminalreporter.verbosity > 0 else ():
+            terminalreporter.write_line(text)
+        for note in notes:
+            terminalreporter.write_line(wrapped(printable_lines(note), width))
         for path in self._written:
-            terminalreporter.write_line(printable(f"written to {path}"))
+            terminalreporter.write_line(wrapped(printable_lines(f"written to {path}"), width))
         if self._no_step_summary is not None:
-            terminalreporter.write_line(printable(f"pot: {self._no_step_summary}"), yellow=True)
+            terminalreporter.write_line(wrapped(printable_lines(f"pot: {self._no_step_summary}"), width), yellow=True)
         for error in self._errors:
-            terminalreporter.write_line(printable_lines(error), red=True)
+            terminalreporter.write_line(wrapped(printable_lines(error), width), red=True)
 
     def _all_rows(self) -> list[dict[str, Any]]:
         return [row for rows in self._rows.values() for row in rows]
@@ -99,3 +112,10 @@ class SessionResults:
 
 def _not_gated(reason: str, tests: int) -> str:
     return f"{reason}; {tests} test{'s' * (tests > 1)}"
+
+
+def _outcome(report: pytest.TestReport) -> str:
+    """What became of the test: pytest's own word for it."""
+    if hasattr(report, "wasxfail"):
+        return "xfailed" if report.skipped else "xpassed"
+    return "error" if report.failed and report.when != "call" else report.outcome

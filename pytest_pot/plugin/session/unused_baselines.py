@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.core.text import printable
-from pytest_pot.plugin.pytest_internals import selects_tests
+from pytest_pot.core.text import printable, wrapped
+from pytest_pot.plugin.pytest_internals import selects_tests, terminal_width
 
 __all__ = ["UNUSED_BASELINES", "UnusedBaselines"]
 
@@ -56,7 +56,8 @@ class UnusedBaselines:
         unused = [path for path in self._files() if not {str(path.absolute()), str(path.resolve())} & self._used]
         if unused:
             names = ", ".join(printable(shown(self._config, path)) for path in unused)
-            terminalreporter.write_line(f"pot: recorded files that no test uses: {names}")
+            line = f"pot: recorded files that no test uses: {names}"
+            terminalreporter.write_line(wrapped(line, terminal_width(self._config)))
 
     def _files(self) -> list[Path]:
         """The recorded files below the folders that pytest was asked for; none where it was asked for single files or tests."""
