@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_pot.core.config import PRESETS, ScoringConfig
     from pytest_pot.core.errors import PotError
     from pytest_pot.gates.latency.latency_report import LatencyReport
-    from pytest_pot.gates.verdict.limits import Verdict
+    from pytest_pot.gates.verdict.limits import Verdict, distinct_limit, identity_limits
     from pytest_pot.plugin.gates import PotResult
     from pytest_pot.prompts.added_tokens import ADDED_TOKENS, added_token_prompts
     from pytest_pot.prompts.builtin import builtin_prompts
@@ -42,6 +42,8 @@ __all__ = [
     "added_token_prompts",
     "builtin_prompts",
     "challenge_prompts",
+    "distinct_limit",
+    "identity_limits",
     "load_prompts",
 ]
 
@@ -60,6 +62,8 @@ _MODULES = {
     "added_token_prompts": "prompts.added_tokens",
     "builtin_prompts": "prompts.builtin",
     "challenge_prompts": "prompts.challenges",
+    "distinct_limit": "gates.verdict.limits",
+    "identity_limits": "gates.verdict.limits",
     "load_prompts": "prompts.jsonl",
 }
 

@@ -23,6 +23,7 @@ from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.baseline.provenance import Provenance
 from pytest_pot.baseline.recorded import Recorded, position_starts
 from pytest_pot.baseline.weights_arrays import weights_arrays, weights_in
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.files import FILE, kind_of_file
@@ -36,8 +37,8 @@ from pytest_pot.prompts.prompt import Prompt
 __all__ = ["Baseline"]
 
 
-@dataclass(frozen=True, eq=False)
-class Baseline:
+@dataclass(frozen=True, eq=False, repr=False)
+class Baseline(Brief):
     """A recorded reference: its distributions on a suite of prompts, to score candidates without running it again."""
 
     config: ScoringConfig

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.files import KeptFiles
 from pytest_pot.core.git_files import pointer_at
@@ -55,8 +56,8 @@ _NAME = 100
 """The most characters of a recorded name that a message shows."""
 
 
-@dataclass(frozen=True)
-class Provenance:
+@dataclass(frozen=True, repr=False)
+class Provenance(Brief):
     """What was recorded, with which libraries, and on what machine."""
 
     reference: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.distributions import Flags, Floats, Ints, StoredArrays, TopK, leads
 from pytest_pot.engines.tokens import Tokens
@@ -19,8 +20,8 @@ if TYPE_CHECKING:  # this imports torch
 __all__ = ["Recorded", "RecordedSuite", "position_starts"]
 
 
-@dataclass(frozen=True, eq=False)
-class Recorded:
+@dataclass(frozen=True, eq=False, repr=False)
+class Recorded(Brief):
     """The distributions at n positions, as a file stores them; :meth:`top_k` converts them back."""
 
     ids: npt.NDArray[Any] | None

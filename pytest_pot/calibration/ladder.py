@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.engines.distributions import Floats
 from pytest_pot.gates.verdict.limits import Verdict, identity_limits
 from pytest_pot.prompts.prompt import Prompt
@@ -37,8 +38,8 @@ _MIN_SEPARATION = 1.5
 _RESAMPLES = 10_000
 
 
-@dataclass(frozen=True)
-class Rung:
+@dataclass(frozen=True, repr=False)
+class Rung(Brief):
     """One known change, and the scores it leads to."""
 
     name: str
@@ -56,8 +57,8 @@ class Rung:
         return float(self.scores.std(ddof=1) / self.mean) if self.mean > 0 and len(self.scores) > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class Proposal:
+@dataclass(frozen=True, repr=False)
+class Proposal(Brief):
     """A limit between the changes that should pass and the smallest change that is clearly larger."""
 
     kind: str
@@ -111,8 +112,8 @@ class Proposal:
         return n_failed / _RESAMPLES
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Brief):
     """The ladder of one model."""
 
     metric: str

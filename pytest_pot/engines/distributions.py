@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pytest_pot.core.brief import Brief
+
 __all__ = ["EMPTY_CELL", "UNKNOWN_VOCAB", "Flags", "Floats", "Ints", "StoredArrays", "TopK", "certainly_clear", "leads"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -33,8 +35,8 @@ _LARGE_LOGIT = 64.0
 _PER_POSITION_FIELDS = ("targets", "top_ids", "top_log_probs", "clear", "log_normalisers")
 
 
-@dataclass(frozen=True)
-class TopK:
+@dataclass(frozen=True, repr=False)
+class TopK(Brief):
     """Next-token distributions at n positions, with m ids per position, as natural logarithms.
 
     ``log_probs`` are normalised over the model's whole vocabulary. With ``tail="renormalise"`` they are normalised over the m
@@ -122,8 +124,8 @@ class TopK:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class StoredArrays:
+@dataclass(frozen=True, eq=False, repr=False)
+class StoredArrays(Brief):
     """The distributions at N positions as a recording keeps them: a :class:`TopK` whose log-probabilities are
     ``values * scale - log_normalisers``."""
 

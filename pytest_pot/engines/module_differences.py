@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.engines.base import Engine
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class ModuleDifference:
     """The hooks that someone put on it, and a forward of the instance, of both models; a clause for people."""
 
 
-@dataclass(frozen=True)
-class ModuleTrace:
+@dataclass(frozen=True, repr=False)
+class ModuleTrace(Brief):
     """What was compared module by module."""
 
     first: ModuleDifference | None

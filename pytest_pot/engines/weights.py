@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:  # numpy takes long to import
     from pytest_pot.engines.distributions import Floats
 
+from pytest_pot.core.brief import Brief
+
 __all__ = ["ChangeKind", "TensorChange", "TensorInfo", "TensorPrint", "Weights", "WeightsPrint"]
 
 
@@ -29,8 +31,8 @@ class TensorInfo:
     """Whether a checkpoint holds it. False for buffers that are computed, such as rotary frequencies."""
 
 
-@dataclass(frozen=True)
-class TensorPrint:
+@dataclass(frozen=True, repr=False)
+class TensorPrint(Brief):
     """What a recording keeps of a tensor."""
 
     info: TensorInfo
@@ -48,8 +50,8 @@ class TensorPrint:
     none. A print of a vector tells precisions only."""
 
 
-@dataclass(frozen=True)
-class WeightsPrint:
+@dataclass(frozen=True, repr=False)
+class WeightsPrint(Brief):
     """What a recording keeps of a model's weights and configuration."""
 
     model_class: str

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import printable_lines
 from pytest_pot.core.user_code import raised_in
@@ -43,8 +44,8 @@ __all__ = [
 ]
 
 
-@dataclass
-class PotResult:
+@dataclass(repr=False)
+class PotResult(Brief):
     """The fixture ``pot_result``: what the gates of this test found, filled in before the test's body runs."""
 
     gates: list[GateResult] = field(default_factory=list)

@@ -19,15 +19,15 @@ def on_common_ids(p: TopK, q: TopK) -> tuple[TopK, TopK]:
     if p.ids is None and q.ids is None:
         m = min(p.log_probs.shape[1], q.log_probs.shape[1])
         common = np.ones((len(p), m), dtype=np.bool_)
-        return _cells(p, p.log_probs[:, :m], common, p.log_probs[:, m:]), _cells(
-            q, q.log_probs[:, :m], common, q.log_probs[:, m:]
+        return _cells(p, None, p.log_probs[:, :m], common, p.log_probs[:, m:]), _cells(
+            q, None, q.log_probs[:, :m], common, q.log_probs[:, m:]
         )
     if p.ids is None:
         q, p = on_common_ids(q, p)
         return p, q
     q_log_probs, common, q_rest = _at(q, p.ids)
     p_rest = np.where(common, _NOWHERE, p.log_probs)
-    return _cells(p, p.log_probs, common, p_rest), _cells(q, q_log_probs, common, q_rest)
+    return _cells(p, p.ids, p.log_probs, common, p_rest), _cells(q, p.ids, q_log_probs, common, q_rest)
 
 
 def _at(top: TopK, ids: Ints) -> tuple[Floats, Flags, Floats]:
@@ -50,8 +50,8 @@ def _at(top: TopK, ids: Ints) -> tuple[Floats, Flags, Floats]:
     return np.take_along_axis(top.log_probs, column, axis=1), common, np.where(in_ids, _NOWHERE, top.log_probs)
 
 
-def _cells(top: TopK, log_probs: Floats, common: Flags, rest: Floats) -> TopK:
-    """The cells of the ``common`` ids, and ``rest`` [n, any] and the tail together as the last cell."""
+def _cells(top: TopK, ids: Ints | None, log_probs: Floats, common: Flags, rest: Floats) -> TopK:
+    """The cells of those of ``ids`` that are ``common``, and ``rest`` [n, any] and the tail together as the last cell."""
     mass = np.exp(rest).sum(axis=1) + top.tail_mass
     log_tail = np.log(np.maximum(mass, np.finfo(np.float64).tiny))
-    return replace(top, ids=None, log_probs=np.where(common, log_probs, _NOWHERE), log_tail=log_tail)
+    return replace(top, ids=ids, log_probs=np.where(common, log_probs, _NOWHERE), log_tail=log_tail)

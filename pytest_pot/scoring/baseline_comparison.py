@@ -10,6 +10,7 @@ import numpy as np
 from pytest_pot.baseline.baseline import Baseline
 from pytest_pot.baseline.provenance import config_differences, tokenizer_changes
 from pytest_pot.baseline.staleness import prompt_differences
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
 from pytest_pot.scoring.alignment import on_common_ids
@@ -18,8 +19,8 @@ from pytest_pot.scoring.metrics import position_divergences
 __all__ = ["Changes", "Overlap", "changes", "compare"]
 
 
-@dataclass(frozen=True)
-class Overlap:
+@dataclass(frozen=True, repr=False)
+class Overlap(Brief):
     """How far a candidate's recording is from a reference's."""
 
     metrics: dict[str, float]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
@@ -36,7 +37,7 @@ from pytest_pot.engines.tensors import (
 )
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.scoring.metrics import divergences, renormalised
+from pytest_pot.scoring.metrics import divergences, renormalised, with_shared_choice
 from pytest_pot.scoring.noise_floor import Probes
 from pytest_pot.scoring.noise_probes import ProbedRows
 from pytest_pot.scoring.own_top_k import (
@@ -56,8 +57,8 @@ _PER_MODEL = ("log_tail", "targets", "top_ids", "top_log_probs", "clear", "magni
 _N_METRICS, _N_PER_MODEL = len(METRICS), len(_PER_MODEL)
 
 
-@dataclass(frozen=True)
-class PromptResult:
+@dataclass(frozen=True, repr=False)
+class PromptResult(Brief):
     """The results of one prompt: each metric [n_positions] by name, and what a report shows of both models."""
 
     divergences: dict[str, Floats]
@@ -164,7 +165,8 @@ class Comparison:
         if not tells_given_ids(engine):
             k = in_batch.values.shape[1] if in_batch.log_tail is not None else None
             alone = HostReading(engine, tokens, self._device, k=k).top_k(0)
-            return divergences(*on_common_cells(in_batch, alone, targets_of(tokens), self._device), "bucket")
+            cells = on_common_cells(in_batch, alone, targets_of(tokens), self._device)
+            return divergences(*with_shared_choice(*cells), "bucket")
         if reads_aside(engine):
             reading: Reading = engine.reading_aside(tokens, self._device, wide_tail=wide_tail)
         elif reads(engine):
@@ -181,7 +183,7 @@ class Comparison:
             alone = alone.with_empty_tail()
         if self._config.tail == "renormalise":
             in_batch, alone = renormalised(in_batch), renormalised(alone)
-        return divergences(in_batch, alone, self._config.tail)
+        return divergences(*with_shared_choice(in_batch, alone), self._config.tail)
 
     def _reference_reading(self, tokens: Sequence[Tokens], wide_tail: bool) -> ReferenceReading:
         if reads(self._reference):
@@ -248,6 +250,7 @@ class Comparison:
         reference's tail, if it is not that of the cells."""
         if self._config.tail == "renormalise":
             reference, candidate = renormalised(reference), renormalised(candidate)
+        reference, candidate = with_shared_choice(reference, candidate)
         metrics = divergences(reference, candidate, self._config.tail)
         rows = [metrics, _shown(reference), _shown(candidate)]
         return torch.cat(rows if own_tail is None else [*rows, own_tail.to(torch.float64)[None]])

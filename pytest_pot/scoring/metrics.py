@@ -26,6 +26,8 @@ overflows where one of them underflows.
 With ``tail="renormalise"``, all log-probabilities are relative to the mass of the reference's top-k S, for ``delta_ce`` too:
 ``|ln p(y)/p(S) − ln q(y)/q(S)|``. If y is outside S, these terms are not log-probabilities and may be above 0, but the metric
 still shows how much the odds of y against S changed. Only a token in S can then be the likeliest.
+
+Where several tokens are equally likely, an engine names any of them first; see :func:`with_shared_choice`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from pytest_pot.core.names import METRICS
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.tensors import Distributions, as_distributions
 
-__all__ = ["divergences", "position_divergences", "renormalised", "renormalised_top"]
+__all__ = ["divergences", "position_divergences", "renormalised", "renormalised_top", "with_shared_choice"]
 
 _CELLS_PER_CHUNK = {"cpu": 1 << 16}
 _CELLS_PER_CHUNK_ELSEWHERE = 1 << 21
@@ -49,6 +51,9 @@ into 100 MB elsewhere."""
 
 _ROUNDING = 1e-12
 """Far above the rounding error of a sum of a thousand probabilities; far below that of a log-probability in float32."""
+_TIE = 1e-9
+"""Log-probabilities that differ by less are of equal logits: far below what one step of a float32 logit is, and above the
+rounding of sums in float64."""
 
 
 def divergences(reference: Distributions, candidate: Distributions, tail: str) -> Tensor:
@@ -97,6 +102,31 @@ def renormalised(distributions: Distributions) -> Distributions:
         top_ids=torch.where(changed, first[:, 0], distributions.top_ids),
         top_log_probs=torch.where(changed, top, distributions.top_log_probs),
     )
+
+
+def with_shared_choice(reference: Distributions, candidate: Distributions) -> tuple[Distributions, Distributions]:
+    """Both distributions, with the same first choice wherever one token is the likeliest in both.
+
+    Several tokens may be equally likely, which is common where logits are bfloat16. Which of them an engine names first is
+    arbitrary: it depends on how the largest logits are searched for. Both distributions must be over the same cells.
+    """
+    likeliest = _is_first(reference) & _is_first(candidate)
+    column = likeliest.to(torch.uint8).argmax(-1, keepdim=True)
+    shared = (column if reference.ids is None else reference.ids.gather(-1, column))[:, 0]
+    found = likeliest.any(-1)
+    return (
+        replace(reference, top_ids=torch.where(found, shared, reference.top_ids)),
+        replace(candidate, top_ids=torch.where(found, shared, candidate.top_ids)),
+    )
+
+
+def _is_first(distributions: Distributions) -> Tensor:
+    """[n, m]: whether no id of the whole vocabulary is likelier than that of the cell."""
+    d = distributions
+    largest = d.values.amax(-1, keepdim=True)
+    factor = d.scale if isinstance(d.scale, float) else d.scale[:, 0]
+    log_prob = largest[:, 0].to(d.log_normalisers.dtype) * factor - d.log_normalisers
+    return (d.values == largest) & (d.top_log_probs - log_prob < _TIE)[:, None]
 
 
 def renormalised_top(top: TopK) -> TopK:

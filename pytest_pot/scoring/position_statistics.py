@@ -10,10 +10,12 @@ import numpy as np
 
 from pytest_pot.engines.distributions import Floats, TopK
 
-__all__ = ["PERCENTILES", "DeltaP", "SameTop", "delta_p", "percentiles", "same_top", "with_text_keys"]
+__all__ = ["DELTA_P_PERCENTILES", "PERCENTILES", "DeltaP", "SameTop", "delta_p", "percentiles", "same_top", "with_text_keys"]
 
 PERCENTILES: tuple[float, ...] = (0, 1, 5, 10, 50, 90, 95, 99, 99.9, 100)
-"""The percentiles that reports show."""
+"""The percentiles of a metric that reports show."""
+DELTA_P_PERCENTILES: tuple[float, ...] = (0, 0.1, 1, 5, 10, 25, 50, 75, 90, 95, 99, 99.9, 100)
+"""Those of Δp, whose two sides matter alike: the ones that llama.cpp prints."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class DeltaP:
     rms: float
     """Root of the mean square, in percentage points."""
     percentiles: Mapping[float, float]
-    """In percentage points, by :data:`PERCENTILES`."""
+    """In percentage points, by :data:`DELTA_P_PERCENTILES`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; the keys of ``percentiles`` are strings: ``"99.9"``."""
@@ -41,9 +43,13 @@ class SameTop(NamedTuple):
     """Over prompts, since the positions of one prompt are not independent; None with fewer than two prompts."""
 
 
-def percentiles(values: Floats) -> dict[float, float]:
-    """The :data:`PERCENTILES` of ``values`` [n], with linear interpolation between neighbours, as llama.cpp computes them."""
-    return dict(zip(PERCENTILES, np.percentile(values, PERCENTILES).tolist(), strict=True))
+def percentiles(values: Floats, which: tuple[float, ...] = PERCENTILES) -> dict[float, float]:
+    """The percentiles ``which`` of ``values`` [n], with linear interpolation between neighbours.
+
+    The q-th is at index ``(n - 1) q / 100`` of the sorted values, as in llama.cpp (``percentile`` in
+    tools/perplexity/perplexity.cpp).
+    """
+    return dict(zip(which, np.percentile(values, which).tolist(), strict=True))
 
 
 def delta_p(reference: Sequence[TopK], candidate: Sequence[TopK]) -> DeltaP:
@@ -52,7 +58,7 @@ def delta_p(reference: Sequence[TopK], candidate: Sequence[TopK]) -> DeltaP:
         np.exp(np.minimum(np.concatenate([top.targets for top in models]), 0.0)) for models in (reference, candidate)
     )
     change = 100.0 * (after - before)
-    return DeltaP(float(change.mean()), float(np.sqrt(np.square(change).mean())), percentiles(change))
+    return DeltaP(float(change.mean()), float(np.sqrt(np.square(change).mean())), percentiles(change, DELTA_P_PERCENTILES))
 
 
 def same_top(reference: Sequence[TopK], candidate: Sequence[TopK]) -> SameTop:

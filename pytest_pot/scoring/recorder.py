@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pytest_pot.baseline.recorded import Recorded, RecordedSuite, position_starts
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Floats, certainly_clear
@@ -26,8 +27,8 @@ from pytest_pot.scoring.positions import named_prompts
 __all__ = ["RecordedPass", "as_compared", "record"]
 
 
-@dataclass(frozen=True)
-class RecordedPass:
+@dataclass(frozen=True, repr=False)
+class RecordedPass(Brief):
     """The result of running the reference once over a suite."""
 
     positions: Recorded

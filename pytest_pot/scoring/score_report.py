@@ -1,286 +1,86 @@
-"""What scoring returns: :class:`ScoreReport`, with every metric at every position, and the worst positions as text."""
+"""What scoring returns: :class:`ScoreReport`, the figures with the ways to show them."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import numpy as np
+from pytest_pot.scoring.score_figures import ScoreFigures, WorstPosition
 
-from pytest_pot.core.config import ScoringConfig
-from pytest_pot.engines.base import ModelDescription, Room
-from pytest_pot.engines.distributions import Floats, TopK
-from pytest_pot.engines.tokens import Tokens
-from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.scoring.position_statistics import DeltaP, SameTop, delta_p, percentiles, same_top
+if TYPE_CHECKING:  # an optional extra
+    import pandas as pd
 
-__all__ = ["ScoreReport", "WorstPosition"]
+__all__ = ["ScoreLimits", "ScoreReport", "WorstPosition"]
 
-_CONTEXT_TOKENS = 12
+V_co = TypeVar("V_co", covariant=True)
 
 
-@dataclass(frozen=True)
-class WorstPosition:
-    """One position: the context, the continuation's token, and what each model predicts.
-
-    Probabilities and choices are over each model's whole vocabulary. With ``tail="renormalise"``, choices are among the
-    reference's top-k, and probabilities are relative to its mass. The probability of a token outside the top-k can then be
-    above 1; it is shown as 1.
-    """
-
-    prompt_index: int
-    """Index in the caller's list of prompts."""
-    position: int
-    """0 is the first token of the continuation."""
-    score: float
-    context: str
-    """The end of the text before the token."""
-    token: str
-    token_id: int
-    reference_probability: float
-    """The reference's probability of the token."""
-    candidate_probability: float
-    reference_choice: str
-    """The reference's likeliest token."""
-    reference_choice_probability: float
-    candidate_choice: str
-    candidate_choice_probability: float
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreReport:
-    """The divergence of a candidate from its reference on a list of prompts.
-
-    Scores have the unit of their metric (nats for ``kl``, ``kl_reverse`` and ``delta_ce``); 0 means that the models agree.
-    """
-
-    config: ScoringConfig
-    prompts: Sequence[Prompt]
-    """The prompts that were scored: all of them, unless a verdict came earlier."""
-    indices: Sequence[int]
-    """The index of each of these prompts in the caller's list."""
-    tokens: Sequence[Tokens]
-    """The ids that both models read, prompt by prompt. They include the continuations that the reference sampled for prompts
-    without one."""
-    divergences: Mapping[str, Sequence[Floats]]
-    """Each metric by name, as one array [n_positions] per prompt."""
-    distributions: tuple[Sequence[TopK], Sequence[TopK]] = field(repr=False)
-    """Reference and candidate: targets and first choices of each prompt, without the cells."""
-    tail_masses: Sequence[Floats] = field(repr=False)
-    decode: Callable[[list[int]], str] = field(repr=False)
-    elapsed_s: float
-    batch_size: int
-    """Prompts per forward pass: the configured size, or less if memory ran out. With ``"auto"``, those of the largest batch
-    since memory last ran out."""
-    labels: tuple[str, str]
-    """Precision and device of reference and candidate."""
-    ran: tuple[ModelDescription | None, ModelDescription | None] = (None, None)
-    """What ran as reference and candidate; None where it was recorded, or where an engine does not say."""
-    batches: Sequence[Sequence[int]] = ()
-    """The prompts of each batch that both models ran, as indices in the caller's list, in the order in which they ran. Prompts
-    that ran once more alone, to measure the noise floor, are not among them."""
-    room: Room | None = None
-    """What the batches were planned with, as it was known at the end; None where the batch size was given, or where they were
-    those of a recording."""
-
-    n_ids: int | None = None
-    """The reference's likeliest ids that were compared one by one: ``config.top_k``, or fewer where the reference tells no
-    more; None if it was the whole vocabulary."""
-    unseens: Sequence[tuple[Floats, Floats]] = field(default=(), repr=False)
-    """Of each prompt [n_positions]: the probability, of reference and candidate, outside the ids that both know. Empty where
-    the candidate knows the probability of each of the reference's ids."""
-    to_tell_more: str | None = None
-    """How the candidate's user makes its engine tell more ids; None where that is not known."""
+class ScoreLimits(Protocol[V_co]):
+    """Limits on a score: :func:`~pytest_pot.identity_limits` and :func:`~pytest_pot.distinct_limit` make them."""
 
     @property
     def metric(self) -> str:
-        return self.config.metric
+        """The metric that is limited."""
 
-    @property
-    def positions(self) -> list[Floats]:
-        """The gated metric at every position, one array per prompt."""
-        return list(self.divergences[self.metric])
+    def verdict(self, mean: float, worst_prompt: float) -> V_co:
+        """The verdict on a completely scored suite, from its mean score and its worst prompt's score."""
 
-    @property
-    def scores(self) -> Floats:
-        """[n_prompts], in the order of ``prompts``: the gated metric, averaged over each prompt's positions."""
-        return self.prompt_scores(self.metric)
 
-    def prompt_scores(self, metric: str) -> Floats:
-        """[n_prompts]: the metric with this name, averaged over each prompt's positions."""
-        return np.array([values.mean() for values in self.divergences[metric]], dtype=np.float64)
+class ScoreReport(ScoreFigures):
+    """The divergence of a candidate from its reference on a list of prompts.
 
-    @property
-    def mean(self) -> float:
-        """The suite's score: the mean over prompts."""
-        return _mean(self.scores)
+    Scores have the unit of their metric (nats for ``kl``, ``kl_reverse`` and ``delta_ce``); 0 means that the models agree.
+    ``print(report)`` shows the most important figures, :meth:`explain` where the models differ most, and a notebook a table.
+    """
 
-    @property
-    def max(self) -> float:
-        """The worst prompt's score."""
-        return float(self.scores.max())
+    def verdict(self, limits: ScoreLimits[V_co]) -> V_co:
+        """What ``limits`` say: ``report.verdict(identity_limits("tv", tolerance="int8"))`` is a :class:`~pytest_pot.Verdict`.
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Each metric by name, averaged over the suite like a score."""
-        return {name: _mean(self.prompt_scores(name)) for name in self.divergences}
+        Every metric is in every report, so the limits need not be on :attr:`metric`. Only the numbers are compared: a gate also
+        refuses a limit below the noise floor, and scores that hide too much in the tail (see :attr:`tail_mass`).
 
-    @property
-    def kinds(self) -> dict[str, float]:
-        """The gated metric, averaged over the prompts of each kind; prompts without a kind do not count.
-
-        The kinds are in the order of their first prompts.
+        Raises:
+            InvalidArgument: the limits are on a metric that does not exist.
         """
-        scores: dict[str, list[float]] = {}
-        for prompt, score in zip(self.prompts, self.scores.tolist(), strict=True):
-            if prompt.kind is not None:
-                scores.setdefault(prompt.kind, []).append(score)
-        return {kind: float(np.mean(values)) for kind, values in scores.items()}
+        scores = self.prompt_scores(limits.metric)
+        return limits.verdict(self.metrics[limits.metric], float(scores.max()))
 
-    @property
-    def tail_mass(self) -> float:
-        """The reference's probability outside the top-k, which is merged into one cell; averaged like a score."""
-        return float(np.mean([values.mean() for values in self.tail_masses]))
+    def explain(self, most: int = 3) -> str:
+        """The figures, and where the models differ most, as in a failure message: the ``most`` worst prompts and positions."""
+        from pytest_pot.scoring.score_text import overview, worst_lines
 
-    @property
-    def unseen(self) -> tuple[float, float] | None:
-        """The probability, of reference and candidate, outside the ids that both know, which is merged into one cell; averaged
-        like a score. None where the candidate knows the probability of each of the reference's ids."""
-        if not self.unseens:
-            return None
-        reference, candidate = (float(np.mean([pair[side].mean() for pair in self.unseens])) for side in (0, 1))
-        return reference, candidate
-
-    def percentiles(self, metric: str) -> dict[float, float]:
-        """The metric with this name, over all positions: its value by percentile (0, 1, 5, 10, 50, 90, 95, 99, 99.9, 100)."""
-        return percentiles(np.concatenate(self.divergences[metric]))
-
-    @property
-    def delta_p(self) -> DeltaP:
-        """The change of the probability of the continuation's token, in percentage points."""
-        return delta_p(*self.distributions)
-
-    @property
-    def same_top(self) -> SameTop:
-        """The share of positions at which both models have the same likeliest token."""
-        return same_top(*self.distributions)
-
-    @property
-    def n_prompts(self) -> int:
-        return len(self.prompts)
-
-    @property
-    def n_positions(self) -> int:
-        return sum(tokens.n_positions for tokens in self.tokens)
-
-    @property
-    def n_truncated(self) -> int:
-        """Number of prompts that were cut on the left to fit ``max_length`` or the models' own maximum length."""
-        return sum(tokens.truncated for tokens in self.tokens)
-
-    @property
-    def ms_per_prompt(self) -> float:
-        """Milliseconds per prompt, including everything: tokenising, both models, arithmetic."""
-        return 1000.0 * self.elapsed_s / self.n_prompts
-
-    @property
-    def batch_shapes(self) -> list[tuple[int, int]]:
-        """Prompts, and tokens with their padding, of each of :attr:`batches`."""
-        lengths = {index: len(tokens.ids) for index, tokens in zip(self.indices, self.tokens, strict=True)}
-        return [(len(batch), len(batch) * max(lengths[index] for index in batch)) for batch in self.batches]
-
-    @property
-    def planned_with(self) -> dict[str, int] | None:
-        """The figures of :attr:`room` by name, in tokens; see :class:`~pytest_pot.engines.base.Room`."""
-        return None if self.room is None else {name: getattr(self.room, name) for name in ("launch", "fixed", "most")}
-
-    def worst(self, n: int = 5) -> list[WorstPosition]:
-        """The ``n`` positions with the largest values of the gated metric, worst first."""
-        ends = np.cumsum([len(values) for values in self.positions])
-        flat = np.concatenate(self.positions)
-        positions = []
-        for index in np.argsort(-flat, kind="stable")[:n]:
-            prompt = int(np.searchsorted(ends, index, side="right"))
-            positions.append(self.at(prompt, int(index - ends[prompt] + len(self.positions[prompt]))))
-        return positions
-
-    def at(self, prompt: int, position: int) -> WorstPosition:
-        """One position of ``prompts[prompt]``."""
-        tokens = self.tokens[prompt]
-        index = tokens.prompt_len + position
-        reference, candidate = (models[prompt] for models in self.distributions)
-        return WorstPosition(
-            prompt_index=self.indices[prompt],
-            position=position,
-            score=float(self.positions[prompt][position]),
-            context=self._text(list(tokens.ids[max(0, index - _CONTEXT_TOKENS) : index])),
-            token=self._text([tokens.ids[index]]),
-            token_id=tokens.ids[index],
-            reference_probability=_probability(reference.targets[position]),
-            candidate_probability=_probability(candidate.targets[position]),
-            reference_choice=self._text([int(reference.top_ids[position])]),
-            reference_choice_probability=_probability(reference.top_log_probs[position]),
-            candidate_choice=self._text([int(candidate.top_ids[position])]),
-            candidate_choice_probability=_probability(candidate.top_log_probs[position]),
-        )
-
-    def _text(self, ids: list[int]) -> str:
-        """``ids`` as text, or as ``<id 7>`` if the tokenizer cannot decode them.
-
-        A padded vocabulary has ids that its tokenizer never returns. Some tokenizers raise an error of any kind for such an id,
-        but a report must not fail because of it.
-        """
-        try:
-            return self.decode(ids)
-        except Exception:
-            return f"<id {ids[0]}>" if len(ids) == 1 else "".join(self._text([token]) for token in ids)
+        return "\n".join([*overview(self), *worst_lines(self, most, most)])
 
     def to_dict(self) -> dict[str, Any]:
-        """The report in plain JSON types."""
-        return {
-            "metric": self.metric,
-            "mean": self.mean,
-            "max": self.max,
-            "metrics": self.metrics,
-            "kinds": self.kinds,
-            "tail_mass": self.tail_mass,
-            "unseen": None if self.unseen is None else dict(zip(("reference", "candidate"), self.unseen, strict=True)),
-            "n_ids": self.n_ids,
-            "n_prompts": self.n_prompts,
-            "n_positions": self.n_positions,
-            "n_truncated": self.n_truncated,
-            "elapsed_s": self.elapsed_s,
-            "ms_per_prompt": self.ms_per_prompt,
-            "batch_size": self.batch_size,
-            "batches": [{"prompts": prompts, "tokens": tokens} for prompts, tokens in self.batch_shapes],
-            "batches_planned_with": self.planned_with,
-            "reference": self.labels[0],
-            "candidate": self.labels[1],
-            "ran": dict(zip(("reference", "candidate"), (ran and asdict(ran) for ran in self.ran), strict=True)),
-            "config": asdict(self.config),
-            "scores": self.scores.tolist(),
-            "positions": [values.tolist() for values in self.positions],
-            "prompts": [
-                {
-                    "index": index,
-                    "text": prompt.text,
-                    "kind": prompt.kind,
-                    "prompt_tokens": tokens.prompt_len,
-                    "continuation": list(tokens.targets),
-                    "truncated": tokens.truncated,
-                }
-                for index, prompt, tokens in zip(self.indices, self.prompts, self.tokens, strict=True)
-            ],
-            "worst": [asdict(position) for position in self.worst(5)],
-        }
+        """The report in plain JSON types, as ``report/schema/score_report.schema.json`` in this package describes them."""
+        from pytest_pot.scoring.score_json import as_json
 
+        return as_json(self)
 
-def _mean(values: Floats) -> float:
-    """The mean from the exact sum, rounded once, so that it does not depend on the order of the values."""
-    return float(statistics.mean(values.tolist()))
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per position, as a pandas DataFrame.
 
+        Columns: ``prompt`` (index in the caller's list), ``kind``, ``position`` (0 is the first token of the continuation),
+        ``token`` (its text), ``token_id``, each metric by name, and the ``reference_probability`` and
+        ``candidate_probability`` of the token; see :class:`WorstPosition` for these.
 
-def _probability(log_prob: float) -> float:
-    return float(np.exp(min(log_prob, 0.0)))
+        Raises:
+            PotError: pandas is not installed.
+        """
+        from pytest_pot.scoring.score_table import as_dataframe
+
+        return as_dataframe(self)
+
+    def __repr__(self) -> str:
+        from pytest_pot.scoring.score_text import one_line
+
+        return f"<ScoreReport: {one_line(self)}>"
+
+    def __str__(self) -> str:
+        from pytest_pot.scoring.score_text import overview
+
+        return "\n".join(overview(self))
+
+    def _repr_html_(self) -> str:
+        from pytest_pot.scoring.score_html import as_html
+
+        return as_html(self)

@@ -23,7 +23,7 @@ def test_the_lowest_versions_are_those_that_are_promised() -> None:
     tox.read(ROOT / "tox.ini", encoding="utf-8")
     lowest = tox["testenv:lowest"]
     extras = project["optional-dependencies"]
-    promised = chain(project["dependencies"], extras["gguf"], extras["onnx"], extras["server"])
+    promised = chain(project["dependencies"], *(extras[name] for name in ("gguf", "onnx", "pandas", "server")))
     floors = dict(requirement.split(">=") for requirement in promised)
     pins = dict(line.split("==") for line in lowest["deps"].splitlines() if "==" in line)
     assert lowest["base_python"] == "py" + project["requires-python"].removeprefix(">=").replace(".", "")

@@ -35,7 +35,7 @@ _PROBING = 0.1
 """The share of ``max_seconds`` that a gate may spend on choosing the number of threads."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LatencyResult(LatencyOutcome, GateResult):
     """The result of a gate on latency: a :class:`~pytest_pot.gates.latency.result.LatencyOutcome` that explains itself."""
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.engines.base import PeakMemory
 
 __all__ = ["Check", "LatencyReport", "Outcome", "RequestFigures", "quantile"]
@@ -43,8 +44,8 @@ class Check:
     """Whether more timings are unlikely to change the outcome."""
 
 
-@dataclass(frozen=True)
-class RequestFigures:
+@dataclass(frozen=True, repr=False)
+class RequestFigures(Brief):
     """What requests to a server took whose tokens were streamed, in seconds."""
 
     first_token: tuple[float, ...]
@@ -60,8 +61,8 @@ class RequestFigures:
     """How many requests had all their tokens at once."""
 
 
-@dataclass(frozen=True)
-class LatencyReport:
+@dataclass(frozen=True, repr=False)
+class LatencyReport(Brief):
     """Timings of a candidate, and of a reference beside it, in seconds per run."""
 
     what: str

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.gates.latency.latency_report import LatencyReport, Outcome
 from pytest_pot.gates.latency.settings import LatencySettings
 
 __all__ = ["LatencyOutcome"]
 
 
-@dataclass(frozen=True)
-class LatencyOutcome:
+@dataclass(frozen=True, repr=False)
+class LatencyOutcome(Brief):
     """A report on timings, and whether the gate passes."""
 
     settings: LatencySettings

@@ -137,8 +137,8 @@ class ScoreDetails(TypedDict):
     prompt_scores: list[PromptScore]
     percentiles: dict[str, dict[str, float]]
     """By metric, and by percentile: ``"99.9"``."""
-    delta_p: dict[str, Any]
-    """See :class:`~pytest_pot.scoring.position_statistics.DeltaP`."""
+    delta_p: dict[str, Any] | None
+    """See :class:`~pytest_pot.scoring.position_statistics.DeltaP`; None with ``tail="renormalise"``."""
     same_top: dict[str, float | None]
     """``share`` and ``standard_error``."""
     by_position: ByPosition
@@ -151,10 +151,11 @@ class ScoreDetails(TypedDict):
 def details(outcome: ScoreOutcome) -> Mapping[str, Any]:
     """The :class:`ScoreDetails` of ``outcome``."""
     report = outcome.report
+    change = report.delta_p
     values: ScoreDetails = {
         "prompt_scores": _prompt_scores(report),
         "percentiles": {metric: with_text_keys(report.percentiles(metric)) for metric in report.divergences},
-        "delta_p": report.delta_p.to_dict(),
+        "delta_p": None if change is None else change.to_dict(),
         "same_top": dict(report.same_top._asdict()),
         "by_position": _by_position(report),
         "worst_prompts": _worst_prompts(report, _WORST_PROMPTS[outcome.passed]),

@@ -7,19 +7,16 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pytest_pot.core.names import PLAIN_FORMATS
-from pytest_pot.core.text import count, first_lines, number, printable, quoted, shorten, times_over
+from pytest_pot.core.text import count, number, printable, times_over
 from pytest_pot.gates.verdict.limits import IdentityLimits, Verdict
 from pytest_pot.gates.verdict.result import ScoreOutcome
 
 if TYPE_CHECKING:  # these need numpy
     from pytest_pot.engines.base import ModelDescription
     from pytest_pot.gates.verdict.sequential import Decision
-    from pytest_pot.scoring.score_report import ScoreReport, WorstPosition
+    from pytest_pot.scoring.score_report import ScoreReport
 
 __all__ = ["explain", "headline", "notes_on", "properties"]
-
-_KIND, _LABEL = 40, 400
-"""The most characters of a prompt's kind, and of what a model or a recording says of its precision and device."""
 
 
 def headline(outcome: ScoreOutcome) -> str:
@@ -45,12 +42,13 @@ def headline(outcome: ScoreOutcome) -> str:
 def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     """Why a gate failed: the score and its limit, the worst prompts and positions, what changed or a likely cause.
 
-    ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions
-    and all metrics.
+    ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions,
+    all metrics, and how the figures are spread.
     """
     if verbosity < 0 and outcome.diagnosis is None:
         return headline(outcome)
     from pytest_pot.gates.verdict.diagnosis_lines import cause_lines, quiet_lines
+    from pytest_pot.scoring.score_text import figure_lines, kinds_text, metrics_text, worst_lines
 
     if verbosity < 0:
         return "\n".join([headline(outcome), *quiet_lines(outcome)])
@@ -70,14 +68,11 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     if verbosity > 0:
         lines += [f"  {note}" for note in outcome.notes]
         if report.kinds:
-            kinds = [f"{shorten(kind, _KIND)} {number(value)}" for kind, value in report.kinds.items()]
-            lines.append("  by kind: " + ", ".join(first_lines(kinds, 10 * n_prompts)))
-        lines.append("  all metrics: " + ", ".join(f"{name} {number(value)}" for name, value in report.metrics.items()))
+            lines.append(f"  by kind: {kinds_text(report, 10 * n_prompts)}")
+        lines.append(f"  all metrics: {metrics_text(report)}")
+        lines += [f"  {line}" for line in figure_lines(report)]
     if isinstance(outcome.settings.limits, IdentityLimits) and report.max > 0:  # may be UNDECIDED with all scores 0
-        lines += ["  worst prompts:", *_worst_prompts(outcome, n_prompts)]
-        lines += ["  worst positions (context ▸ next token):"]
-        for position in report.worst(n_positions):
-            lines += _position_lines(position)
+        lines += [f"  {line}" for line in worst_lines(report, n_prompts, n_positions)]
     return "\n".join([*lines, *cause_lines(outcome, verbosity)])
 
 
@@ -248,20 +243,18 @@ def _missing(outcome: ScoreOutcome, decision: Decision) -> str:
 
 def _conditions(outcome: ScoreOutcome) -> str:
     """What was compared, and how."""
-    report, config = outcome.report, outcome.settings.config
-    cells = "whole vocabulary" if config.top_k is None else f"top {report.n_ids or config.top_k}"
-    if config.top_k is not None:
-        cells += f" + tail of {report.tail_mass:.1%}" if config.tail == "bucket" else " renormalised"
-    if report.unseen is not None:
-        cells += f" ({report.unseen[0]:.2%} and {report.unseen[1]:.2%} unseen)"
-    reference, candidate = (shorten(label, _LABEL) for label in report.labels)
-    label = reference if reference == candidate else f"{reference} and {candidate}"
+    from pytest_pot.scoring.score_text import cells_text, models_text
+
+    report = outcome.report
     cut = f", {report.n_truncated} cut on the left" if report.n_truncated else ""
     positions = f"{report.n_positions} positions"
     floor = "" if outcome.noise_floor is None else f", noise floor {number(outcome.noise_floor)}"
     if outcome.noise_floor == 0.0:  # rounding may still show in other prompts
         floor = ", no noise seen"
-    return f"preset {outcome.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells}, {label}{floor}"
+    return (
+        f"preset {outcome.settings.preset}, {report.n_prompts} prompts{cut}, {positions}, {cells_text(report)}, "
+        f"{models_text(report.labels)}{floor}"
+    )
 
 
 def _how_it_ran(outcome: ScoreOutcome) -> str:
@@ -276,38 +269,3 @@ def _largest_batch(report: ScoreReport) -> tuple[int, int]:
     """The most prompts, and the most tokens with their padding, of one batch."""
     shapes = report.batch_shapes
     return max((prompts for prompts, _ in shapes), default=0), max((tokens for _, tokens in shapes), default=0)
-
-
-def _worst_prompts(outcome: ScoreOutcome, most: int) -> list[str]:
-    report = outcome.report
-    lines = []
-    for index in (-report.scores).argsort(kind="stable")[:most]:
-        prompt = report.prompts[index]
-        kind = f" ({shorten(prompt.kind, _KIND)})" if prompt.kind else ""
-        lines.append(f"    {number(report.scores[index]):>9}  prompt {report.indices[index]}{kind}: {quoted(prompt.text, 70)}")
-    return lines
-
-
-def _position_lines(worst: WorstPosition) -> list[str]:
-    place = f"prompt {worst.prompt_index}, position {worst.position}"
-    context = shorten(worst.context, 48, keep="end")
-    reference = f"reference {_percent(worst.reference_probability)}"
-    candidate = f"candidate {_percent(worst.candidate_probability)}"
-    first = (
-        f"first choices: {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
-        f"{_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
-    )
-    # A token that is part of a character is not readable, so show its id too.
-    token = _token(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")
-    return [
-        f"    {number(worst.score):>9}  {place}: {context} ▸ {token}",
-        f"               {reference}, {candidate}; {first}",
-    ]
-
-
-def _token(text: str) -> str:
-    return quoted(text, 24)
-
-
-def _percent(probability: float) -> str:
-    return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"

@@ -44,7 +44,7 @@ _SCORING = ("tolerance", "confidence", "max_outliers")
 _READING = ("path", "max_tail")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScoreResult(ScoreOutcome, GateResult):
     """The result of a gate on a score: a :class:`~pytest_pot.gates.verdict.result.ScoreOutcome` that explains itself."""
 

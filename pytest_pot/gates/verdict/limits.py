@@ -9,6 +9,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from pytest_pot.core.errors import InvalidArgument
+from pytest_pot.core.names import METRICS
 from pytest_pot.core.validation import finite_number, not_negative, one_of
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_TOLERANCE",
     "TOLERANCES",
     "TOLERANCE_METRIC",
+    "DistinctLimit",
     "IdentityLimits",
     "Verdict",
     "default_prompt_limit",
@@ -59,6 +61,7 @@ class IdentityLimits:
 
     max_score: float
     max_prompt_score: float
+    metric: str = TOLERANCE_METRIC
 
     @property
     def score(self) -> float:
@@ -76,6 +79,7 @@ class DistinctLimit:
     """DIFFERENT if the mean score is above ``min_score``; else SAME."""
 
     min_score: float
+    metric: str = TOLERANCE_METRIC
 
     @property
     def score(self) -> float:
@@ -88,7 +92,7 @@ class DistinctLimit:
 
 
 def identity_limits(
-    metric: str,
+    metric: str = TOLERANCE_METRIC,
     max_score: float | None = None,
     max_prompt_score: float | None = None,
     tolerance: str | None = None,
@@ -96,16 +100,20 @@ def identity_limits(
 ) -> IdentityLimits:
     """The limits for these arguments of ``pot_identity``; without any limit, those of the tolerance ``default``.
 
+    Without pytest: ``report.verdict(identity_limits("tv", tolerance="int8"))``.
+
     Raises:
-        InvalidArgument: a limit is not a finite number of at least 0, ``max_score`` and a tolerance are both given, or the
-            tolerance is unknown or was not measured for this metric.
+        InvalidArgument: there is no such metric, a limit is not a finite number of at least 0, ``max_score`` and a tolerance
+            are both given, or the tolerance is unknown or was not measured for this metric.
     """
+    one_of("metric", metric, METRICS)
     _check_limits(max_score=max_score, max_prompt_score=max_prompt_score)
     if max_score is None and max_prompt_score is not None and tolerance is None:
         # If no prompt is above the limit, their mean is not above it either.
-        return IdentityLimits(max_prompt_score, max_prompt_score)
+        return IdentityLimits(max_prompt_score, max_prompt_score, metric)
     limit = _limit("max_score", max_score, tolerance, metric, default)
-    return IdentityLimits(limit, default_prompt_limit(metric, limit) if max_prompt_score is None else max_prompt_score)
+    of_prompt = default_prompt_limit(metric, limit) if max_prompt_score is None else max_prompt_score
+    return IdentityLimits(limit, of_prompt, metric)
 
 
 def default_prompt_limit(metric: str, limit: float) -> float:
@@ -122,15 +130,19 @@ def default_prompt_limit(metric: str, limit: float) -> float:
 
 
 def distinct_limit(
-    metric: str, min_score: float | None = None, tolerance: str | None = None, default: str = DEFAULT_TOLERANCE
+    metric: str = TOLERANCE_METRIC,
+    min_score: float | None = None,
+    tolerance: str | None = None,
+    default: str = DEFAULT_TOLERANCE,
 ) -> DistinctLimit:
     """The limit for these arguments of ``pot_distinct``; without any, that of the tolerance ``default``.
 
     Raises:
         InvalidArgument: as :func:`identity_limits`.
     """
+    one_of("metric", metric, METRICS)
     _check_limits(min_score=min_score)
-    return DistinctLimit(_limit("min_score", min_score, tolerance, metric, default))
+    return DistinctLimit(_limit("min_score", min_score, tolerance, metric, default), metric)
 
 
 def max_tail_of(name: str, value: object) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.gates.verdict.limits import DistinctLimit, Verdict
 from pytest_pot.gates.verdict.settings import ScoreSettings
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:  # these need numpy
 __all__ = ["ScoreOutcome"]
 
 
-@dataclass(frozen=True)
-class ScoreOutcome:
+@dataclass(frozen=True, repr=False)
+class ScoreOutcome(Brief):
     """A verdict and its evidence."""
 
     settings: ScoreSettings

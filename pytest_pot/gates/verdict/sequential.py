@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.core.errors import InvalidArgument
 from pytest_pot.core.validation import finite_number
 from pytest_pot.gates.verdict.betting import MeanTest, mean_interval
@@ -70,8 +71,8 @@ class Step:
     """After the score; at least 0, and inf once the null hypothesis is certainly false."""
 
 
-@dataclass(frozen=True)
-class Decision:
+@dataclass(frozen=True, repr=False)
+class Decision(Brief):
     """The verdict on the scores so far, and what it is based on."""
 
     verdict: Verdict

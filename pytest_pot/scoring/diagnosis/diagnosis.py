@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, SupportsFloat
 
+from pytest_pot.core.brief import Brief
 from pytest_pot.engines.module_differences import ModuleTrace
 from pytest_pot.engines.weights import TensorChange
 
@@ -28,8 +29,8 @@ class ConfigChange:
     """How many modules keep the number; 0 for a field of the configuration."""
 
 
-@dataclass(frozen=True)
-class WeightsDifference:
+@dataclass(frozen=True, repr=False)
+class WeightsDifference(Brief):
     """How the weights of two models differ, tensor by tensor."""
 
     n_tensors: int
@@ -50,8 +51,8 @@ class WeightsDifference:
     is in its place."""
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Brief):
     """What changed between a reference and a candidate, and where the difference starts."""
 
     config: tuple[ConfigChange, ...] | None

@@ -36,8 +36,8 @@ def test_the_prompt_limit_of_an_unbounded_metric_is_ten_times_the_limit(metric: 
 
 
 def test_max_prompt_score_alone_also_limits_the_mean() -> None:
-    assert identity_limits("kl", max_prompt_score=0.2) == IdentityLimits(0.2, 0.2)
-    assert identity_limits("kl", max_score=0.1, max_prompt_score=0.2) == IdentityLimits(0.1, 0.2)
+    assert identity_limits("kl", max_prompt_score=0.2) == IdentityLimits(0.2, 0.2, "kl")
+    assert identity_limits("kl", max_score=0.1, max_prompt_score=0.2) == IdentityLimits(0.1, 0.2, "kl")
     assert identity_limits("tv", tolerance="int8", max_prompt_score=0.2) == IdentityLimits(0.08, 0.2)
 
 

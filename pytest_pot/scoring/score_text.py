@@ -1,0 +1,153 @@
+"""A score's figures as text, for failure messages and for ``print``: how they are spread, the worst prompts and positions."""
+
+from __future__ import annotations
+
+from pytest_pot.core.text import count, first_lines, number, quoted, shorten
+from pytest_pot.scoring.position_statistics import DeltaP, SameTop
+from pytest_pot.scoring.score_figures import ScoreFigures, WorstPosition
+
+__all__ = [
+    "cells_text",
+    "delta_p_text",
+    "figure_lines",
+    "kinds_text",
+    "metrics_text",
+    "models_text",
+    "one_line",
+    "overview",
+    "same_top_text",
+    "worst_lines",
+]
+
+_KIND, _LABEL = 40, 400
+"""The most characters of a prompt's kind, and of what a model or a recording says of its precision and device."""
+
+_SOURCES = {"recorded": "recorded", "cached": "from the cache"}
+"""How the label of a reference that was not run ends, and what a reader is told."""
+
+
+def one_line(figures: ScoreFigures) -> str:
+    """The score and what it is of, in at most 250 characters."""
+    worst = f"{figures.metric} {number(figures.mean)}, worst prompt {number(figures.max)}"
+    size = f"{count(figures.n_prompts, 'prompt')}, {count(figures.n_positions, 'position')}"
+    return f"{worst}; {size}; {shorten(models_text(figures.labels), 150)}"
+
+
+def overview(figures: ScoreFigures) -> list[str]:
+    """The score, the conditions, and how the figures are spread."""
+    size = f"the mean over {count(figures.n_prompts, 'prompt')}, {count(figures.n_positions, 'position')}"
+    lines = [
+        f"{figures.metric} {number(figures.mean)} ({size}); worst prompt {number(figures.max)}",
+        f"compared: {cells_text(figures)}, {models_text(figures.labels)}",
+        f"all metrics: {metrics_text(figures)}",
+    ]
+    if figures.kinds:
+        lines.append(f"by kind: {kinds_text(figures, 10)}")
+    return [*lines, *figure_lines(figures)]
+
+
+def models_text(labels: tuple[str, str]) -> str:
+    """Precision and device of reference and candidate; once where they are the same."""
+    reference, candidate = (shorten(label, _LABEL) for label in labels)
+    alone, _, source = reference.rpartition(", ")
+    if source not in _SOURCES:
+        alone, source = reference, ""
+    told = f"reference {_SOURCES[source]}" if source else ""
+    if alone and candidate.startswith(f"{alone}, "):  # read token by token
+        told = "; ".join(filter(None, [told, f"candidate {candidate.removeprefix(f'{alone}, ')}"]))
+    elif alone not in ("", candidate):
+        return f"{alone} ({_SOURCES[source]}) and {candidate}" if source else f"{alone} and {candidate}"
+    return f"{alone or candidate} ({told})" if told else candidate
+
+
+def cells_text(figures: ScoreFigures) -> str:
+    """What was compared at each position."""
+    config = figures.config
+    cells = "whole vocabulary" if config.top_k is None else f"top {figures.n_ids or config.top_k}"
+    if config.top_k is not None:
+        cells += f" + tail of {figures.tail_mass:.1%}" if config.tail == "bucket" else " renormalised"
+    if figures.unseen is not None:
+        cells += f" ({figures.unseen[0]:.2%} and {figures.unseen[1]:.2%} unseen)"
+    return cells
+
+
+def metrics_text(figures: ScoreFigures) -> str:
+    """All metrics with their means."""
+    return ", ".join(f"{name} {number(value)}" for name, value in figures.metrics.items())
+
+
+def kinds_text(figures: ScoreFigures, most: int) -> str:
+    """The score of each kind of prompt, at most ``most`` of them."""
+    kinds = [f"{shorten(kind, _KIND)} {number(value)}" for kind, value in figures.kinds.items()]
+    return ", ".join(first_lines(kinds, most))
+
+
+def figure_lines(figures: ScoreFigures) -> list[str]:
+    """How the figures are spread over the positions: at most four lines, in the terms of people who quantise models."""
+    metrics = dict.fromkeys((figures.metric, "kl"))
+    lines = [f"{metric} over positions: {_spread(figures.percentiles(metric))}" for metric in metrics]
+    change = figures.delta_p
+    told = "not known: probabilities are relative to the compared tokens" if change is None else delta_p_text(change)
+    lines.append(f"change of the next token's probability: {told}")
+    compared = " of those compared" if figures.renormalised else ""
+    return [*lines, f"same likeliest token{compared}: {same_top_text(figures.same_top)}"]
+
+
+def _spread(percentiles: dict[float, float]) -> str:
+    names = {50: "median", 90: "90%", 99: "99%", 100: "max"}
+    return ", ".join(f"{name} {number(percentiles[key])}" for key, name in names.items())
+
+
+def delta_p_text(change: DeltaP) -> str:
+    """Mean, root of the mean square, and how far the first and the last percent go; in percentage points."""
+    low, high = (_signed(change.percentiles[key]) for key in (1, 99))
+    return f"mean {_signed(change.mean)} points, RMS {number(change.rms)}; 1% {low}, 99% {high}"
+
+
+def same_top_text(same: SameTop) -> str:
+    """The share with its standard error; one below 1 is never shown as 100 %."""
+    share = f"{100 if same.share == 1 else min(round(100 * same.share, 2), 99.99):.4g}%"
+    return share if same.standard_error is None else f"{share} ± {100 * same.standard_error:.2g}%"
+
+
+def _signed(value: float) -> str:
+    return "0" if value == 0 else f"{value:+.3g}"
+
+
+def worst_lines(figures: ScoreFigures, n_prompts: int, n_positions: int) -> list[str]:
+    """The worst prompts and the worst positions, with headings."""
+    lines = ["worst prompts:"]
+    for index in (-figures.scores).argsort(kind="stable")[:n_prompts]:
+        prompt = figures.prompts[index]
+        kind = f" ({shorten(prompt.kind, _KIND)})" if prompt.kind else ""
+        score = f"{number(figures.scores[index]):>9}"
+        lines.append(f"  {score}  prompt {figures.indices[index]}{kind}: {quoted(prompt.text, 70)}")
+    lines.append("worst positions (context ▸ next token):")
+    for position in figures.worst(n_positions):
+        lines += _position_lines(position)
+    return lines
+
+
+def _position_lines(worst: WorstPosition) -> list[str]:
+    place = f"prompt {worst.prompt_index}, position {worst.position}"
+    context = shorten(worst.context, 48, keep="end")
+    reference = f"reference {_percent(worst.reference_probability)}"
+    candidate = f"candidate {_percent(worst.candidate_probability)}"
+    first = (
+        f"first choices: {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
+        f"{_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
+    )
+    # A token that is part of a character is not readable, so show its id too.
+    token = _token(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")
+    return [
+        f"  {number(worst.score):>9}  {place}: {context} ▸ {token}",
+        f"             {reference}, {candidate}; {first}",
+    ]
+
+
+def _token(text: str) -> str:
+    return quoted(text, 24)
+
+
+def _percent(probability: float) -> str:
+    return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"
