@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_pot.gates.base import RunOptions
 
 __all__ = [
+    "API_KEY",
     "CALIBRATE",
     "ENVIRONMENT",
     "FLAGS",
@@ -51,8 +52,8 @@ _FIELDS: Mapping[str, str] = {
 }
 """The options that override a field of a preset, and the field."""
 _WHOLE_NUMBERS = ("max_length", "positions_per_prompt", "batch_size", "server_concurrency")
-_API_KEY = "POT_API_KEY"
-"""The environment variable with the key for a server."""
+API_KEY = "POT_API_KEY"
+"""The environment variable with the key for a server, which no option names."""
 
 OPTIONS: Mapping[str, str] = {
     "reference": "the trusted model: a directory, a hub id, an ONNX graph, a .gguf file, the URL of a server, or "
@@ -189,7 +190,7 @@ def check_options(config: pytest.Config) -> None:
             if value is not None:
                 source = option_flag(name) if config.getoption(f"pot_{name}") is not None else f"pot_{name}"
                 _check(check, source, value)
-    for variable in (*ENVIRONMENT.values(), _API_KEY):
+    for variable in (*ENVIRONMENT.values(), API_KEY):
         if os.environ.get(variable) == "":  # as where a secret of a CI is not there for a fork's pull request
             raise pytest.UsageError(f"the environment variable {variable} is empty: give it a value, or unset it")
     try:

@@ -18,6 +18,7 @@ __all__ = [
     "DEFAULT_TOLERANCE",
     "TOLERANCES",
     "TOLERANCE_METRIC",
+    "TOLERANCE_USES",
     "DistinctLimit",
     "IdentityLimits",
     "Verdict",
@@ -40,8 +41,17 @@ TOLERANCE_METRIC = "tv"
 TOLERANCES: Mapping[str, float] = MappingProxyType(
     {"identical": 0.0, "numeric": 1e-4, "half": 0.01, "int8": 0.08, "int4": 0.45}
 )
-"""Limits on the metric ``tv``, by name. In this order, they let pass: the same weights and kernels; the same weights with
-another batch shape, kernel or library version; weights rounded to bf16 or fp16; eight-bit weights; four-bit weights."""
+"""Limits on the metric ``tv``, by name."""
+TOLERANCE_USES: Mapping[str, str] = MappingProxyType(
+    {
+        "identical": "the same weights through the same code",
+        "numeric": "the same weights, another batch shape, kernel or library version",
+        "half": "weights rounded to bf16 or fp16",
+        "int8": "8-bit weights",
+        "int4": "4-bit weights",
+    }
+)
+"""What each tolerance is meant to let pass."""
 
 DEFAULT_TOLERANCE = "half"
 DEFAULT_MAX_OUTLIERS = 0.05

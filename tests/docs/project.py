@@ -1,0 +1,129 @@
+"""A project in a temporary folder, in which the blocks of one page are written and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest_pot
+from tests.docs.blocks import ROOT, Page, Step
+
+__all__ = ["Failure", "PageProject", "is_shown"]
+
+_OUTER_RUN_VARIABLES = (
+    *("BUILD_NUMBER", "CI", "GITHUB_STEP_SUMMARY", "POT_API_KEY", "POT_KEY", "PYTEST_ADDOPTS", "PYTEST_PLUGINS"),
+    *("PYTEST_CURRENT_TEST", "PYTEST_XDIST_AUTO_NUM_WORKERS"),
+    *("PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"),
+)
+_SECONDS = 600
+
+
+class Failure(AssertionError):
+    """A block does not do what its page says."""
+
+
+class PageProject:
+    """Does the steps of a page, in order."""
+
+    def __init__(self, folder: Path, models: Path) -> None:
+        self.folder, self._models = folder, models
+        self._home, self._output, self._n_tests = folder, "", 0
+        self._new_project("first")
+
+    def do_all(self, page: Page) -> None:
+        """Do the steps of a page.
+
+        Raises:
+            Failure: one goes otherwise than the page says; the message says where.
+        """
+        for step in page.steps:
+            try:
+                self._do(step)
+            except Failure as failure:
+                raise Failure(f"{page.name}:{step.line}: {failure}") from None
+
+    def _do(self, step: Step) -> None:
+        match step.action:
+            case "project":
+                self._new_project(step.value)
+            case "file":
+                self._write(step.value, step.text)
+            case "same-as":
+                self._same(step)
+            case "pytest":
+                self._n_tests += 1
+                name = f"test_block_{self._n_tests}.py"
+                self._write(name, _with_pytest(step.text))
+                self._run([sys.executable, "-m", "pytest", *step.arguments, name], step)
+            case "run" if step.block is not None and step.block.language == "python":
+                self._write("script.py", step.text)
+                self._run([sys.executable, "script.py"], step)
+            case "run" | "setup":
+                self._run(["bash", "-euo", "pipefail", "-c", step.text], step)
+            case "output":
+                if not is_shown(step.text, self._output):
+                    raise Failure(f"this is not in the output:\n{step.text}\nThe output:\n{self._output}")
+            case "contents":
+                text = (self._home / step.value).read_text(encoding="utf-8")
+                if not is_shown(step.text, text):
+                    raise Failure(f"this is not in {step.value}:\n{step.text}\nIt holds:\n{text}")
+            case action:
+                assert action == "skip", action
+
+    def _new_project(self, name: str) -> None:
+        self._home = self.folder / name
+        self._home.mkdir()
+        # Copies of links: a page may record into the folder, or write a model there.
+        shutil.copytree(self._models, self._home / "models", copy_function=os.link)
+
+    def _write(self, name: str, text: str) -> None:
+        path = self._home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def _same(self, step: Step) -> None:
+        original = (ROOT / step.value).read_text(encoding="utf-8")
+        if step.text != original:
+            raise Failure(f"the block is not the text of {step.value}")
+        self._write(Path(step.value).name, original)
+
+    def _run(self, command: Sequence[str], step: Step) -> None:
+        environment = {name: value for name, value in os.environ.items() if name not in _OUTER_RUN_VARIABLES}
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+            "PYTHONPATH": str(Path(pytest_pot.__file__).parents[1]),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "80",
+        }
+        done = subprocess.run(
+            command,
+            cwd=self._home,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            timeout=_SECONDS,
+            check=False,
+        )
+        self._output = done.stdout
+        if done.returncode != step.exit:
+            raise Failure(f"exit status {done.returncode} in place of {step.exit}:\n{step.text}\n{done.stdout}")
+
+
+def is_shown(shown: str, output: str) -> bool:
+    """Whether the lines of ``shown`` follow each other in ``output``; ``...`` stands for anything."""
+    lines = [re.escape(line.rstrip()).replace(r"\.\.\.", ".*") for line in shown.strip("\n").splitlines()]
+    pattern = "".join(r"(?:.*\n)*?" if line.strip() == ".*" else rf"{line}[ \t]*\n" for line in lines)
+    return re.search(f"^{pattern}", output.rstrip("\n") + "\n", re.MULTILINE) is not None
+
+
+def _with_pytest(text: str) -> str:
+    """``text`` with an import of pytest where it is an excerpt that uses it without one."""
+    imported = re.search(r"^import pytest$", text, re.MULTILINE)
+    return text if imported or "pytest." not in text else f"import pytest\n\n{text}"
