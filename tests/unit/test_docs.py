@@ -20,14 +20,16 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
 
 
 def test_the_engine_that_is_shown_is_the_one_that_is_tested() -> None:
-    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "engines.md").read_text(encoding="utf-8"), re.DOTALL)
+    shown = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "own-engine.md").read_text(encoding="utf-8"), re.DOTALL
+    )
     assert shown[0] == (ROOT / "examples" / "own_engine" / "numpy_engine.py").read_text(encoding="utf-8")
 
 
 def test_every_fault_in_the_table_names_its_test() -> None:
     rows = [
         line.split(" | ")
-        for line in (ROOT / "docs" / "what-a-pass-means.md").read_text(encoding="utf-8").splitlines()
+        for line in (ROOT / "docs" / "explanation" / "what-a-pass-means.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("| ") and not line.startswith("| fault")
     ]
     assert len(rows) > 30
