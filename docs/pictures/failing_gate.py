@@ -87,7 +87,7 @@ SVG = """\
 </svg>
 """
 DESCRIPTION = (
-    "pytest runs one test whose marker compares a copy of a language model in 8 bits with the model itself. The test fails: its "
+    "pytest runs one test whose marker compares an 8-bit copy of a language model with the model itself. The test fails: its "
     "message gives the score and the limit, the worst prompts, the worst positions with the probabilities of both models, and "
     "what changed in the weights."
 )
@@ -164,4 +164,4 @@ def picture(output: str) -> str:
 
 if __name__ == "__main__":
     PICTURE.write_text(picture(failing_gate()), encoding="utf-8")
-    print(f"wrote {PICTURE}")
+    sys.stdout.write(f"wrote {PICTURE}\n")
