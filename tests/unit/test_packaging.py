@@ -50,7 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*GENERATED))
     repository = files_in(source)
     # Without isolation, nothing is downloaded.
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", source.parent]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(source.parent)]
     run = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     name = f"pytest_pot-{__version__}"
