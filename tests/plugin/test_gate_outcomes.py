@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
-from .conftest import Project
+from .conftest import Models, Project
 
 PHASES = """
 import pytest
@@ -61,6 +62,21 @@ def test_a_failing_gate_fails_in_the_call_phase(project: Project) -> None:
         result.stdout.fnmatch_lines(
             [f"*phase {name} setup passed", f"*phase {name} call failed", f"*phase {name} teardown passed"]
         )
+
+
+def test_models_below_the_root_are_named_relative_to_it(project: Project, tiny: Models) -> None:
+    """An absolute path would fill the message's line."""
+    for name, model in {"base": tiny.reference, "new": tiny.perturbed}.items():
+        shutil.copytree(model, project.path / "models" / name)
+    result = project.run_tests("""
+        import pytest
+
+        @pytest.mark.pot_identity(reference="models/base", candidate="models/new")
+        def test_it():
+            pass
+    """)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["  reference models/base, candidate models/new; *"])
 
 
 def test_distinct_passes_where_identity_fails(project: Project) -> None:

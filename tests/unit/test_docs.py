@@ -34,3 +34,17 @@ def test_every_fault_in_the_table_names_its_test() -> None:
     ]
     assert len(rows) > 30
     assert [row[0] for row in rows if ".py)" not in row[2]] == []
+
+
+def test_the_readme_can_be_read_in_three_minutes() -> None:
+    """At most 150 lines, a picture with a text for those who cannot see it, and links to all guides and explanations."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 150
+    [(text, picture)] = re.findall(r"!\[(.*?)\]\((.*?)\)", readme, re.DOTALL)
+    assert len(text) > 100
+    assert (ROOT / picture).suffix == ".svg"
+    pages = {
+        path.relative_to(ROOT).as_posix() for kind in ("how-to", "explanation") for path in (ROOT / "docs" / kind).glob("*.md")
+    }
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", readme))
+    assert pages - linked - {"docs/how-to/index.md", "docs/explanation/index.md"} == set()

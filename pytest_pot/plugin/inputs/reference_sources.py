@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pytest_pot.gates.base import GateSettings
 from pytest_pot.plugin.inputs.fixture_values import fixture_bases, fixture_value
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
 from pytest_pot.plugin.options import option
-from pytest_pot.plugin.paths import option_path, places_named
+from pytest_pot.plugin.paths import option_path, places_named, shown
 from pytest_pot.plugin.pytest_internals import is_overridden
 
 __all__ = ["ModelSources"]
@@ -125,8 +126,10 @@ class ModelSources:
         return candidate.tokenizer if self.chosen_tokenizer() is None else None
 
     def name(self, role: str, source: Any) -> str:
-        """What people call a model: its spec as it was written, or the fixture that it came from."""
+        """What people call a model: its spec as it was written, below pytest's root a relative path, or its fixture."""
         if isinstance(source, str | Path):
             written = option(self._config, role)
-            return written if written is not None and str(source) == option_path(self._config, role) else str(source)
+            if written is not None and str(source) == option_path(self._config, role):
+                return written
+            return shown(self._config, Path(source)) if os.path.isabs(source) else str(source)
         return f"{type(LoadedModel.of(source).model).__name__} from the fixture pot_{role}"
