@@ -82,7 +82,7 @@ OPTIONS: Mapping[str, str] = {
     "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
     "diagnosis": f"what a failing gate says of what changed between the models: {', '.join(DIAGNOSIS_MODES)} (default: short, "
     "which is full at -v); off computes nothing",
-    "report": "write the results of all gates to this file, as JSON (.json) or Markdown (.md)",
+    "report": "write the results of all gates to this file, as JSON (.json), Markdown (.md) or a page (.html)",
 }
 """Every option with its help, by its name in Python: ``max_length`` is ``--pot-max-length`` and the ini key
 ``pot_max_length``."""
@@ -352,6 +352,6 @@ _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "baseline": _check_ending(RECORDED_SUFFIX),
     "latency": _one_of(LATENCY_MODES),
     "diagnosis": _one_of(DIAGNOSIS_MODES),
-    "report": _check_ending(".json", ".md"),
+    "report": _check_ending(".json", ".md", ".html"),
 }
 """By option, a function that raises :class:`InvalidArgument` for a wrong value; ``source`` names the option or ini key."""

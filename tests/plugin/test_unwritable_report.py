@@ -40,7 +40,7 @@ def usage_error(project: Project, target: str) -> str:
         ("folder.json", "that is a folder; name a file in it"),
         ("pipe.json", "there is something that is no regular file"),
         ("full.json", "there is something that is no regular file"),
-        ("nowhere", "must end in .json or .md"),
+        ("nowhere", "must end in .json or .md or .html"),
     ],
 )
 def test_what_can_be_seen_at_the_start_is_a_usage_error(project: Project, target: str, reason: str) -> None:

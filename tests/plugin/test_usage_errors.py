@@ -154,7 +154,7 @@ OPTIONS = [
     ("batch-size", "0", "must be a whole number of at least 1 or 'auto'"),
     ("max-tail", "25%", "must be a number from 0 to 1"),
     ("diagnosis", "loud", "is not one of 'off', 'short', 'full'"),
-    ("report", "out.html", "must end in .json or .md"),
+    ("report", "out.xml", "must end in .json or .md or .html"),
 ]
 
 
