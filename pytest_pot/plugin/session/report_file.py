@@ -60,12 +60,15 @@ def write_report(config: pytest.Config, target: str, rows: Sequence[dict[str, An
     Raises:
         PotError: it cannot be written; no part of it is left behind.
     """
-    from pytest_pot.report.html.page import html_report
     from pytest_pot.report.json_report import json_report
     from pytest_pot.report.markdown import markdown_report
 
     path = config.invocation_params.dir / target
-    render = {".json": json_report, ".html": html_report}.get(path.suffix, markdown_report)
+    render = json_report if path.suffix == ".json" else markdown_report
+    if path.suffix == ".html":
+        from pytest_pot.report.html.page import html_report
+
+        render = html_report
     try:
         # Names of files, and so of tests, may hold bytes that are no text.
         content = render(rows).encode("utf-8", "backslashreplace")

@@ -25,6 +25,12 @@ _SCORE_DETAILS = {"prompt_scores", "percentiles", "delta_p", "same_top", "by_pos
 """What a row with :class:`~pytest_pot.gates.verdict.details.ScoreDetails` has; importing these would import numpy."""
 _LATENCY_DETAILS = {"what", "candidate", "reference", "checks", "ratios", "lead", "requests", "memory"}
 """Some of what a :meth:`~pytest_pot.gates.latency.latency_report.LatencyReport.to_dict` has."""
+_OTHERWISE = {
+    "failed": "failed, though this gate passed",
+    "error": "had an error, though this gate passed",
+    "xpassed": "passed, though it was expected to fail",
+}
+"""How the test of a gate that passed ended, where that is worth a word."""
 _GATES = ("pot_identity", "pot_distinct", "pot_latency")
 
 
@@ -58,6 +64,8 @@ class GateView:
         facts.append(("Gate", f"{row.get('gate')} on {row.get('metric')}, preset {row.get('preset')}"))
         if "verdict" in row:
             facts.append(("Verdict", str(row["verdict"])))
+        if row.get("passed") and row.get("outcome") in _OTHERWISE:
+            facts.append(("Test", _OTHERWISE[row["outcome"]]))
         if row.get("conditions"):
             facts.append(("Conditions", str(row["conditions"])))
         return [(name, shorten(value, _SENTENCE)) for name, value in facts]
