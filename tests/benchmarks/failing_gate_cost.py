@@ -59,7 +59,7 @@ def _timed(inputs: GateInputs, limit: float) -> tuple[float, Any]:
     settings = GateSettings(gate="pot_identity", preset="auto", config=ScoringConfig())
     gate = IdentityGate.from_arguments(settings, {"max_score": limit, "max_prompt_score": limit}, RunOptions({}))
     started = time.perf_counter()
-    result = gate.run(inputs, lambda *_: None)
+    result = gate.run(inputs, lambda *_, **__: None)
     elapsed = time.perf_counter() - started
     assert result.passed == (limit > 0)
     return elapsed, None if result.diagnosis is None else list(result.diagnosis.what_changed)

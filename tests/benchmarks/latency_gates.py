@@ -115,7 +115,7 @@ def gate(reference: Any, candidate: Any, tokenizer: Any) -> Row:
     )
     started = time.perf_counter()
     inputs = GateInputs(candidate, EncodedPrompts(PROMPTS, tokenizer), ("", ""), reference)
-    report = LatencyGate(settings).run(inputs, lambda *_: None).report
+    report = LatencyGate(settings).run(inputs, lambda *_, **__: None).report
     seconds = time.perf_counter() - started
     return (
         str(report.verdict),

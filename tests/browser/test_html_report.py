@@ -1,0 +1,185 @@
+"""What a person sees who opens a report in a browser: a real run of gates, a real Chromium."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .conftest import N_GATES
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+pytestmark = [pytest.mark.browser, pytest.mark.real]
+WIDTHS = (360, 768, 1280)
+SCHEMES = ("light", "dark")
+
+
+@pytest.fixture
+def page(browser: Chrome, report: Path) -> Iterator[Chrome]:
+    """The report, just opened in a window of usual size."""
+    show(browser, 1280, "light")
+    browser.get(report.as_uri())
+    yield browser
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def show(browser: Chrome, width: int, scheme: str, media: str = "screen") -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
+
+
+def script(browser: Chrome, body: str, *arguments: Any) -> Any:
+    """Run JavaScript from outside of the page, whose own policy allows none."""
+    return browser.execute_script(body, *arguments)
+
+
+def events(browser: Chrome) -> list[dict[str, Any]]:
+    """Events of Chrome's DevTools since the last call."""
+    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]  # type: ignore[no-untyped-call]
+
+
+def test_the_page_asks_for_nothing_and_logs_nothing(browser: Chrome, report: Path) -> None:
+    browser.get("about:blank")
+    events(browser)
+    browser.get_log("browser")  # type: ignore[no-untyped-call]
+    browser.get(report.as_uri())
+    script(browser, "window.scrollTo(0, document.body.scrollHeight)")
+    asked = [event["params"]["request"]["url"] for event in events(browser) if event["method"] == "Network.requestWillBeSent"]
+    assert report.as_uri() in asked
+    assert [url for url in asked if url != report.as_uri() and not url.startswith("data:")] == []
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def test_all_gates_are_there(page: Chrome) -> None:
+    names = script(page, "return [...document.querySelectorAll('.gates tbody th')].map(e => e.innerText)")
+    assert len(names) == N_GATES
+    for test in ("wrong_rope_base", "changed_nothing", "same_and_as_fast", "hostile_prompts", "confidence", "slow", "missing"):
+        assert any(test in name for name in names), test
+    sections = script(page, "return [...document.querySelectorAll('article h3')].map(e => e.innerText)")
+    assert sections == [name.splitlines()[0] for name in names]
+    results = script(page, "return [...document.querySelectorAll('.gates tbody td.status')].map(e => e.innerText)")
+    bad = [name for name, result in zip(names, results, strict=True) if result in ("✗ failed", "! no verdict")]
+    for test in ("hostile_prompts", "confidence", "slow", "missing"):
+        assert any(test in name for name in bad), test
+    assert script(page, "return document.querySelector('h1').innerText") == f"{len(bad)} of {N_GATES} gates failed"
+    # Each kind of plot is drawn, and is not empty.
+    sizes = script(page, "return [...document.querySelectorAll('article svg.plot')].map(e => e.getBBox().height)")
+    assert len(sizes) > 10
+    titles = script(page, "return [...document.querySelectorAll('svg title')].map(e => e.textContent)")
+    for title in (
+        "scale of tv",
+        "verdict was reached",
+        "by position",
+        "of each prompt",
+        "reference and candidate",
+        "pair by pair",
+    ):
+        assert any(title in each for each in titles), title
+
+
+def test_a_link_of_the_table_leads_to_its_gate(page: Chrome) -> None:
+    script(page, "document.documentElement.style.scrollBehavior = 'auto'; document.querySelectorAll('.gates a')[2].click()")
+    assert abs(script(page, "return document.getElementById('gate-3').getBoundingClientRect().top")) < 100
+
+
+TOKEN = "details[open] .tok"
+SHOWN = """
+const tip = document.querySelector(arguments[0] + ' > .tip'), box = tip.getBoundingClientRect();
+return [getComputedStyle(tip).display, box.width, box.height, tip.innerText, box.left, box.right];
+"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_hovering_a_token_shows_both_probabilities(page: Chrome, width: int) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    show(page, width, "light")
+    token = page.find_element(By.CSS_SELECTOR, TOKEN)
+    assert script(page, SHOWN, TOKEN)[0] == "none"
+    script(page, "arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", token)
+    ActionChains(page).move_to_element(token).perform()
+    shown_well(page, width)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_reaching_a_token_by_the_keyboard_shows_both_probabilities(page: Chrome, width: int) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    show(page, width, "light")
+    script(page, "document.querySelector('details[open] > summary').focus()")
+    ActionChains(page).send_keys(Keys.TAB).perform()
+    assert script(page, "return document.activeElement.matches(arguments[0])", TOKEN)
+    shown_well(page, width)
+
+
+def shown_well(page: Chrome, width: int) -> None:
+    """The first token's details are visible, within the page, and make it no wider."""
+    display, wide, high, words, left, right = script(page, SHOWN, TOKEN)
+    assert display == "block"
+    assert wide > 150
+    assert high > 40
+    assert left >= 0
+    assert right <= width
+    lines = words.splitlines()
+    assert lines[1].startswith("reference ")
+    assert lines[2].startswith("candidate ")
+    assert all(line.count("%") == 2 for line in lines[1:3])
+    assert overflow(page) <= 0
+
+
+def overflow(page: Chrome) -> int:
+    """By how many pixels the page is wider than its window."""
+    by: int = script(page, "const e = document.scrollingElement; return e.scrollWidth - e.clientWidth")
+    return by
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_is_no_wider_than_its_window(page: Chrome, width: int, scheme: str) -> None:
+    show(page, width, scheme)
+    script(page, "for (const each of document.querySelectorAll('details')) each.open = true")
+    assert script(page, "return innerWidth") == width
+    assert overflow(page) <= 0
+    outside = "return [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    assert script(page, f"{outside}.map(e => e.outerHTML.slice(0, 200))") == []
+
+
+def test_dark_and_light_differ(page: Chrome) -> None:
+    grounds = []
+    for scheme in SCHEMES:
+        show(page, 1280, scheme)
+        grounds.append(script(page, "return getComputedStyle(document.body).backgroundColor"))
+    assert grounds == ["rgb(255, 255, 255)", "rgb(19, 22, 27)"]
+
+
+def test_hostile_prompts_and_names_are_text(page: Chrome) -> None:
+    script(page, "for (const each of document.querySelectorAll('details')) each.open = true")
+    words = script(page, "return document.body.innerText")
+    assert "<script>alert(1)</script>" in words
+    assert "<img src=x onerror=alert(1)>" in words
+    assert "\\u202eolleh\\u202c\\x00\\x07\"'" in words
+    assert "word " * 100 in words
+    assert "<i>kind</i>" in words
+    assert script(page, "return document.querySelectorAll('script, img, article b:not(.mono, .tip b)').length") == 0
+    assert script(page, "return [...document.querySelectorAll('.ws')].map(e => e.innerText)").count("↵") > 0
+
+
+def test_the_page_prints_to_pdf_with_its_details_open(page: Chrome) -> None:
+    heights = []
+    for media in ("screen", "print"):
+        show(page, 720, "dark", media)
+        heights.append(script(page, "return document.querySelector('details:not([open])').getBoundingClientRect().height"))
+    assert heights[1] > heights[0] + 100
+    assert script(page, "return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    pdf = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"])
+    assert pdf.startswith(b"%PDF-")
+    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") >= 5

@@ -1,0 +1,82 @@
+"""The page that ``--pot-report gates.html`` writes, of real gates on tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..unit.report.html.parsed import Page, check
+from .conftest import Project
+from .test_fourth_marker import GATE
+
+
+def written(name: str = "gates.html") -> Page:
+    return check((Path.cwd() / name).read_text(encoding="utf-8"))
+
+
+def test_a_run_writes_a_page_with_all_its_gates(project: Project) -> None:
+    project.write(
+        conftest=GATE,
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(max_score=0)
+        def test_same():
+            pass
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_other():
+            pass
+
+        @pytest.mark.pot_identity(candidate={perturbed}, confidence=0.9)
+        def test_sequential():
+            pass
+
+        @pytest.mark.pot_latency(max_slowdown=1000)
+        def test_speed():
+            pass
+
+        @pytest.mark.pot_identity(candidate="nowhere")
+        def test_missing():
+            pass
+
+        @pytest.mark.pot_always(level=3)
+        def test_own():
+            pass
+        """,
+    )
+    result = project.run("--pot-report=gates.html")
+    result.stdout.fnmatch_lines(["written to *gates.html"])
+    page = written()
+    names = [heading.text.rpartition("::")[2] for heading in page.all("h3")]
+    assert sorted(names) == sorted(["test_same", "test_other", "test_sequential", "test_speed", "test_missing", "test_own"])
+    assert page.all("h1")[0].text == "3 of 6 gates failed"
+    titles = {title.text for title in page.all("title")}
+    assert {"Mean tv by position", "How the verdict was reached", "candidate / reference, ratio, pair by pair"} <= titles
+    tokens = page.all("span", "tok")
+    assert len(tokens) > 20
+    assert any("What the gate reports" in table.text for table in page.all("table"))
+
+
+def test_a_page_without_gates_says_so(project: Project) -> None:
+    project.write(test_it="def test_plain(): pass\n")
+    result = project.run("--pot-report=gates.html")
+    result.assert_outcomes(passed=1)
+    page = written()
+    assert page.all("h1")[0].text == "No gate ran"
+
+
+def test_workers_send_what_the_page_shows(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        @pytest.mark.parametrize("name", ["<b>", "a b"])
+        def test_other(name):
+            pass
+        """
+    )
+    project.run_workers(2, "--pot-report=gates.html")
+    page = written()
+    assert sorted(heading.text.rpartition("::")[2] for heading in page.all("h3")) == ["test_other[<b>]", "test_other[a b]"]
+    assert len(page.all("span", "tok")) > 20
