@@ -6,19 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from html import escape
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
 from pytest_pot.core.text import number, shorten
 from pytest_pot.report.gate_words import limit_words, models, reason, score_words, status
+from pytest_pot.report.html.scale_plot import scale_plot
 from pytest_pot.report.table import Row
 
 __all__ = ["gate_fragment"]
 
 _WIDTH = 600
 """Of the plot, in its own units and in pixels."""
-_MODULE = "pytest_pot.report.html.scale_plot"
 _TEXT, _LINES = 500, 8
 """Characters of a text, and lines of what changed, that are shown."""
 _PERCENTILES = {"50": "median", "90": "90 %", "99": "99 %", "99.9": "99.9 %", "100": "largest"}
@@ -82,9 +79,9 @@ def _text(value: str) -> str:
 def _plot(row: Row) -> str:
     """The score on its scale; empty where the row has none."""
     scale = row.get("scale")
-    if scale is None or find_spec(_MODULE.rpartition(".")[0]) is None:
+    if scale is None:
         return ""
-    figure: Any = import_module(_MODULE).scale_plot(scale, above=row["gate"] == "pot_distinct", width=_WIDTH)
+    figure = scale_plot(scale, above=row["gate"] == "pot_distinct", width=_WIDTH)
     # The page has the fragments of many gates, and an id may be there once.
     name = hashlib.sha256("\0".join(str(row.get(key)) for key in ("worker", "test", "gate", "score")).encode()).hexdigest()
-    return str(figure.svg(f"pot-{name[:12]}"))
+    return figure.svg(f"pot-{name[:12]}")

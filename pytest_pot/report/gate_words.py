@@ -15,16 +15,16 @@ _AT_LEAST = ("tokens per second", "min_tokens_per_s")
 
 
 class Status(StrEnum):
-    """What came of a gate."""
+    """What came of a gate, the worst first."""
 
     FAILED = "failed"
-    ERROR = "error"
+    ERROR = "no verdict"
     EXPECTED = "failed as expected"
-    """It failed, and its test is marked ``xfail``."""
+    """It failed, or came to no verdict, and its test is marked ``xfail``."""
     INCONCLUSIVE = "inconclusive"
     """It passed, as it is not known to be beyond its limit."""
     NOT_GATED = "not gated"
-    """It is beyond its limit, and the user asked for figures only."""
+    """It is beyond its limit, and passed since the user asked for figures only."""
     SKIPPED = "skipped"
     PASSED = "passed"
 
@@ -33,13 +33,13 @@ def status(row: Row) -> Status:
     """What came of the gate of ``row``."""
     if row.get("passed") is None:
         return Status.SKIPPED
-    if row["passed"] and row["verdict"] == "inconclusive":
+    if row["passed"] and row.get("verdict") == "inconclusive":
         return Status.INCONCLUSIVE
     if row["passed"]:
-        return Status.NOT_GATED if row["verdict"] == "fail" and row.get("gated") is False else Status.PASSED
+        return Status.NOT_GATED if row.get("verdict") == "fail" and row.get("gated") is False else Status.PASSED
     if row.get("outcome") == "xfailed":
         return Status.EXPECTED
-    return Status.ERROR if row["verdict"] == "ERROR" else Status.FAILED
+    return Status.ERROR if row.get("verdict") == "ERROR" else Status.FAILED
 
 
 def title(row: Row) -> str:

@@ -92,7 +92,7 @@ def _code(words: str) -> str:
 def _counts(parts: Sequence[_Part]) -> str:
     """``"1 failed, 3 passed"``."""
     counts = Counter(part.status for part in parts)
-    words = [f"{counts[each]} {'error' if each is Status.ERROR else each}" for each in Status if counts[each]]
+    words = [f"{counts[each]} {each}" for each in Status if counts[each]]
     return ", ".join(words) or "no gate ran"
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import count, printable
 from pytest_pot.core.version import __version__
-from pytest_pot.report.html.status import Status, closeness
+from pytest_pot.report.gate_words import Status
+from pytest_pot.report.html.status import MARKS, STYLES, closeness
 from pytest_pot.report.html.tokens import SHADES
 from pytest_pot.report.html.views import GateView, gate_views
 from pytest_pot.report.table import Row
@@ -121,7 +122,7 @@ def _shares(counts: Counter[Status], n: int) -> list[tuple[str, float, float]]:
     for status in Status:
         if counts[status]:
             width = 100 * counts[status] / n
-            shares.append((status.style, round(start, 1), round(width, 1)))
+            shares.append((STYLES[status], round(start, 1), round(width, 1)))
             start += width
     return shares
 
@@ -161,5 +162,7 @@ def _environment() -> Environment:
     style = resources.files("pytest_pot.report.html").joinpath("templates", "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
     environment.filters["breakable"] = lambda text: Markup(_MAY_BREAK.sub(r"\1<wbr>", str(escape(printable(text)))))
+    environment.filters["mark"] = MARKS.__getitem__
+    environment.filters["style"] = STYLES.__getitem__
     environment.filters["drawn"] = Markup  # SVG of ours, whose texts are escaped
     return environment

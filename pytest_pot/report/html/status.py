@@ -1,52 +1,37 @@
-"""How a gate ended, in one word, and which gates a reader should see first."""
+"""How the page shows what came of a gate, and which gates a reader should see first."""
 
 from __future__ import annotations
 
 import math
-from enum import Enum
+from collections.abc import Mapping
 from typing import Any
 
+from pytest_pot.report.gate_words import Status
 from pytest_pot.report.table import Row
 
-__all__ = ["Status", "closeness", "is_above", "status_of"]
+__all__ = ["MARKS", "STYLES", "closeness", "is_above"]
 
 
-class Status(Enum):
-    """How a gate ended, the worst first. The value has the name of its style, a mark, and what it is called."""
-
-    FAILED = ("failed", "✗", "failed")
-    ERROR = ("error", "!", "no verdict")
-    EXPECTED = ("expected", "✗", "failed as expected")
-    DOUBTFUL = ("doubtful", "?", "inconclusive")
-    NOT_GATED = ("doubtful", "?", "over its limit, not gated")
-    PASSED = ("passed", "✓", "passed")
-    SKIPPED = ("skipped", "–", "skipped")
-
-    @property
-    def style(self) -> str:
-        return self.value[0]
-
-    @property
-    def mark(self) -> str:
-        return self.value[1]
-
-    @property
-    def words(self) -> str:
-        return self.value[2]
-
-
-def status_of(row: Row) -> Status:
-    """How the gate of ``row`` ended. An expected failure is one that its test is marked with: ``xfail``."""
-    passed, verdict = row.get("passed"), str(row.get("verdict"))
-    if passed is None:
-        return Status.SKIPPED
-    if not passed:
-        if row.get("outcome") == "xfailed":
-            return Status.EXPECTED
-        return Status.ERROR if verdict == "ERROR" else Status.FAILED
-    if verdict == "inconclusive":
-        return Status.DOUBTFUL
-    return Status.NOT_GATED if verdict == "fail" and row.get("gated") is False else Status.PASSED
+MARKS: Mapping[Status, str] = {
+    Status.FAILED: "✗",
+    Status.ERROR: "!",
+    Status.EXPECTED: "✗",
+    Status.INCONCLUSIVE: "?",
+    Status.NOT_GATED: "?",
+    Status.PASSED: "✓",
+    Status.SKIPPED: "–",
+}
+"""What is seen without colours."""
+STYLES: Mapping[Status, str] = {
+    Status.FAILED: "failed",
+    Status.ERROR: "error",
+    Status.EXPECTED: "expected",
+    Status.INCONCLUSIVE: "doubtful",
+    Status.NOT_GATED: "doubtful",
+    Status.PASSED: "passed",
+    Status.SKIPPED: "skipped",
+}
+"""Names of classes in the page's style sheet."""
 
 
 def is_above(row: Row) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pot.core.text import number, printable, shorten
+from pytest_pot.report.gate_words import Status, status
 from pytest_pot.report.html.latency_view import LatencyView, latency_view
 from pytest_pot.report.html.score_view import ScoreView, score_view
 from pytest_pot.report.html.sentences import sentence, sign
-from pytest_pot.report.html.status import Status, closeness, status_of
+from pytest_pot.report.html.status import closeness
 from pytest_pot.report.table import Row
 
 __all__ = ["GateView", "gate_views"]
@@ -126,7 +127,7 @@ class GateView:
 def gate_views(rows: Sequence[Row]) -> list[GateView]:
     """The gates of ``rows``, the worst first: by how they ended, then by how far their scores are beyond their limits."""
     order = list(Status)
-    ended = [(order.index(status_of(row)), -closeness(row)) for row in rows]
+    ended = [(order.index(status(row)), -closeness(row)) for row in rows]
     indices = sorted(range(len(rows)), key=ended.__getitem__)
     return [_view(rows[index], place) for place, index in enumerate(indices, 1)]
 
@@ -137,7 +138,7 @@ def _view(row: Row, place: int) -> GateView:
     return GateView(
         row=row,
         number=place,
-        status=status_of(row),
+        status=status(row),
         test=shorten(f"{worker}{row.get('test')}", _NAME),
         gate=shorten(str(row.get("gate")), _NAME).removeprefix("pot_"),
         candidate=shorten(str(row.get("candidate")), _NAME),

@@ -27,12 +27,12 @@ def test_failures_come_first_and_have_a_section() -> None:
     ]
     text = markdown_report(rows)
     page = rendered(text)
-    assert text.startswith("## pytest-pot: 2 failed, 1 error, 1 failed as expected, 1 skipped, 1 passed\n")
+    assert text.startswith("## pytest-pot: 2 failed, 1 no verdict, 1 failed as expected, 1 skipped, 1 passed\n")
     gates = [row for row in page.cells if "t::" in row[1]]
     assert [row[0].split(" ", 1)[1] + " " + row[1] for row in gates] == [
         "failed t::different",
         "failed t::slow",
-        "error t::error",
+        "no verdict t::error",
         "failed as expected t::xfail",
         "skipped t::skipped",
         "passed t::same",

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.report.html.status import Status, closeness, status_of
+from pytest_pot.report.gate_words import Status, status
+from pytest_pot.report.html.status import closeness
 
 from .rows import error_row, latency_row, score_row, skipped_row
 
 
 @pytest.mark.parametrize(
-    ("row", "status"),
+    ("row", "expected"),
     [
         (score_row(), Status.FAILED),
         (score_row(outcome="xfailed"), Status.EXPECTED),
@@ -21,13 +22,13 @@ from .rows import error_row, latency_row, score_row, skipped_row
         (error_row(outcome="xfailed"), Status.EXPECTED),
         (score_row(score=0.001), Status.PASSED),
         (score_row(score=0.001, outcome="failed"), Status.PASSED),
-        (latency_row(verdict="inconclusive"), Status.DOUBTFUL),
+        (latency_row(verdict="inconclusive"), Status.INCONCLUSIVE),
         (latency_row(verdict="fail", gated=False), Status.NOT_GATED),
         (skipped_row(), Status.SKIPPED),
     ],
 )
-def test_how_a_gate_ended(row: dict[str, Any], status: Status) -> None:
-    assert status_of(row) is status
+def test_how_a_gate_ended(row: dict[str, Any], expected: Status) -> None:
+    assert status(row) is expected
 
 
 @pytest.mark.parametrize(
