@@ -36,7 +36,8 @@ _WIDTH, _BLOCK = 4096, 64
 """Values per row; rows per block, after which the mixing signs repeat."""
 _SEED = "pytest-pot weights 1"
 _DIGEST_BYTES = 8
-_DIGEST_VALUES = 1 << 18
+_DIGEST_VALUES, _DIGEST_VALUES_ON_GPU = 1 << 18, 1 << 20
+"""Values that are hashed at a time: what fits into a processor's cache, and what a copy from a GPU pays for."""
 _BLOCKS_ON_GPU = 64
 """Blocks of one step on a GPU, 16 million values; elsewhere one, which fits into a processor's cache."""
 _MAX_ZEROS = 2**32 - 1
@@ -110,7 +111,7 @@ def digest_of(values: Tensor) -> bytes:
     if values.dtype.is_floating_point:
         kind = torch.float64 if values.dtype == torch.float64 and not _fit_float32(values) else torch.float32
     sha256 = hashlib.sha256()
-    for chunk in _chunks(values, _DIGEST_VALUES):
+    for chunk in _chunks(values, _DIGEST_VALUES if values.device.type == "cpu" else _DIGEST_VALUES_ON_GPU):
         array = chunk.cpu().to(kind).numpy()
         with np.errstate(invalid="ignore"):  # of a NaN from some 8-bit floats
             array = array + array.dtype.type(0)  # -0.0 + 0.0 is 0.0
