@@ -16,7 +16,7 @@ from pytest_pot.core.text import printable_lines, wrapped
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.gates.base import ErrorResult, Gate, GateInputs, GateResult
 from pytest_pot.plugin.collection import gates_on, gates_to_run, late_marker
-from pytest_pot.plugin.pytest_internals import is_test_case, skipped_test, terminal_width
+from pytest_pot.plugin.pytest_internals import failure_of, is_test_case, message_of, skipped_test, terminal_width
 from pytest_pot.plugin.session.details import details_wanted
 from pytest_pot.plugin.session.item_properties import attach_details, attach_properties, remove_properties
 from pytest_pot.plugin.session.progress import ProgressLine
@@ -188,7 +188,7 @@ def failed_setup(item: pytest.Item, error: BaseException) -> BaseException:
     remove_properties(item)
     message = None if isinstance(error, pytest.fail.Exception) else fixture_error(item, error)
     for gate in gates_to_run(item).run:
-        _no_verdict(item, gate, (gate.settings.reference, gate.settings.candidate), message or str(error))
+        _no_verdict(item, gate, (gate.settings.reference, gate.settings.candidate), message or message_of(error))
     return error if message is None else failure(item.config, message)
 
 
@@ -223,7 +223,8 @@ def refuse_late_markers(item: pytest.Item) -> None:
 def failure(config: pytest.Config, message: str) -> BaseException:
     """A failure that prints its message, in lines that fit the terminal, and nothing else; raise it ``from None``, or pytest
     prints the chain."""
-    return pytest.fail.Exception(wrapped(printable_lines(message), terminal_width(config)), pytrace=False)
+    message = printable_lines(message)
+    return failure_of(message, wrapped(message, terminal_width(config)))
 
 
 @contextmanager

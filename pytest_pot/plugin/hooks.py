@@ -14,7 +14,7 @@ from pytest_pot.core.text import wrapped
 from pytest_pot.plugin import hookspecs
 from pytest_pot.plugin.markers import GATES, MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
-from pytest_pot.plugin.pytest_internals import fixture_names, terminal_width
+from pytest_pot.plugin.pytest_internals import fixture_names, terminal_width, use_headline
 from pytest_pot.plugin.session.item_properties import give_details
 from pytest_pot.plugin.session.notes import NOTES, SessionNotes
 from pytest_pot.plugin.session.start import note_start
@@ -212,9 +212,13 @@ def pytest_after_the_body(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     give_details(item, report)
+    if call.excinfo is not None:
+        use_headline(report, call.excinfo.value)
     return report
 
 

@@ -14,12 +14,14 @@ import pytest
 
 __all__ = [
     "capture_suspended",
+    "failure_of",
     "fixture_definitions",
     "fixture_names",
     "fixtures_without_tests",
     "is_of_suite",
     "is_overridden",
     "is_test_case",
+    "message_of",
     "nearest_fixture",
     "requesting_item",
     "selects_tests",
@@ -28,6 +30,7 @@ __all__ = [
     "unittest_error",
     "unknown_ini_keys",
     "use_fixture",
+    "use_headline",
 ]
 
 WIDTH = "pot_width"
@@ -177,3 +180,37 @@ def _item_in(session: pytest.Session, folder: Path, fixture: str) -> pytest.Func
 
     item: pytest.Function = pytest.Function.from_parent(parent, name="pot", callobj=nothing)
     return item
+
+
+_MESSAGE = "pot_message"
+
+
+def failure_of(message: str, shown: str) -> BaseException:
+    """A failure that prints ``shown`` and no traceback. :func:`message_of` gives ``message``, which is not wrapped."""
+    error = pytest.fail.Exception(shown, pytrace=False)
+    setattr(error, _MESSAGE, message)
+    return error
+
+
+def message_of(error: BaseException) -> str:
+    """What went wrong, in lines that are not wrapped."""
+    return str(getattr(error, _MESSAGE, error))
+
+
+def use_headline(report: pytest.TestReport, error: BaseException) -> None:
+    """Show the first line of a :func:`failure_of` in pytest's short summary, and in the attribute of JUnit's XML.
+
+    On a CI and with ``-vv``, pytest shows the whole text of a failure without a traceback there, however many lines it has, and
+    has no public class for a failure that has both a short and a long text.
+    """
+    if not hasattr(error, _MESSAGE):
+        return
+    headline = message_of(error).partition("\n")[0]
+    if (crash := getattr(report.longrepr, "reprcrash", None)) is not None:
+        crash.message = headline
+    elif isinstance(report.longrepr, str):
+        from _pytest._code.code import ReprEntryNative, ReprExceptionInfo, ReprFileLocation, ReprTraceback
+
+        path, line, _ = report.location
+        text = ReprTraceback([ReprEntryNative([report.longrepr + "\n"])], None, style="native")
+        report.longrepr = ReprExceptionInfo(reprtraceback=text, reprcrash=ReprFileLocation(path, (line or 0) + 1, headline))

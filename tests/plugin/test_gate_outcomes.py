@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from xml.etree import ElementTree
 
 import pytest
 
@@ -62,6 +63,42 @@ def test_a_failing_gate_fails_in_the_call_phase(project: Project) -> None:
         result.stdout.fnmatch_lines(
             [f"*phase {name} setup passed", f"*phase {name} call failed", f"*phase {name} teardown passed"]
         )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_short_summary_has_one_line_per_failure_on_a_ci(
+    project: Project, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, pytest does not cut what it shows of a failure, and our messages have many lines."""
+    monkeypatch.setenv("CI", "true")
+    monkeypatch.setenv("COLUMNS", "80")
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed})
+        def test_different():
+            pass
+
+        @pytest.mark.pot_identity(candidate="nowhere/at/all")
+        def test_missing():
+            pass
+        """
+    )
+    arguments = ("--junitxml=junit.xml", "--pot-report=report.json")
+    result = project.run_workers(workers, *arguments) if workers else project.run_subprocess(*arguments)
+    lines = result.stdout.str().partition("short test summary info")[2].splitlines()[1:-1]
+    assert [line.partition(" - ")[2][:30] for line in lines] == [
+        "pot_identity: DIFFERENT: tv 0.",
+        "cannot load the candidate 'now",
+    ]
+    assert "worst prompts:" in result.stdout.str()
+    failure = ElementTree.parse(project.path / "junit.xml").find(".//failure")
+    assert failure is not None
+    assert "\n" not in failure.attrib["message"]
+    assert "worst prompts:" in (failure.text or "")
+    gates = json.loads((project.path / "report.json").read_text(encoding="utf-8"))["gates"]
+    assert "\n" not in gates[1]["error"]  # what is wrapped for the terminal is not wrapped in reports
 
 
 def test_models_below_the_root_are_named_relative_to_it(project: Project, tiny: Models) -> None:
