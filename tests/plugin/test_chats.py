@@ -165,12 +165,12 @@ def test_the_cache_tells_chats_apart_by_what_they_are_rendered_to(chats: Project
     for _ in range(2):
         [gate] = chats.gates()
         assert gate["passed"], gate
-    assert ", cached" in gate["conditions"]
+    assert "from the cache" in gate["conditions"]
     for name in ("base", "copy"):
         (chats.path / name / "chat_template.jinja").write_text(TEMPLATE.replace("assistant:", "model:"), encoding="utf-8")
     [gate] = chats.gates()
     assert gate["passed"], gate
-    assert ", cached" not in gate["conditions"]
+    assert "from the cache" not in gate["conditions"]
 
 
 def test_a_text_that_gets_a_second_bos_is_warned_of_once(chats: Project) -> None:

@@ -38,7 +38,7 @@ def test_a_copy_is_same_before_all_prompts_are_scored(pool: Project) -> None:
     result.assert_outcomes(passed=1)
     used = int(next(line for line in result.outlines if "used" in line).split()[-2])
     assert 30 < used < 70
-    result.stdout.re_match_lines([rf"test_it\.py::test_it +identity +auto +tv +0 +<= 0\.01 +SAME 0\.95 +{used} of 120 "])
+    result.stdout.re_match_lines([r"test_it\.py::test_it .* 0 / 0\.01 +SAME 95%$"])
 
 
 def test_a_perturbed_model_is_different_after_one_batch(pool: Project) -> None:
@@ -86,7 +86,7 @@ def test_high_confidence_is_not_rounded_to_certainty(pool: Project) -> None:
     result = run(pool, "identity", "confidence=0.999999", pool.tiny.perturbed)
     [head] = [line for line in result.outlines if line.startswith("pot_identity: ")]
     assert " at 99.9999% confidence " in head
-    assert any(" DIFFERENT 0.999999 " in line for line in result.outlines)
+    assert any("DIFFERENT 99.9999%, failed" in line for line in result.outlines)
 
 
 def test_undecided_at_score_zero_lists_no_worst_prompts(pool: Project) -> None:

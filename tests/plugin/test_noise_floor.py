@@ -106,8 +106,9 @@ def test_a_recorded_gate_that_decodes_shows_the_noise_floor(project: Project) ->
     assert gate["noise_floor_measured"].endswith("run alone and in a batch of 3")
     refused = run(project, "identity", 'reference="x.pot.safetensors", path="decode", max_score=1e-5')
     refused.assert_outcomes(failed=1)
-    [line] = [line for line in refused.outlines if "that far is the candidate from itself" in line]
-    assert line.endswith("Raise it above the noise floor")  # a model that decodes is not at 0 from its prefill
+    lines = [line for line in refused.outlines if "that far is the candidate from itself" in line]
+    # A model that decodes is not at 0 from its prefill.
+    assert lines[0].endswith("Raise it above the noise floor")
 
 
 @pytest.mark.parametrize("limit", ["max_score=1e-5", "confidence=0.95, max_score=1e-5"])

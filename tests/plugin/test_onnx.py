@@ -69,7 +69,6 @@ def test_another_model_and_a_quantised_one_are_told_apart(project: Project, fold
     result = project.run_tests(IDENTITY.format(f"candidate={str(folders['perturbed'])!r}"))
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*pot_identity: DIFFERENT: tv *", "  the candidate is ONNX, scored in float32"])
-    assert any(line.endswith("float32 on cpu, ONNX") for line in result.outlines)
 
 
 @pytest.mark.parametrize("role", ["candidate", "reference"])

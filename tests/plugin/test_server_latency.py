@@ -140,7 +140,8 @@ def test_a_passing_gate_tells_the_figures_with_v(servers: Servers) -> None:
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
         [
-            "*test_it* (latency): greedy decoding of 3 prompts, 21 tokens; preset auto, delays at http://127.0.0.1:*",
+            "*test_it* (latency):",
+            "  greedy decoding of 3 prompts, 21 tokens; preset auto, delays at http://127.0.0.1:*",
             "  candidate: * ms to the first token (p95 *), then * ms per token *",
             "  the network between here and the server is in the times",
         ]

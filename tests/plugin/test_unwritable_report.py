@@ -112,8 +112,9 @@ def test_at_the_end_it_is_one_line_and_nothing_is_lost(project: Project, conftes
     lines = result.outlines
     message = f"pot: the report {path} could not be written: {reason}. The exit status is 3 for that reason alone"
     assert lines.count(message) == 1
-    [row] = [index for index, line in enumerate(lines) if line.startswith("test_it.py::test_it  identity")]
-    assert row < lines.index(message) < lines.index("PASSED test_it.py::test_it")
+    rows = [index for index, line in enumerate(lines) if line.startswith("test_it.py::test_it  ")]
+    assert len(rows) == (verbosity == "-v")
+    assert max(rows, default=0) < lines.index(message) < lines.index("PASSED test_it.py::test_it")
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert not path.is_file()
 
@@ -124,7 +125,9 @@ def test_beside_a_failing_test(project: Project) -> None:
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.assert_outcomes(failed=1)
     assert f"pot: the report {project.path}/reports/x.md could not be written: File exists" in result.outlines
-    assert "FAILED test_it.py::test_it - Failed: pot_distinct: SAME: tv 0 is not above 0...." in result.outlines
+    assert any(
+        line.startswith("FAILED test_it.py::test_it - pot_distinct: SAME: tv 0 is not above") for line in result.outlines
+    )
 
 
 def test_the_controller_alone_checks_and_writes(project: Project) -> None:
@@ -144,9 +147,7 @@ def test_figures_that_json_has_no_form_for(project: Project) -> None:
         "import pytest\n\n@pytest.mark.pot_always\ndef test_it():\n    pass\n", "--pot-report=x.json", "-Wdefault"
     )
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
-    result.stdout.fnmatch_lines(
-        ["test_it.py::test_it  always *", f"pot: the report {project.path}/x.json could not be written: *"]
-    )
+    result.stdout.fnmatch_lines(["test_it.py::test_it  *", f"pot: the report {project.path}/x.json could not be written: *"])
     assert result.parseoutcomes()["passed"] == 1
 
 
