@@ -41,7 +41,7 @@ import pytest
 
 
 @pytest.mark.pot_identity(reference="models/base", candidate="models/base-int8", prompts="prompts.jsonl")
-def test_int8_is_still_the_same_model():
+def test_int8():
     pass
 """
 
