@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -32,6 +33,8 @@ EXAMPLES = HERE.parents[1] / "examples"
 PICTURE = HERE / "failing-gate.svg"
 COLUMNS = 80
 COMMAND = "pytest"
+DURATION = re.compile(r"\n.*1 failed.* in \d.*\s*\Z")
+"""pytest's last line, which tells how long this machine took."""
 CUT_SHORT = "not looked for"
 """What a diagnosis says of weights that it had no time for."""
 TITLE = "A failing gate of pytest-pot in a terminal"
@@ -133,13 +136,14 @@ def in_terminal(command: list[str], folder: Path) -> str:
 
 
 def failing_gate() -> str:
-    """What a terminal shows when the gate fails."""
+    """What a terminal shows when the gate fails, without the last line."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_project(folder)
-        return in_terminal(
+        shown = in_terminal(
             [sys.executable, "-m", *COMMAND.split(), "-p", "pytest_pot.plugin", "-p", "no:cacheprovider"], folder
         )
+    return DURATION.sub("", shown)
 
 
 def screen_lines(output: str) -> list[Text]:
