@@ -42,8 +42,8 @@ def refuse_hidden(report: ScoreReport, settings: ScoreSettings) -> None:
     again = ": with it, record the reference again (--pot-update)" if recorded else ""
     raise PotError(
         f"the score is no evidence: the reference has {tail:.1%} of its probability outside its {config.top_k} likeliest "
-        f"tokens, which are all that is compared one by one; at most {settings.max_tail:.1%} may be outside. Trained models are "
-        "seldom so undecided: check the reference. If it is meant to be, as with random weights, raise max_tail (marker, "
+        f"tokens, which are all that is compared one by one; at most {settings.max_tail:.1%} may be outside. Trained models "
+        "are seldom so undecided: check the reference. If it is meant to be, as with random weights, raise max_tail (marker, "
         f"--pot-max-tail or the ini key pot_max_tail). preset='accurate' compares the whole vocabulary{again}"
     )
 

@@ -226,9 +226,7 @@ def test_one_of_the_two_arrays_is_not_enough(
             Baseline.load(path)
 
 
-def test_recordings_without_it_are_read(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_recordings_without_it_are_read(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Earlier versions made no prints, and of an engine without weights there is none."""
     baseline = TeacherForcedScorer(ScoringConfig(top_k=10)).record(tiny("llama"), prompts[:3], tokenizer)
     assert baseline.weights_print is not None
