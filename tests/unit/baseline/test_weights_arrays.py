@@ -239,7 +239,7 @@ def test_recordings_without_it_are_read(prompts: list[Prompt], tokenizer: PreTra
 def test_the_recording_of_the_examples_tells_what_changed() -> None:
     printed = Baseline.load(Path(__file__).parents[3] / "examples" / "smollm2.pot.safetensors").weights_print
     assert printed is not None
-    assert len(printed.tensors) == 272
+    assert "model.embed_tokens.weight" in printed.tensors
 
 
 def with_label_names(model: Any) -> None:
