@@ -1,4 +1,4 @@
-"""``python -m pytest_pot``: inspect a recording, compare two, explain how two models differ, compare two runs' reports."""
+"""The commands of python -m pytest_pot: inspect a recording, compare two, explain how two models differ, compare two runs."""
 
 from __future__ import annotations
 

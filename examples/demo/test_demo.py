@@ -12,13 +12,13 @@ RECORDED = "../smollm2.pot.safetensors"
 
 # The same weights are the same model. "numeric" allows for another processor's rounding.
 @pytest.mark.pot_identity(reference=RECORDED, candidate="smollm2:identical", prompts=PROMPTS, tolerance="numeric")
-def test_the_same_weights_are_the_same_model() -> None:
+def test_same() -> None:
     pass
 
 
 # 8 bits change the predictions a little: within the tolerance that is meant for them.
 @pytest.mark.pot_identity(reference=RECORDED, candidate="smollm2:int8", prompts=PROMPTS, tolerance="int8")
-def test_int8_is_within_the_tolerance_for_int8() -> None:
+def test_int8() -> None:
     pass
 
 
@@ -26,5 +26,5 @@ def test_int8_is_within_the_tolerance_for_int8() -> None:
 # also says where the difference starts. With xfail, the run is green although we want to see the message of a failure.
 @pytest.mark.xfail(strict=True, reason="shows what a failing gate looks like")
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts=PROMPTS)
-def test_int8_is_within_the_default_tolerance() -> None:
+def test_int8_default() -> None:
     pass

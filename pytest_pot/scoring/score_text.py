@@ -136,8 +136,8 @@ def _position_lines(worst: WorstPosition) -> list[str]:
     reference = f"reference {_percent(worst.reference_probability)}"
     candidate = f"candidate {_percent(worst.candidate_probability)}"
     first = (
-        f"first choices: {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
-        f"{_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
+        f"first choices: reference {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
+        f"candidate {_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
     )
     # A token that is part of a character is not readable, so show its id too.
     token = _token(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")

@@ -94,7 +94,10 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
     assert text[6] == "  worst positions (context ▸ next token):"
     for place, probabilities in (text[7:9], text[9:11], text[11:13]):
         assert re.fullmatch(r" +0\.\d+  prompt [012], position \d+: .+ ▸ '.+'", place), place
-        pattern = r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; first choices: '.+' \d+(\.\d+)?%, '.+' \d+(\.\d+)?%"
+        pattern = (
+            r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; "
+            r"first choices: reference '.+' \d+(\.\d+)?%, candidate '.+' \d+(\.\d+)?%"
+        )
         assert re.fullmatch(pattern, probabilities), probabilities
     assert text[13].startswith("  what changed: all 28 tensors changed")
     assert text[14].startswith("  where it starts: transformer.wte (Embedding): ")

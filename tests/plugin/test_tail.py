@@ -25,10 +25,11 @@ def test_it():
 """
 REFUSED = (
     "the score is no evidence: the reference has {tail} of its probability outside its {k} likeliest tokens, which are all "
-    "that is compared one by one; at most {most} may be outside. Use preset='accurate', which compares the whole vocabulary, "
-    "or check the reference: trained models are seldom so undecided. If it is meant to be, raise max_tail (marker, "
-    "--pot-max-tail or the ini key pot_max_tail)"
+    "that is compared one by one; at most {most} may be outside. Trained models are seldom so undecided: check the reference. "
+    "If it is meant to be, as with random weights, raise max_tail (marker, --pot-max-tail or the ini key pot_max_tail). "
+    "preset='accurate' compares the whole vocabulary"
 )
+RECORD_AGAIN = ": with it, record the reference again (--pot-update)"
 
 
 def flat(project: Project, name: str = "flat", seed: int = 5) -> Path:
@@ -62,6 +63,19 @@ def test_a_flat_reference_is_refused(project: Project, marker: str, preset: str)
 def test_the_whole_vocabulary_has_no_tail(project: Project) -> None:
     project.ini(pot_reference=flat(project), pot_candidate=flat(project, "copy"), pot_prompts="prompts.jsonl")
     project.run_tests(GATE.format(marker="pot_identity(preset='accurate')")).assert_outcomes(passed=1)
+
+
+def test_a_recording_follows_the_advice_of_its_refusal(project: Project) -> None:
+    """With another preset than it was recorded with, a recording is refused: it is made again with that preset."""
+    project.ini(pot_candidate=flat(project, "copy"), pot_prompts="prompts.jsonl")
+    update = ["--pot-update", f"--pot-reference={flat(project)}"]
+    project.write(test_it=GATE.format(marker="pot_identity(reference='flat.pot.safetensors')"))
+    project.run(*update)
+    refused = project.run()
+    assert any(line.startswith("pot_identity: the score is no") and line.endswith(RECORD_AGAIN) for line in refused.outlines)
+    project.write(test_it=GATE.format(marker="pot_identity(reference='flat.pot.safetensors', preset='accurate')"))
+    project.run(*update).assert_outcomes(passed=1)
+    project.run().assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize("way", ["marker", "option", "ini"])
@@ -117,7 +131,7 @@ def test_a_forged_recording_with_everything_in_the_tail_is_refused(project: Proj
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    assert f"pot_identity: {REFUSED.format(tail='98.8%', k=100, most='25.0%')}" in result.outlines
+    assert f"pot_identity: {REFUSED.format(tail='98.8%', k=100, most='25.0%')}{RECORD_AGAIN}" in result.outlines
 
 
 def test_a_passing_gate_shows_the_tail_with_v(project: Project) -> None:

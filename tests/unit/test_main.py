@@ -125,3 +125,11 @@ def test_the_module_runs_without_pytest_and_inspects_without_torch(command: str,
     process = subprocess.run([sys.executable, "-m", "pytest_pot"], capture_output=True, text=True, check=False)
     assert process.returncode == 2
     assert "COMMAND" in process.stderr
+
+
+def test_help_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert "inspect a recording" in shown
+    assert "`" not in shown

@@ -38,11 +38,13 @@ def refuse_hidden(report: ScoreReport, settings: ScoreSettings) -> None:
     tail, config = report.tail_mass, settings.config
     if tail <= settings.max_tail or config.top_k is None:
         return
+    recorded = report.labels[0].endswith(", recorded")
+    again = ": with it, record the reference again (--pot-update)" if recorded else ""
     raise PotError(
         f"the score is no evidence: the reference has {tail:.1%} of its probability outside its {config.top_k} likeliest "
-        f"tokens, which are all that is compared one by one; at most {settings.max_tail:.1%} may be outside. Use "
-        "preset='accurate', which compares the whole vocabulary, or check the reference: trained models are seldom so "
-        "undecided. If it is meant to be, raise max_tail (marker, --pot-max-tail or the ini key pot_max_tail)"
+        f"tokens, which are all that is compared one by one; at most {settings.max_tail:.1%} may be outside. Trained models "
+        "are seldom so undecided: check the reference. If it is meant to be, as with random weights, raise max_tail (marker, "
+        f"--pot-max-tail or the ini key pot_max_tail). preset='accurate' compares the whole vocabulary{again}"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +226,20 @@ def test_one_of_the_two_arrays_is_not_enough(
             Baseline.load(path)
 
 
-def test_recordings_without_it_are_read() -> None:
-    """The example was recorded before there were prints."""
-    old = Baseline.load(Path(__file__).parents[3] / "examples" / "smollm2.pot.safetensors")
-    assert old.weights_print is None
+def test_recordings_without_it_are_read(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Earlier versions made no prints, and of an engine without weights there is none."""
+    baseline = TeacherForcedScorer(ScoringConfig(top_k=10)).record(tiny("llama"), prompts[:3], tokenizer)
+    assert baseline.weights_print is not None
+    without = replace(baseline, weights_print=None)
+    loaded = Baseline.load(without.save(tmp_path / "x.pot.safetensors"))
+    assert loaded.weights_print is None
+    assert loaded.to_bytes() == without.to_bytes()
+
+
+def test_the_recording_of_the_examples_tells_what_changed() -> None:
+    printed = Baseline.load(Path(__file__).parents[3] / "examples" / "smollm2.pot.safetensors").weights_print
+    assert printed is not None
+    assert "model.embed_tokens.weight" in printed.tensors
 
 
 def with_label_names(model: Any) -> None:
