@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # slow to import, and needed only where a page is written
 __all__ = ["html_report"]
 
 _MOST_BYTES, _MOST_SECTION_BYTES, _MOST_TABLE_BYTES = 4_950_000, 3_500_000, 3_000_000
-"""The size of a page in UTF-8: a page of a thousand gates stays below 5 MB. The table has a line for each gate; what it leaves is
-for the sections."""
+"""Sizes in UTF-8, so that a page of a thousand gates stays below 5 MB: of the page, of its sections, and of all but these,
+which is mostly the table, with a line for each gate. Sections have the room that the table leaves."""
 _DETAILS_SHARE = 0.7
 """Gates get plots and prompts until their sections have this share of the room."""
 _TABLE_WIDTHS = (900, 150, 75, 40)

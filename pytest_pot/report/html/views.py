@@ -20,7 +20,7 @@ _NAME, _SENTENCE, _LINE, _VALUE = 300, 600, 1_000, 2_000
 """Characters of a test's or a model's name, of a sentence, of a line of a diagnosis, and of any other value."""
 _MOST_LINES, _MOST_VALUES = 30, 100
 _IDENTIFICATION = ("test", "worker", "gate", "reference", "candidate", "preset", "metric", "limit")
-_SHOWN_OF_ALL = (
+_COMMON = (
     *_IDENTIFICATION,
     "outcome",
     "verdict",
@@ -131,7 +131,7 @@ class GateView:
 
     def values(self) -> list[tuple[str, str]]:
         """What a gate of an unknown kind reports beside what each gate does, as names and texts."""
-        values = [(name, value) for name, value in self.row.items() if name not in _SHOWN_OF_ALL]
+        values = [(name, value) for name, value in self.row.items() if name not in _COMMON]
         return [(shorten(str(name), _NAME), _text(value)) for name, value in values[:_MOST_VALUES]]
 
 

@@ -15,6 +15,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.core.version import __version__
 from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
 from pytest_pot.gates.verdict.details import ScoreDetails
+from pytest_pot.gates.verdict.limits import TOLERANCES
 from pytest_pot.report.html import page as page_module
 from pytest_pot.report.html.page import html_report
 from pytest_pot.report.html.views import _LATENCY_DETAILS, _SCORE_DETAILS
@@ -102,8 +103,8 @@ def test_the_headline(rows: list[dict[str, Any]], headline: str) -> None:
         ),
         (
             score_row(score=0.03, confidence=0.95, prompts=4, pool=40, decided_after=2),
-            "DIFFERENT at 95% confidence after 2 prompts (4 of 40 were scored): tv 0.03 is above the limit of 0.01 (3 times the "
-            "limit).",
+            "DIFFERENT at 95% confidence after 2 prompts (4 of 40 were scored): tv 0.03 is above the limit of 0.01 "
+            "(3 times the limit).",
         ),
         (
             score_row(score=0.009, confidence=0.95, pool=8, passed=False, verdict="UNDECIDED", expected_further=40),
@@ -188,7 +189,13 @@ def test_a_gate_on_latency_without_a_reference_or_a_figure_is_shown() -> None:
         n_prompts=1,
         n_tokens=38,
     )
-    values = {"reference": None, "score": None, "metric": "tokens per second", "limit": 100.0, "verdict": "inconclusive"}
+    values: dict[str, Any] = {
+        "reference": None,
+        "score": None,
+        "metric": "tokens per second",
+        "limit": 100.0,
+        "verdict": "inconclusive",
+    }
     page = page_of(latency_row(**values, latency=report.to_dict()))
     assert "None" not in page.text
     assert "too few timings" in page.text
@@ -218,6 +225,19 @@ def test_a_token_shows_both_models_on_hover_and_focus() -> None:
         assert "candidate 0.04%, likeliest ␣other 50.0%" in tip.text
     marks = page.all("i", "ws")
     assert {(mark.text, mark.attributes["aria-label"]) for mark in marks} == {("␣", "space")}
+
+
+def test_shades_tell_tokens_apart_where_a_limit_is_tight() -> None:
+    row = score_row(score=2e-4, limit=TOLERANCES["numeric"])
+    scores = [0.0, 0.5e-4, 2e-4, 3e-3, 0.02, 0.3, 0.9]
+    row["worst_prompts"] = [{**row["worst_prompts"][0], "tokens": [token("a", score) for score in scores]}]
+    page = page_of(row)
+    styles = [element.attributes["class"] for element in page.all("span", "tok")]
+    assert styles == [f"tok d{shade}" for shade in (0, 0, 1, 2, 3, 4, 5)]
+    [legend] = page.all("ul", "legend")
+    assert [item.text for item in legend.children] == [
+        *("below 0.0001", "from 0.0001", "from 0.001", "from 0.01", "from 0.1", "0.5 and more"),
+    ]
 
 
 def test_line_ends_and_tabs_in_tokens_have_marks_with_names() -> None:
@@ -330,7 +350,7 @@ def test_a_page_of_a_thousand_gates_is_small_and_quick() -> None:
 @pytest.mark.parametrize("character", ["é", "漢", "😀", "<", "_", "\u202e"])
 def test_a_page_of_a_thousand_gates_with_long_names_is_small(character: str) -> None:
     name = 400 * character
-    values = {"candidate": name, "reference": name, "notes": [3 * name] * 40, "conditions": name}
+    values: dict[str, Any] = {"candidate": name, "reference": name, "notes": [3 * name] * 40, "conditions": name}
     rows = [score_row(f"{name}{i}", **values) for i in range(500)]
     rows += [error_row("\n".join([name] * 30), **{**values, "test": f"{name}e{i}"}) for i in range(500)]
     source = html_report(rows, RUN)

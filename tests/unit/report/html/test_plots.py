@@ -33,7 +33,7 @@ def drawn(figure: Figure) -> Page:
                 assert -0.1 <= float(element.attributes[name] or "") <= most + 0.1, (element, figure)
         if element.tag == "text":
             start, end = extent(element)
-            assert -0.1 <= start, (element.text, figure)
+            assert start >= -0.1, (element.text, figure)
             assert end <= figure.width + 0.1, (element.text, figure)
         for x, y in points(element):
             assert -0.1 <= x <= figure.width + 0.1
