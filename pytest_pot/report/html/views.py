@@ -76,8 +76,8 @@ class GateView:
         facts.append(("Gate", f"{row.get('gate')} on {row.get('metric')}, preset {row.get('preset')}"))
         if "verdict" in row:
             facts.append(("Verdict", str(row["verdict"])))
-        if row.get("passed") and row.get("outcome") in _OTHERWISE:
-            facts.append(("Test", _OTHERWISE[row["outcome"]]))
+        if row.get("passed") and (words := _OTHERWISE.get(str(row.get("outcome")))):
+            facts.append(("Test", words))
         if row.get("conditions"):
             facts.append(("Conditions", str(row["conditions"])))
         return [(name, shorten(value, _SENTENCE)) for name, value in facts]

@@ -280,6 +280,11 @@ def test_any_text_is_shown_as_text(text: str) -> None:
     page_of(*hostile_rows(text))
 
 
+@pytest.mark.parametrize("name", [*score_row(), "outcome", "confidence", "error", "reason", "latency", "worker"])
+def test_metrics_and_values_may_have_the_names_of_others(name: str) -> None:
+    page_of(*hostile_rows(name))
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
