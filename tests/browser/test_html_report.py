@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_pot.report.html.page import html_report
+from pytest_pot.report.run_facts import run_facts
+
+from ..unit.report.html.rows import latency_row, score_row
 from .conftest import N_GATES
 
 if TYPE_CHECKING:
@@ -151,6 +155,41 @@ def test_the_page_is_no_wider_than_its_window(page: Chrome, width: int, scheme: 
     assert overflow(page) <= 0
     outside = "return [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
     assert script(page, f"{outside}.map(e => e.outerHTML.slice(0, 200))") == []
+
+
+CUT = """
+const cut = [];
+for (const each of document.querySelectorAll('details')) each.open = true;
+for (const label of document.querySelectorAll('svg.plot text')) {
+  const box = label.getBoundingClientRect(), plot = label.closest('svg').getBoundingClientRect();
+  if (!plot.width) continue;  // of the two plots of a scale, one is shown
+  const beyond = [plot.left - box.left, box.right - plot.right, plot.top - box.top, box.bottom - plot.bottom];
+  if (Math.max(...beyond) > 0.5) cut.push([label.textContent, ...beyond.map(Math.round)]);
+}
+return cut;
+"""
+
+
+@pytest.mark.parametrize("width", [1200, 720, 360])
+def test_every_label_is_within_its_plot(page: Chrome, width: int) -> None:
+    show(page, width, "light")
+    assert script(page, CUT) == []
+
+
+@pytest.mark.parametrize("width", [1200, 720, 360])
+def test_labels_of_extreme_scores_are_within_their_plots(browser: Chrome, tmp_path: Path, width: int) -> None:
+    scores = (0.0, 3.14e-12, 1.25e-5, 0.123, 0.638, 0.999, 1.0, 123_456.0)
+    steps = [{"score": 0.1, "different": 1e-9, "same_mean": None, "same_outliers": 0.0}]
+    trajectory = {"threshold": 20.0, "decided_after": None, "steps": steps}
+    limits = [(limit, score) for limit in (0.0, 1e-12, 1e-4, 0.45) for score in scores]
+    rows = [score_row(limit=limit, score=score, max_prompt_limit=10 * limit, trajectory=trajectory) for limit, score in limits]
+    rows += [latency_row(slowdown=slowdown) for slowdown in (1e-6, 1.25, 123_456.0)]
+    path = tmp_path / "gates.html"
+    path.write_text(html_report(rows, run_facts(0.0)), encoding="utf-8")
+    show(browser, width, "light")
+    browser.get(path.as_uri())
+    assert script(browser, "return document.querySelectorAll('svg.plot text').length") > 500
+    assert script(browser, CUT) == []
 
 
 def test_dark_and_light_differ(page: Chrome) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from ..unit.report.html.parsed import Page, check
@@ -55,6 +56,33 @@ def test_a_run_writes_a_page_with_all_its_gates(project: Project) -> None:
     tokens = page.all("span", "tok")
     assert len(tokens) > 20
     assert any("What the gate reports" in table.text for table in page.all("table"))
+
+
+def test_a_run_without_delta_p_writes_a_page(project: Project) -> None:
+    project.write(
+        test_it="""
+        import pytest
+
+        @pytest.mark.pot_identity(candidate={perturbed}, preset="fastest", max_tail=1)
+        def test_other():
+            pass
+        """
+    )
+    project.run("--pot-report=gates.html").stdout.fnmatch_lines(["written to *gates.html"])
+    page = written()
+    assert [heading.text.rpartition("::")[2] for heading in page.all("h3")] == ["test_other"]
+    assert any("Percentiles over positions" in table.text for table in page.all("table"))
+    assert "Δp" not in page.text
+
+
+def test_reports_in_html_and_json_tell_the_same_facts_of_a_run(project: Project) -> None:
+    project.write(test_it="def test_plain(): pass\n")
+    project.run("--pot-report=gates.html", "--pot-report=gates.json")
+    run = json.loads(Path("gates.json").read_text(encoding="utf-8"))["run"]
+    words = written().all("header")[0].text
+    assert run.pop("started").replace("T", " ").replace("+00:00", " UTC") in words
+    assert len(run) > 5
+    assert all(fact in words for fact in run.values() if fact is not None)
 
 
 def test_a_page_without_gates_says_so(project: Project) -> None:

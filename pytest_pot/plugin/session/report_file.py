@@ -122,15 +122,16 @@ def _write(path: Path, rows: _Rows, started: float) -> None:
 
 def _renderer(path: Path, started: float) -> Callable[[_Rows], str]:
     """What makes the text of a report, by the ending of its file."""
+    from pytest_pot.report.run_facts import run_facts
+
     if path.suffix == ".json":
         from pytest_pot.report.json_report import json_report
-        from pytest_pot.report.run_facts import run_facts
 
         return lambda rows: json_report(rows, run_facts(started))
     if path.suffix == ".html":
         from pytest_pot.report.html.page import html_report
 
-        return html_report
+        return lambda rows: html_report(rows, run_facts(started))
     from pytest_pot.report.markdown import markdown_report
 
     return markdown_report

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-import platform
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from importlib import metadata, resources
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import count, printable
+from pytest_pot.core.text import count, cut_middle, printable
 from pytest_pot.core.version import __version__
 from pytest_pot.report.gate_words import Status
 from pytest_pot.report.html.status import MARKS, STYLES, closeness
@@ -25,77 +22,85 @@ from pytest_pot.report.table import Row
 if TYPE_CHECKING:  # slow to import, and needed only where a page is written
     from jinja2 import Environment
 
-__all__ = ["RunFacts", "html_report"]
+__all__ = ["html_report"]
 
-_DETAILS_BYTES, _SECTIONS_BYTES = 2_500_000, 3_500_000
-"""Characters up to which gates get sections with plots and prompts, and up to which they get sections at all. Each gate has
-its line in the table, so that a page of a thousand gates stays below 5 MB."""
+_MOST_BYTES, _MOST_SECTION_BYTES, _MOST_TABLE_BYTES = 4_950_000, 3_500_000, 3_000_000
+"""Sizes in UTF-8, so that a page of a thousand gates stays below 5 MB: of the page, of its sections, and of all but these,
+which is mostly the table, with a line for each gate. Sections have the room that the table leaves."""
+_DETAILS_SHARE = 0.7
+"""Gates get plots and prompts until their sections have this share of the room."""
+_TABLE_WIDTHS = (900, 150, 75, 40)
+"""Columns of a name in the table: as many as fit the table's size."""
+_LINK_BYTES = 40
+"""A link from the table to a section."""
 _MOST_DETAILS = 60
 """Gates with plots and prompts: drawing takes time too."""
 _MAY_BREAK = re.compile(r"(::|[_/.])")
 """After what a long name of a test may go on in the next line."""
-_LIBRARIES = ("torch", "transformers")
+_NO_PACKAGES = ("started", "python", "platform")
+"""Facts of a run that are no versions of packages."""
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """What a page says of the run."""
-
-    date: str
-    versions: str
-
-    @classmethod
-    def now(cls) -> RunFacts:
-        """Of a run that ends now, with what is installed."""
-        libraries = [f"{name} {metadata.version(name)}" for name in _LIBRARIES]
-        versions = ", ".join([f"pytest-pot {__version__}", *libraries, f"Python {platform.python_version()}"])
-        return cls(datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"), versions)
-
-
-def html_report(rows: Sequence[Row], facts: RunFacts | None = None) -> str:
+def html_report(rows: Sequence[Row], run: Mapping[str, str | None]) -> str:
     """One HTML page on all gates, which loads nothing and needs no scripts.
 
     Args:
         rows: the gates, as :func:`pytest_pot.report.properties.rows_of` gives them.
-        facts: what to say of the run; None: that it ends now.
+        run: what :func:`~pytest_pot.report.run_facts.run_facts` gives.
 
     Raises:
         PotError: jinja2 is not installed.
     """
     environment = _environment()
     views = gate_views(rows)
-    sections, left_out = _sections(environment, views)
     counts = Counter(view.status for view in views)
-    page = environment.get_template("report.html").render(
-        facts=facts or RunFacts.now(),
+    page = functools.partial(
+        environment.get_template("report.html").render,
+        run=_run(run),
         headline=_headline(counts, len(views)),
         counts=[(status, counts[status]) for status in Status if counts[status]],
         views=views,
         shares=_shares(counts, len(views)),
         dot=_dot,
-        sections=sections,
-        left_out=left_out,
-        linked=len(sections),
     )
-    return page + "\n"
+    for width in _TABLE_WIDTHS:
+        table_bytes = _bytes(page(width=width, sections=[], left_out="", linked=0)) + _LINK_BYTES * len(views)
+        if table_bytes <= _MOST_TABLE_BYTES:
+            break
+    sections, left_out = _sections(environment, views, min(_MOST_SECTION_BYTES, _MOST_BYTES - table_bytes))
+    return page(width=width, sections=sections, left_out=left_out, linked=len(sections)) + "\n"
 
 
-def _sections(environment: Environment, views: Sequence[GateView]) -> tuple[list[str], str]:
-    """The sections of the first gates, which are the worst, and in words what is left out."""
+def _run(run: Mapping[str, str | None]) -> str:
+    """The facts of the run in one line."""
+    started = str(run["started"]).replace("T", " ").replace("+00:00", " UTC")
+    packages = {name: version for name, version in run.items() if version is not None and name not in _NO_PACKAGES}
+    versions = {"pytest-pot": __version__, "Python": run["python"], **packages}
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"started {started} · {named} · {run['platform']}"
+
+
+def _bytes(page: str) -> int:
+    """Its size in a file."""
+    return len(page.encode("utf-8", "backslashreplace"))
+
+
+def _sections(environment: Environment, views: Sequence[GateView], most_bytes: int) -> tuple[list[str], str]:
+    """The sections of the first gates, which are the worst, in ``most_bytes`` at most, and in words what is left out."""
     template = environment.get_template("gate.html")
     sections: list[str] = []
     size = n_detailed = n_cut = 0
     for view in views:
-        details = view.details() if n_detailed < _MOST_DETAILS and size < _DETAILS_BYTES else None
+        details = view.details() if n_detailed < _MOST_DETAILS and size < _DETAILS_SHARE * most_bytes else None
         section = template.render(view=view, details=details, shades=SHADES)
-        if details is not None and size + len(section) > _SECTIONS_BYTES:
+        if details is not None and size + _bytes(section) > most_bytes:
             details = None
             section = template.render(view=view, details=None, shades=SHADES)
         n_detailed += details is not None
         n_cut += details is None and view.has_details
-        if size + len(section) > _SECTIONS_BYTES:
+        if size + _bytes(section) > most_bytes:
             break
-        size += len(section)
+        size += _bytes(section)
         sections.append(section)
     parts = []
     if n_cut:
@@ -162,6 +167,7 @@ def _environment() -> Environment:
     style = resources.files("pytest_pot.report.html").joinpath("templates", "style.css").read_text(encoding="utf-8")
     environment.globals["style"] = Markup(style)
     environment.filters["breakable"] = lambda text: Markup(_MAY_BREAK.sub(r"\1<wbr>", str(escape(printable(text)))))
+    environment.filters["cut"] = lambda text, width: cut_middle(printable(text), width)
     environment.filters["mark"] = MARKS.__getitem__
     environment.filters["style"] = STYLES.__getitem__
     environment.filters["drawn"] = Markup  # SVG of ours, whose texts are escaped

@@ -9,12 +9,16 @@ from typing import Any
 
 from pytest_pot.core.text import count, number
 from pytest_pot.report.html.axes import Axis, LinearAxis, linear_axis, log_axis
-from pytest_pot.report.html.svg import Figure, circle, columns, labels_in_lanes, line, path, text
+from pytest_pot.report.html.svg import Figure, circle, columns, labels_in_lanes, line, middle_within, path, text, text_width
 
 __all__ = ["distribution_plot", "position_plot", "trajectory_plot"]
 
 WIDTH, HEIGHT = 340, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 16, 34
+_TICK_GAP, _NAME_GAP = 6, 4
+"""Between an axis and the labels on its left, and between a line's end and its name."""
+_FIRST_LINE, _SECOND_LINE = 11, 26
+"""Heights of two labels that do not meet."""
 _MOST_POINTS = 150
 """Points of one line; more are averaged, or left out where a line is a path in time."""
 _BINS = 30
@@ -29,12 +33,13 @@ def position_plot(by_position: Mapping[str, Any], metric: str, limit: float) -> 
     means = [float(value) for value in by_position["mean"]]
     width = math.ceil(len(means) / _MOST_POINTS)
     points = [(start, _mean(means[start : start + width])) for start in range(0, len(means), width)]
-    x = LinearAxis(0, max(len(means) - 1, 1), _LEFT, WIDTH - _RIGHT)
     shown = limit <= 2 * max(means)
     y = linear_axis([value for _, value in points] + [limit] * shown, (HEIGHT - _BOTTOM, _TOP))
-    parts = _axes(_index_ticks(x), y, f"position in the continuation; mean {metric}")
+    left = max(_LEFT, *(_TICK_GAP + text_width(label) for _, label in y.ticks()))
+    x = LinearAxis(0, max(len(means) - 1, 1), left, WIDTH - _RIGHT)
+    parts = _axes(x, y, f"position in the continuation; mean {metric}")
     if shown:
-        parts += [line(_LEFT, y.at(limit), WIDTH - _RIGHT, y.at(limit), "limit"), _over(y.at(limit), f"limit {number(limit)}")]
+        parts += [line(left, y.at(limit), WIDTH - _RIGHT, y.at(limit), "limit"), _over(y.at(limit), f"limit {number(limit)}")]
     places = [(x.at(index), y.at(value)) for index, value in points]
     parts.append(path(places, "curve") if len(places) > 1 else circle(*places[0], 3, "dot"))
     if 1 < len(places) <= 40:
@@ -45,20 +50,20 @@ def position_plot(by_position: Mapping[str, Any], metric: str, limit: float) -> 
     return Figure(WIDTH, HEIGHT, f"Mean {metric} by position", described, tuple(parts))
 
 
-def distribution_plot(values: Sequence[float], what: str, limit: float | None, *, log: bool = True) -> Figure:
-    """How ``values`` are spread: a dot for each, stacked, or columns where they are many.
+def distribution_plot(values: Sequence[float], metric: str, limit: float | None) -> Figure:
+    """How the prompts' scores are spread: a dot for each, stacked, or columns where they are many.
 
-    ``what`` says what they are of, and names the axis; ``limit``, where there is one, is drawn.
+    ``limit``: that for one prompt, where there is one.
     """
     numbers = [float(value) for value in values]
     ends = (_LEFT - 20, WIDTH - _RIGHT - 10)
     all_values = numbers if limit is None else [*numbers, limit]
-    axis: Axis = log_axis(all_values, ends, decades=2) if log else linear_axis(all_values, ends, from_zero=False)
+    axis = log_axis(all_values, ends, decades=2)
     size = (axis.end - axis.start) / _BINS
-    first = min(axis.start, getattr(axis, "zero", None) or axis.start)
+    first = axis.start if axis.zero is None else axis.zero
     bins = Counter(round((axis.at(value) - first) / size) for value in numbers)
     bottom, most = HEIGHT - _BOTTOM, max(bins.values())
-    parts = [line(first, bottom, axis.end, bottom, "axis"), *_ticks_below(axis.ticks()), _caption(what)]
+    parts = [line(first, bottom, axis.end, bottom, "axis"), *_ticks_below(axis.ticks()), _caption(f"{metric} of each prompt")]
     if limit is not None:
         parts += [line(axis.at(limit), _TOP + 4, axis.at(limit), bottom, "limit"), _beside(axis.at(limit), limit)]
     if most <= _MOST_DOTS:
@@ -67,11 +72,11 @@ def distribution_plot(values: Sequence[float], what: str, limit: float | None, *
     else:
         unit = (bottom - _TOP - 12) / most
         boxes = ((first + k * size - size / 2, bottom - unit * bins[k], size - 1, unit * bins[k]) for k in sorted(bins))
-        parts += [columns(boxes, "column"), text(first, _TOP, f"{most} in the highest column", "tick")]
+        parts += [columns(boxes, "column"), text(first, _FIRST_LINE, f"{most} in the highest column", "tick")]
     ordered = sorted(numbers)
     described = f"{len(ordered)} values: lowest {number(ordered[0])}, median {number(ordered[(len(ordered) - 1) // 2])}, "
-    described += f"highest {number(ordered[-1])}." + ("" if limit is None else f" Limit {number(limit)}.")
-    return Figure(WIDTH, HEIGHT, f"Spread of {what}", described, tuple(parts))
+    described += f"highest {number(ordered[-1])}." + ("" if limit is None else f" Limit for one prompt {number(limit)}.")
+    return Figure(WIDTH, HEIGHT, f"Spread of {metric} of each prompt", described, tuple(parts))
 
 
 def trajectory_plot(trajectory: Mapping[str, Any]) -> Figure:
@@ -80,16 +85,16 @@ def trajectory_plot(trajectory: Mapping[str, Any]) -> Figure:
     # Infinite wealth is None.
     wealth = {key: [math.inf if step[key] is None else float(step[key]) for step in steps] for key in _TESTS}
     finite = [value for values in wealth.values() for value in values if 0 < value < math.inf]
-    right = WIDTH - 92  # the names of the lines are beside their ends
+    right = WIDTH - _NAME_GAP - max(map(text_width, _TESTS.values()))  # the names of the lines are beside their ends
     y = log_axis([min([1e-3, *(max(value, 1e-6) for value in finite)]), 10 * threshold], (HEIGHT - _BOTTOM, _TOP))
     x = LinearAxis(0, max(len(steps), 1), _LEFT, right)
-    parts = _axes(_index_ticks(x), y, "prompts; wealth of each test", right)
+    parts = _axes(x, y, "prompts; wealth of each test")
     parts += [line(_LEFT, y.at(threshold), right, y.at(threshold), "limit")]
     parts.append(text(_LEFT + 4, y.at(threshold) - 5, f"{number(threshold)} decides", "halo"))
     every = math.ceil(len(steps) / _MOST_POINTS)
     for key, values in wealth.items():
-        kept = [*range(0, len(values) - 1, every), len(values) - 1] if values else []
-        points = [(x.at(0), y.at(1.0)), *((x.at(index + 1), y.at(values[index])) for index in kept)]
+        indices = [*range(0, len(values) - 1, every), len(values) - 1] if values else []
+        points = [(x.at(0), y.at(1.0)), *((x.at(index + 1), y.at(values[index])) for index in indices)]
         parts.append(path(points, f"curve {key}"))
     after = trajectory.get("decided_after")
     if after is not None:
@@ -106,7 +111,7 @@ def _line_names(heights: Mapping[str, float], right: float) -> list[str]:
     parts, free = [], 0.0
     for key in sorted(heights, key=heights.__getitem__):
         place = max(heights[key] + 4, free)
-        parts.append(text(right + 4, place, _TESTS[key], f"name {key}"))
+        parts.append(text(right + _NAME_GAP, place, _TESTS[key], f"name {key}"))
         free = place + 13
     return parts
 
@@ -115,11 +120,12 @@ def _wealth(value: float) -> str:
     return number(value) if math.isfinite(value) else "infinite"
 
 
-def _axes(x_ticks: Sequence[tuple[float, str]], y: Axis, words: str, right: float = WIDTH - _RIGHT) -> list[str]:
+def _axes(x: LinearAxis, y: Axis, words: str) -> list[str]:
     """The frame of a plot with two axes."""
-    parts = [line(_LEFT, HEIGHT - _BOTTOM, right, HEIGHT - _BOTTOM, "axis"), *_ticks_below(x_ticks), _caption(words)]
+    left, right = x.start, x.end
+    parts = [line(left, HEIGHT - _BOTTOM, right, HEIGHT - _BOTTOM, "axis"), *_ticks_below(_index_ticks(x)), _caption(words)]
     for place, label in y.ticks():
-        parts += [line(_LEFT, place, right, place, "grid"), text(_LEFT - 6, place + 4, label, "tick", "end")]
+        parts += [line(left, place, right, place, "grid"), text(left - _TICK_GAP, place + 4, label, "tick", "end")]
     return parts
 
 
@@ -130,8 +136,9 @@ def _index_ticks(x: LinearAxis) -> list[tuple[float, str]]:
 def _ticks_below(ticks: Sequence[tuple[float, str]]) -> list[str]:
     """Labels below the plot, those left out that would meet another one."""
     lanes = labels_in_lanes(list(ticks), WIDTH)
-    kept = [tick for tick, (_, lane) in zip(ticks, lanes, strict=True) if lane == 0]
-    return [text(place, HEIGHT - _BOTTOM + 14, label, "tick", "middle") for place, label in kept]
+    free = [tick for tick, (_, lane) in zip(ticks, lanes, strict=True) if lane == 0]
+    height = HEIGHT - _BOTTOM + 14
+    return [text(middle_within(place, label, WIDTH), height, label, "tick", "middle") for place, label in free]
 
 
 def _caption(words: str) -> str:
@@ -143,8 +150,11 @@ def _over(height: float, words: str) -> str:
 
 
 def _beside(place: float, limit: float) -> str:
-    anchor, shift = ("end", -4) if place > WIDTH / 2 else ("start", 4)
-    return text(place + shift, _TOP + 10, f"limit {number(limit)}", "halo", anchor)
+    words = f"limit for one prompt {number(limit)}"
+    size = text_width(words)
+    if place > WIDTH / 2:
+        return text(max(place - 4, size), _SECOND_LINE, words, "halo", "end")
+    return text(min(place + 4, WIDTH - size), _SECOND_LINE, words, "halo")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pytest_pot.core.text import number, shorten
 from pytest_pot.report.html.axes import log_axis
-from pytest_pot.report.html.svg import Figure, circle, labels_in_lanes, line, rect, text, text_width
+from pytest_pot.report.html.svg import Figure, circle, labels_in_lanes, line, middle_within, rect, text, text_width
 
 __all__ = ["scale_plot"]
 
@@ -30,7 +30,7 @@ def scale_plot(scale: Mapping[str, Any], *, above: bool, width: int) -> Figure:
     score, limit = float(scale["score"]), float(scale["limit"])
     axis = log_axis([score, limit, *(value for _, value, _ in marks)], (_MARGIN, width - _MARGIN), decades=3)
     upper = [(axis.at(score), f"score {number(score)}", "strong"), (axis.at(limit), f"limit {number(limit)}", "")]
-    upper_lanes = labels_in_lanes([(x, words) for x, words, _ in upper], width)
+    upper_lanes = labels_in_lanes([(x, words) for x, words, _ in upper], width, strong=True)
     top = _LANE * (1 + max(lane for _, lane in upper_lanes)) + 4
     parts = _bar((axis.at(score), axis.at(limit), width), top, above=above)
     below = top + _BAR + _AXIS
@@ -40,7 +40,7 @@ def scale_plot(scale: Mapping[str, Any], *, above: bool, width: int) -> Figure:
     parts += [line(x, top + _BAR, x, top + _BAR + 4, "axis") for x, _ in ticks]
     for (_, value, style), (_, lane) in zip(marks, lanes, strict=True):
         parts.append(line(axis.at(value), top + _BAR - 5, axis.at(value), below + _LANE * lane + 4, style))
-    parts += [text(x, top + _BAR + 15, label, "tick halo", "middle") for x, label in ticks]
+    parts += [text(middle_within(x, label, width), top + _BAR + 15, label, "tick halo", "middle") for x, label in ticks]
     for (name, _, _), (start, lane) in zip(marks, lanes, strict=True):
         parts.append(text(start, below + _LANE * (lane + 1), name, "halo"))
     parts += _leaders(upper, upper_lanes, top)

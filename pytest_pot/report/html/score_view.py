@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_pot.core.text import number, shorten
 from pytest_pot.report.html.plots import distribution_plot, position_plot, trajectory_plot
 from pytest_pot.report.html.scale_plot import scale_plot
-from pytest_pot.report.html.status import is_above
+from pytest_pot.report.html.status import is_above, is_number
 from pytest_pot.report.html.svg import Figure
 from pytest_pot.report.html.tokens import Piece, TokenView, pieces, token_views
 from pytest_pot.report.table import Row
@@ -60,6 +60,16 @@ class PromptView:
 
 
 @dataclass(frozen=True)
+class DeltaPView:
+    """Δp over all positions, in percentage points."""
+
+    mean: str
+    rms: str
+    percentiles: list[tuple[str, str]]
+    """Name and value, the largest first."""
+
+
+@dataclass(frozen=True)
 class ScoreView:
     """All parts are ready to be shown; plots are SVG."""
 
@@ -71,8 +81,8 @@ class ScoreView:
     """By percentile, the largest first: its name, and a cell per column."""
     metrics: list[tuple[str, str]]
     same_top: str
-    delta_p: str
-    """Mean and root of the mean square."""
+    delta_p: DeltaPView | None
+    """None where the run has no Δp."""
     plots: list[tuple[str, str]]
     """Title and SVG."""
     kinds: list[KindBar]
@@ -92,9 +102,9 @@ def score_view(row: Row, name: str) -> ScoreView:
         scale_narrow=scale_plot(row["scale"], above=above, width=NARROW).svg(f"{name}-narrow"),
         percentile_columns=columns,
         percentiles=table,
-        metrics=[(key, number(row[key])) for key in row["percentiles"] if key in row],
+        metrics=[(key, number(row[key])) for key in row["percentiles"] if is_number(row.get(key))],
         same_top=_same_top(row["same_top"]),
-        delta_p=f"{_points(row['delta_p']['mean'])}, RMS {row['delta_p']['rms']:.2f}",
+        delta_p=None if row["delta_p"] is None else _delta_p(row["delta_p"]),
         plots=_plots(row, metric, name),
         kinds=_kinds(row.get("kinds") or {}),
         worst_lines=_worst_lines(row["prompt_scores"]),
@@ -111,20 +121,31 @@ def _plots(row: Row, metric: str, name: str) -> list[tuple[str, str]]:
         plots["position"] = position_plot(row["by_position"], metric, limit)
     scores = [prompt["score"] for prompt in row["prompt_scores"]]
     if len(scores) > 1:
-        plots["prompts"] = distribution_plot(scores, f"{metric} of each prompt", row.get("max_prompt_limit"))
+        plots["prompts"] = distribution_plot(scores, metric, row.get("max_prompt_limit"))
     return [(plot.title, plot.svg(f"{name}-{key}")) for key, plot in plots.items()]
 
 
 def _percentiles(row: Row, metric: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The columns, and the rows as llama.cpp's ``llama-perplexity --kl-divergence`` prints them."""
+    """The columns, which are metrics, and the rows."""
     by_metric: Mapping[str, Mapping[str, float]] = row["percentiles"]
-    shown = [key for key in dict.fromkeys((metric, "kl")) if key in by_metric]
-    delta_p = row["delta_p"]
-    lines = []
-    for key in sorted(by_metric[metric], key=float, reverse=True):
-        cells = [number(by_metric[name][key]) for name in shown]
-        lines.append((_PERCENTILES.get(key, f"{key}%"), [*cells, _points(delta_p["percentiles"][key])]))
-    return [*shown, "Δp"], lines
+    columns = [name for name in dict.fromkeys((metric, "kl")) if name in by_metric]
+    keys = _largest_first(by_metric[metric])
+    return columns, [(_percentile(key), [number(by_metric[name][key]) for name in columns]) for key in keys]
+
+
+def _delta_p(delta_p: Mapping[str, Any]) -> DeltaPView:
+    percentiles: Mapping[str, float] = delta_p["percentiles"]
+    lines = [(_percentile(key), _points(percentiles[key])) for key in _largest_first(percentiles)]
+    return DeltaPView(_points(delta_p["mean"]), f"{delta_p['rms']:.2f}", lines)
+
+
+def _largest_first(percentiles: Iterable[str]) -> list[str]:
+    """The keys in the order in which llama.cpp's ``llama-perplexity --kl-divergence`` prints percentiles."""
+    return sorted(percentiles, key=float, reverse=True)
+
+
+def _percentile(key: str) -> str:
+    return _PERCENTILES.get(key, f"{key}%")
 
 
 def _points(value: float) -> str:

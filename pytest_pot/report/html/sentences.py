@@ -1,12 +1,12 @@
-"""What a gate found, as one sentence."""
+"""What came of a gate, as one sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pytest_pot.core.text import number, times_over
-from pytest_pot.report.html.status import is_above
+from pytest_pot.core.text import count, number, times_over
+from pytest_pot.report.html.status import is_above, is_number
 from pytest_pot.report.table import Row
 
 __all__ = ["sentence", "sign"]
@@ -23,7 +23,7 @@ def sentence(row: Row) -> str:
     if row.get("gate") == "pot_latency" and isinstance(row.get("latency"), Mapping):
         return _latency(row["latency"])
     if row.get("gate") in _SCORE_GATES and "confidence" in row:
-        return f"{row['verdict']} at {100 * row['confidence']:.12g}% confidence after {_used(row)}: {_score(row)}"
+        return f"{row['verdict']} at {100 * row['confidence']:.12g}% confidence {_when(row)}: {_score(row)}"
     return _score(row)
 
 
@@ -37,7 +37,7 @@ def sign(row: Row) -> str:
 def _score(row: Row) -> str:
     score: Any = row.get("score")
     limit: Any = row.get("limit")
-    if not all(isinstance(value, int | float) for value in (score, limit)) or "metric" not in row:
+    if not (is_number(score) and is_number(limit)) or "metric" not in row:
         return f"The verdict is {row.get('verdict')}"
     figure, bound = f"{row['metric']} {number(score)}", number(limit)
     if row.get("gate") not in _SCORE_GATES:
@@ -64,9 +64,13 @@ def _score(row: Row) -> str:
     return f"{within}, which does not decide: {more}" if row.get("verdict") == "UNDECIDED" else within
 
 
-def _used(row: Row) -> str:
-    pool = row.get("pool")
-    return f"{row.get('prompts')} prompts" if pool is None else f"{row.get('prompts')} of {pool} prompts"
+def _when(row: Row) -> str:
+    """After how many prompts the verdict was reached; those of a batch are all scored, also where fewer decide."""
+    prompts, pool, decided_after = row.get("prompts"), row.get("pool"), row.get("decided_after")
+    scored = f"{prompts}" if pool is None else f"{prompts} of {pool}"
+    if decided_after is None or decided_after == prompts:
+        return f"after {scored} prompts"
+    return f"after {count(decided_after, 'prompt')} ({scored} were scored)"
 
 
 def _latency(report: Mapping[str, Any]) -> str:

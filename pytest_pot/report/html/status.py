@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pytest_pot.report.gate_words import Status
 from pytest_pot.report.table import Row
 
-__all__ = ["MARKS", "STYLES", "closeness", "is_above"]
+__all__ = ["MARKS", "STYLES", "closeness", "is_above", "is_number"]
 
 
 MARKS: Mapping[Status, str] = {
@@ -32,18 +32,25 @@ STYLES: Mapping[Status, str] = {
     Status.SKIPPED: "skipped",
 }
 """Names of classes in the page's style sheet."""
+_RATES = ("tokens per second", "min_tokens_per_s")
+"""Metrics of which more is better: of a gate that ran, and of one that did not."""
 
 
 def is_above(row: Row) -> bool:
     """Whether the gate asks for a score above its limit, not below."""
-    return row.get("gate") == "pot_distinct" or "tokens per second" in str(row.get("metric"))
+    return row.get("gate") == "pot_distinct" or row.get("metric") in _RATES
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a row is a figure."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def closeness(row: Row) -> float:
     """How far the score is on the wrong side of its limit, as a factor: above 1 for a score that fails, 0 where not known."""
     score: Any = row.get("score")
     limit: Any = row.get("limit")
-    if not all(isinstance(value, int | float) for value in (score, limit)):
+    if not (is_number(score) and is_number(limit)):
         return 0.0
     worse, better = (limit, score) if is_above(row) else (score, limit)
     if math.isnan(worse) or math.isnan(better):

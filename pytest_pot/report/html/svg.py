@@ -6,12 +6,13 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pytest_pot.core.text import columns as text_columns
 from pytest_pot.core.text import printable
 
-__all__ = ["Figure", "circle", "columns", "labels_in_lanes", "line", "path", "rect", "text", "text_width"]
+__all__ = ["Figure", "circle", "columns", "labels_in_lanes", "line", "middle_within", "path", "rect", "text", "text_width"]
 
-_CHARACTER = 6.6
-"""The width of a character of a label, rounded up, in the plot's units."""
+_CHARACTER, _STRONG_CHARACTER = 7.4, 8.2
+"""The widths of a digit of a label, in the plot's units, in the widest of the usual fonts (DejaVu Sans); ``strong`` is bold."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +66,27 @@ def circle(x: float, y: float, radius: float, style: str = "") -> str:
     return f'<circle cx="{_n(x)}" cy="{_n(y)}" r="{_n(radius)}"{_class(style)}/>'
 
 
-def text_width(words: str) -> float:
+def text_width(words: str, *, strong: bool = False) -> float:
     """At most how wide a label is."""
-    return _CHARACTER * len(words)
+    return (_STRONG_CHARACTER if strong else _CHARACTER) * text_columns(words)
 
 
-def labels_in_lanes(labels: Sequence[tuple[float, str]], width: float) -> list[tuple[float, int]]:
+def middle_within(middle: float, words: str, width: float) -> float:
+    """The place next to ``middle`` for the middle of a label, so that all of it is between 0 and ``width``."""
+    half = text_width(words) / 2
+    return max(half, min(middle, width - half))
+
+
+def labels_in_lanes(labels: Sequence[tuple[float, str]], width: float, *, strong: bool = False) -> list[tuple[float, int]]:
     """For each label, given the middle that it would like: its start, and the lane in which it meets no other one.
 
-    Labels stay between 0 and ``width``. Lanes are counted from 0.
+    Labels stay between 0 and ``width``. Lanes are counted from 0. ``strong``: some of the labels are bold.
     """
     placed: list[tuple[float, int]] = [(0.0, 0)] * len(labels)
     ends: list[float] = []  # of the last label in each lane
     for index in sorted(range(len(labels)), key=lambda index: labels[index][0]):
         middle, words = labels[index]
-        size = text_width(words)
+        size = text_width(words, strong=strong)
         start = max(0.0, min(middle - size / 2, width - size))
         lane = next((lane for lane, end in enumerate(ends) if start >= end + _CHARACTER), len(ends))
         ends[lane : lane + 1] = [start + size]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from pytest_pot.core.text import number
 from pytest_pot.report.html.axes import linear_axis
-from pytest_pot.report.html.svg import Figure, circle, line, text
+from pytest_pot.report.html.svg import Figure, circle, line, middle_within, text
 
 __all__ = ["times_plot"]
 
@@ -32,7 +32,8 @@ def times_plot(rows: Mapping[str, Sequence[float]], unit: str, limit: float | No
     bottom = height - _BOTTOM
     parts = [line(axis.start, bottom, axis.end, bottom, "axis")]
     for place, label in axis.ticks():
-        parts += [line(place, bottom, place, bottom + 4, "axis"), text(place, bottom + 16, label, "tick", "middle")]
+        parts.append(line(place, bottom, place, bottom + 4, "axis"))
+        parts.append(text(middle_within(place, label, WIDTH), bottom + 16, label, "tick", "middle"))
     parts.append(text(WIDTH / 2, height - 5, unit, "caption", "middle"))
     if limit is not None:
         parts.append(line(axis.at(limit), _TOP, axis.at(limit), bottom, "limit"))

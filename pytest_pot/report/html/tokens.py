@@ -10,8 +10,9 @@ from pytest_pot.core.text import number, printable
 
 __all__ = ["SHADES", "Piece", "TokenView", "pieces", "probability", "shade", "token_views"]
 
-SHADES = (0.01, 0.05, 0.15, 0.35, 0.7)
-"""Where the next darker shade begins, in the unit of the metric: the same on every page, so that pages compare."""
+SHADES = (0.0001, 0.001, 0.01, 0.1, 0.5)
+"""Where the next darker shade begins, in the unit of the metric: the same on every page, so that pages compare. They reach down
+to the smallest named tolerance."""
 _MARKS = {" ": ("␣", "space"), "\n": ("↵", "line feed"), "\t": ("⇥", "tab"), "\r": ("␍", "carriage return")}
 _TOKEN = 80
 """Characters of a token."""

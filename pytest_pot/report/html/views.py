@@ -1,4 +1,4 @@
-"""What the page tells of one gate: texts, tables and plots, for the templates to lay out."""
+"""What the page shows of one gate: texts, tables and plots, for the templates to lay out."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_pot.core.text import number, printable, shorten
+from pytest_pot.core.text import cut_middle, number, printable, shorten
 from pytest_pot.report.gate_words import Status, status
 from pytest_pot.report.html.latency_view import LatencyView, latency_view
 from pytest_pot.report.html.score_view import ScoreView, score_view
 from pytest_pot.report.html.sentences import sentence, sign
-from pytest_pot.report.html.status import closeness
+from pytest_pot.report.html.status import closeness, is_number
 from pytest_pot.report.table import Row
 
 __all__ = ["GateView", "gate_views"]
@@ -20,8 +20,19 @@ _NAME, _SENTENCE, _LINE, _VALUE = 300, 600, 1_000, 2_000
 """Characters of a test's or a model's name, of a sentence, of a line of a diagnosis, and of any other value."""
 _MOST_LINES, _MOST_VALUES = 30, 100
 _IDENTIFICATION = ("test", "worker", "gate", "reference", "candidate", "preset", "metric", "limit")
-_TOLD = (*_IDENTIFICATION, "outcome", "verdict", "passed", "score", "error", "reason", "notes", "warnings", "conditions")
-"""What a page tells of each gate anyway."""
+_COMMON = (
+    *_IDENTIFICATION,
+    "outcome",
+    "verdict",
+    "passed",
+    "score",
+    "error",
+    "reason",
+    "notes",
+    "warnings",
+    "conditions",
+)
+"""Values that the page shows of a gate of any kind."""
 _SCORE_DETAILS = {"prompt_scores", "percentiles", "delta_p", "same_top", "by_position", "worst_prompts", "scale"}
 """What a row with :class:`~pytest_pot.gates.verdict.details.ScoreDetails` has; importing these would import numpy."""
 _LATENCY_DETAILS = {"what", "candidate", "reference", "checks", "ratios", "lead", "requests", "memory"}
@@ -37,7 +48,7 @@ _GATES = ("pot_identity", "pot_distinct", "pot_latency")
 
 @dataclass(frozen=True)
 class GateView:
-    """One gate: what its line in the table and the head of its section tell; :meth:`details` has the rest."""
+    """One gate: what its line in the table and the head of its section show; :meth:`details` has the rest."""
 
     row: Row
     number: int
@@ -65,8 +76,8 @@ class GateView:
         facts.append(("Gate", f"{row.get('gate')} on {row.get('metric')}, preset {row.get('preset')}"))
         if "verdict" in row:
             facts.append(("Verdict", str(row["verdict"])))
-        if row.get("passed") and row.get("outcome") in _OTHERWISE:
-            facts.append(("Test", _OTHERWISE[row["outcome"]]))
+        if row.get("passed") and (words := _OTHERWISE.get(str(row.get("outcome")))):
+            facts.append(("Test", words))
         if row.get("conditions"):
             facts.append(("Conditions", str(row["conditions"])))
         return [(name, shorten(value, _SENTENCE)) for name, value in facts]
@@ -120,7 +131,7 @@ class GateView:
 
     def values(self) -> list[tuple[str, str]]:
         """What a gate of an unknown kind reports beside what each gate does, as names and texts."""
-        values = [(name, value) for name, value in self.row.items() if name not in _TOLD]
+        values = [(name, value) for name, value in self.row.items() if name not in _COMMON]
         return [(shorten(str(name), _NAME), _text(value)) for name, value in values[:_MOST_VALUES]]
 
 
@@ -139,7 +150,7 @@ def _view(row: Row, place: int) -> GateView:
         row=row,
         number=place,
         status=status(row),
-        test=shorten(f"{worker}{row.get('test')}", _NAME),
+        test=cut_middle(printable(f"{worker}{row.get('test')}"), _NAME),
         gate=shorten(str(row.get("gate")), _NAME).removeprefix("pot_"),
         candidate=shorten(str(row.get("candidate")), _NAME),
         reference=None if reference is None else shorten(str(reference), _NAME),
@@ -153,7 +164,7 @@ def _figure(value: object) -> str | None:
     """A number as people read it; anything else as text."""
     if value is None:
         return None
-    return number(value) if isinstance(value, int | float) else shorten(str(value), _NAME)
+    return number(value) if is_number(value) else shorten(str(value), _NAME)
 
 
 def _lines(values: object) -> list[str]:

@@ -66,8 +66,8 @@ class Page(HTMLParser):
 
     def all(self, tag: str, style: str | None = None) -> list[Element]:
         """The elements with this tag and, where one is given, this class."""
-        found = [element for element in self.elements if element.tag == tag]
-        return [e for e in found if style is None or style in (e.attributes.get("class") or "").split()]
+        elements = [element for element in self.elements if element.tag == tag]
+        return [e for e in elements if style is None or style in (e.attributes.get("class") or "").split()]
 
     @property
     def text(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
 from pytest_pot.gates.verdict.details import ScoreDetails, TokenScore
 from pytest_pot.gates.verdict.limits import TOLERANCES
-from pytest_pot.scoring.position_statistics import PERCENTILES
+from pytest_pot.scoring.position_statistics import DELTA_P_PERCENTILES, PERCENTILES, DeltaP, with_text_keys
 
 METRICS = ("tv", "kl")
 
@@ -17,14 +17,15 @@ def score_row(name: str = "test_it", *, score: float = 0.03, limit: float = 0.01
     """A gate ``pot_identity`` with details; ``values`` replace or add some."""
     random_ = random.Random(repr(name))
     scores = [score * random_.uniform(0.5, 1.5) for _ in range(8)]
-    percentiles = {f"{key:g}": score * float(key) / 50 for key in PERCENTILES}
+    percentiles = with_text_keys({key: score * key / 50 for key in PERCENTILES})
+    delta_p = DeltaP(-0.2, 2.0, {key: 0.04 * (key - 60) for key in DELTA_P_PERCENTILES})
     details: ScoreDetails = {
         "prompt_scores": [
             {"prompt": i, "kind": "prose", "text": f"Prompt {i}", "score": value, "positions": 20, "truncated": False}
             for i, value in enumerate(scores)
         ],
         "percentiles": dict.fromkeys(METRICS, percentiles),
-        "delta_p": {"mean": -0.2, "rms": 2.0, "percentiles": percentiles},
+        "delta_p": delta_p.to_dict(),
         "same_top": {"share": 0.94, "standard_error": 0.01},
         "by_position": {"mean": [score] * 20, "prompts": [8] * 20},
         "worst_prompts": [

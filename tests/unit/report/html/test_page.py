@@ -8,20 +8,24 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.gates.latency.latency_report import LatencyReport
+from pytest_pot.core.version import __version__
+from pytest_pot.gates.latency.latency_report import Check, LatencyReport, Outcome
 from pytest_pot.gates.verdict.details import ScoreDetails
+from pytest_pot.gates.verdict.limits import TOLERANCES
 from pytest_pot.report.html import page as page_module
-from pytest_pot.report.html.page import RunFacts, html_report
+from pytest_pot.report.html.page import html_report
 from pytest_pot.report.html.views import _LATENCY_DETAILS, _SCORE_DETAILS
+from pytest_pot.report.run_facts import run_facts
+from pytest_pot.scoring.position_statistics import DELTA_P_PERCENTILES
 
 from .parsed import Page, check
 from .rows import error_row, latency_row, score_row, skipped_row, token
 
-FACTS = RunFacts("2026-01-02 03:04 UTC", "pytest-pot 1.2.3")
+RUN = run_facts(1_767_323_045.0)
 HOSTILE = [
     "<script>alert(1)</script>",
     "x" * 10_000,
@@ -37,7 +41,7 @@ HOSTILE = [
 
 
 def page_of(*rows: dict[str, Any]) -> Page:
-    return check(html_report(rows, FACTS))
+    return check(html_report(rows, RUN))
 
 
 def test_the_summary_counts_and_the_worst_come_first() -> None:
@@ -98,6 +102,11 @@ def test_the_headline(rows: list[dict[str, Any]], headline: str) -> None:
             "DIFFERENT at 95% confidence after 4 of 30 prompts: tv 0.03 is above the limit of 0.01 (3 times the limit).",
         ),
         (
+            score_row(score=0.03, confidence=0.95, prompts=4, pool=40, decided_after=2),
+            "DIFFERENT at 95% confidence after 2 prompts (4 of 40 were scored): tv 0.03 is above the limit of 0.01 "
+            "(3 times the limit).",
+        ),
+        (
             score_row(score=0.009, confidence=0.95, pool=8, passed=False, verdict="UNDECIDED", expected_further=40),
             "UNDECIDED at 95% confidence after 8 of 8 prompts: tv 0.009 is within the limit of 0.01, which does not decide: "
             "about 40 more prompts would decide.",
@@ -133,6 +142,71 @@ def test_a_gate_on_a_score_shows_all_its_parts() -> None:
     assert ["open" in details.attributes for details in page.all("details")] == [True, False, False]
 
 
+def test_the_percentiles_of_delta_p_are_all_shown() -> None:
+    [table] = [table for table in page_of(score_row()).all("table") if table.children[0].text.startswith("Δp")]
+    lines = [[cell.text for cell in line.children] for line in table.children[2].children]
+    assert len(lines) == len(DELTA_P_PERCENTILES)
+    assert lines[:4] == [["maximum", "+1.60"], ["99.9%", "+1.60"], ["99%", "+1.56"], ["95%", "+1.40"]]
+    assert [name for name, _ in lines[5:]] == ["75%", "median", "25%", "10%", "5%", "1%", "0.1%", "minimum"]
+
+
+ABSENT: dict[str, dict[str, Any]] = {
+    "delta_p": {"delta_p": None},  # with tail="renormalise"
+    "floor": {"scale": {**score_row()["scale"], "floor": None, "tolerances": [], "ladder": []}, "noise_floor": None},
+    "standard error": {"same_top": {"share": 0.94, "standard_error": None}},
+    "kinds": {"kinds": {}, "prompt_scores": [{**prompt, "kind": None} for prompt in score_row()["prompt_scores"]]},
+    "limit for one prompt": {"max_prompt_limit": None, "gate": "pot_distinct"},
+    "worst prompts": {"worst_prompts": []},
+    "one prompt, one position": {
+        "prompt_scores": score_row()["prompt_scores"][:1],
+        "by_position": {"mean": [0.03], "prompts": [1]},
+    },
+    "infinite wealth": {
+        "trajectory": {
+            "threshold": 20.0,
+            "decided_after": None,
+            "steps": [{"score": 0.1, "different": None, "same_mean": None, "same_outliers": None}],
+        }
+    },
+    "conditions": {"conditions": None, "notes": None, "warnings": None, "what_changed": None, "reference": None},
+}
+
+
+@pytest.mark.parametrize("values", ABSENT.values(), ids=ABSENT)
+def test_what_a_gate_does_not_have_is_left_out(values: dict[str, Any]) -> None:
+    page = page_of(score_row(**values), score_row("other", score=0.001, **values))
+    assert len(page.all("h3")) == 2
+    assert "None" not in page.text
+    assert ("Δp" in page.text) == ("delta_p" not in values)
+
+
+def test_a_gate_on_latency_without_a_reference_or_a_figure_is_shown() -> None:
+    report = LatencyReport(
+        what="decode",
+        candidate=(0.2, 0.21),
+        reference=None,
+        checks=(Check("min_tokens_per_s", "tokens per second", None, None, 100.0, Outcome.INCONCLUSIVE),),
+        n_prompts=1,
+        n_tokens=38,
+    )
+    values: dict[str, Any] = {
+        "reference": None,
+        "score": None,
+        "metric": "tokens per second",
+        "limit": 100.0,
+        "verdict": "inconclusive",
+    }
+    page = page_of(latency_row(**values, latency=report.to_dict()))
+    assert "None" not in page.text
+    assert "too few timings" in page.text
+
+
+@pytest.mark.parametrize("metric", ["tokens per second", "min_tokens_per_s"])
+def test_a_gate_that_asks_for_a_rate_says_so(metric: str) -> None:
+    rows = [latency_row(metric=metric, score=50.0, limit=100.0), skipped_row(gate="pot_latency", metric=metric, limit=100.0)]
+    assert [cell.text for cell in page_of(*rows).all("td", "limit")] == ["≥ 100", "≥ 100"]
+
+
 def test_a_gate_that_passed_has_its_details_closed() -> None:
     page = page_of(score_row(score=0.005), latency_row())
     assert page.all("details")
@@ -151,6 +225,19 @@ def test_a_token_shows_both_models_on_hover_and_focus() -> None:
         assert "candidate 0.04%, likeliest ␣other 50.0%" in tip.text
     marks = page.all("i", "ws")
     assert {(mark.text, mark.attributes["aria-label"]) for mark in marks} == {("␣", "space")}
+
+
+def test_shades_tell_tokens_apart_where_a_limit_is_tight() -> None:
+    row = score_row(score=2e-4, limit=TOLERANCES["numeric"])
+    scores = [0.0, 0.5e-4, 2e-4, 3e-3, 0.02, 0.3, 0.9]
+    row["worst_prompts"] = [{**row["worst_prompts"][0], "tokens": [token("a", score) for score in scores]}]
+    page = page_of(row)
+    styles = [element.attributes["class"] for element in page.all("span", "tok")]
+    assert styles == [f"tok d{shade}" for shade in (0, 0, 1, 2, 3, 4, 5)]
+    [legend] = page.all("ul", "legend")
+    assert [item.text for item in legend.children] == [
+        *("below 0.0001", "from 0.0001", "from 0.001", "from 0.01", "from 0.1", "0.5 and more"),
+    ]
 
 
 def test_line_ends_and_tabs_in_tokens_have_marks_with_names() -> None:
@@ -186,8 +273,16 @@ def test_hostile_texts_are_shown_as_text(text: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=()), max_size=60))
 @settings(max_examples=60)
+@example("verdict")  # a metric may have the name of another value of the row
+@example("passed")
+@example("prompts")
 def test_any_text_is_shown_as_text(text: str) -> None:
     page_of(*hostile_rows(text))
+
+
+@pytest.mark.parametrize("name", [*score_row(), "outcome", "confidence", "error", "reason", "latency", "worker"])
+def test_metrics_and_values_may_have_the_names_of_others(name: str) -> None:
+    page_of(*hostile_rows(name))
 
 
 json_values = st.recursive(
@@ -243,9 +338,9 @@ def test_a_page_of_a_thousand_gates_is_small_and_quick() -> None:
     random_ = random.Random(0)
     rows = [score_row(f"test_{i}", score=random_.choice([0.02, 0.003])) for i in range(900)]
     rows += [latency_row(f"test_speed_{i}") for i in range(100)]
-    html_report(rows[:2], FACTS)  # templates are compiled
+    html_report(rows[:2], RUN)  # templates are compiled
     started = time.process_time()
-    source = html_report(rows, FACTS)
+    source = html_report(rows, RUN)
     took = time.process_time() - started
     assert len(source.encode()) < 5_000_000
     assert took < 2
@@ -257,9 +352,24 @@ def test_a_page_of_a_thousand_gates_is_small_and_quick() -> None:
     assert len(with_plots) > 20
 
 
+@pytest.mark.parametrize("character", ["é", "漢", "😀", "<", "_", "\u202e"])
+def test_a_page_of_a_thousand_gates_with_long_names_is_small(character: str) -> None:
+    name = 400 * character
+    values: dict[str, Any] = {"candidate": name, "reference": name, "notes": [3 * name] * 40, "conditions": name}
+    rows = [score_row(f"{name}{i}", **values) for i in range(500)]
+    rows += [error_row("\n".join([name] * 30), **{**values, "test": f"{name}e{i}"}) for i in range(500)]
+    source = html_report(rows, RUN)
+    assert len(source.encode()) < 5_000_000
+    page = check(source)
+    lines = page.all("table", "gates")[0].children[2].children
+    assert len(lines) == 1000
+    assert len({line.children[1].text.partition("\n")[0] for line in lines}) == 1000
+    assert page.all("article")
+
+
 def test_gates_with_long_messages_are_listed_though_their_sections_are_left_out() -> None:
     rows = [error_row("\n".join(["y" * 900] * 25), test=f"test_{i}") for i in range(300)]
-    source = html_report(rows, FACTS)
+    source = html_report(rows, RUN)
     assert len(source.encode()) < 5_000_000
     page = check(source)
     assert len(page.all("table", "gates")[0].children[2].children) == 300
@@ -269,14 +379,17 @@ def test_gates_with_long_messages_are_listed_though_their_sections_are_left_out(
 
 
 def test_a_page_says_when_and_with_what_it_was_made() -> None:
-    assert "2026-01-02 03:04 UTC · pytest-pot 1.2.3" in page_of().text
-    facts = RunFacts.now()
-    assert "torch" in facts.versions
-    assert "transformers" in facts.versions
+    words = page_of().text
+    assert (
+        f"started 2026-01-02 03:04:05 UTC · pytest-pot {__version__}, Python {RUN['python']}, pytest {RUN['pytest']}, " in words
+    )
+    assert f"torch {RUN['torch']}" in words
+    assert f" · {RUN['platform']}\n" in words
+    assert "numpy" not in check(html_report([], {**RUN, "numpy": None})).text
 
 
 def test_without_jinja2_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     page_module._environment.cache_clear()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(PotError, match="pip install jinja2"):
-        html_report([], FACTS)
+        html_report([], RUN)

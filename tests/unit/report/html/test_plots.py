@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest_pot.gates.verdict.limits import TOLERANCES
 from pytest_pot.report.html.plots import distribution_plot, position_plot, trajectory_plot
 from pytest_pot.report.html.scale_plot import scale_plot
-from pytest_pot.report.html.svg import Figure
+from pytest_pot.report.html.svg import Figure, text_width
 from pytest_pot.report.html.time_plots import times_plot
 
 from .parsed import Element, Page
@@ -31,10 +31,22 @@ def drawn(figure: Figure) -> Page:
         for name, most in (("cx", figure.width), ("cy", figure.height), ("x", figure.width), ("y", figure.height)):
             if name in element.attributes:
                 assert -0.1 <= float(element.attributes[name] or "") <= most + 0.1, (element, figure)
+        if element.tag == "text":
+            start, end = extent(element)
+            assert start >= -0.1, (element.text, figure)
+            assert end <= figure.width + 0.1, (element.text, figure)
         for x, y in points(element):
             assert -0.1 <= x <= figure.width + 0.1
             assert -0.1 <= y <= figure.height + 0.1
     return page
+
+
+def extent(element: Element) -> tuple[float, float]:
+    """Where a label begins and ends."""
+    styles = (element.attributes.get("class") or "").split()
+    x, size = float(element.attributes["x"] or ""), text_width(element.text, strong="strong" in styles)
+    start = x - size / 2 if "am" in styles else x - size if "ae" in styles else x
+    return start, start + size
 
 
 def points(element: Element) -> list[tuple[float, float]]:
@@ -97,9 +109,9 @@ def test_the_line_over_positions_follows_the_means(means: list[float], limit: fl
             assert other_y <= y + 0.11 if other >= one else other_y >= y - 0.11
 
 
-@given(st.lists(scores, min_size=1, max_size=300), st.none() | scores, st.booleans())
-def test_a_distribution_shows_each_value_once(numbers: list[float], limit: float | None, log: bool) -> None:
-    page = drawn(distribution_plot(numbers, "tv", limit, log=log))
+@given(st.lists(scores, min_size=1, max_size=300), st.none() | scores)
+def test_a_distribution_shows_each_value_once(numbers: list[float], limit: float | None) -> None:
+    page = drawn(distribution_plot(numbers, "tv", limit))
     dots = of_class(page, "circle", "dot")
     if not of_class(page, "path", "column"):
         assert len(dots) == len(numbers)
@@ -107,6 +119,14 @@ def test_a_distribution_shows_each_value_once(numbers: list[float], limit: float
     else:
         assert not dots
         assert len(numbers) > 12
+
+
+@pytest.mark.parametrize("limit", [1e-4, 0.1, 5.0])
+def test_the_limit_for_one_prompt_is_named_and_meets_no_other_label(limit: float) -> None:
+    page = drawn(distribution_plot([0.01] * 32 + [0.001] * 8, "tv", limit))
+    [named] = [element for element in page.all("text") if element.text == f"limit for one prompt {limit:.3g}"]
+    [highest] = [element for element in page.all("text") if element.text == "32 in the highest column"]
+    assert abs(float(named.attributes["y"] or "") - float(highest.attributes["y"] or "")) >= 14
 
 
 def _trajectory(wealth: list[tuple[float | None, float | None, float | None]], after: int | None) -> dict[str, Any]:
