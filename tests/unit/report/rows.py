@@ -15,8 +15,8 @@ def score_row(test: str = "test_it.py::test_it", text: str = "text", **changes: 
         "score": 0.5,
         "reference": 0.5,
         "candidate": 0.25,
-        "reference_choice": {"text": text, "probability": 0.5},
-        "candidate_choice": {"text": text, "probability": 0.4},
+        "reference_choice": {"text": text, "id": 7, "probability": 0.5},
+        "candidate_choice": {"text": text, "id": 8, "probability": 0.4},
     }
     row = {
         "test": test,
