@@ -120,14 +120,6 @@ def test_a_teardown_that_fails_adds_no_gate_again(project: Project) -> None:
     assert len(set(contents)) == 2
 
 
-def test_a_test_that_is_run_again_shows_each_run(project: Project) -> None:
-    pytest.importorskip("pytest_rerunfailures")
-    project.write(test_it="import pytest\n\n@pytest.mark.pot_identity(candidate={perturbed})\ndef test_it(): pass\n")
-    project.run_subprocess(*ACTIVE, "-p", "pytest_rerunfailures", "--reruns=1", "--html=page.html")
-    [contents] = pieces(project.path / "page.html").values()
-    assert len(contents) == 4  # two runs, each in both rows of the page
-
-
 @pytest.mark.parametrize(("candidate", "verdict"), [("copy", "SAME (passed)"), ("perturbed", "DIFFERENT (failed)")])
 def test_without_a_change_of_probability_the_rest_is_shown(project: Project, candidate: str, verdict: str) -> None:
     """The preset ``fastest`` compares probabilities that are relative to the likeliest tokens."""
