@@ -18,6 +18,7 @@ __all__ = [
     "first_difference",
     "first_lines",
     "number",
+    "percent",
     "printable",
     "printable_lines",
     "quoted",
@@ -47,6 +48,11 @@ def some_of(names: Sequence[str], most: int = 6) -> str:
 def number(value: float) -> str:
     """A score or a limit: three significant digits, and whole numbers from a thousand on."""
     return f"{float(value):.0f}" if 1000 <= value < 1e15 else f"{float(value):.3g}"
+
+
+def percent(share: float) -> str:
+    """``"12.3%"``; of less than 0.1 %, one significant digit: ``"0.002%"``."""
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.1g}%"
 
 
 def times_over(score: float, limit: float) -> str:

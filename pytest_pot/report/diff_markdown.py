@@ -24,15 +24,19 @@ def diff_lines(diff: ReportDiff) -> list[str]:
     lines += _part("Verdicts that changed", ("test", "gate", "before", "now", "score"), map(_verdict, verdicts))
     lines += _part("Scores that moved", ("test", "gate", "before", "now", "ratio", "noise"), map(_score, moved))
     limits = [(change, name, pair) for change in diff.changes for name, pair in change.limits.items()]
-    lines += _part("Limits that changed", ("test", "gate", "", "before", "now"), (_limit(*entry) for entry in limits))
+    lines += _part("Limits that changed", ("test", "gate", "limit", "before", "now"), (_limit(*entry) for entry in limits))
     settings = [(change, name, pair) for change in diff.changes for name, pair in change.settings.items()]
     title = "Scores that cannot be compared, as something else was compared"
     lines += _part(title, ("test", "gate", "what", "before", "now"), (_setting(*entry) for entry in settings))
     for title, gates in (("New gates", diff.new), ("Gates that are gone", diff.gone)):
-        lines += _part(title, ("test", "gate", "verdict"), ([Cell(text) for text in gate] for gate in gates))
+        lines += _part(
+            title,
+            ("test", "gate", "verdict"),
+            (map(Cell, (test, gate.removeprefix("pot_"), verdict)) for test, gate, verdict in gates),
+        )
     if diff.environment:
         rows = [(code(name), _shown(before), _shown(now)) for name, (before, now) in diff.environment.items()]
-        lines += ["", *details("the runs were made with other versions, or elsewhere", table(("", "before", "now"), rows))]
+        lines += ["", *details("the runs were made with other versions, or elsewhere", table(("what", "before", "now"), rows))]
     return lines
 
 
@@ -40,11 +44,17 @@ def _headline(diff: ReportDiff, n_verdicts: int, n_moved: int) -> str:
     parts = [
         count(n_verdicts, "verdict") + " changed" if n_verdicts else "no verdict changed",
         count(n_moved, "score") + " moved" if n_moved else "",
+        _gates(sum(bool(change.limits) for change in diff.changes), "has another limit", "have other limits"),
+        _gates(sum(bool(change.settings) for change in diff.changes), "cannot be compared"),
         count(len(diff.new), "new gate") if diff.new else "",
         count(len(diff.gone), "gate") + " gone" if diff.gone else "",
         count(diff.n_unchanged, "gate") + " as before" if diff.n_unchanged else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _gates(n: int, one: str, several: str | None = None) -> str:
+    return f"{count(n, 'gate')} {one if n == 1 else several or one}" if n else ""
 
 
 def _part(title: str, header: tuple[str, ...], rows: Iterable[Iterable[str]]) -> list[str]:

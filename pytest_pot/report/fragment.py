@@ -8,9 +8,9 @@ from contextlib import suppress
 from html import escape
 
 from pytest_pot.core.text import number, shorten
-from pytest_pot.report.gate_words import limit_words, models, reason, score_words, status
+from pytest_pot.report.gate_words import Row, is_own_kind, limit_words, models, reason, score_words, status
 from pytest_pot.report.html.scale_plot import scale_plot
-from pytest_pot.report.table import Row
+from pytest_pot.scoring.score_text import delta_p_text, same_top_text
 
 __all__ = ["gate_fragment"]
 
@@ -34,7 +34,9 @@ def gate_fragment(row: Row) -> str:
     """A table of the figures of ``row``, and the plot. All text is escaped, and nothing in it loads or runs anything."""
     facts = _facts(row)
     plot = ""
-    with suppress(AttributeError, LookupError, TypeError, ValueError):  # another kind of gate may mean others by these names
+    # Another kind of gate may mean other things by these names; a fault of ours must show.
+    foreign = () if is_own_kind(row) else (AttributeError, LookupError, TypeError, ValueError)
+    with suppress(*foreign):
         facts |= _more_facts(row)
         plot = _plot(row)
     shown = {name: value for name, value in facts.items() if value}
@@ -58,18 +60,20 @@ def _more_facts(row: Row) -> dict[str, str]:
     return {
         "what changed": "\n".join(map(str, row.get("what_changed", ())[:_LINES])),
         "where it starts": "\n".join(map(str, row.get("where_it_starts", ())[:_LINES])),
-        "over positions": _spread(row),
+        **_spread(row),
         "conditions": str(row.get("conditions", "")),
     }
 
 
-def _spread(row: Row) -> str:
+def _spread(row: Row) -> dict[str, str]:
     percentiles: Mapping[str, float] | None = row.get("percentiles", {}).get(row["metric"])
     if percentiles is None:
-        return ""
-    values = ", ".join(f"{words} {number(percentiles[name])}" for name, words in _PERCENTILES.items())
-    change, same = row["delta_p"], row["same_top"]
-    return f"{values}; Δp RMS {change['rms']:.3g} percentage points; same top p {same['share']:.1%}"
+        return {}
+    return {
+        "over positions": ", ".join(f"{words} {number(percentiles[name])}" for name, words in _PERCENTILES.items()),
+        "Δp": delta_p_text(row["delta_p"]),
+        "same top p": same_top_text(**row["same_top"]),
+    }
 
 
 def _text(value: str) -> str:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, TypeGuard
+from typing import Any, TypeAlias, TypeGuard
 
 from pytest_pot.core.text import number, times_over
-from pytest_pot.report.table import Row
 
-__all__ = ["Status", "limit_words", "models", "reason", "score_words", "status", "title"]
+__all__ = [
+    "Row",
+    "Status",
+    "is_own_kind",
+    "limit_words",
+    "models",
+    "reason",
+    "required_sign",
+    "score_words",
+    "status",
+    "title",
+]
 
-_AT_LEAST = ("tokens per second", "min_tokens_per_s")
-"""Metrics of gates on latency for which more is better."""
+Row: TypeAlias = Mapping[str, Any]
+"""One gate, as :func:`pytest_pot.report.properties.rows_of` gives it."""
+
+_GATES = ("pot_identity", "pot_distinct", "pot_latency")
+_SIGNS = {"pot_distinct": ">", "tokens per second": ">=", "min_tokens_per_s": ">="}
+"""The relation of score and limit that a gate requires, by gate or by metric; ``<=`` for all others."""
 
 
 class Status(StrEnum):
@@ -42,6 +57,11 @@ def status(row: Row) -> Status:
     return Status.ERROR if row.get("verdict") == "ERROR" else Status.FAILED
 
 
+def is_own_kind(row: Row) -> bool:
+    """Whether the gate is of a kind of this package. Another kind may mean other things by the names of our figures."""
+    return row["gate"] in _GATES
+
+
 def title(row: Row) -> str:
     """The test, after the worker that ran it where each worker runs all tests."""
     return f"[{row['worker']}] {row['test']}" if "worker" in row else str(row["test"])
@@ -65,9 +85,13 @@ def score_words(row: Row) -> str:
 
 def limit_words(row: Row) -> str:
     """The limit with the relation that the gate requires: ``"<= 0.01"``."""
-    sign = ">" if row["gate"] == "pot_distinct" else ">=" if row["metric"] in _AT_LEAST else "<="
     limit = row.get("limit")
-    return f"{sign} {number(limit)}" if _is_number(limit) else ""
+    return f"{required_sign(row)} {number(limit)}" if _is_number(limit) else ""
+
+
+def required_sign(row: Row) -> str:
+    """The relation of score and limit that the gate requires: ``">"``, ``">="`` or ``"<="``."""
+    return _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
 
 
 def reason(row: Row) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_pot.core.version import __version__
-from pytest_pot.report.table import Row
+from pytest_pot.report.gate_words import Row
 
 __all__ = ["SCHEMA", "SCHEMA_FILE", "json_report", "printable_json"]
 

@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pytest_pot.report.gate_words import Status, limit_words, models, reason, score_words, status, title
+from pytest_pot.report.gate_words import Row, Status, limit_words, models, reason, score_words, status, title
 from pytest_pot.report.markdown_sections import section
 from pytest_pot.report.markdown_text import Cell, table
-from pytest_pot.report.table import Row
 
 __all__ = ["markdown_report"]
 
@@ -22,7 +21,6 @@ _NOTE = 400
 class _Part:
     """What the report says of one gate."""
 
-    status: Status
     line: str
     """Its line of the table."""
     section: str
@@ -45,20 +43,22 @@ def markdown_report(rows: Sequence[Row], most_bytes: int | None = None) -> str:
         the report; empty where not even its heading fits.
     """
     order = list(Status)
-    parts = sorted(map(_part, rows), key=lambda part: order.index(part.status))
-    head = [f"## pytest-pot: {_counts(parts)}", ""]
+    ordered = sorted(rows, key=lambda row: order.index(status(row)))
+    head = [f"## pytest-pot: {_counts(ordered)}", ""]
     top = table(_HEADER, ())
-    kept: Sequence[_Part] = parts
     note: list[str] = []
-    if most_bytes is not None and sum(map(_size, [*head, *top])) + sum(part.size for part in parts) + 2 > most_bytes:
-        room = most_bytes - sum(map(_size, [*head, *top])) - _NOTE
-        if room < 0:
+    if most_bytes is None:
+        parts = list(map(_part, ordered))
+    else:
+        room = most_bytes - sum(map(_size, [*head, *top])) - 2
+        parts = _first_that_fit(ordered, room)
+        if room < 0 or (len(parts) < len(rows) and room < _NOTE):
             return ""
-        kept = _first_that_fit(parts, room)
-        note = [f"**{_left_out(parts[len(kept) :])}**", ""]
+        if len(parts) < len(rows):
+            note = [f"**{_left_out(ordered[len(parts) :])}**", ""]
     lines = [*head, *note]
-    if kept:
-        lines += [*top, *(part.line for part in kept), "", *(part.section for part in kept if part.section)]
+    if parts:
+        lines += [*top, *(part.line for part in parts), "", *(part.section for part in parts if part.section)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -70,7 +70,7 @@ def _part(row: Row) -> _Part:
     cells = (sign, Cell(title(row)), Cell(gate), Cell(models(row)), _code(score_words(row)), _code(limit_words(row)), verdict)
     [*_, line] = table(_HEADER, [cells])
     lines = section(row)
-    return _Part(what, line, "\n".join([*lines, ""]) if lines else "")
+    return _Part(line, "\n".join([*lines, ""]) if lines else "")
 
 
 SIGNS = {
@@ -89,26 +89,34 @@ def _code(words: str) -> str:
     return Cell(words) if words else ""
 
 
-def _counts(parts: Sequence[_Part]) -> str:
+def _counts(rows: Sequence[Row]) -> str:
     """``"1 failed, 3 passed"``."""
-    counts = Counter(part.status for part in parts)
+    counts = Counter(map(status, rows))
     words = [f"{counts[each]} {each}" for each in Status if counts[each]]
     return ", ".join(words) or "no gate ran"
 
 
-def _first_that_fit(parts: Sequence[_Part], room: int) -> Sequence[_Part]:
-    """As many of ``parts`` from the start as take at most ``room`` bytes."""
-    for index, part in enumerate(parts):
-        room -= part.size
-        if room < 0:
-            return parts[:index]
+def _first_that_fit(rows: Sequence[Row], room: int) -> list[_Part]:
+    """As many of ``rows`` from the start as take at most ``room`` bytes; with the note where that is not all of them.
+
+    No more are built than one beyond, since a run may have thousands of gates.
+    """
+    parts: list[_Part] = []
+    used = 0
+    for row in rows:
+        parts.append(_part(row))
+        used += parts[-1].size
+        if used > room:
+            while parts and used > room - _NOTE:
+                used -= parts.pop().size
+            break
     return parts
 
 
-def _left_out(parts: Sequence[_Part]) -> str:
-    n = len(parts)
+def _left_out(rows: Sequence[Row]) -> str:
+    n = len(rows)
     gates = "1 gate is" if n == 1 else f"{n} gates are"
-    return f"{gates} left out here, for lack of room ({_counts(parts)}). A file has all: --pot-report=report.html"
+    return f"{gates} left out here, for lack of room ({_counts(rows)}). A file has all: --pot-report=report.html"
 
 
 def _size(text: str) -> int:

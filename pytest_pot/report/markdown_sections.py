@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_pot.core.text import number, shorten
-from pytest_pot.report.gate_words import Status, models, reason, status, title
+from pytest_pot.core.text import count, first_lines, number, percent, shorten
+from pytest_pot.report.gate_words import Row, Status, is_own_kind, models, reason, status, title
 from pytest_pot.report.markdown_text import Cell, code, code_block, details, table
-from pytest_pot.report.table import Row
+from pytest_pot.scoring.score_text import delta_p_text, same_top_text
 
 __all__ = ["section"]
 
-_DIAGNOSIS = {"what_changed": "what changed", "where_it_starts": "where it starts"}
-"""The lines of a diagnosis in a row, and what they are called."""
+_LINES = {"notes": "", "warnings": "", "what_changed": "what changed: ", "where_it_starts": "where it starts: "}
+"""Lists of lines in a row, and how each of their lines starts."""
 _MANY = 30
 """Lines of each that are shown."""
 _PERCENTILES = ("50", "90", "95", "99", "99.9", "100")
@@ -25,9 +25,11 @@ _CONTEXT, _TOKEN = 160, 30
 
 def section(row: Row) -> list[str]:
     """The lines of the section; empty where the table has said all."""
+    if is_own_kind(row):
+        return _section(row, status(row))
     try:
         return _section(row, status(row))
-    except (AttributeError, LookupError, TypeError, ValueError):  # another kind of gate may mean other things by these names
+    except (AttributeError, LookupError, TypeError, ValueError):  # it means other things by these names
         return [] if row.get("passed") is not False else [f"### {code(title(row))}", "", *code_block([reason(row)])]
 
 
@@ -48,16 +50,12 @@ def _section(row: Row, what: Status) -> list[str]:
 
 def _told(row: Row) -> list[str]:
     """Why, of what, and what changed: the lines of a block of code."""
-    error = str(row["error"]).split("\n")[:_MANY] if row.get("error") else [reason(row)]
-    lines = [line for line in error if line]
+    error = str(row["error"]).split("\n") if row.get("error") else [reason(row)]
+    lines = first_lines([line for line in error if line], _MANY)
     if row.get("conditions"):
         lines.append(str(row["conditions"]))
-    lines += map(str, (*row.get("notes", ()), *row.get("warnings", ())))
-    for key, name in _DIAGNOSIS.items():
-        entries = row.get(key, ())
-        lines += [f"{name}: {entry}" for entry in entries[:_MANY]]
-        if len(entries) > _MANY:
-            lines.append(f"… and {len(entries) - _MANY} more lines")
+    for key, start in _LINES.items():
+        lines += first_lines([f"{start}{entry}" for entry in row.get(key, ())], _MANY)
     return lines
 
 
@@ -85,8 +83,8 @@ def _worst_prompts(row: Row) -> list[str]:
 
 def _token(token: Mapping[str, Any]) -> tuple[str, ...]:
     choices = (token["reference_choice"], token["candidate_choice"])
-    likeliest = (Cell(f"{shorten(choice['text'], _TOKEN)} {choice['probability']:.1%}") for choice in choices)
-    return Cell(shorten(token["text"], _TOKEN)), f"{token['reference']:.1%}", f"{token['candidate']:.1%}", *likeliest
+    likeliest = (Cell(f"{shorten(choice['text'], _TOKEN)} {percent(choice['probability'])}") for choice in choices)
+    return Cell(shorten(token["text"], _TOKEN)), percent(token["reference"]), percent(token["candidate"]), *likeliest
 
 
 def _figures(row: Row) -> list[str]:
@@ -101,16 +99,19 @@ def _spread(row: Row) -> list[str]:
     names = [name for name in dict.fromkeys((row["metric"], *_METRICS)) if name in percentiles]
     header = ("over positions", *("median" if p == "50" else "largest" if p == "100" else f"{p} %" for p in _PERCENTILES))
     lines = table(header, ([Cell(name), *(number(percentiles[name][p]) for p in _PERCENTILES)] for name in names))
-    change, same = row["delta_p"], row["same_top"]
-    error = "" if same["standard_error"] is None else f" ± {same['standard_error']:.1%}"
-    words = f"Δp: mean {change['mean']:.3g}, RMS {change['rms']:.3g} percentage points; same top p: {same['share']:.1%}{error}"
-    return [*lines, "", f"{words}; {_counted(row)}"]
+    return [
+        *lines,
+        "",
+        f"Δp: {delta_p_text(row['delta_p'])}",
+        "",
+        f"Same top p: {same_top_text(**row['same_top'])}; {_counted(row)}",
+    ]
 
 
 def _counted(row: Row) -> str:
     floor = row.get("noise_floor")
     noise = "" if floor is None else f"; noise floor {number(floor)}"
-    return f"{row['prompts']} prompts, {row['positions']} positions{noise}"
+    return f"{count(row['prompts'], 'prompt')}, {count(row['positions'], 'position')}{noise}"
 
 
 def _checks(row: Row) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,16 @@ def _fault(gate: Any) -> str | None:
             return f"has no text as {name!r}"
     for name in _NUMBERS:
         value = gate.get(name)
-        if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
-            return f"has no number as {name!r}"
+        if value is not None and not _is_finite(value):
+            return f"has no finite number as {name!r}"
     return _prompts_fault(gate.get("prompt_scores", []))
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _prompts_fault(prompts: Any) -> str | None:

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from pytest_pot.core.names import PLAIN_FORMATS
 from pytest_pot.core.text import columns, cut_middle, first_difference, number, printable, wrapped
+from pytest_pot.report.gate_words import Row, required_sign, title
 
-__all__ = ["COLUMNS", "Colour", "Line", "Row", "cells", "summary_table", "what_ran"]
-
-Row: TypeAlias = Mapping[str, Any]
-"""One gate, as :func:`pytest_pot.report.properties.rows_of` gives it."""
+__all__ = ["Colour", "Line", "Row", "summary_table", "what_ran"]
 
 Colour: TypeAlias = Literal["green", "red", "yellow"]
 """Of a verdict, as pytest colours the outcomes of tests."""
 
-COLUMNS = ("test", "gate", "preset", "metric", "score", "limit", "verdict", "prompts", "tail", "ms/prompt", "candidate ran in")
-"""The columns of the Markdown report."""
-
-_SIGNS = {"pot_distinct": ">", "tokens per second": ">=", "min_tokens_per_s": ">="}
-"""The relation of score and limit that a gate requires, by gate or by metric; ``<=`` for all others."""
 _GAP = "  "
 _SHORTEST_NAME = 3
 """Columns for each of two names, below which only the candidate's is shown."""
@@ -54,7 +46,7 @@ def summary_table(rows: Sequence[Row], width: int) -> list[Line]:
         rows: of all gates.
         width: columns of the terminal; at least 40.
     """
-    tests, prefix = [printable(_test_cell(row)) for row in rows], ""
+    tests, prefix = [printable(title(row)) for row in rows], ""
     models = list(map(_short_names, rows))
     others = {"score / limit": _score_cells(rows), **_optional(rows)}
     verdicts = [_verdict_cell(row) for row in rows]
@@ -90,9 +82,9 @@ def what_ran(rows: Sequence[Row], width: int) -> list[str]:
     for row in rows:
         if row.get("conditions"):
             took = "" if row.get("ms_per_prompt") is None else f"; {number(row['ms_per_prompt'])} ms per prompt"
-            title = cut_middle(f"{printable(_test_cell(row))} ({row['gate'].removeprefix('pot_')})", width - 1) + ":"
+            heading = cut_middle(f"{printable(title(row))} ({row['gate'].removeprefix('pot_')})", width - 1) + ":"
             notes = (f"{row['conditions']}{took}", *row.get("on_scale", ()), *row.get("notes", ()), *row.get("warnings", ()))
-            lines += [title, *(wrapped(f"  {printable(note)}", width) for note in notes)]
+            lines += [heading, *(wrapped(f"  {printable(note)}", width) for note in notes)]
     return lines
 
 
@@ -104,11 +96,6 @@ def _common_start(tests: Sequence[str]) -> str:
     first, last = min(tests), max(tests)
     end = re.match(r"[^\[]*(?:/|::)", first[: first_difference(first, last)]) if len(tests) > 1 else None
     return "" if end is None else end[0]
-
-
-def _test_cell(row: Row) -> str:
-    """The test, after the worker that ran it where each worker runs all tests, as pytest-xdist names both."""
-    return f"[{row['worker']}] {row['test']}" if "worker" in row else str(row["test"])
 
 
 def _short_names(row: Row) -> tuple[str, str]:
@@ -172,7 +159,7 @@ def _score_cells(rows: Sequence[Row]) -> list[str]:
     """``0.0314 / 0.08``, with the relation that is required where the score may not be below the limit, and the unit."""
     scores = ["-" if row.get("score") is None else number(row["score"]) for row in rows]
     longest = max(map(len, scores))
-    signs = [_SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "")) for row in rows]
+    signs = [required_sign(row).replace("<=", "") for row in rows]
     limits = [f"{sign}{number(row['limit'])} {_unit(row)}".rstrip() for row, sign in zip(rows, signs, strict=True)]
     return [printable(f"{score:>{longest}} / {limit}") for score, limit in zip(scores, limits, strict=True)]
 
@@ -220,51 +207,3 @@ def _sizes(widths: tuple[int, int], others: Mapping[str, Sequence[str]]) -> list
 
 def _padded(text: str, width: int) -> str:
     return text + " " * (width - columns(text))
-
-
-# -- the cells of the Markdown report ----------------------------------------------------------------------------------
-
-
-def cells(row: Row) -> list[str]:
-    """A gate's cells, in the order of :data:`COLUMNS`."""
-    sign = _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
-    has_score = row.get("score") is not None
-    texts = [
-        _test_cell(row),
-        row["gate"].removeprefix("pot_"),
-        row["preset"],
-        row["metric"],
-        number(row["score"]) if has_score else "-",
-        f"{sign} {number(row['limit'])}",
-        _plain_verdict(row),
-        _prompts_cell(row) if has_score else "-",
-        f"{row['tail_mass']:.1%}" if row.get("tail_mass") else "-",
-        f"{row['ms_per_prompt']:.0f}" if has_score and row.get("ms_per_prompt") is not None else "-",
-        _ran_cell(row.get("candidate_ran")),
-    ]
-    return list(map(printable, texts))
-
-
-def _plain_verdict(row: Row) -> str:
-    confidence = f" {row['confidence']:.12g}" if "confidence" in row else ""
-    note = " (fail)" if row["passed"] is False else ""
-    if row["verdict"] == "fail":
-        note = "" if row["gated"] else " (not gated)"
-    return f"{row['verdict']}{confidence}{note}"
-
-
-def _prompts_cell(row: Row) -> str:
-    prompts = str(row.get("prompts", "-"))
-    if row.get("pool"):
-        prompts += f" of {row['pool']}"
-    return f"{prompts}, {row['truncated']} cut" if row.get("truncated") else prompts
-
-
-def _ran_cell(ran: Mapping[str, Any] | str | None) -> str:
-    """The precision and the device that the candidate ran in and, where it is another one, how its weights are kept."""
-    if ran is None or isinstance(ran, str):
-        return ran or "-"
-    place = f"{ran['dtype']} on {ran['device']}"
-    if ran["format"] not in PLAIN_FORMATS:
-        return f"{place}, {'from ' if ran['dequantised'] else ''}{ran['format']}"
-    return place if ran["stored_dtype"] in (None, ran["dtype"]) else f"{place}, from {ran['stored_dtype']}"

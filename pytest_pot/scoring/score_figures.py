@@ -45,8 +45,10 @@ class WorstPosition:
     candidate_probability: float
     reference_choice: str
     """The reference's likeliest token."""
+    reference_choice_id: int
     reference_choice_probability: float
     candidate_choice: str
+    candidate_choice_id: int
     candidate_choice_probability: float
 
 
@@ -223,6 +225,7 @@ class ScoreFigures(Brief):
         tokens = self.tokens[prompt]
         index = tokens.prompt_len + position
         reference, candidate = (models[prompt] for models in self.distributions)
+        choices = int(reference.top_ids[position]), int(candidate.top_ids[position])
         return WorstPosition(
             prompt_index=self.indices[prompt],
             position=position,
@@ -232,9 +235,11 @@ class ScoreFigures(Brief):
             token_id=tokens.ids[index],
             reference_probability=_probability(reference.targets[position]),
             candidate_probability=_probability(candidate.targets[position]),
-            reference_choice=self.text_of([int(reference.top_ids[position])]),
+            reference_choice=self.text_of([choices[0]]),
+            reference_choice_id=choices[0],
             reference_choice_probability=_probability(reference.top_log_probs[position]),
-            candidate_choice=self.text_of([int(candidate.top_ids[position])]),
+            candidate_choice=self.text_of([choices[1]]),
+            candidate_choice_id=choices[1],
             candidate_choice_probability=_probability(candidate.top_log_probs[position]),
         )
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_pot.core.text import count, first_lines, number, quoted, shorten
-from pytest_pot.scoring.position_statistics import DeltaP, SameTop
-from pytest_pot.scoring.score_figures import ScoreFigures, WorstPosition
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pytest_pot.core.text import count, first_lines, number, percent, quoted, shorten
+
+if TYPE_CHECKING:  # these need numpy, and reports that show a row have none of it
+    from pytest_pot.scoring.score_figures import ScoreFigures, WorstPosition
 
 __all__ = [
     "cells_text",
@@ -22,6 +26,18 @@ __all__ = [
 _KIND, _LABEL = 40, 400
 """The most characters of a prompt's kind, and of what a model or a recording says of its precision and device."""
 
+_DELTA_P_PERCENTILES = {
+    "0": "min",
+    "0.1": "0.1%",
+    "1": "1%",
+    "5": "5%",
+    "50": "median",
+    "95": "95%",
+    "99": "99%",
+    "99.9": "99.9%",
+    "100": "max",
+}
+"""Percentiles of Δp that one line shows, and what they are called there."""
 _SOURCES = {"recorded": "recorded", "cached": "from the cache"}
 """How the label of a reference that was not run ends, and what a reader is told."""
 
@@ -89,10 +105,9 @@ def figure_lines(figures: ScoreFigures) -> list[str]:
     metrics = dict.fromkeys((figures.metric, "kl"))
     lines = [f"{metric} over positions: {_spread(figures.percentiles(metric))}" for metric in metrics]
     change = figures.delta_p
-    told = "not known: probabilities are relative to the compared tokens" if change is None else delta_p_text(change)
-    lines.append(f"change of the next token's probability: {told}")
+    lines.append(f"change of the next token's probability: {delta_p_text(None if change is None else change.to_dict())}")
     compared = " of those compared" if figures.renormalised else ""
-    return [*lines, f"same likeliest token{compared}: {same_top_text(figures.same_top)}"]
+    return [*lines, f"same likeliest token{compared}: {same_top_text(*figures.same_top)}"]
 
 
 def _spread(percentiles: dict[float, float]) -> str:
@@ -100,16 +115,23 @@ def _spread(percentiles: dict[float, float]) -> str:
     return ", ".join(f"{name} {number(percentiles[key])}" for key, name in names.items())
 
 
-def delta_p_text(change: DeltaP) -> str:
-    """Mean, root of the mean square, and how far the first and the last percent go; in percentage points."""
-    low, high = (_signed(change.percentiles[key]) for key in (1, 99))
-    return f"mean {_signed(change.mean)} points, RMS {number(change.rms)}; 1% {low}, 99% {high}"
+def delta_p_text(change: Mapping[str, Any] | None) -> str:
+    """Mean, root of the mean square, and percentiles of both sides, in percentage points.
+
+    Args:
+        change: as :meth:`~pytest_pot.scoring.position_statistics.DeltaP.to_dict` gives it, and reports have it; None where
+            probabilities are renormalised.
+    """
+    if change is None:
+        return "not known: probabilities are relative to the compared tokens"
+    values = ", ".join(f"{words} {_signed(change['percentiles'][key])}" for key, words in _DELTA_P_PERCENTILES.items())
+    return f"mean {_signed(change['mean'])} points, RMS {number(change['rms'])}; {values}"
 
 
-def same_top_text(same: SameTop) -> str:
+def same_top_text(share: float, standard_error: float | None) -> str:
     """The share with its standard error; one below 1 is never shown as 100 %."""
-    share = f"{100 if same.share == 1 else min(round(100 * same.share, 2), 99.99):.4g}%"
-    return share if same.standard_error is None else f"{share} ± {100 * same.standard_error:.2g}%"
+    shown = f"{100 if share == 1 else min(round(100 * share, 2), 99.99):.4g}%"
+    return shown if standard_error is None else f"{shown} ± {100 * standard_error:.2g}%"
 
 
 def _signed(value: float) -> str:
@@ -133,11 +155,11 @@ def worst_lines(figures: ScoreFigures, n_prompts: int, n_positions: int) -> list
 def _position_lines(worst: WorstPosition) -> list[str]:
     place = f"prompt {worst.prompt_index}, position {worst.position}"
     context = shorten(worst.context, 48, keep="end")
-    reference = f"reference {_percent(worst.reference_probability)}"
-    candidate = f"candidate {_percent(worst.candidate_probability)}"
+    reference = f"reference {percent(worst.reference_probability)}"
+    candidate = f"candidate {percent(worst.candidate_probability)}"
     first = (
-        f"first choices: reference {_token(worst.reference_choice)} {_percent(worst.reference_choice_probability)}, "
-        f"candidate {_token(worst.candidate_choice)} {_percent(worst.candidate_choice_probability)}"
+        f"first choices: reference {_token(worst.reference_choice)} {percent(worst.reference_choice_probability)}, "
+        f"candidate {_token(worst.candidate_choice)} {percent(worst.candidate_choice_probability)}"
     )
     # A token that is part of a character is not readable, so show its id too.
     token = _token(worst.token) + (f" (id {worst.token_id})" if "\ufffd" in worst.token else "")
@@ -149,7 +171,3 @@ def _position_lines(worst: WorstPosition) -> list[str]:
 
 def _token(text: str) -> str:
     return quoted(text, 24)
-
-
-def _percent(probability: float) -> str:
-    return f"{probability:.1%}" if probability >= 0.001 else f"{100 * probability:.1g}%"

@@ -94,3 +94,44 @@ def test_nothing_without_the_option(project: Project) -> None:
     result = project.run_subprocess(*ACTIVE, "-s")
     assert "call nothing" in result.stdout.str()
     assert "pot-gate" not in result.stdout.str()
+
+
+BROKEN_LATER = """
+import pytest
+
+@pytest.fixture
+def broken():
+    yield
+    raise ValueError("broken")
+
+@pytest.mark.pot_identity
+@pytest.mark.pot_distinct(candidate={perturbed}, min_score=0.3)
+def test_it(broken):
+    pass
+"""
+
+
+def test_a_teardown_that_fails_adds_no_gate_again(project: Project) -> None:
+    """pytest-html then has two rows for the test, and shows what was added to any report of the test in both."""
+    project.write(test_it=BROKEN_LATER)
+    project.run_subprocess(*ACTIVE, "--html=page.html").assert_outcomes(passed=1, errors=1)
+    [contents] = pieces(project.path / "page.html").values()
+    assert len(contents) == 4
+    assert len(set(contents)) == 2
+
+
+@pytest.mark.parametrize(("candidate", "verdict"), [("copy", "SAME (passed)"), ("perturbed", "DIFFERENT (failed)")])
+def test_without_a_change_of_probability_the_rest_is_shown(project: Project, candidate: str, verdict: str) -> None:
+    """The preset ``fastest`` compares probabilities that are relative to the likeliest tokens."""
+    gate = f"@pytest.mark.pot_identity(candidate={{{candidate}}}, preset='fastest')"
+    project.write(test_it=f"import pytest\n\n{gate}\ndef test_it(): pass\n")
+    project.run_subprocess(*ACTIVE, "--html=page.html", "--pot-report=out.md")
+    [[piece]] = pieces(project.path / "page.html").values()
+    assert f"<td>{verdict}</td>" in piece
+    for name in ("over positions", "same top p", "conditions"):
+        assert f"<th>{name}</th>" in piece
+    assert "<td>not known: probabilities are relative to the compared tokens</td>" in piece
+    assert "<svg" in piece
+    text = (project.path / "out.md").read_text(encoding="utf-8")
+    assert "Δp: not known: probabilities are relative to the compared tokens\n\nSame top p: " in text
+    assert ("what changed: " in text) == ("<summary>the worst prompts</summary>" in text) == (candidate == "perturbed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pytest_pot.engines.base import Room
 from pytest_pot.gates.latency.limits import LIMITS
 from pytest_pot.report.json_report import SCHEMA, SCHEMA_FILE
 from pytest_pot.report.run_facts import PACKAGES
-from pytest_pot.scoring.position_statistics import PERCENTILES
+from pytest_pot.scoring.position_statistics import DELTA_P_PERCENTILES, PERCENTILES
 
 from .conftest import Project
 from .test_fourth_marker import GATE
@@ -42,11 +43,32 @@ def test_the_schema_is_one_and_names_what_the_code_names() -> None:
     assert DOCUMENT["properties"]["schema"]["const"] == SCHEMA
     assert set(definitions["percentiles_by_metric"]["properties"]) == set(METRICS)
     assert set(METRICS) <= set(definitions["score_gate"]["properties"])
-    assert set(definitions["percentiles"]["required"]) == {f"{value:g}" for value in PERCENTILES}
+    for name, values in (("percentiles", PERCENTILES), ("delta_p_percentiles", DELTA_P_PERCENTILES)):
+        assert list(definitions[name]["properties"]) == definitions[name]["required"] == [f"{value:g}" for value in values]
     assert set(definitions["latency_gate"]["properties"]["checks"]["propertyNames"]["enum"]) == set(LIMITS)
     assert {"started", "python", "platform", *PACKAGES} == set(DOCUMENT["properties"]["run"]["required"])
     planned = definitions["score_gate"]["properties"]["batches_planned_with"]["anyOf"][0]["required"]
     assert set(planned) <= set(Room.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("file", sorted(SCHEMA_FILE.parent.glob("*.json")), ids=lambda file: file.stem)
+def test_each_field_is_described(file: Path) -> None:
+    """The page on the fields of reports has a line for each, with its description."""
+    fields = list(_fields(json.loads(file.read_text(encoding="utf-8"))))
+    assert len(fields) > 100
+    assert [path for path, field in fields if not field.get("description", "").endswith(".")] == []
+
+
+def _fields(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """All properties of ``schema`` at any depth, with the paths to them."""
+    if isinstance(schema, list):
+        for index, entry in enumerate(schema):
+            yield from _fields(entry, f"{path}/{index}")
+    elif isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield from ((f"{path}/{name}", field) for name, field in schema.get("properties", {}).items())
+        for key, entry in schema.items():
+            yield from _fields(entry, f"{path}/{key}")
 
 
 def test_a_score(project: Project) -> None:
@@ -68,6 +90,8 @@ def test_a_score(project: Project) -> None:
     )
     gates = report(project)["gates"]
     assert [gate["passed"] for gate in gates] == [True, True, False, False]
+    assert [gate["delta_p"] is None for gate in gates] == [False, False, True, False]  # fastest renormalises
+    assert gates[2]["on_scale"][0].startswith("scale: ")
     assert "diagnosis" in gates[2]
     assert "headline" in gates[2]
 

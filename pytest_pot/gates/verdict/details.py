@@ -52,6 +52,7 @@ class Choice(TypedDict):
     """A model's likeliest token."""
 
     text: str
+    id: int
     probability: float
 
 
@@ -186,8 +187,16 @@ def _tokens_of(report: ScoreReport, index: int) -> WorstPrompt:
                 "score": at.score,
                 "reference": at.reference_probability,
                 "candidate": at.candidate_probability,
-                "reference_choice": {"text": at.reference_choice, "probability": at.reference_choice_probability},
-                "candidate_choice": {"text": at.candidate_choice, "probability": at.candidate_choice_probability},
+                "reference_choice": {
+                    "text": at.reference_choice,
+                    "id": at.reference_choice_id,
+                    "probability": at.reference_choice_probability,
+                },
+                "candidate_choice": {
+                    "text": at.candidate_choice,
+                    "id": at.candidate_choice_id,
+                    "probability": at.candidate_choice_probability,
+                },
             }
         )
     return {

@@ -26,6 +26,7 @@ class SessionResults:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: dict[tuple[str, str | None], list[dict[str, Any]]] = {}  # by test, and by worker where all run all tests
+        self._on_page: set[tuple[str, str | None]] = set()  # those whose gates are on the page of pytest-html
         self._each = config.getoption("dist", None) == "each"
         self._written: list[Path] = []
         self._errors: list[str] = []  # why reports could not be written
@@ -39,6 +40,8 @@ class SessionResults:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         worker = getattr(report, "worker_id", None) if self._each else None
+        if report.when == "setup":  # also of a test that is run again
+            self._on_page.discard((report.nodeid, worker))
         if report.when == "teardown" and report.failed:
             for row in self._rows.get((report.nodeid, worker), ()):
                 row["outcome"] = "error"
@@ -55,7 +58,8 @@ class SessionResults:
             rows = [{**row, "outcome": _outcome(report)} for row in rows]
             if rows:  # of a test that was run again, those of the last run
                 self._rows[report.nodeid, worker] = rows
-                if html_page(self._config):
+                if html_page(self._config) and (report.nodeid, worker) not in self._on_page:
+                    self._on_page.add((report.nodeid, worker))
                     add_to_html_row(report, rows)
 
     @pytest.hookimpl(trylast=True)

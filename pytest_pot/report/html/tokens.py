@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_pot.core.text import number, printable
+from pytest_pot.core.text import percent as probability
 
 __all__ = ["SHADES", "Piece", "TokenView", "pieces", "probability", "shade", "token_views"]
 
@@ -92,8 +93,3 @@ def pieces(text: str, width: int, *, spaces: bool = True) -> tuple[Piece, ...]:
 def shade(score: float) -> int:
     """The shade of a position with this divergence."""
     return sum(score >= step for step in SHADES)
-
-
-def probability(value: float) -> str:
-    """``12.3%``, ``0.002%``."""
-    return f"{value:.1%}" if value >= 0.001 else f"{100 * value:.1g}%"

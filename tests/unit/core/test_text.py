@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_pot import PotError
 from pytest_pot.core.errors import InvalidArgument
-from pytest_pot.core.text import contrasted, first_difference, first_lines, printable, printable_lines, quoted, shorten
+from pytest_pot.core.text import contrasted, first_difference, first_lines, percent, printable, printable_lines, quoted, shorten
 from pytest_pot.report.json_report import printable_json
 
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -84,3 +84,10 @@ def test_what_looks_alike_is_written_as_escapes(one: str, other: str, excerpts: 
 def test_the_first_difference_of_a_beginning_is_its_end() -> None:
     assert first_difference("abc", "abd") == 2
     assert first_difference([1, 2], [1, 2, 3]) == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(1, "100.0%"), (0.1234, "12.3%"), (0.001, "0.1%"), (0.00049, "0.05%"), (2.4e-5, "0.002%"), (0, "0%")]
+)
+def test_a_small_share_is_not_shown_as_none(share: float, text: str) -> None:
+    assert percent(share) == text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_DELTA_P = ("0", "0.1", "1", "5", "10", "25", "50", "75", "90", "95", "99", "99.9", "100")
+DELTA_P = {"mean": -1.5, "rms": 2.5, "percentiles": {name: index - 6.0 for index, name in enumerate(_DELTA_P)}}
 PERCENTILES = dict.fromkeys(("0", "1", "5", "10", "50", "90", "95", "99", "99.9", "100"), 0.01)
 
 
@@ -15,8 +17,8 @@ def score_row(test: str = "test_it.py::test_it", text: str = "text", **changes: 
         "score": 0.5,
         "reference": 0.5,
         "candidate": 0.25,
-        "reference_choice": {"text": text, "probability": 0.5},
-        "candidate_choice": {"text": text, "probability": 0.4},
+        "reference_choice": {"text": text, "id": 7, "probability": 0.5},
+        "candidate_choice": {"text": text, "id": 8, "probability": 0.4},
     }
     row = {
         "test": test,
@@ -52,7 +54,7 @@ def score_row(test: str = "test_it.py::test_it", text: str = "text", **changes: 
         "warnings": [text],
         "prompt_scores": [{"prompt": 0, "kind": text, "text": text, "score": 0.25, "positions": 1, "truncated": False}],
         "percentiles": {"tv": PERCENTILES, "kl": PERCENTILES},
-        "delta_p": {"mean": -1.5, "rms": 2.5, "percentiles": PERCENTILES},
+        "delta_p": DELTA_P,
         "same_top": {"share": 0.5, "standard_error": 0.1},
         "by_position": {"mean": [0.25], "prompts": [1]},
         "worst_prompts": [

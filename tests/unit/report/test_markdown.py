@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pytest_pot.report.markdown import markdown_report
+from pytest_pot.report.table import summary_table
 
 from .commonmark import OURS, Page, rendered
 from .hostile import TEXTS
@@ -44,11 +47,46 @@ def test_failures_come_first_and_have_a_section() -> None:
     blocks = [block for block in page.codes if "\n" in block]
     assert blocks[0].startswith("pot_identity: DIFFERENT: tv 0.25 > 0.01\n")
     assert any(block.startswith("cannot load the candidate\nit is not there\n") for block in blocks)
-    assert "what changed: text\n" * 30 + "… and 10 more lines\n" in blocks[0]
-    assert "Δp: mean -1.5, RMS 2.5 percentage points; same top p: 50.0% ± 10.0%; 1 prompts, 1 positions" in words(page)
+    assert "what changed: text\n" * 30 + "… and 10 more\n" in blocks[0]
+    change = "min -6, 0.1% -5, 1% -4, 5% -3, median 0, 95% +3, 99% +4, 99.9% +5, max +6"
+    assert f"Δp: mean -1.5 points, RMS 2.5; {change}" in words(page)
+    assert "Same top p: 50% ± 10%; 1 prompt, 1 position" in words(page)
     assert "candidate: median 15 ms; reference: median 10 ms; 20 timings, IQR 3%" in words(page)
     assert ["max_slowdown", "1.5", "fail"] in page.cells
     assert ["0.25", "0 (text)", "text", "text", "50.0%", "25.0%", "text 50.0%", "text 40.0%"] in page.cells
+
+
+def test_without_a_change_of_probability_the_rest_is_shown() -> None:
+    text = markdown_report([score_row(delta_p=None, headline="tv 0.25 > 0.01"), passing_row(delta_p=None)])
+    page = rendered(text)
+    assert text.count("Δp: not known: probabilities are relative to the compared tokens\n\nSame top p: 50% ± 10%; ") == 2
+    assert any(block.startswith("tv 0.25 > 0.01\n") for block in page.codes)
+    assert ["0.25", "0 (text)", "text", "text", "50.0%", "25.0%", "text 50.0%", "text 40.0%"] in page.cells
+
+
+def test_small_probabilities_and_shares_just_below_1_are_not_rounded_away() -> None:
+    row = score_row(same_top={"share": 0.999999, "standard_error": 1e-6})
+    [token] = row["worst_prompts"][0]["tokens"]
+    token |= {"reference": 0.00002, "candidate": 3e-9}
+    token["candidate_choice"]["probability"] = 0.0004
+    text = markdown_report([row])
+    assert ["0.25", "0 (text)", "text", "text", "0.002%", "3e-07%", "text 50.0%", "text 0.04%"] in rendered(text).cells
+    assert "Same top p: 99.99% ± 0.0001%; " in text
+
+
+@pytest.mark.parametrize("name", ["percentiles", "worst_prompts", "what_changed", "notes"])
+def test_a_fault_in_a_row_of_our_own_is_not_hidden(name: str) -> None:
+    with pytest.raises((AttributeError, TypeError)):
+        markdown_report([score_row(**{name: 7})])
+
+
+@pytest.mark.parametrize("name", ["notes", "warnings", "what_changed", "where_it_starts"])
+def test_long_lists_of_lines_are_cut(name: str) -> None:
+    none: dict[str, list[str]] = {"notes": [], "warnings": [], "what_changed": [], "where_it_starts": []}
+    lines = [f"line {index}" for index in range(100)]
+    text = markdown_report([score_row(**{**none, name: lines})])
+    assert "line 29\n… and 70 more\n" in text
+    assert "line 30" not in text
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -73,6 +111,14 @@ def test_a_gate_on_latency_that_passes_beyond_its_limit_is_no_plain_pass() -> No
     text = markdown_report([passing_row("t::c"), *rows])
     assert text.startswith("## pytest-pot: 1 inconclusive, 1 not gated, 1 passed\n")
     assert [row[0] for row in rendered(text).cells if "t::" in row[1]] == ["⚠️ inconclusive", "⚠️ not gated", "✅ passed"]
+
+
+@pytest.mark.parametrize("metric", ["tokens per second", "min_tokens_per_s"])
+def test_a_limit_that_is_a_minimum_has_its_sign(metric: str) -> None:
+    text = markdown_report([latency_row("t", metric=metric, limit=50.0), score_row("t", gate="pot_distinct", limit=0.5)])
+    assert [row[5] for row in rendered(text).cells if row[1:2] == ["t"]] == [">= 50", "> 0.5"]
+    rows = [latency_row("t", metric=metric, limit=50.0), score_row("t", gate="pot_distinct", limit=0.5)]
+    assert ["/ >=50 tokens/s" in line.text or "/ >0.5" in line.text for line in summary_table(rows, 120)[1:]] == [True, True]
 
 
 def test_no_gate() -> None:
@@ -122,6 +168,25 @@ def test_whole_gates_are_left_out_where_there_is_no_room(most: int) -> None:
     if failed < 12:
         assert f"{12 - failed} failed, 48 passed" in text
     assert page.tags.count("h3") == failed
+
+
+def test_only_the_gates_that_fit_are_looked_at() -> None:
+    """A step summary of thousands of gates takes no longer than what it shows."""
+    looked_at = 0
+
+    class Counted(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            nonlocal looked_at
+            looked_at += name == "same_top"
+            return super().__getitem__(name)
+
+    rows = [Counted(score_row(f"t::test_{index}")) for index in range(1000)]
+    text = markdown_report(rows, 20_000)
+    shown = text.count("<summary>figures</summary>")
+    assert 5 < shown < 20
+    assert shown <= looked_at <= shown + 2
+    assert "1000 failed" in text
+    assert len(text.encode()) <= 20_000
 
 
 def test_nothing_is_left_out_where_all_fits() -> None:

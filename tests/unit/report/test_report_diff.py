@@ -120,6 +120,8 @@ def test_limits_that_changed(compare: Compare) -> None:
     assert found["changes"][0]["limits"] == {"limit": [0.01, 0.08], "limit for one prompt": [None, 0.1]}
     assert ["t", "identity", "limit", "0.01", "0.08"] in rendered(markdown).cells
     assert ["t", "identity", "limit for one prompt", "none", "0.1"] in rendered(markdown).cells
+    assert markdown.startswith("## pytest-pot: no verdict changed, 1 gate has another limit\n")
+    assert ["test", "gate", "limit", "before", "now"] in rendered(markdown).cells
 
 
 def test_gates_that_are_new_or_gone_leave_the_status(compare: Compare) -> None:
@@ -128,6 +130,9 @@ def test_gates_that_are_new_or_gone_leave_the_status(compare: Compare) -> None:
     assert found["new"] == [{"test": "new", "gate": "pot_identity", "verdict": "DIFFERENT"}]
     assert found["gone"] == [{"test": "gone", "gate": "pot_identity", "verdict": "DIFFERENT"}]
     assert markdown.startswith("## pytest-pot: no verdict changed, 1 new gate, 1 gate gone, 1 gate as before\n")
+    cells = rendered(markdown).cells
+    assert ["new", "identity", "DIFFERENT"] in cells  # as the other tables call it
+    assert ["gone", "identity", "DIFFERENT"] in cells
 
 
 OTHER_TEXT = [{"prompt": 0, "kind": None, "text": "another", "score": 0.25, "positions": 1, "truncated": False}]
@@ -153,6 +158,7 @@ def test_scores_that_cannot_be_compared(compare: Compare, name: str, changes: Ro
     [change] = found["changes"]
     assert list(change["settings"]) == [name]
     assert (change["moved"], change["ratio"]) == (False, None)
+    assert markdown.startswith("## pytest-pot: no verdict changed, 1 gate cannot be compared\n")
     assert "### Scores that cannot be compared, as something else was compared" in markdown
     [row] = [row for row in rendered(markdown).cells if row[:1] == ["t"]]
     assert row[2] == name
@@ -246,6 +252,17 @@ def test_a_field_of_another_type_is_status_2(tmp_path: Path, capsys: pytest.Capt
     path.write_text(json.dumps(document({**passing_row(), name: {"a": 1}})), encoding="utf-8")
     assert main(["diff", str(path), str(path)]) == 2
     assert f"the report {path} is damaged: gate 0 has " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "-1e400", "NaN", "Infinity"])
+@pytest.mark.parametrize("name", ["score", "limit", "noise_floor", "prompts"])
+def test_a_number_that_is_not_finite_is_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(document({**passing_row(), name: "HERE"})).replace('"HERE"', value), encoding="utf-8")
+    assert main(["diff", str(path), str(path)]) == 2
+    assert f"the report {path} is damaged: gate 0 has no finite number as '{name}'" in capsys.readouterr().err
 
 
 def test_a_missing_file_and_wrong_usage_are_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ from pytest_pot import (
     identity_limits,
 )
 from pytest_pot.core.names import METRICS
-from pytest_pot.scoring.position_statistics import DeltaP, SameTop
+from pytest_pot.scoring.position_statistics import DELTA_P_PERCENTILES, DeltaP, SameTop
 from pytest_pot.scoring.score_text import delta_p_text, figure_lines, models_text, same_top_text
 
 from ..models import Pair, changed, tiny
@@ -68,8 +68,8 @@ def test_the_figures_are_told_in_four_lines(report: ScoreReport) -> None:
     assert tv == "tv over positions: median {:.3g}, 90% {:.3g}, 99% {:.3g}, max {:.3g}".format(*spread)
     assert kl.startswith("kl over positions: median ")
     assert report.delta_p is not None
-    assert change == f"change of the next token's probability: {delta_p_text(report.delta_p)}"
-    assert same == f"same likeliest token: {same_top_text(report.same_top)}"
+    assert change == f"change of the next token's probability: {delta_p_text(report.delta_p.to_dict())}"
+    assert same == f"same likeliest token: {same_top_text(*report.same_top)}"
     assert len(figure_lines(replace(report, config=ScoringConfig(metric="kl")))) == 3
 
 
@@ -84,8 +84,12 @@ def test_the_documentation_shows_them_in_these_words(report: ScoreReport) -> Non
 
 
 def test_signs_and_digits_of_the_change() -> None:
-    change = DeltaP(-0.0, 2.345, {1: -8.125, 99: 7.0})
-    assert delta_p_text(change) == "mean 0 points, RMS 2.35; 1% -8.12, 99% +7"
+    values = (-50.0, -12.0, -8.125, -3.0, -1.0, -0.5, -0.0, 0.5, 1.0, 3.0, 7.0, 11.0, 40.0)
+    change = DeltaP(-0.0, 2.345, dict(zip(DELTA_P_PERCENTILES, values, strict=True)))
+    assert delta_p_text(change.to_dict()) == (
+        "mean 0 points, RMS 2.35; min -50, 0.1% -12, 1% -8.12, 5% -3, median 0, 95% +3, 99% +7, 99.9% +11, max +40"
+    )
+    assert delta_p_text(None) == "not known: probabilities are relative to the compared tokens"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +104,7 @@ def test_signs_and_digits_of_the_change() -> None:
     ],
 )
 def test_a_share_below_1_is_never_100_percent(same: SameTop, text: str) -> None:
-    assert same_top_text(same) == text
+    assert same_top_text(*same) == text
 
 
 @pytest.mark.parametrize(

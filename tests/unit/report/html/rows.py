@@ -84,8 +84,8 @@ def token(text: str, score: float = 0.2) -> TokenScore:
         "score": score,
         "reference": 0.25,
         "candidate": 0.0004,
-        "reference_choice": {"text": text, "probability": 0.25},
-        "candidate_choice": {"text": " other", "probability": 0.5},
+        "reference_choice": {"text": text, "id": 1, "probability": 0.25},
+        "candidate_choice": {"text": " other", "id": 2, "probability": 0.5},
     }
 
 
