@@ -11,6 +11,7 @@ from pytest_pot.core.text import number, times_over
 __all__ = [
     "Row",
     "Status",
+    "is_number",
     "is_own_kind",
     "limit_words",
     "models",
@@ -77,7 +78,7 @@ def models(row: Row) -> str:
 def score_words(row: Row) -> str:
     """The score with its metric: ``"tv 0.0314"``; empty where there is none."""
     value = row.get("score")
-    if not _is_number(value):
+    if not is_number(value):
         return ""
     metric = str(row["metric"])
     return f"{number(value)} {metric}" if " " in metric else f"{metric} {number(value)}"
@@ -86,7 +87,7 @@ def score_words(row: Row) -> str:
 def limit_words(row: Row) -> str:
     """The limit with the relation that the gate requires: ``"<= 0.01"``."""
     limit = row.get("limit")
-    return f"{required_sign(row)} {number(limit)}" if _is_number(limit) else ""
+    return f"{required_sign(row)} {number(limit)}" if is_number(limit) else ""
 
 
 def required_sign(row: Row) -> str:
@@ -101,9 +102,10 @@ def reason(row: Row) -> str:
     for name in ("error", "reason", "headline"):
         if row.get(name):
             return str(row[name]).partition("\n")[0]
-    over = times_over(row["score"], row["limit"]) if _is_number(row.get("score")) and _is_number(row.get("limit")) else ""
+    over = times_over(row["score"], row["limit"]) if is_number(row.get("score")) and is_number(row.get("limit")) else ""
     return f"{row['verdict']}: {score_words(row)}, the limit is {limit_words(row)}{over}"
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of a row is a figure."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_pot.core.text import number, shorten
+from pytest_pot.report.gate_words import is_number
 from pytest_pot.report.html.plots import distribution_plot, position_plot, trajectory_plot
 from pytest_pot.report.html.scale_plot import scale_plot
-from pytest_pot.report.html.status import is_above, is_number
+from pytest_pot.report.html.status import is_above
 from pytest_pot.report.html.svg import Figure
 from pytest_pot.report.html.tokens import Piece, TokenView, pieces, token_views
 from pytest_pot.report.table import Row

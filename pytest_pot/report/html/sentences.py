@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytest_pot.core.text import count, number, times_over
-from pytest_pot.report.html.status import is_above, is_number
+from pytest_pot.report.gate_words import is_number
+from pytest_pot.report.html.status import is_above
 from pytest_pot.report.table import Row
 
 __all__ = ["sentence", "sign"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
-from pytest_pot.report.gate_words import Status
-from pytest_pot.report.table import Row
+from pytest_pot.report.gate_words import Row, Status, is_number, required_sign
 
-__all__ = ["MARKS", "STYLES", "closeness", "is_above", "is_number"]
+__all__ = ["MARKS", "STYLES", "closeness", "is_above"]
 
 
 MARKS: Mapping[Status, str] = {
@@ -32,18 +31,11 @@ STYLES: Mapping[Status, str] = {
     Status.SKIPPED: "skipped",
 }
 """Names of classes in the page's style sheet."""
-_RATES = ("tokens per second", "min_tokens_per_s")
-"""Metrics of which more is better: of a gate that ran, and of one that did not."""
 
 
 def is_above(row: Row) -> bool:
     """Whether the gate asks for a score above its limit, not below."""
-    return row.get("gate") == "pot_distinct" or row.get("metric") in _RATES
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value of a row is a figure."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return required_sign(row) != "<="
 
 
 def closeness(row: Row) -> float:

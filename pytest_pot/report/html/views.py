@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pot.core.text import cut_middle, number, printable, shorten
-from pytest_pot.report.gate_words import Status, status
+from pytest_pot.report.gate_words import Status, is_number, status
 from pytest_pot.report.html.latency_view import LatencyView, latency_view
 from pytest_pot.report.html.score_view import ScoreView, score_view
 from pytest_pot.report.html.sentences import sentence, sign
-from pytest_pot.report.html.status import closeness, is_number
+from pytest_pot.report.html.status import closeness
 from pytest_pot.report.table import Row
 
 __all__ = ["GateView", "gate_views"]
