@@ -21,9 +21,9 @@ def _parameter(path: Path) -> object:
 
 @needs_bash
 @pytest.mark.parametrize("path", [_parameter(path) for path in pages()])
-def test_every_block_of_the_page_runs(path: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_every_block_of_the_page_runs(path: Path, tmp_path: Path, page_commands: Path, request: pytest.FixtureRequest) -> None:
     page = read(path)
-    project = PageProject(tmp_path, request.getfixturevalue(f"{page.models}_models"))
+    project = PageProject(tmp_path, request.getfixturevalue(f"{page.models}_models"), page_commands)
     try:
         project.do_all(page)
     except Failure as failure:

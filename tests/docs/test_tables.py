@@ -83,7 +83,9 @@ def test_commands_and_the_api() -> None:
         assert f"## python -m pytest_pot {name}" in shown
         assert all(option in shown for action in parser._actions for option in action.option_strings)
     api = "\n".join(GENERATED["api"]())
-    assert all(f":: pytest_pot.{name}\n" in api for name in pytest_pot.__all__ if name != "__version__")
+    assert all(f":: pytest_pot.{name}\n" in api for name in pytest_pot.__all__ if name not in ("__version__", "markers"))
+    typed = [line for line in GENERATED["typed-markers"]() if "autofunction" in line]
+    assert typed == [f".. autofunction:: pytest_pot.markers.{name.removeprefix('pot_')}" for name in MARKERS]
 
 
 def test_every_generator_is_on_a_page() -> None:

@@ -134,8 +134,10 @@ def python_api() -> Iterator[str]:
     for name in pytest_pot.__all__:
         if name.startswith("__"):
             continue
-        yield from ("", f"## {name}", "")
         value: Any = getattr(pytest_pot, name)
+        if inspect.ismodule(value):
+            continue  # the typed markers, which have a generator of their own
+        yield from ("", f"## {name}", "")
         if inspect.isclass(value):
             # ScoreReport has its fields from a class that is not public; what comes from Python's own classes is not shown.
             inherited = ["   :inherited-members: Brief"] if issubclass(value, Brief) else []
@@ -145,6 +147,12 @@ def python_api() -> Iterator[str]:
         else:
             documented = _docstring(import_module(f"pytest_pot.{pytest_pot._MODULES[name]}"), name)
             yield from _rst(f".. py:data:: pytest_pot.{name}", "", *(f"   {line}" for line in documented.splitlines()))
+
+
+def typed_markers() -> Iterator[str]:
+    """The markers as functions."""
+    for name in MARKERS:
+        yield from _rst(f".. autofunction:: pytest_pot.markers.{name.removeprefix('pot_')}")
 
 
 def _docstring(module: ModuleType, name: str) -> str:
@@ -185,6 +193,7 @@ GENERATED: Mapping[str, Callable[[], Iterator[str] | list[str]]] = {
     "tolerances": tolerance_list,
     "commands": commands,
     "api": python_api,
+    "typed-markers": typed_markers,
     "testing": testing_kit,
     "report-fields": report_fields,
 }
