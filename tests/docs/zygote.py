@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -50,19 +51,18 @@ def commands(folder: Path) -> Iterator[Path]:
         script.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
         script.chmod(0o755)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # It ends when its standard input does, also if this process is killed.
     server = subprocess.Popen(
         [sys.executable, __file__, address],
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,
     )
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         yield folder
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
         server.communicate()
 
 
@@ -78,6 +78,8 @@ def _serve(address: str) -> None:
         listener.listen()
         print("ready", flush=True)
         while True:
+            if sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
+                os._exit(0)
             connection, _ = listener.accept()
             if os.fork() == 0:
                 break

@@ -39,8 +39,9 @@ def markers() -> Iterator[str]:
         for argument in marker.gate.arguments:
             help_ = ARGUMENT_HELP[argument]
             types = " or ".join(map(code, re.split(r" \| (?![^\[]*\])", help_.type)))
-            rows.append([code(argument), types, text(help_.text), _default(help_.default)])
-        yield from table(["argument", "type", "meaning", "default"], rows)
+            # One column for both, so that a phone shows the meaning as well.
+            rows.append([f"{code(argument)}<br>{types}", text(help_.text), _default(help_.default)])
+        yield from table(["argument", "meaning", "default"], rows)
 
 
 def _default(default: str) -> str:
@@ -59,7 +60,10 @@ def flags() -> list[str]:
 
 
 def ini_keys() -> list[str]:
-    rows = [[code(key), kind, code(str(default)), text(help_)] for key, (kind, default, help_) in INI_KEYS.items()]
+    rows = []
+    for key, (kind, default, help_) in INI_KEYS.items():
+        shown = code(str(default).lower()) if default else "none"
+        rows.append([code(key), kind, shown, text(help_.removesuffix(" (default: none)"))])
     return table(["ini key", "type", "default", "meaning"], rows)
 
 
