@@ -100,6 +100,8 @@ class PageProject:
             "PYTHONPATH": str(Path(pytest_pot.__file__).parents[1]),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            # Plugins that take long to import, and that no page is about.
+            "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio",
             "COLUMNS": "80",
         }
         done = subprocess.run(
