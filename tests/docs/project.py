@@ -30,8 +30,9 @@ class Failure(AssertionError):
 class PageProject:
     """Does the steps of a page, in order."""
 
-    def __init__(self, folder: Path, models: Path) -> None:
-        self.folder, self._models = folder, models
+    def __init__(self, folder: Path, models: Path, commands: Path = Path(sys.executable).parent) -> None:
+        """``commands``: where ``python`` and ``pytest`` are."""
+        self.folder, self._models, self._commands = folder, models, commands
         self._home, self._output, self._n_tests = folder, "", 0
         self._new_project("first")
 
@@ -59,10 +60,10 @@ class PageProject:
                 self._n_tests += 1
                 name = f"test_block_{self._n_tests}.py"
                 self._write(name, _with_pytest(step.text))
-                self._run([sys.executable, "-m", "pytest", *step.arguments, name], step)
+                self._run(["pytest", *step.arguments, name], step)
             case "run" if step.block is not None and step.block.language == "python":
                 self._write("script.py", step.text)
-                self._run([sys.executable, "script.py"], step)
+                self._run(["python", "script.py"], step)
             case "run" | "setup":
                 self._run(["bash", "-euo", "pipefail", "-c", step.text], step)
             case "output":
@@ -95,10 +96,12 @@ class PageProject:
     def _run(self, command: Sequence[str], step: Step) -> None:
         environment = {name: value for name, value in os.environ.items() if name not in _OUTER_RUN_VARIABLES}
         environment |= {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
+            "PATH": os.pathsep.join([str(self._commands), str(Path(sys.executable).parent), environment["PATH"]]),
             "PYTHONPATH": str(Path(pytest_pot.__file__).parents[1]),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            # Plugins that take long to import, and that no page is about.
+            "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio",
             "COLUMNS": "80",
         }
         done = subprocess.run(

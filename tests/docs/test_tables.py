@@ -83,7 +83,9 @@ def test_commands_and_the_api() -> None:
         assert f"## python -m pytest_pot {name}" in shown
         assert all(option in shown for action in parser._actions for option in action.option_strings)
     api = "\n".join(GENERATED["api"]())
-    assert all(f":: pytest_pot.{name}\n" in api for name in pytest_pot.__all__ if name != "__version__")
+    assert all(f":: pytest_pot.{name}\n" in api for name in pytest_pot.__all__ if name not in ("__version__", "markers"))
+    typed = [line for line in GENERATED["typed-markers"]() if "autofunction" in line]
+    assert typed == [f".. autofunction:: pytest_pot.markers.{name.removeprefix('pot_')}" for name in MARKERS]
 
 
 def test_every_generator_is_on_a_page() -> None:
@@ -167,3 +169,19 @@ def test_a_text_of_the_code_shows_the_same_characters() -> None:
 
 def test_hooks_and_fixtures_have_docstrings() -> None:
     assert all(inspect.getdoc(getattr(hookspecs, name)) for name in hookspecs.__all__)
+
+
+@pytest.mark.parametrize("name", MARKERS)
+def test_the_function_of_a_marker_tells_of_each_argument(name: str) -> None:
+    function = getattr(pytest_pot.markers, name.removeprefix("pot_"))
+    told = " ".join((inspect.getdoc(function) or "").split())
+    for argument in MARKERS[name].gate.arguments:
+        help_ = ARGUMENT_HELP[argument]
+        assert f"{argument} ({help_.type}): {help_.text[0].upper()}{help_.text[1:]}. Default: {help_.default}." in told
+
+
+def test_pages_are_in_the_order_of_their_index_and_none_is_missing() -> None:
+    for folder in ("how-to", "explanation", "reference"):
+        index = (ROOT / "docs" / folder / "index.md").read_text(encoding="utf-8")
+        listed = re.findall(r"^[\w-]+$", index.partition("{toctree}")[2], re.MULTILINE)
+        assert sorted(listed) == sorted(path.stem for path in (ROOT / "docs" / folder).glob("*.md") if path.stem != "index")

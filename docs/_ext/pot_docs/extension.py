@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def _sections(_: Sphinx, what: str, *arguments: Any) -> None:
     """
     lines: list[str] = arguments[-1]
     if what in ("function", "method", "class", "exception"):
-        lines[:] = GoogleDocstring(lines).lines()
+        # An ending of files, as in *.json, does not begin an emphasis.
+        lines[:] = GoogleDocstring([re.sub(r"(?<![\w*])\*(?=\.\w)", r"\\*", line) for line in lines]).lines()
 
 
 def _repository() -> str | None:

@@ -39,8 +39,9 @@ def markers() -> Iterator[str]:
         for argument in marker.gate.arguments:
             help_ = ARGUMENT_HELP[argument]
             types = " or ".join(map(code, re.split(r" \| (?![^\[]*\])", help_.type)))
-            rows.append([code(argument), types, text(help_.text), _default(help_.default)])
-        yield from table(["argument", "type", "meaning", "default"], rows)
+            # One column for both, so that a phone shows the meaning as well.
+            rows.append([f"{code(argument)}<br>{types}", text(help_.text), _default(help_.default)])
+        yield from table(["argument", "meaning", "default"], rows)
 
 
 def _default(default: str) -> str:
@@ -59,7 +60,10 @@ def flags() -> list[str]:
 
 
 def ini_keys() -> list[str]:
-    rows = [[code(key), kind, code(str(default)), text(help_)] for key, (kind, default, help_) in INI_KEYS.items()]
+    rows = []
+    for key, (kind, default, help_) in INI_KEYS.items():
+        shown = code(str(default).lower()) if default else "none"
+        rows.append([code(key), kind, shown, text(help_.removesuffix(" (default: none)"))])
     return table(["ini key", "type", "default", "meaning"], rows)
 
 
@@ -134,8 +138,10 @@ def python_api() -> Iterator[str]:
     for name in pytest_pot.__all__:
         if name.startswith("__"):
             continue
-        yield from ("", f"## {name}", "")
         value: Any = getattr(pytest_pot, name)
+        if inspect.ismodule(value):
+            continue  # the typed markers, which have a generator of their own
+        yield from ("", f"## {name}", "")
         if inspect.isclass(value):
             # ScoreReport has its fields from a class that is not public; what comes from Python's own classes is not shown.
             inherited = ["   :inherited-members: Brief"] if issubclass(value, Brief) else []
@@ -145,6 +151,12 @@ def python_api() -> Iterator[str]:
         else:
             documented = _docstring(import_module(f"pytest_pot.{pytest_pot._MODULES[name]}"), name)
             yield from _rst(f".. py:data:: pytest_pot.{name}", "", *(f"   {line}" for line in documented.splitlines()))
+
+
+def typed_markers() -> Iterator[str]:
+    """The markers as functions."""
+    for name in MARKERS:
+        yield from _rst(f".. autofunction:: pytest_pot.markers.{name.removeprefix('pot_')}")
 
 
 def _docstring(module: ModuleType, name: str) -> str:
@@ -185,6 +197,7 @@ GENERATED: Mapping[str, Callable[[], Iterator[str] | list[str]]] = {
     "tolerances": tolerance_list,
     "commands": commands,
     "api": python_api,
+    "typed-markers": typed_markers,
     "testing": testing_kit,
     "report-fields": report_fields,
 }

@@ -61,7 +61,7 @@ def test_a_share_below_1_is_not_shown_as_all() -> None:
 @pytest.mark.parametrize("name", ["percentiles", "what_changed"])
 def test_a_fault_in_a_row_of_our_own_is_not_hidden(name: str) -> None:
     with pytest.raises((AttributeError, TypeError)):
-        gate_fragment(score_row(**{name: 7}))
+        gate_fragment({**score_row(), name: 7})
 
 
 FOREIGN = {"percentiles": 7, "what_changed": 7, "scale": "large", "checks": "none", "worst_prompts": [7], "notes": 7}

@@ -77,14 +77,14 @@ def test_small_probabilities_and_shares_just_below_1_are_not_rounded_away() -> N
 @pytest.mark.parametrize("name", ["percentiles", "worst_prompts", "what_changed", "notes"])
 def test_a_fault_in_a_row_of_our_own_is_not_hidden(name: str) -> None:
     with pytest.raises((AttributeError, TypeError)):
-        markdown_report([score_row(**{name: 7})])
+        markdown_report([{**score_row(), name: 7}])
 
 
 @pytest.mark.parametrize("name", ["notes", "warnings", "what_changed", "where_it_starts"])
 def test_long_lists_of_lines_are_cut(name: str) -> None:
     none: dict[str, list[str]] = {"notes": [], "warnings": [], "what_changed": [], "where_it_starts": []}
     lines = [f"line {index}" for index in range(100)]
-    text = markdown_report([score_row(**{**none, name: lines})])
+    text = markdown_report([{**score_row(), **none, name: lines}])
     assert "line 29\n… and 70 more\n" in text
     assert "line 30" not in text
 

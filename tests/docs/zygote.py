@@ -1,0 +1,130 @@
+"""Runs ``python`` and ``pytest`` for the blocks of pages, without a new import of torch and transformers each time.
+
+One process imports what takes seconds, and forks for each command. :func:`commands` puts two small scripts into a folder, which
+is to come first on the PATH: they send their arguments, environment, working directory and standard streams over a socket, and
+exit as the forked process did. pytest_pot is not imported before the fork: pytest rewrites its assertions, and coverage has to
+see its import.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+__all__ = ["commands"]
+
+_IMPORTED = ("pytest", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+_CLIENT = """\
+#!{python} -IS
+import json, os, socket, sys
+
+name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+if name == "python" and (not arguments or arguments[0].startswith("-") and arguments[0] not in ("-m", "-c")):
+    os.execv({python!r}, [{python!r}, *arguments])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    message = json.dumps([name, arguments, os.getcwd(), dict(os.environ)]).encode()
+    socket.send_fds(server, [len(message).to_bytes(4)], [0, 1, 2])
+    server.sendall(message)
+    status = server.recv(1)
+sys.exit(status[0] if status else "the process that runs commands has ended")
+"""
+
+
+@contextmanager
+def commands(folder: Path) -> Iterator[Path]:
+    """A folder with ``python`` and ``pytest``; the process that they ask ends with the context."""
+    address = str(folder / "socket")
+    for name in ("python", "pytest"):
+        script = folder / name
+        script.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+        script.chmod(0o755)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # It ends when its standard input does, also if this process is killed.
+    server = subprocess.Popen(
+        [sys.executable, __file__, address],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        yield folder
+    finally:
+        server.communicate()
+
+
+def _serve(address: str) -> None:
+    """Fork for each command; returns in the forked process, where the command is to run."""
+    for module in _IMPORTED:
+        import_module(module)
+    assert len(os.listdir("/proc/self/task")) == 1, "threads do not survive a fork"
+    gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)
+        while True:
+            if sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
+                os._exit(0)
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                break
+            connection.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    size, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    with connection.makefile("rb") as stream:
+        name, arguments, folder, environment = json.loads(stream.read(int.from_bytes(size)))
+    child = os.fork()
+    if child != 0:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        connection.sendall(bytes([status if status >= 0 else 128 - status]))
+        os._exit(0)
+    connection.close()
+    for number, stream_of_client in enumerate(streams):
+        os.dup2(stream_of_client, number)
+        os.close(stream_of_client)
+    os.chdir(folder)
+    _run(name, arguments, environment)
+
+
+def _run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """What ``python ARGUMENTS`` or ``pytest ARGUMENTS`` does."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    if name == "pytest":
+        sys.argv = [name, *arguments]
+        sys.path.insert(0, str(Path(sys.executable).parent))
+        sys.exit(import_module("pytest").console_main())
+    match arguments:
+        case ["-m", module, *rest]:
+            sys.argv = [module, *rest]
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", code, *rest]:
+            sys.argv = ["-c", *rest]
+            sys.path.insert(0, "")
+            exec(code, {"__name__": "__main__"})
+        case [script, *rest]:
+            sys.argv = [script, *rest]
+            sys.path.insert(0, str(Path(script).resolve().parent))
+            runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file
+    _serve(sys.argv[1])
