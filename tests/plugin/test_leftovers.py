@@ -41,7 +41,7 @@ def suite(project: Project) -> Project:
 
 
 def unused_lines(result: pytest.RunResult) -> list[str]:
-    return [line for line in result.outlines if line.startswith("pot: recorded files")]
+    return [line for line in result.outlines if line.startswith("pot: recordings")]
 
 
 @pytest.mark.parametrize("arguments", [(), (".",), ("-x",), ("--pot-update",), ("-p", "no:cacheprovider")], ids=" ".join)
