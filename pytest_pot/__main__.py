@@ -83,7 +83,7 @@ _Output = tuple[list[str], int]
 def _check_exists(*paths: Path) -> None:
     for path in paths:
         if not os.path.exists(path):
-            raise PotError(f"there is no baseline {path.absolute()}")
+            raise PotError(f"there is no recording {path.absolute()}")
 
 
 def _inspect(options: argparse.Namespace) -> _Output:

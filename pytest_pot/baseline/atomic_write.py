@@ -61,10 +61,10 @@ def write_pieces(content: Pieces, path: Path) -> Path:
         kind = kind_of_file(target)
         if kind not in (None, FILE):
             link = f"a link to {target}, which is " if path.is_symlink() else ""
-            raise PotError(f"cannot write the baseline {path}: it is {link}{kind}, and a recording is written to files only")
+            raise PotError(f"cannot write the recording {path}: it is {link}{kind}, and recordings are written to files only")
         replace_file(target, content)
     except (OSError, ValueError) as error:  # ValueError: a name with NUL
-        raise PotError(f"cannot write the baseline {target}: {error}") from error
+        raise PotError(f"cannot write the recording {target}: {error}") from error
     return target
 
 

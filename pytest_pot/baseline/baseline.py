@@ -29,6 +29,7 @@ from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.files import FILE, kind_of_file
 from pytest_pot.core.git_files import refuse_git_leftovers
 from pytest_pot.core.names import RECORDED_SUFFIX
+from pytest_pot.core.text import quoted
 from pytest_pot.engines.distributions import TopK
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.engines.weights import WeightsPrint
@@ -52,7 +53,7 @@ class Baseline(Brief):
     batch_size: int
     """Prompts per forward pass at the end of the recording; less than configured if memory ran out."""
     provenance: Provenance
-    source: str = "the baseline"
+    source: str = "the recording"
     """The file that it was loaded from, for messages."""
     batches: Sequence[Sequence[int]] = ()
     """The prompts of each forward pass of the recording, in the order in which they ran: in the same batches, the same model
@@ -121,7 +122,7 @@ class Baseline(Brief):
         """
         if not is_baseline(path):
             raise InvalidArgument(
-                f"the baseline's name {str(path)!r} must end in {RECORDED_SUFFIX}, which marks a file as a recorded reference"
+                f"the name of a recording must end in {RECORDED_SUFFIX}, and {quoted(str(path), 200)} does not"
             )
         return write_pieces(self.pieces(), Path(path))
 
@@ -138,8 +139,8 @@ class Baseline(Brief):
         path = Path(path)
         kind = kind_of_file(path)
         if kind != FILE:
-            raise PotError(f"there is no baseline {path}" if kind is None else f"the baseline {path} is {kind}, not a file")
-        refuse_git_leftovers("cannot read the baseline", [path])
+            raise PotError(f"there is no recording {path}" if kind is None else f"the recording {path} is {kind}, not a file")
+        refuse_git_leftovers("cannot read the recording", [path])
         with reading_errors(path):
             arrays, document = unpack(path)
             return _baseline(arrays, document, str(path))

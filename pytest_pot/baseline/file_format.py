@@ -139,7 +139,7 @@ def reading_errors(path: Path) -> Iterator[None]:
 
 def _refuse(path: Path, reason: str, error: Exception) -> NoReturn:
     raise PotError(
-        f"the baseline {path} is damaged, or not a recording of pytest-pot: {shorten(reason, _REASON)}. Restore it from "
+        f"the recording {path} is damaged, or not a recording of pytest-pot: {shorten(reason, _REASON)}. Restore it from "
         "version control, or record it again with --pot-update"
     ) from error
 

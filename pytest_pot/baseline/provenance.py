@@ -44,6 +44,9 @@ COMPARED_FIELDS = ("top_k", "tail", "positions_per_prompt", "max_length", "tempe
 """The fields of a :class:`ScoringConfig` that change what a recording holds. The others choose a metric, or how the same
 numbers are computed: they change a score only by rounding error, and by which of equally likely tokens come last in top-k."""
 
+_SET_BY = {"positions_per_prompt": "positions", "max_length": "max_length", "dtype": "--pot-dtype"}
+"""What people set a field of a :class:`ScoringConfig` by, where that is not the preset: a marker's argument, or an option."""
+
 _SOFT_PARTS = ("whole", "chat_template", "special_tokens", "sentencepiece", *VERSIONED_PARTS)
 """Parts of a tokenizer that do not make a recording stale by themselves."""
 
@@ -130,7 +133,15 @@ def machine() -> str:
 def config_differences(recorded: ScoringConfig, now: ScoringConfig) -> list[str]:
     """One line for each of the :data:`COMPARED_FIELDS` that differs."""
     pairs = ((name, getattr(recorded, name), getattr(now, name)) for name in COMPARED_FIELDS)
-    return [f"config.{name}: {old!r} recorded, {new!r} now" for name, old, new in pairs if old != new]
+    return [
+        f"{_SET_BY.get(name, f'preset ({name})')}: {_setting(old)} recorded, {_setting(new)} now"
+        for name, old, new in pairs
+        if old != new
+    ]
+
+
+def _setting(value: object) -> str:
+    return "the whole vocabulary" if value is None else repr(value)  # only top_k may be None
 
 
 def mapping_differences(prefix: str, recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

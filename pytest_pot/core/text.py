@@ -25,12 +25,13 @@ __all__ = [
     "shorten",
     "some_of",
     "times_over",
+    "to_copy",
     "wrapped",
 ]
 
 _COMMAND = re.compile(r" *([A-Z_]+=\S+ )*(git|pip|pytest|python3?) ")
 """The start of a line that is a command, for people to copy."""
-_PIECE = re.compile(r"(?<!\w)'[^'\n]+'(?!\w)|\bpip install \S+|\bpython -m pytest_pot \w+|\bgit \w+( pull)?")
+_PIECE = re.compile(r"(?<!\w)'[^'\n]+'(?!\w)|\bpip install \S+|\bpython3? -m [\w.]+( \w[\w.]*\w)?|\bgit \w+( pull)?")
 """What stays on one line where it fits on one: quotations, and commands in a sentence."""
 
 
@@ -86,6 +87,11 @@ def shorten(text: str, width: int, *, keep: str = "start") -> str:
 def quoted(text: str, width: int) -> str:
     """:func:`shorten` in quotation marks."""
     return f"'{shorten(text, width)}'"
+
+
+def to_copy(path: object) -> str:
+    """``path``, in quotation marks where it has spaces, so that people see where it ends."""
+    return f"'{path}'" if " " in str(path) else str(path)
 
 
 def first_lines(lines: Sequence[str], most: int = 20) -> list[str]:
@@ -188,5 +194,9 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 def _words(line: str, width: int) -> list[str]:
     """``line`` in pieces between which it may be broken, each with the spaces before it."""
-    joined = _PIECE.sub(lambda piece: piece[0].replace(" ", "\0") if columns(piece[0]) <= width else piece[0], line)
-    return [word.replace("\0", " ") for word in re.findall(r" *[^ ]+", joined)]
+    joined = _PIECE.sub(lambda piece: piece[0].replace(" ", "\0"), line)
+    words: list[str] = []
+    for word in re.findall(r" *[^ ]+", joined):
+        whole = word.replace("\0", " ")
+        words += [whole] if columns(whole.lstrip(" ")) <= width else re.findall(r" *[^ ]+", whole)
+    return words

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import printable, printable_lines
+from pytest_pot.core.text import printable, printable_lines, wrapped
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.plugin.inputs.cached_reference import files_of
 from pytest_pot.plugin.inputs.fixture_values import named_by_fixture
-from pytest_pot.plugin.inputs.ladders import by_content, by_files, keep_ladder
+from pytest_pot.plugin.inputs.ladders import by_content, by_files, keep_ladder, where_it_runs
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
 from pytest_pot.plugin.inputs.prompt_source import PromptRequest, choose_prompts
 from pytest_pot.plugin.options import option, option_config
 from pytest_pot.plugin.paths import option_path, recorded_reference
-from pytest_pot.plugin.pytest_internals import fixtures_without_tests
+from pytest_pot.plugin.pytest_internals import fixtures_without_tests, terminal_width
 from pytest_pot.prompts.prompt import as_prompts
 
 __all__ = ["run"]
@@ -36,10 +36,11 @@ def run(config: pytest.Config) -> int:
         try:
             lines = _lines(config, fixture)
         except (PotError, pytest.fail.Exception) as error:
-            writer.line(printable_lines(f"ERROR: {error}"), red=True)
+            writer.line(wrapped(printable_lines(f"ERROR: {error}"), terminal_width(config)), red=True)
             return pytest.ExitCode.USAGE_ERROR
         for line in lines:
-            writer.line(printable(line))
+            to_copy = line.startswith("@")  # a marker
+            writer.line(printable(line) if to_copy else wrapped(printable(line), terminal_width(config)))
     return pytest.ExitCode.OK
 
 
@@ -72,9 +73,10 @@ def _lines(config: pytest.Config, fixture: Callable[[], object]) -> list[str]:
     spec = option_path(config, "reference")
     files = None if spec is None else files_of(config, spec)
     identities = [by_content(reference.model), by_files(files or {})]
+    where = where_it_runs(scoring, reference.model)
     calibration = calibrate(TeacherForcedScorer(scoring), reference.model, prompts, tokenizer, tell=show)
     rungs = [(rung.name, rung.mean) for rung in calibration.rungs]
-    keep_ladder(config, scoring, as_prompts(prompts), identities, rungs)
+    keep_ladder(config, where, as_prompts(prompts), identities, rungs)
     name = option(config, "reference")
     conditions = f"preset {preset}, {calibration.metric} on {calibration.n_prompts} prompts"
     head = f"pot: {name}, {calibration.label}; {conditions}"

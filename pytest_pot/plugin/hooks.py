@@ -14,7 +14,7 @@ from pytest_pot.core.text import wrapped
 from pytest_pot.plugin import hookspecs
 from pytest_pot.plugin.markers import GATES, MARKERS, has_gate_marks, has_gates, items_with_gates
 from pytest_pot.plugin.options import FLAGS, OPTIONS, add_options, check_options, flag, option
-from pytest_pot.plugin.pytest_internals import fixture_names, terminal_width, use_headline
+from pytest_pot.plugin.pytest_internals import fixture_names, note_terminal_width, terminal_width, use_headline
 from pytest_pot.plugin.session.item_properties import give_details
 from pytest_pot.plugin.session.notes import NOTES, SessionNotes
 from pytest_pot.plugin.session.start import note_start
@@ -49,6 +49,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    note_terminal_width(config)
     listed = config.getoption("markers", False)
     for name, marker in MARKERS.items():
         line = f"{name}: {marker.summary}"

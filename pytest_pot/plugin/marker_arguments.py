@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import InvalidArgument, PotError
 from pytest_pot.core.names import DEFAULT_PRESET
-from pytest_pot.core.text import shorten
+from pytest_pot.core.text import quoted
 from pytest_pot.engines.server.address import is_server, parse
 from pytest_pot.gates.base import CONFIG_ARGUMENTS, Gate, GateSettings, ReferenceUse
 from pytest_pot.plugin.markers import MARKERS
@@ -25,6 +26,9 @@ from pytest_pot.prompts.jsonl import check_regular
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 
 __all__ = ["gates_of"]
+
+_ALIKE = 0.8
+"""How alike a misspelt argument and the one that was meant are at least: more than ``min_score`` and ``max_score`` are."""
 
 
 def gates_of(item: pytest.Item, marks: Iterable[pytest.Mark]) -> list[Gate]:
@@ -44,7 +48,9 @@ def _gate(item: pytest.Item, mark: pytest.Mark) -> Gate:
             raise InvalidArgument(f"takes keyword arguments only, not {mark.args[0]!r}; they are {names}")
         for name in mark.kwargs:
             if name not in gate_type.arguments:
-                raise InvalidArgument(f"unknown argument {name!r}; the arguments are {names}")
+                near = difflib.get_close_matches(name, gate_type.arguments, n=1, cutoff=_ALIKE)
+                choices = f"did you mean {near[0]!r}?" if near else f"the arguments are {names}"
+                raise InvalidArgument(f"unknown argument {quoted(name, 80)}; {choices}")
         arguments = {name: value for name, value in mark.kwargs.items() if value is not None}
         settings = _settings(item, mark.name, arguments)
         gate = gate_type.from_arguments(settings, arguments, run_options(item.config))
@@ -136,7 +142,7 @@ def _prompts(value: object, bases: Sequence[Path]) -> Path | Sequence[Prompt] | 
     if not os.path.exists(path):
         named = named_prompts(str(value))
         if named is None:
-            raise InvalidArgument(f"prompts={shorten(str(value), 200)!r}: no such file beside the test or in {bases[-1]}")
+            raise InvalidArgument(f"prompts={quoted(str(value), 200)}: no such file beside the test or in {bases[-1]}")
         return tuple(named)
     check_regular(path)
     return path

@@ -5,6 +5,7 @@ Nothing else in pytest-pot touches a name of pytest that begins with an undersco
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "is_test_case",
     "message_of",
     "nearest_fixture",
+    "note_terminal_width",
     "requesting_item",
     "selects_tests",
     "skipped_test",
@@ -35,7 +37,10 @@ __all__ = [
 
 WIDTH = "pot_width"
 """What the controller of workers calls the width of its terminal."""
-_WIDTH = 80
+_LOG_WIDTH = 80
+_NARROWEST = 40
+"""Columns below which no terminal is taken to have so few."""
+_TERMINAL_WIDTH = pytest.StashKey[int]()
 _OWN_FIXTURES = "pytest_pot.plugin.fixtures"
 
 
@@ -107,17 +112,23 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
     return nullcontext() if manager is None else manager.global_and_fixture_disabled()
 
 
-def terminal_width(config: pytest.Config) -> int:
-    """The columns of the terminal, or of a log: 80 where nothing says how wide it is.
+def note_terminal_width(config: pytest.Config) -> None:
+    """Read the columns of the terminal, for :func:`terminal_width`, as pytest reads them.
 
-    pytest has no public way to ask. A worker of pytest-xdist writes nothing itself, and cannot see the terminal: its controller
-    sends the width (``SessionResults`` in ``plugin.session.summary``).
+    Only while the session is set up is standard output the terminal: later, pytest's capture has a file in its place.
+    A worker of pytest-xdist cannot see the terminal: its controller sends the width (``SessionResults``).
     """
     worker_input = getattr(config, "workerinput", None)
     if worker_input is not None:
-        return int(worker_input.get(WIDTH, _WIDTH))
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-    return _WIDTH if reporter is None else int(reporter._tw.fullwidth)
+        width = int(worker_input.get(WIDTH, _LOG_WIDTH))
+    else:
+        width = shutil.get_terminal_size((_LOG_WIDTH, 24)).columns
+    config.stash[_TERMINAL_WIDTH] = width if width >= _NARROWEST else _LOG_WIDTH
+
+
+def terminal_width(config: pytest.Config) -> int:
+    """The columns of the terminal, or of a log: 80 where nothing says how wide it is."""
+    return config.stash.get(_TERMINAL_WIDTH, _LOG_WIDTH)
 
 
 def unknown_ini_keys(config: pytest.Config) -> set[str]:

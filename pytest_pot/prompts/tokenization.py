@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.core.text import contrasted, first_difference, quoted, shorten
+from pytest_pot.core.text import contrasted, first_difference, quoted
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.added_tokens import are_added_token_prompts, asks_for_added_tokens, expanded
 from pytest_pot.prompts.chats import rendered
@@ -220,8 +220,8 @@ def _encoded(tokenizer: Any, prompts: Sequence[Prompt]) -> list[Encoded]:
         _check_context(index, prompt, context)
         if continuation is not None and not continuation:
             raise PotError(
-                f"prompt {index} ({shorten(prompt.text, 40)!r}) has the continuation {prompt.continuation!r}, which "
-                "has no tokens: there is no position to score. Give it a text, or None to let the reference "
+                f"prompt {index} ({quoted(prompt.text, 40)}) has the continuation {quoted(prompt.continuation or '', 40)}, "
+                "which has no tokens: there is no position to score. Give it a text, or None to let the reference "
                 "continue the prompt"
             )
     return encoded

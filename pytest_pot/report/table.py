@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from pytest_pot.core.text import columns, cut_middle, first_difference, number, printable, wrapped
@@ -15,10 +15,14 @@ Colour: TypeAlias = Literal["green", "red", "yellow"]
 """Of a verdict, as pytest colours the outcomes of tests."""
 
 _GAP = "  "
+_MODELS = ("models", "candidate vs reference")
+"""The heading of models, short and long."""
 _SHORTEST_NAME = 3
 """Columns for each of two names, below which only the candidate's is shown."""
-_LEAST = 32
-"""Columns for names of tests and models, below which other columns are left out."""
+_ROOM = 32
+"""Columns for names of tests and models, below which columns other than the score are left out."""
+_LEAST = 20
+"""Columns for them, below which verdicts are shortened; below half of it, scores lose their units."""
 _UNITS = (
     (re.compile(r"slowdown|max_slowdown"), "x time"),
     (re.compile(r"memory ratio|max_memory_ratio"), "x memory"),
@@ -42,38 +46,35 @@ class Line(NamedTuple):
 def summary_table(rows: Sequence[Row], width: int) -> list[Line]:
     """A heading and one line per gate. Columns that tell nothing here are left out, and long names are cut in the middle.
 
+    Where the terminal is narrow, columns other than the score go first, then parts of the names, then parts of the verdicts.
+
     Args:
         rows: of all gates.
         width: columns of the terminal; at least 40.
     """
-    tests, prefix = [printable(title(row)) for row in rows], ""
-    models = list(map(_short_names, rows))
     others = {"score / limit": _score_cells(rows), **_optional(rows)}
     verdicts = [_verdict_cell(row) for row in rows]
-    models_width = max(map(columns, ("models", *(_models_cell(pair, width) for pair in models))))
-    fixed = max(map(columns, (*verdicts, "verdict")))
 
     def room() -> int:
-        return width - fixed - sum(_width(name, column) + len(_GAP) for name, column in others.items()) - 2 * len(_GAP)
+        """Columns for the names of tests and models."""
+        taken = [_width("verdict", verdicts), *(_width(name, column) for name, column in others.items())]
+        return width - sum(taken) - len(_GAP) * (len(taken) + 1)
 
-    while room() < _LEAST and others:
+    while room() < _ROOM and len(others) > 1:
         others.popitem()  # the last one matters least
-    widths = _shared(room(), _width("test", tests), models_width)
-    if _width("test", tests) > widths[0]:
-        prefix = _common_start(tests)
-        tests = [test.removeprefix(prefix) for test in tests]
-        widths = _shared(room(), _width(prefix or "test", tests), models_width)
-    heading = [cut_middle(prefix or "test", widths[0]), "candidate vs reference", *others]
-    if columns(heading[1]) > widths[1]:
-        heading[1] = cut_middle("models", widths[1])
-    lines = []
-    for index, row in enumerate(rows):
-        names = [cut_middle(tests[index], widths[0]), _models_cell(models[index], widths[1])]
-        texts = [*names, *(column[index] for column in others.values())]
-        padded = [_padded(text, size) for text, size in zip(texts, _sizes(widths, others), strict=True)]
-        lines.append(Line(_GAP.join(padded) + _GAP, verdicts[index], _colour(row)))
-    top = _GAP.join(_padded(text, size) for text, size in zip(heading, _sizes(widths, others), strict=True))
-    return [Line(f"{top}{_GAP}verdict"), *lines]
+    for part in ("confidence", "note"):
+        if room() < _LEAST:
+            verdicts = [_verdict_cell(row, without=part) for row in rows]
+    if room() < _LEAST // 2:
+        others = {"score / limit": _score_cells(rows, units=False)}
+    names = _names(rows, room())
+    heading, *lines = [
+        [*pair, *rest] for pair, rest in zip(names, [list(others), *zip(*others.values(), strict=True)], strict=True)
+    ]
+    sizes = [_width("", column) for column in zip(heading, *lines, strict=True)]
+    texts = [_GAP.join(map(_padded, cells, sizes)) + _GAP for cells in (heading, *lines)]
+    rows_lines = [Line(text, verdict, _colour(row)) for text, verdict, row in zip(texts[1:], verdicts, rows, strict=True)]
+    return [Line(f"{texts[0]}verdict"), *rows_lines]
 
 
 def what_ran(rows: Sequence[Row], width: int) -> list[str]:
@@ -91,10 +92,40 @@ def what_ran(rows: Sequence[Row], width: int) -> list[str]:
 # -- names -------------------------------------------------------------------------------------------------------------
 
 
+def _names(rows: Sequence[Row], room: int) -> list[tuple[str, str]]:
+    """The cells of tests and models in ``room`` columns, the heading first.
+
+    Tests get what they take, but leave models a third, or half where each row has two. A reference that all rows have is in
+    the heading only.
+    """
+    tests, models, headings = [printable(title(row)) for row in rows], list(map(_short_names, rows)), _MODELS
+    least = room // 2
+    if len({row.get("reference") for row in rows}) == 1:
+        reference = max((pair[1] for pair in models), key=len)  # one that is as long tells it from a candidate of its name
+        models, least = [(candidate, "") for candidate, _ in models], room // 3
+        headings = (f"vs {reference}", f"candidate vs {reference}") if reference else ("candidate", "candidate")
+    models_width = _width(headings[0], [_models_cell(pair, room) for pair in models])
+
+    def left() -> int:
+        return room - _width("", tests)
+
+    prefix = ""
+    if left() < models_width:
+        prefix = _common_start(tests)
+        tests = [test.removeprefix(prefix) for test in tests]
+    for_models = min(max(models_width, min(columns(headings[1]), left())), max(least, left()))
+    for_tests = room - for_models
+    heading = headings[columns(headings[1]) <= for_models]
+    return [
+        (cut_middle(prefix or "test", for_tests), cut_middle(heading, for_models)),
+        *((cut_middle(test, for_tests), _models_cell(pair, for_models)) for test, pair in zip(tests, models, strict=True)),
+    ]
+
+
 def _common_start(tests: Sequence[str]) -> str:
     """The file, or the folders, that all of ``tests`` are in."""
     first, last = min(tests), max(tests)
-    end = re.match(r"[^\[]*(?:/|::)", first[: first_difference(first, last)]) if len(tests) > 1 else None
+    end = re.match(r"[^\[]*(?:/|::)", first[: first_difference(first, last)])
     return "" if end is None else end[0]
 
 
@@ -155,12 +186,13 @@ def _optional(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {name: list(map(printable, column)) for name, column in found.items()}
 
 
-def _score_cells(rows: Sequence[Row]) -> list[str]:
+def _score_cells(rows: Sequence[Row], *, units: bool = True) -> list[str]:
     """``0.0314 / 0.08``, with the relation that is required where the score may not be below the limit, and the unit."""
     scores = ["-" if row.get("score") is None else number(row["score"]) for row in rows]
     longest = max(map(len, scores))
     signs = [required_sign(row).replace("<=", "") for row in rows]
-    limits = [f"{sign}{number(row['limit'])} {_unit(row)}".rstrip() for row, sign in zip(rows, signs, strict=True)]
+    named = [_unit(row) if units else "" for row in rows]
+    limits = [f"{sign}{number(row['limit'])} {unit}".rstrip() for row, sign, unit in zip(rows, signs, named, strict=True)]
     return [printable(f"{score:>{longest}} / {limit}") for score, limit in zip(scores, limits, strict=True)]
 
 
@@ -177,9 +209,14 @@ def _outcome(row: Row) -> str:
     return str(row.get("outcome", "passed" if row["passed"] else "skipped" if row["passed"] is None else "failed"))
 
 
-def _verdict_cell(row: Row) -> str:
-    """The verdict and, where its gate did not pass, whether that failed the test."""
-    confidence = f" {100 * row['confidence']:.12g}%" if "confidence" in row and row.get("score") is not None else ""
+def _verdict_cell(row: Row, *, without: Literal["confidence", "note", None] = None) -> str:
+    """The verdict and, where its gate did not pass, whether that failed the test. ``"note"``: the verdict alone."""
+    verdict = str(row["verdict"])
+    if without == "note":
+        return printable(verdict)
+    confidence = ""
+    if without is None and "confidence" in row and row.get("score") is not None:
+        confidence = f" {100 * row['confidence']:.12g}%"
     note = ""
     if row["passed"] is False:
         note = ", expected" if _outcome(row) == "xfailed" else "" if row["verdict"] == "fail" else ", failed"
@@ -187,7 +224,7 @@ def _verdict_cell(row: Row) -> str:
         note = ", not gated"
     elif _outcome(row) == "xpassed":
         note = ", xpassed"
-    return printable(f"{row['verdict']}{confidence}{note}")
+    return printable(f"{verdict}{confidence}{note}")
 
 
 def _colour(row: Row) -> Colour:
@@ -199,10 +236,6 @@ def _colour(row: Row) -> Colour:
 
 def _width(name: str, column: Sequence[str]) -> int:
     return max(map(columns, (name, *column)))
-
-
-def _sizes(widths: tuple[int, int], others: Mapping[str, Sequence[str]]) -> list[int]:
-    return [*widths, *(_width(name, column) for name, column in others.items())]
 
 
 def _padded(text: str, width: int) -> str:

@@ -19,7 +19,7 @@ from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
-from pytest_pot.core.text import shorten
+from pytest_pot.core.text import quoted
 from pytest_pot.engines.base import Decoding, Engine, OutOfMemory
 from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.host_reading import HostReading
@@ -432,7 +432,7 @@ def not_finite(
     index, position = [(i, j) for i in batch for j in range(tokens[i].n_positions)][row]
     raise PotError(
         f"the {role}'s log-probabilities are {'NaN' if np.isnan(magnitude[row]) else 'infinite'} at prompt {index} "
-        f"({shorten(prompts[index].text, 40)!r}), position {position}, and at {int((~finite).sum())} of the "
+        f"({quoted(prompts[index].text, 40)}), position {position}, and at {int((~finite).sum())} of the "
         f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
         "weights that are not finite"
     )

@@ -138,14 +138,16 @@ def _signed(value: float) -> str:
     return "0" if value == 0 else f"{value:+.3g}"
 
 
-def worst_lines(figures: ScoreFigures, n_prompts: int, n_positions: int) -> list[str]:
-    """The worst prompts and the worst positions, with headings."""
+def worst_lines(figures: ScoreFigures, n_prompts: int, n_positions: int, *, tell_more: bool = False) -> list[str]:
+    """The worst prompts and the worst positions, with headings. ``tell_more``: say how many prompts are left out."""
     lines = ["worst prompts:"]
     for index in (-figures.scores).argsort(kind="stable")[:n_prompts]:
         prompt = figures.prompts[index]
         kind = f" ({shorten(prompt.kind, _KIND)})" if prompt.kind else ""
         score = f"{number(figures.scores[index]):>9}"
         lines.append(f"  {score}  prompt {figures.indices[index]}{kind}: {quoted(prompt.text, 70)}")
+    if tell_more and (more := len(figures.scores) - n_prompts) > 0:
+        lines.append(f"  … and {more} more")
     lines.append("worst positions (context ▸ next token):")
     for position in figures.worst(n_positions):
         lines += _position_lines(position)

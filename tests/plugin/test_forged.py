@@ -86,7 +86,7 @@ def test_flags_that_turn_top1_flip_off_are_refused(recorded: Project) -> None:
     path.write_bytes(replace(baseline, recorded=replace(baseline.recorded, clear=clear)).to_bytes())
     recorded.write(test_it=GATED.replace("max_score=0", 'max_score=0, metric="top1_flip"'))
     assert failure(recorded) == [
-        f"pot_identity: the baseline {path} is damaged, or not a recording of pytest-pot: prompt 0, position 1: the first "
+        f"pot_identity: the recording {path} is damaged, or not a recording of pytest-pot: prompt 0, position 1: the first "
         "choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip would not "
         "count it. Restore it from version control, or record it again with --pot-update"
     ]
@@ -184,7 +184,11 @@ def test_impossible_names_of_models_are_errors(project: Project, name: str) -> N
 def test_impossible_names_of_recordings_are_errors(project: Project, name: str) -> None:
     project.write(test_it=GATED.replace("ref.pot", name.replace("\0", "\\0") + ".pot"))
     shown = name.replace("\0", "\\x00") + ".pot.safetensors"
-    assert failure(project)[0] == f"pot_identity: the recorded reference {shown} does not exist. This records it:"
+    lines = failure(project)
+    assert f"pot_identity: there is no recording {shown}: {project.path / shown} does not exist. This records it:" in (
+        lines[0],
+        " ".join(line.strip() for line in lines[:-1]),
+    )
     assert failure(project, "--pot-update")[0].startswith("pot_identity: cannot write ")
 
 
@@ -201,14 +205,14 @@ def test_only_files_are_read_and_written(recorded: Project) -> None:
     path = recorded.path / FILE
     path.unlink()
     os.mkfifo(path)
-    assert failure(recorded) == [f"pot_identity: the recorded reference {FILE} is a FIFO, not a file"]
+    assert failure(recorded) == [f"pot_identity: the recording {FILE} is a FIFO, not a file"]
     for link in (False, True):
         if link:
             shutil.move(path, recorded.path / "pipe")
             path.symlink_to("pipe")
         what = f"a link to {recorded.path.resolve() / 'pipe'}, which is a FIFO" if link else "a FIFO"
         assert failure(recorded, "--pot-update") == [
-            f"pot_identity: cannot write the baseline {path}: it is {what}, and a recording is written to files only"
+            f"pot_identity: cannot write the recording {path}: it is {what}, and recordings are written to files only"
         ]
         assert stat.S_ISFIFO(path.stat().st_mode)
 
@@ -216,7 +220,7 @@ def test_only_files_are_read_and_written(recorded: Project) -> None:
 def test_a_folder_in_the_place_of_a_recording_is_an_error(recorded: Project) -> None:
     (recorded.path / FILE).unlink()
     (recorded.path / FILE).mkdir()
-    assert failure(recorded) == [f"pot_identity: the recorded reference {FILE} is a folder, not a file"]
+    assert failure(recorded) == [f"pot_identity: the recording {FILE} is a folder, not a file"]
 
 
 def test_the_command_for_a_stale_file_still_follows(recorded: Project) -> None:

@@ -75,7 +75,7 @@ def test_a_custom_gate_checks_its_arguments_runs_and_is_reported(project: Projec
     )
     result = project.run_subprocess("--strict-markers", "-k", "misspelt")
     result.stderr.fnmatch_lines(
-        ["ERROR: test_it.py::test_misspelt: pot_always: unknown argument 'levels'; the arguments are *level"]
+        ["ERROR: test_it.py::test_misspelt: pot_always: unknown argument 'levels'; did you mean 'level'[?]"]
     )
     text = (project.path / "test_it.py").read_text(encoding="utf-8")
     (project.path / "test_it.py").write_text(text.replace("levels=3", "level=3"), encoding="utf-8")

@@ -74,7 +74,7 @@ def test_a_pointer_in_the_place_of_a_recording(recorded: Project, capsys: pytest
     path = recorded.path / FILE
     path.write_text(pointer())
     lines = [
-        f"cannot read the baseline: {path} is a Git LFS pointer to 1,234,567 bytes, not the file itself. This fetches what is "
+        f"cannot read the recording: {path} is a Git LFS pointer to 1,234,567 bytes, not the file itself. This fetches what is "
         "missing:",
         f"  git -C {recorded.path} lfs pull --include={FILE}",
     ]

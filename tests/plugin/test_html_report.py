@@ -46,7 +46,7 @@ def test_a_run_writes_a_page_with_all_its_gates(project: Project) -> None:
         """,
     )
     result = project.run("--pot-report=gates.html")
-    result.stdout.fnmatch_lines(["written to *gates.html"])
+    result.stdout.fnmatch_lines(["pot: written to *gates.html"])
     page = written()
     names = [heading.text.rpartition("::")[2] for heading in page.all("h3")]
     assert sorted(names) == sorted(["test_same", "test_other", "test_sequential", "test_speed", "test_missing", "test_own"])

@@ -233,7 +233,7 @@ def _write_ini(project: Project, **values: str) -> Project:
     return project
 
 
-NOT_GATED = "latency is not gated under -n, because workers slow each other down; run these tests without -n; {} tests"
+NOT_GATED = "pot: latency is not gated under -n, because workers slow each other down; run these tests without -n; {} tests"
 
 
 def test_workers_skip_tests_of_latency_and_say_so_once(project: Project) -> None:

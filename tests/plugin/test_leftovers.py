@@ -1,4 +1,4 @@
-"""A run of all tests ends with a list of the recorded files that no test uses; other runs do not."""
+"""A run of all tests ends with a list of the recordings that no test uses; other runs do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_skipped():
 def test_other():
     pass
 """
-UNUSED_FILES_LINE = "pot: recorded files that no test uses: sub/old.pot.safetensors"
+UNUSED_FILES_LINE = "pot: recordings that no test uses: sub/old.pot.safetensors"
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def suite(project: Project) -> Project:
 
 
 def unused_lines(result: pytest.RunResult) -> list[str]:
-    return [line for line in result.outlines if line.startswith("pot: recorded files")]
+    return [line for line in result.outlines if line.startswith("pot: recordings")]
 
 
 @pytest.mark.parametrize("arguments", [(), (".",), ("-x",), ("--pot-update",), ("-p", "no:cacheprovider")], ids=" ".join)
@@ -77,7 +77,7 @@ def test_only_the_folders_on_the_command_line_are_searched(suite: Project) -> No
     (suite.path / "tests").mkdir()
     shutil.move(suite.path / "test_it.py", suite.path / "tests")
     shutil.copy(suite.path / "sub" / "old.pot.safetensors", suite.path / "tests" / "gone.pot.safetensors")
-    assert unused_lines(suite.run("tests")) == ["pot: recorded files that no test uses: tests/gone.pot.safetensors"]
+    assert unused_lines(suite.run("tests")) == ["pot: recordings that no test uses: tests/gone.pot.safetensors"]
 
 
 def test_a_suite_without_recordings_is_not_searched(suite: Project) -> None:

@@ -337,8 +337,8 @@ def test_pytest_markers_lists_the_markers_with_their_usual_arguments(project: Pr
         "@pytest.mark.pot_identity(reference=..., candidate=..., prompts=...,",
         "  tolerance='half', metric='tv', preset='auto'): fail unless the candidate is",
         "  the SAME model as its reference. What is left out comes from the options",
-        "  --pot-* and the fixtures pot_*. For all arguments: python -m pydoc",
-        "  pytest_pot.markers.identity",
+        "  --pot-* and the fixtures pot_*. For all arguments:",
+        "  python -m pydoc pytest_pot.markers.identity",
     ]
     for name in MARKERS:
         start = next(index for index, line in enumerate(lines) if line.startswith(f"@pytest.mark.{name}("))

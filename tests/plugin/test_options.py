@@ -189,7 +189,7 @@ def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
         """
     )
     result = project.run("--pot-report=gates.md")
-    assert f"written to {project.path / 'gates.md'}" in result.outlines
+    assert f"pot: written to {project.path / 'gates.md'}" in result.outlines
     lines = (project.path / "gates.md").read_text(encoding="utf-8").splitlines()
     models = f"{project.tiny.perturbed} vs {project.tiny.reference}"
     assert lines[:5] == [

@@ -227,23 +227,18 @@ def test_the_time_left_is_an_estimate_and_never_zero(seconds: float, done: int, 
     assert progress._left(seconds, done, total) == text
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo terminals of this kind")
-def test_on_a_real_terminal(project: Project) -> None:
-    """A pseudo terminal, and a program that does not know that it is tested."""
+def on_a_terminal(width: int, height: int, *arguments: str) -> tuple[int, str]:
+    """What pytest, which does not know that it is tested, exits with and writes to a pseudo terminal of that size."""
     import fcntl
     import pty
     import struct
     import termios
 
-    tests = ONE.replace("def test_it", "@pytest.mark.parametrize('name', ['a', 'b' * 100])\ndef test_it").replace(
-        "():", "(name):"
-    )
-    project.write(conftest=IMPATIENT, test_it=tests, test_other="def test_other(): pass\n")
     controller, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 12, 80, 0, 0))
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     environment = {**os.environ, "TERM": "xterm", "PYTEST_ADDOPTS": WITHOUT_CACHE, "NO_COLOR": "1"}
-    del environment["COLUMNS"]
-    command = [sys.executable, "-m", "pytest", "--no-header"]
+    environment.pop("COLUMNS", None)
+    command = [sys.executable, "-m", "pytest", "--no-header", *arguments]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=Path.cwd())
     os.close(terminal)
     content = b""
@@ -256,11 +251,35 @@ def test_on_a_real_terminal(project: Project) -> None:
             break
         content += piece
     os.close(controller)
-    assert process.wait() == 0
-    output = content.decode()
+    return process.wait(), content.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo terminals of this kind")
+def test_on_a_real_terminal(project: Project) -> None:
+    tests = ONE.replace("def test_it", "@pytest.mark.parametrize('name', ['a', 'b' * 100])\ndef test_it").replace(
+        "():", "(name):"
+    )
+    project.write(conftest=IMPATIENT, test_it=tests, test_other="def test_other(): pass\n")
+    status, output = on_a_terminal(80, 12)
+    assert status == 0
     assert [len(line) <= 79 for line in drawn(output)] == [True] * 6
     pictures = screens(output, height=12)
     for picture in (*pictures[:3], *pictures[4:7]):  # each gate ends with a wiped line
         assert re.fullmatch(r"pot: test_it\[.+\]: \d/3 prompts(, \d+ s left)?", picture[-1])
     dots = [line for line in pictures[-1] if re.match(r"test_\w+\.py \.", line)]
     assert dots == [f"{'test_it.py ..':<72} [ 66%]", f"{'test_other.py .':<72} [100%]"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo terminals of this kind")
+@pytest.mark.parametrize("width", [60, 120])
+def test_messages_and_progress_fit_a_real_terminal(project: Project, width: int) -> None:
+    """While a test runs, pytest's capture has put a file in the place of standard output."""
+    name = f"test_{'a' * width}"
+    gate = ONE.replace('preset="single"', 'preset="single", candidate={perturbed}').replace("test_it", name)
+    project.write(conftest=IMPATIENT, test_it=gate)
+    status, output = on_a_terminal(width, 12)
+    assert status == 1
+    progressed = [len(line) for line in drawn(output)]
+    message = [line for line in re.findall(r"^  (?:  )?.*", output.replace("\r", ""), re.MULTILINE) if line.split()[1:]]
+    assert max(progressed) == width - 1
+    assert width - 20 < max(map(len, message)) <= width

@@ -149,7 +149,8 @@ def test_a_failure_says_that_the_reference_was_recorded(recorded: Project) -> No
 def test_a_missing_file_fails_with_the_command_that_records_it(project: Project) -> None:
     project.write(test_it=GATED)
     assert failure(project) == [
-        "pot_identity: the recorded reference ref.pot.safetensors does not exist. This records it:",
+        f"pot_identity: there is no recording ref.pot.safetensors: {project.path / 'ref.pot.safetensors'} does not exist. "
+        "This records it:",
         "  pytest test_it.py::test_it --pot-update",
     ]
     assert not list(project.path.glob("**/*.pot.safetensors"))
@@ -167,7 +168,8 @@ def test_the_command_repeats_the_options_and_works(project: Project) -> None:
     options = f"--pot-reference={project.tiny.reference}", "--pot-baseline=some/ref.pot.safetensors"
     lines = failure(project, *options)
     assert lines == [
-        "pot_identity: the recorded reference some/ref.pot.safetensors does not exist. This records it:",
+        f"pot_identity: there is no recording some/ref.pot.safetensors: {project.path / 'some/ref.pot.safetensors'} does not "
+        "exist. This records it:",
         f"  pytest test_it.py::test_it --pot-update {options[0]} {options[1]}",
     ]
     project.run(*lines[1].split()[1:]).assert_outcomes(passed=1)
@@ -199,7 +201,8 @@ def test_a_markers_file_is_beside_the_test_or_in_the_root(recorded: Project) -> 
     recorded.run().assert_outcomes(passed=1)
     (recorded.path / "sub" / "ref.pot.safetensors").unlink()
     assert failure(recorded)[0] == (
-        "pot_identity: the recorded reference sub/ref.pot.safetensors does not exist. This records it:"
+        "pot_identity: there is no recording sub/ref.pot.safetensors: none of these exists: "
+        f"{recorded.path / 'sub/ref.pot.safetensors'}, {recorded.path / 'ref.pot.safetensors'}. This records it:"
     )
 
 
@@ -262,7 +265,7 @@ def test_a_changed_tokenizer_entry_makes_the_file_stale(recorded: Project) -> No
 
 def test_a_changed_scoring_setting_makes_the_file_stale(recorded: Project) -> None:
     recorded.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
-    assert stale_parts(failure(recorded)) == ["config.top_k: 100 recorded, 50 now"]
+    assert stale_parts(failure(recorded)) == ["preset (top_k): 100 recorded, 50 now"]
 
 
 def test_another_tokenizer_makes_the_file_stale(recorded: Project) -> None:
@@ -329,7 +332,7 @@ def test_a_damaged_file_fails(recorded: Project) -> None:
     path = recorded.path / "ref.pot.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     [line] = failure(recorded)
-    assert line.startswith(f"pot_identity: the baseline {path} is damaged, or not a recording of pytest-pot: ")
+    assert line.startswith(f"pot_identity: the recording {path} is damaged, or not a recording of pytest-pot: ")
 
 
 @pytest.mark.parametrize("value", ["'ref.pot.safetensors'", "pytest_pot.Baseline.load('ref.pot.safetensors')"])

@@ -31,8 +31,8 @@ def pytest_sessionfinish():
 def test_each_of_several_files_is_written(project: Project) -> None:
     project.write(test_it=GATES)
     result = project.run("--pot-report=a.json", "--pot-report=deep/b.md", "--pot-report=c.json")
-    assert [line for line in result.outlines if line.startswith("written to ")] == [
-        f"written to {project.path / name}" for name in ("a.json", "deep/b.md", "c.json")
+    assert [line for line in result.outlines if line.startswith("pot: written to ")] == [
+        f"pot: written to {project.path / name}" for name in ("a.json", "deep/b.md", "c.json")
     ]
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     document = json.loads((project.path / "a.json").read_text(encoding="utf-8"))
@@ -111,9 +111,9 @@ def test_the_others_are_written_where_one_fails(project: Project) -> None:
     )
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     path = project.path
-    assert [line for line in result.outlines if line.startswith(("written to", "pot: the report"))] == [
-        f"written to {path}/b.json",
-        f"written to {path}/d.md",
+    assert [line for line in result.outlines if line.startswith(("pot: written to", "pot: the report"))] == [
+        f"pot: written to {path}/b.json",
+        f"pot: written to {path}/d.md",
         f"pot: the report {path}/reports/a.json could not be written: File exists",
         f"pot: the report {path}/reports/c.md could not be written: File exists. The exit status is 3 for that reason alone",
     ]
@@ -150,7 +150,7 @@ def test_a_page_to_look_at(project: Project) -> None:
     pytest.importorskip("pytest_pot.report.html.page")
     project.write(test_it=GATES)
     result = project.run("--pot-report=a.html", "--pot-report=b.json")
-    assert f"written to {project.path / 'a.html'}" in result.outlines
+    assert f"pot: written to {project.path / 'a.html'}" in result.outlines
     page = (project.path / "a.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
     assert "perturbed" in page

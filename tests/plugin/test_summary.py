@@ -22,7 +22,7 @@ def headings(lines: list[str]) -> list[str]:
 def test_one_header_line_shows_the_configuration(project: Project) -> None:
     result = project.run_tests("def test_it(): pass", "--pot-metric=kl", "--pot-report=gates.md")
     tiny = project.tiny
-    assert [line for line in result.outlines if line.startswith("pot:")] == [
+    assert [line for line in result.outlines if line.startswith("pot: reference")] == [
         f"pot: reference {tiny.reference}, candidate {tiny.copy}, prompts prompts.jsonl, metric kl, device cpu"
     ]
 
@@ -60,9 +60,9 @@ def test_the_table_has_a_row_per_gate(project: Project) -> None:
     heading, *rows = (re.split(r" {2,}", line) for line in result.outlines[start + 1 : start + 5])
     assert heading == ["test", "candidate vs reference", "score / limit", "metric", "preset", "verdict"]
     assert [row[:2] + row[3:] for row in rows] == [
-        ["test_it.py::test_same", "copy vs reference", "tv", "auto", "SAME"],
-        ["test_it.py::test_distinct", "perturbed vs reference", "jsd", "accurate", "DIFFERENT"],
-        ["test_it.py::test_miss", "perturbed vs reference", "tv", "auto", "DIFFERENT, failed"],
+        ["test_it.py::test_same", "copy", "tv", "auto", "SAME"],
+        ["test_it.py::test_distinct", "perturbed", "jsd", "accurate", "DIFFERENT"],
+        ["test_it.py::test_miss", "perturbed", "tv", "auto", "DIFFERENT, failed"],
     ]
     scores = [row[2].split() for row in rows]
     assert [score[:1] for score in scores[::2]] == [["0"], ["0.649"]]
@@ -128,7 +128,7 @@ def test_verbose_shows_more_and_quiet_shows_three_lines(project: Project) -> Non
 def test_a_cut_summary_still_starts_with_the_verdict(project: Project) -> None:
     """CI logs show only the first line of the message."""
     result = project.run_tests(FAILING, "-q")
-    result.stdout.fnmatch_lines(["FAILED test_it.py::test_it - Failed: pot_identity: DIFFERENT: tv 0.649 > 0.*"])
+    result.stdout.fnmatch_lines(["FAILED test_it.py::test_it - *pot_identity: DIFFERENT: tv 0.649 > 0.*"])
 
 
 def test_a_message_is_printed_once(project: Project) -> None:
@@ -169,3 +169,11 @@ def test_a_tests_own_properties_are_not_read_as_a_gate(project: Project) -> None
     )
     [gate] = project.gates()
     assert (gate["gate"], gate["verdict"], gate["score"]) == ("pot_identity", "SAME", 0.0)
+
+
+def test_very_verbose_has_64_prompts_at_most(project: Project) -> None:
+    project.prompts("prompts.jsonl", *({"text": f"Prompt number {index} of many"} for index in range(70)))
+    lines = project.run_tests(FAILING, "-vv", "-rN").outlines
+    start, end = lines.index("  worst prompts:"), lines.index("  worst positions (context ▸ next token):")
+    assert len(lines[start + 1 : end]) == 65
+    assert lines[end - 1].strip() == "… and 6 more"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.text import columns
+from pytest_pot.plugin.inputs.ladders import _key, where_it_runs
 
 from .conftest import Project
 
@@ -190,3 +193,49 @@ def test_a_calibration_adds_its_rungs_to_the_message(project: Project, monkeypat
     assert rungs(', metric="kl", max_score=0.01') == []
     assert rungs(', prompts=["Other prompts"]') == []
     assert rungs("", f"--pot-reference={project.tiny.padded}") == []
+    assert rungs("", "--pot-device=auto") == [line]  # where it runs counts, and not how that was said
+    key = where_it_runs(ScoringConfig(), None)
+    assert _key(replace(key, device="cuda:1"), [], {}) == _key(replace(key, device="cuda"), [], {})
+    assert _key(replace(key, device="cuda"), [], {}) != _key(replace(key, device="cpu"), [], {})
+
+
+def test_a_calibration_fits_the_terminal_but_for_its_markers(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = project.run("--pot-calibrate").outlines
+    assert any(line.startswith("@pytest.mark.pot_identity(max_score=") for line in lines)
+    assert [line for line in lines if columns(line) > 60 and not line.startswith("@") and len(line.split()) > 1] == []
+
+
+def test_a_quiet_run_has_no_table(narrow: Project) -> None:
+    """Whatever else it has to tell."""
+    options = ("-q", "--pot-report=gates.md", "-k", "failing")
+    lines = narrow.run(*options).outlines
+    assert f"pot: written to {narrow.path / 'gates.md'}" in lines
+    assert not any("score / limit" in line for line in lines)
+    assert any("score / limit" in line for line in narrow.run(*options[1:]).outlines)
+
+
+def test_verbose_tells_once_what_ran(narrow: Project) -> None:
+    """In the failure message, or below the table."""
+    below = [line for line in table(narrow.run("-v").outlines) if line.endswith(":")]
+    shown = [line.rpartition("::")[2] for line in below]
+    assert shown == [
+        "test_an_untouc…d_copy_is_the_same_model_as_it_was_before (identity):",
+        "test_a_change_is_detected (distinct):",
+        "test_expected (identity):",
+        "test_time (latency):",
+    ]
+    hidden = table(narrow.run("-v", "--tb=no", "-k", "failing").outlines)
+    assert "test_it.py::test_failing (identity):" in hidden
+
+
+def test_names_of_files_stay_in_one_piece(narrow: Project) -> None:
+    folder = f"a folder/{'long' * 20}"
+    narrow.write(
+        test_it=f"import pytest\n\n@pytest.mark.pot_identity(reference='{folder}/a.pot.safetensors')\ndef test_it(): pass\n"
+    )
+    lines = narrow.run("--pot-update", f"--pot-report={folder}/gates.json").outlines
+    assert any(
+        line.startswith(f"pot: wrote '{folder}/a.pot.safetensors' (3 prompts, ") and line.endswith("; new)") for line in lines
+    )
+    assert f"pot: written to '{narrow.path / folder}/gates.json'" in lines

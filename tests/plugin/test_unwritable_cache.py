@@ -30,13 +30,13 @@ def cached(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 def message(place: str, reason: str) -> str:
     return (
-        f"live references are not cached: cannot write into {place}: {reason}. To keep them for the next run, name a folder "
-        "with the ini key cache_dir of pytest; pot_cache = false turns the cache off"
+        f"pot: live references are not cached: cannot write into {place}: {reason}. To keep them for the next run, name a "
+        "folder with the ini key cache_dir of pytest; pot_cache = false turns the cache off"
     )
 
 
 def notes(result: pytest.RunResult) -> list[str]:
-    return [line for line in result.outlines if line.startswith("live references")]
+    return [line for line in result.outlines if line.startswith("pot: live references")]
 
 
 @pytest.mark.parametrize(

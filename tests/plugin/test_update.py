@@ -59,7 +59,7 @@ def test_an_update_reports_what_changed(project: Project) -> None:
     project.prompts("prompts.jsonl", PROMPTS[0], {**PROMPTS[1], "text": "x = 2"}, PROMPTS[2])
     project.write(test_it=GATED.replace("max_score=0", 'max_score=0, preset="single"'))
     [line] = file_lines(project.run("--pot-update"))
-    assert line.endswith("positions; config.top_k: 100 recorded, 50 now; prompt 1: 'x = 1' recorded, 'x = 2' now)")
+    assert line.endswith("positions; preset (top_k): 100 recorded, 50 now; prompt 1: 'x = 1' recorded, 'x = 2' now)")
 
 
 def test_a_damaged_file_is_replaced(project: Project) -> None:
@@ -119,7 +119,7 @@ def test_two_gates_cannot_record_different_things_into_one_file(project: Project
         [
             "pot_identity: two gates of this run record different things; give each a file of its own: ref.pot.safetensors was "
             "recorded with something else:",
-            "  config.top_k: 100 recorded, 50 now",
+            "  preset (top_k): 100 recorded, 50 now",
         ]
     )
 

@@ -39,6 +39,7 @@ def test_it():
         ("identity(preset=['balanced'])", f"preset=['balanced'] is not one of {PRESETS}"),
         ("identity(metric='mse')", f"metric='mse' is not one of {METRICS}"),
         ("identity(limit=0.1)", f"unknown argument 'limit'; the arguments are {IDENTITY}"),
+        ("identity(tolerence='half')", "unknown argument 'tolerence'; did you mean 'tolerance'?"),
         ("identity(min_score=0.1)", f"unknown argument 'min_score'; the arguments are {IDENTITY}"),
         ("distinct(max_score=0.1)", f"unknown argument 'max_score'; the arguments are {DISTINCT}"),
         ("identity(0.1)", f"takes keyword arguments only, not 0.1; they are {IDENTITY}"),
@@ -117,6 +118,8 @@ def test_a_prompt_instead_of_a_prompts_file_is_a_usage_error(project: Project) -
     assert [line for line in result.errlines if line] == [
         f"ERROR: test_it.py::test_it: pot_identity: prompts='{'x' * 199}…': no such file beside the test or in {project.path}"
     ]
+    result = project.run_tests(MARKED_WITH.replace("ARGUMENTS", r"prompts='one\ntwo'"))
+    assert any(r"prompts='one\ntwo': no such file" in line for line in result.errlines)  # escaped once
 
 
 def test_one_run_names_all_wrong_markers(project: Project) -> None:

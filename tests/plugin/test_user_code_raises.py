@@ -308,4 +308,4 @@ def test_the_gate_hook_hears_of_gates_without_a_verdict(project: Project) -> Non
         ["pot_identity", "ERROR", "False"],
     ]
     assert "cannot find the candidate factory 'no_such_module:model'" in told[1][3]
-    assert "the recorded reference gone.pot.safetensors does not exist" in told[3][3]
+    assert "there is no recording gone.pot.safetensors: " in told[3][3]

@@ -77,7 +77,7 @@ def test_compare_prints_the_metrics_of_two_recordings(files: Path, capsys: pytes
     assert f"reference  {files}/a.pot.safetensors: model a, float32 on cpu, top_k=10\n" in out
     assert "8 of 8 prompts and 100 of 100 positions have the same tokens in both\n" in out
     assert "of the candidate's is outside the ids that both hold\n" in out
-    assert "recorded with different settings (A | B):\n  config.top_k: 10 | 20\n" in out
+    assert "recorded with different settings (A | B):\n  preset (top_k): 10 | 20\n" in out
     assert main(["compare", "--json", str(files / "a.pot.safetensors"), str(files / "b.pot.safetensors")]) == 0
     comparison = json.loads(capsys.readouterr().out)
     assert comparison["n_prompts"] == 8
@@ -90,11 +90,11 @@ def test_missing_and_damaged_files_are_errors(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # a relative name is shown with the folder in which it was looked for
     assert main(["inspect", "./y.pot.safetensors"]) == 1
-    assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'y.pot.safetensors'}\n"
+    assert capsys.readouterr().err == f"pytest-pot: there is no recording {tmp_path / 'y.pot.safetensors'}\n"
     assert main(["compare", str(files / "a.pot.safetensors"), "y.pot.safetensors"]) == 1
-    assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'y.pot.safetensors'}\n"
+    assert capsys.readouterr().err == f"pytest-pot: there is no recording {tmp_path / 'y.pot.safetensors'}\n"
     assert main(["inspect", str(tmp_path / "x.pot.safetensors")]) == 1
-    assert capsys.readouterr().err == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
+    assert capsys.readouterr().err == f"pytest-pot: there is no recording {tmp_path / 'x.pot.safetensors'}\n"
     (tmp_path / "x.pot.safetensors").write_bytes(b"no recording")
     assert main(["compare", str(files / "a.pot.safetensors"), str(tmp_path / "x.pot.safetensors")]) == 1
     assert "is damaged, or not a recording of pytest-pot" in capsys.readouterr().err

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # these need numpy
 
 __all__ = ["explain", "headline", "notes_on", "properties"]
 
+_MOST_PROMPTS = 64
+"""Prompts in a message at ``-vv``; reports in files have all."""
+
 
 def headline(outcome: ScoreOutcome) -> str:
     """The verdict, and the score against its limit, in one line."""
@@ -44,7 +47,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     """Why a gate failed: the score and its limit, the worst prompts and positions, what changed or a likely cause.
 
     ``verbosity`` below 0 gives the headline and the first lines of the diagnosis only; above 0 adds more prompts and positions,
-    all metrics, and how the figures are spread; from 2 on, all prompts, and the 30 worst positions.
+    all metrics, and how the figures are spread; from 2 on, up to 64 prompts, and the 30 worst positions.
     """
     if verbosity < 0 and outcome.diagnosis is None:
         return headline(outcome)
@@ -54,7 +57,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     if verbosity < 0:
         return "\n".join([headline(outcome), *quiet_lines(outcome)])
     report = outcome.report
-    n_prompts, n_positions = ((3, 3), (10, 10), (report.n_prompts, 30))[min(verbosity, 2)]
+    n_prompts, n_positions = ((3, 3), (10, 10), (_MOST_PROMPTS, 30))[min(verbosity, 2)]
     lines = [
         headline(outcome),
         printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
@@ -74,7 +77,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
         lines.append(f"  all metrics: {metrics_text(report)}")
         lines += [f"  {line}" for line in figure_lines(report)]
     if isinstance(outcome.settings.limits, IdentityLimits) and report.max > 0:  # may be UNDECIDED with all scores 0
-        lines += [f"  {line}" for line in worst_lines(report, n_prompts, n_positions)]
+        lines += [f"  {line}" for line in worst_lines(report, n_prompts, n_positions, tell_more=verbosity > 1)]
     return "\n".join([*lines, *cause_lines(outcome, verbosity)])
 
 

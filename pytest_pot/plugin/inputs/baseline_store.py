@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +18,13 @@ import pytest
 from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.files import FILE, KeptFiles, kind_of_file
-from pytest_pot.core.text import count, first_lines
+from pytest_pot.core.text import count, first_lines, to_copy
 from pytest_pot.engines.llamacpp.spec import PREFIX, path_in
+from pytest_pot.engines.loading import none_exists
 from pytest_pot.engines.server.address import is_server
 from pytest_pot.gates.base import RecordReference
-from pytest_pot.plugin.options import OPTIONS, option_flag
-from pytest_pot.plugin.paths import option_path, shown
+from pytest_pot.plugin.options import OPTIONS, option, option_flag
+from pytest_pot.plugin.paths import option_bases, option_path, placed, shown
 from pytest_pot.plugin.pytest_internals import is_overridden
 from pytest_pot.plugin.session.start import session_start
 
@@ -101,11 +102,10 @@ class BaselineStore:
 
         kind = kind_of_file(path)
         if kind is not None and kind != FILE:
-            raise PotError(f"the recorded reference {self.shown(path)} is {kind}, not a file")
+            raise PotError(f"the recording {self.shown(path)} is {kind}, not a file")
         if kind is None:
-            raise PotError(
-                f"the recorded reference {self.shown(path)} does not exist. This records it:\n  {self._command(item)}"
-            )
+            missing = none_exists(*self._looked_for(path, item))
+            raise PotError(f"there is no recording {self.shown(path)}: {missing}. This records it:\n  {self._command(item)}")
         baseline = replace(self._load(path), source=self.shown(path))
         differences = stale_parts(baseline, config, prompts, allow_unseen=True) + self._reference_differences(baseline, path)
         if differences:
@@ -115,6 +115,15 @@ class BaselineStore:
                 what_to_do = _OTHER_TOKENIZER if helps is False else f"{_OTHER_TOKENIZER}. {what_to_do}"
             raise PotError(f"{self.shown(path)} was recorded with something else:{lines}\n{what_to_do}")
         return baseline
+
+    def _looked_for(self, path: Path, item: pytest.Item) -> tuple[str, Sequence[Path]]:
+        """The name by which a marker or an option asks for ``path``, and the folders in which that was looked for."""
+        marked = [(mark.kwargs.get("reference"), [item.path.parent, item.config.rootpath]) for mark in item.iter_markers()]
+        options = [(option(self._config, name), option_bases(self._config, name)) for name in ("baseline", "reference")]
+        for name, bases in (*marked, *options):
+            if is_baseline(name) and placed(str(name), bases) == str(path):
+                return str(name), bases
+        return str(path), [path.parent]
 
     def recorded_from(self, path: Path) -> str | None:
         """What the recording in ``path`` calls its reference; None where there is no recording, or none that can be read."""
@@ -185,7 +194,7 @@ class BaselineStore:
         try:
             return self._loaded.get(path, lambda: Baseline.load(path))
         except (OSError, ValueError) as error:  # it went away
-            raise PotError(f"cannot read the recorded reference {self.shown(path)}: {error}") from error
+            raise PotError(f"cannot read the recording {self.shown(path)}: {error}") from error
 
     def _reference_differences(self, baseline: Baseline, path: Path) -> list[str]:
         """How the reference's files differ from the recorded ones, where the options name it and it is on this machine."""
@@ -209,18 +218,18 @@ class BaselineStore:
         from pytest_pot.baseline.baseline import Baseline
         from pytest_pot.scoring.baseline_comparison import changes
 
-        content = new.pieces()
+        content, name = new.pieces(), to_copy(self.shown(path))
         size = f"{count(new.n_prompts, 'prompt')}, {size_of(content) / 1000:.0f} kB"
         if kind_of_file(path) != FILE:
             write_pieces(content, path)
-            return f"pot: wrote {self.shown(path)} ({size}; new)"
+            return f"pot: wrote {name} ({size}; new)"
         if has_content(path, content):
-            return f"pot: {self.shown(path)} is unchanged ({size})"
+            return f"pot: {name} is unchanged ({size})"
         try:
             old = Baseline.load(path)
         except PotError:
             write_pieces(content, path)
-            return f"pot: wrote {self.shown(path)} ({size}; the old one was damaged)"
+            return f"pot: wrote {name} ({size}; the old one was damaged)"
         changed = changes(old, new)
         if path.stat().st_mtime >= session_start(self._config) and changed.differences:
             raise PotError(
@@ -230,7 +239,7 @@ class BaselineStore:
         write_pieces(content, path)
         names = old.provenance.reference, new.provenance.reference
         other = f"; reference: {names[0]} recorded, {names[1]} now" if names[0] != names[1] else ""
-        return f"pot: wrote {self.shown(path)} ({size}; updated: {changed}{other})"
+        return f"pot: wrote {name} ({size}; updated: {changed}{other})"
 
     def _command(self, item: pytest.Item, recorded_from: str | None = None) -> str:
         """The command that records the reference of ``item``; ``recorded_from``: the one that the file was recorded from."""

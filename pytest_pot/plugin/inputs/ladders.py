@@ -1,14 +1,14 @@
 """The ladders that ``--pot-calibrate`` has measured on this machine, in pytest's cache: how far known changes move a reference.
 
 A ladder is found again only by what can change it: the content of the reference, the prompts, the metric, and how scores are
-computed. Nothing is found by a name, which may stand for another model by now.
+computed, and the device that ran. Nothing is found by a name, which may stand for another model by now.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -16,16 +16,16 @@ import pytest
 from pytest_pot.baseline.provenance import digest_of_prompts
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.hashing import digest
-from pytest_pot.engines.registry import content
+from pytest_pot.engines.registry import content, device_of
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
 
-__all__ = ["by_content", "by_files", "keep_ladder", "known_ladder"]
+__all__ = ["by_content", "by_files", "keep_ladder", "known_ladder", "where_it_runs"]
 
 _KEY = "pot/ladders"
 _MOST = 50
 """Ladders that are kept, the latest."""
-_NO_MATTER = ("batch_size", "path", "device", "server_concurrency", "server_timeout", "allow_tensors", "every_position")
+_NO_MATTER = ("batch_size", "path", "server_concurrency", "server_timeout", "allow_tensors", "every_position")
 """Settings that change scores by rounding at most, or that are the candidate's."""
 
 Identity = Mapping[str, Any]
@@ -42,6 +42,11 @@ def by_content(model: Any) -> Identity | None:
     return None if identity is None else {"content": dict(identity)}
 
 
+def where_it_runs(scoring: ScoringConfig, model: Any) -> ScoringConfig:
+    """``scoring`` with the device of ``model`` where it names none: precision may depend on it."""
+    return replace(scoring, device=device_of(model) or "auto") if scoring.device == "auto" else scoring
+
+
 def keep_ladder(
     config: pytest.Config,
     scoring: ScoringConfig,
@@ -49,7 +54,10 @@ def keep_ladder(
     identities: Iterable[Identity | None],
     rungs: Sequence[tuple[str, float]],
 ) -> None:
-    """Keep ``rungs``, names and scores, for gates on a reference that is one of ``identities``."""
+    """Keep ``rungs``, names and scores, for gates on a reference that is one of ``identities``.
+
+    ``scoring``: as :func:`where_it_runs` gives it, here and in :func:`known_ladder`.
+    """
     kept = _kept(config)
     for identity in identities:
         if identity is not None:
@@ -84,5 +92,6 @@ def _kept(config: pytest.Config) -> dict[str, Any]:
 
 def _key(scoring: ScoringConfig, prompts: Sequence[Prompt], identity: Identity) -> str:
     settings = {name: value for name, value in asdict(scoring).items() if name not in _NO_MATTER}
+    settings["device"] = scoring.device.partition(":")[0]  # one GPU rounds as another
     parts = {"reference": dict(identity), "prompts": digest_of_prompts(prompts), "config": settings}
     return digest([json.dumps(parts, sort_keys=True).encode()])

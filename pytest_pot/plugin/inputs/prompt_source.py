@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_pot.core.errors import InvalidArgument, PotError
-from pytest_pot.core.text import shorten
+from pytest_pot.core.text import quoted
 from pytest_pot.core.user_code import raised_in
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.paths import option_path
@@ -71,7 +71,7 @@ def choose_prompts(
         named = named_prompts(value)
         if named is None:
             raise PotError(
-                f"the fixture pot_prompts returned {shorten(value, 200)!r}: that is no list of prompts, and there is no "
+                f"the fixture pot_prompts returned {quoted(value, 200)}: that is no list of prompts, and there is no "
                 f"such file beside the fixture or in {config.rootpath}"
             )
         return named

@@ -23,7 +23,7 @@ from pytest_pot.gates.base import Gate, GateInputs, RecordedReference, RecordRef
 from pytest_pot.plugin.inputs.baseline_store import LiveReference, baseline_store
 from pytest_pot.plugin.inputs.cached_reference import CachedReference, files_of
 from pytest_pot.plugin.inputs.fixture_values import fixture_value
-from pytest_pot.plugin.inputs.ladders import by_content, by_files, known_ladder
+from pytest_pot.plugin.inputs.ladders import by_content, by_files, known_ladder, where_it_runs
 from pytest_pot.plugin.inputs.model_store import no_model
 from pytest_pot.plugin.inputs.prompt_source import PromptRequest, choose_prompts
 from pytest_pot.plugin.inputs.reference_sources import ModelSources
@@ -70,7 +70,9 @@ class _Resolver:
             return self._live_only()
         reference = self._sources.reference()
         inputs = self._of_reference(reference)
-        ladder = known_ladder(self._config, self._settings.config, inputs.prompts, partial(self._identity, reference, inputs))
+        config = self._settings.config
+        where = where_it_runs(replace(config, device=inputs.device) if config.device == "auto" else config, inputs.candidate)
+        ladder = known_ladder(self._config, where, inputs.prompts, partial(self._identity, reference, inputs))
         return replace(inputs, ladder=ladder)
 
     def _of_reference(self, reference: Any) -> GateInputs:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_pot.core.text import printable_lines, wrapped
+from pytest_pot.core.text import printable_lines, to_copy, wrapped
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.pytest_internals import WIDTH, terminal_width
 from pytest_pot.plugin.session.details import STEP_SUMMARY
@@ -84,27 +85,32 @@ class SessionResults:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         rows = self._all_rows()
-        notes = [*self._recorded, *(_not_gated(line, len(tests)) for line, tests in self._not_gated.items())]
+        notes = [_not_gated(line, len(tests)) for line, tests in self._not_gated.items()]
         if terminalreporter.verbosity > 0:
-            notes += self._config.stash[NOTES].lines
-        told = bool(self._written or self._errors or self._no_step_summary or notes)
-        if not told and (not rows or terminalreporter.verbosity < 0):
+            notes += [f"pot: {line}" for line in self._config.stash[NOTES].lines]
+        told = bool(self._written or self._errors or self._no_step_summary or self._recorded or notes)
+        with_table = bool(rows) and terminalreporter.verbosity >= 0
+        if not (told or with_table):
             return
         from pytest_pot.report.table import summary_table, what_ran
 
         width = terminal_width(self._config)
         terminalreporter.write_sep("=", "pot")
-        for line in summary_table(rows, width) if rows else ():
+        for line in summary_table(rows, width) if with_table else ():
             terminalreporter.write(line.text)
             terminalreporter.line(line.verdict, **({} if line.colour is None else {line.colour: True}))
         if not rows:
             terminalreporter.write_line("no gate ran")
-        for text in what_ran(rows, width) if terminalreporter.verbosity > 0 else ():
-            terminalreporter.write_line(text)
+        if terminalreporter.verbosity > 0:
+            messages = self._config.getoption("tbstyle", "auto") != "no"  # which tell the same of gates that failed
+            for text in what_ran([row for row in rows if not (messages and _has_message(row))], width):
+                terminalreporter.write_line(text)
+        for recorded in self._recorded:  # names of files are copied, so these are not wrapped
+            terminalreporter.write_line(printable_lines(recorded))
         for note in notes:
             terminalreporter.write_line(wrapped(printable_lines(note), width))
         for path in self._written:
-            terminalreporter.write_line(wrapped(printable_lines(f"written to {path}"), width))
+            terminalreporter.write_line(printable_lines(f"pot: written to {to_copy(path)}"))
         if self._no_step_summary is not None:
             terminalreporter.write_line(wrapped(printable_lines(f"pot: {self._no_step_summary}"), width), yellow=True)
         for error in self._errors:
@@ -115,7 +121,12 @@ class SessionResults:
 
 
 def _not_gated(reason: str, tests: int) -> str:
-    return f"{reason}; {tests} test{'s' * (tests > 1)}"
+    return f"pot: {reason}; {tests} test{'s' * (tests > 1)}"
+
+
+def _has_message(row: Mapping[str, Any]) -> bool:
+    """Whether pytest prints a failure message of the row's gate."""
+    return row["passed"] is False and row["outcome"] != "xfailed"
 
 
 def _outcome(report: pytest.TestReport) -> str:

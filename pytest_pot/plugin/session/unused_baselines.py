@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_pot.core.text import printable, wrapped
+from pytest_pot.core.text import printable, to_copy, wrapped
 from pytest_pot.plugin.pytest_internals import selects_tests, terminal_width
 
 __all__ = ["UNUSED_BASELINES", "UnusedBaselines"]
@@ -55,8 +55,8 @@ class UnusedBaselines:
 
         unused = [path for path in self._files() if not {str(path.absolute()), str(path.resolve())} & self._used]
         if unused:
-            names = ", ".join(printable(shown(self._config, path)) for path in unused)
-            line = f"pot: recorded files that no test uses: {names}"
+            names = ", ".join(to_copy(printable(shown(self._config, path))) for path in unused)
+            line = f"pot: recordings that no test uses: {names}"
             terminalreporter.write_line(wrapped(line, terminal_width(self._config)))
 
     def _files(self) -> list[Path]:

@@ -48,7 +48,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> Non
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        with pytest.raises(PotError, match=r"cannot write the baseline .*x: .*File too large"):
+        with pytest.raises(PotError, match=r"cannot write the recording .*x: .*File too large"):
             write_pieces(CONTENT, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

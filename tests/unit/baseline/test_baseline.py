@@ -253,7 +253,7 @@ def test_saving_to_an_impossible_path_is_an_error(
 ) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer)
     (tmp_path / "file").touch()
-    with pytest.raises(PotError, match=r"cannot write the baseline .*file/x\.pot\.safetensors"):
+    with pytest.raises(PotError, match=r"cannot write the recording .*file/x\.pot\.safetensors"):
         baseline.save(tmp_path / "file" / "x.pot.safetensors")
 
 
@@ -374,20 +374,20 @@ def test_a_device_is_not_replaced_by_a_file(prompts: list[Prompt], tokenizer: Pr
     with pytest.raises(PotError) as error:
         baseline.save(link)
     assert str(error.value) == (
-        f"cannot write the baseline {link}: it is a link to /dev/null, which is a device, and a recording is written to files "
+        f"cannot write the recording {link}: it is a link to /dev/null, which is a device, and recordings are written to files "
         "only"
     )
     assert Path("/dev/null").is_char_device()
     with pytest.raises(PotError) as error:
         Baseline.load(link)
-    assert str(error.value) == f"the baseline {link} is a device, not a file"
+    assert str(error.value) == f"the recording {link} is a device, not a file"
 
 
 def test_impossible_names_are_errors(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     baseline = TeacherForcedScorer(ScoringConfig(top_k=5)).record(tiny(), prompts[:1], tokenizer, name="x" * 300)
     for name in ("x" * 300, "a\0b"):
         path = tmp_path / f"{name}.pot.safetensors"
-        with pytest.raises(PotError, match="cannot write the baseline"):
+        with pytest.raises(PotError, match="cannot write the recording"):
             baseline.save(path)
-        with pytest.raises(PotError, match="there is no baseline"):
+        with pytest.raises(PotError, match="there is no recording"):
             Baseline.load(path)

@@ -46,7 +46,7 @@ def rejection(tmp_path: Path) -> Rejection:
         with pytest.raises(PotError) as error:
             Baseline.load(path)
         message = str(error.value)
-        assert message.startswith(f"the baseline {path} is damaged, or not a recording of pytest-pot: ")
+        assert message.startswith(f"the recording {path} is damaged, or not a recording of pytest-pot: ")
         assert message.endswith("Restore it from version control, or record it again with --pot-update")
         return message.split("not a recording of pytest-pot: ")[1].split(". Restore it from")[0]
 
@@ -116,11 +116,11 @@ def test_another_safetensors_file_is_rejected(rejection: Rejection) -> None:
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(PotError, match=r"there is no baseline .*x\.pot\.safetensors"):
+    with pytest.raises(PotError, match=r"there is no recording .*x\.pot\.safetensors"):
         Baseline.load(tmp_path / "x.pot.safetensors")
     with pytest.raises(PotError) as error:
         Baseline.load(tmp_path)
-    assert str(error.value) == f"the baseline {tmp_path} is a folder, not a file"
+    assert str(error.value) == f"the recording {tmp_path} is a folder, not a file"
 
 
 Numbers = npt.NDArray[Any]

@@ -38,21 +38,21 @@ def differences(
     with pytest.raises(PotError) as error:
         scorer.score_baseline(baseline, tiny(), tokenizer, prompts=prompts)
     head, *lines = str(error.value).splitlines()
-    assert head == "the baseline was recorded with something else:"
+    assert head == "the recording was recorded with something else:"
     return [line.strip() for line in lines]
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("top_k", 11, "config.top_k: 10 recorded, 11 now"),
-        ("top_k", None, "config.top_k: 10 recorded, None now"),
-        ("tail", "renormalise", "config.tail: 'bucket' recorded, 'renormalise' now"),
-        ("positions_per_prompt", 31, "config.positions_per_prompt: 32 recorded, 31 now"),
-        ("max_length", 255, "config.max_length: 256 recorded, 255 now"),
-        ("temperature", 0.5, "config.temperature: 1.0 recorded, 0.5 now"),
-        ("dtype", "float32", "config.dtype: 'auto' recorded, 'float32' now"),
-        ("use_amp", True, "config.use_amp: False recorded, True now"),
+        ("top_k", 11, "preset (top_k): 10 recorded, 11 now"),
+        ("top_k", None, "preset (top_k): 10 recorded, the whole vocabulary now"),
+        ("tail", "renormalise", "preset (tail): 'bucket' recorded, 'renormalise' now"),
+        ("positions_per_prompt", 31, "positions: 32 recorded, 31 now"),
+        ("max_length", 255, "max_length: 256 recorded, 255 now"),
+        ("temperature", 0.5, "preset (temperature): 1.0 recorded, 0.5 now"),
+        ("dtype", "float32", "--pot-dtype: 'auto' recorded, 'float32' now"),
+        ("use_amp", True, "preset (use_amp): False recorded, True now"),
     ],
 )
 def test_a_setting_that_changes_scores_makes_the_recording_stale(
@@ -248,7 +248,7 @@ def test_text_beyond_the_compared_positions_may_change(tokenizer: PreTrainedToke
 
 def test_one_error_lists_all_differences(baseline: Baseline, tokenizer: PreTrainedTokenizerFast, prompts: list[Prompt]) -> None:
     lines = differences(baseline, edit_tokenizer(tokenizer, swap_two_tokens), [*prompts[:7], Prompt("Else", " other")], top_k=5)
-    assert [line.split(":")[0] for line in lines] == ["config.top_k", "tokenizer.vocabulary", "prompt 7"]
+    assert [line.split(":")[0] for line in lines] == ["preset (top_k)", "tokenizer.vocabulary", "prompt 7"]
 
 
 def test_what_may_differ_where_no_prompt_shows_it(tokenizer: PreTrainedTokenizerFast) -> None:

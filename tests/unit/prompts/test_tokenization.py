@@ -70,6 +70,8 @@ def test_positions_per_prompt_limits_the_compared_part_of_a_continuation(tokeniz
 def test_a_prompt_with_nothing_to_score_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(PotError, match=r"prompt 1 \('a'\) has the continuation '', which has no tokens"):
         TeacherForcedScorer().score_batch(tiny(), tiny(), [Prompt("a", "b"), Prompt("a", "")], tokenizer)
+    with pytest.raises(PotError, match=r"prompt 0 \('a\\nb'\) has the continuation ''"):  # escaped once
+        TeacherForcedScorer().score_batch(tiny(), tiny(), [Prompt("a\nb", "")], tokenizer)
     with pytest.raises(PotError, match=r"prompt 0 \(''\) has no tokens with this tokenizer"):
         TeacherForcedScorer().score_batch(tiny(), tiny(), [Prompt("", "b")], tokenizer)
     with pytest.raises(PotError, match="there are no prompts to score"):

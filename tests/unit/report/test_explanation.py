@@ -139,7 +139,7 @@ def test_usage_errors_are_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert message.startswith(f"pytest-pot: cannot load the candidate '{tmp_path}/nowhere': {tmp_path}/nowhere does not exist")
     assert message.count("\n") == 1
     message = refused(folder, capsys, str(tmp_path / "x.pot.safetensors"), "candidate")
-    assert message == f"pytest-pot: there is no baseline {tmp_path / 'x.pot.safetensors'}\n"
+    assert message == f"pytest-pot: there is no recording {tmp_path / 'x.pot.safetensors'}\n"
     assert refused(folder, capsys, "reference", "candidate", "--dtype=int3").count("\n") == 1
     assert refused(folder, capsys, "reference", "candidate", "--device=gpu").count("\n") == 1
 

@@ -36,8 +36,8 @@ def texts(rows: list[dict[str, Any]], width: int = 80) -> list[str]:
 def test_a_row_names_test_models_score_limit_and_verdict() -> None:
     assert texts([row(), row("test_it.py::test_b", 0.1, passed=False, verdict="DIFFERENT", outcome="failed")]) == [
         "test                candidate vs reference  score / limit  verdict",
-        "test_it.py::test_a  candidate vs reference  0.0314 / 0.08  SAME",
-        "test_it.py::test_b  candidate vs reference     0.1 / 0.08  DIFFERENT, failed",
+        "test_it.py::test_a  candidate               0.0314 / 0.08  SAME",
+        "test_it.py::test_b  candidate                  0.1 / 0.08  DIFFERENT, failed",
     ]
 
 
@@ -119,24 +119,75 @@ def test_columns_appear_where_they_tell_something() -> None:
     ],
 )
 def test_models_are_called_by_the_last_part_of_their_names(name: str, short: str) -> None:
-    assert f"  {short} vs reference  " in texts([row(candidate=name)])[1]
+    assert f"  {short} " in texts([row(candidate=name)])[1]
+    assert f"  {short} vs reference  " in texts([row(candidate=name), row(reference="other")])[1]
 
 
 def test_models_of_one_name_are_told_apart() -> None:
-    assert "  v2/model vs v1/model  " in texts([row(candidate="/a/v2/model", reference="/a/v1/model")])[1]
-    assert "  model vs model  " in texts([row(candidate="/a/model", reference="/a/model")])[1]
+    other = row(reference="other")
+    assert "  v2/model vs v1/model  " in texts([row(candidate="/a/v2/model", reference="/a/v1/model"), other])[1]
+    assert "  model vs model  " in texts([row(candidate="/a/model", reference="/a/model"), other])[1]
+    heading, first, second = texts([row(candidate=f"/a/{name}", reference="/a/v1/model") for name in ("v2/model", "new")])
+    assert "  candidate vs v1/model  " in heading
+    assert "  v2/model  " in first
+    assert "  new  " in second
 
 
 def test_a_gate_without_a_reference_names_the_candidate() -> None:
-    assert "  candidate  0.0314" in texts([row(reference=None)])[1]
+    assert [line.split()[1:3] for line in texts([row(reference=None)])] == [["candidate", "score"], ["candidate", "0.0314"]]
+    assert "  candidate  " in texts([row(reference=None), row()])[1]
+
+
+def test_tests_and_candidates_are_readable_where_there_is_room() -> None:
+    """A reference that all rows have is said once; a heading takes no room from the names of tests."""
+    names = [("the_same_model", "identical"), ("rounding_within_tolerance", "int8")]
+    rows = [
+        row(f"examples/test_demo.py::test_{test}", candidate=f"d/{model}", reference="r/m.pot.safetensors")
+        for test, model in names
+    ]
+    rows[1].update(verdict="DIFFERENT", passed=False, outcome="failed")
+    assert texts(rows) == [
+        "examples/test_demo.py::         vs m.pot   score / limit  verdict",
+        "test_the_same_model             identical  0.0314 / 0.08  SAME",
+        "test_rounding_within_tolerance  int8       0.0314 / 0.08  DIFFERENT, failed",
+    ]
+
+
+def test_the_score_is_never_left_out() -> None:
+    failed: dict[str, Any] = {"verdict": "DIFFERENT", "passed": False, "outcome": "failed"}
+    rows = [
+        row("test_it.py::test_rounding", confidence=0.9999, metric="kl", **failed),
+        row("test_it.py::test_fast", 1.03, limit=1.25, gate="pot_latency", metric="ms per request (p95)", verdict="pass"),
+        row("test_it.py::test_the_same_model", preset="single", truncated=3, reference="other"),
+    ]
+    assert texts(rows, 80) == [
+        "tes…it.py::  models       score / limit                 verdict",
+        "tes…ounding  …te vs r…ce  0.0314 / 0.08                 DIFFERENT 99.99%, failed",
+        "test_fast    …te vs r…ce    1.03 / 1.25 ms/request p95  pass",
+        "tes…e_model  …te vs o…er  0.0314 / 0.08                 SAME",
+    ]
+    assert texts(rows, 60) == [
+        "te…t.py::  models    score / limit                 verdict",
+        "te…unding  ca…idate  0.0314 / 0.08                 DIFFERENT",
+        "test_fast  ca…idate    1.03 / 1.25 ms/request p95  pass",
+        "te…_model  ca…idate  0.0314 / 0.08                 SAME",
+    ]
+    for width in range(40, 200):
+        heading, *lines = texts(rows, width)
+        assert " score / limit " in heading
+        for score, line in zip(("0.0314 / 0.08", "1.03 / 1.25", "0.0314 / 0.08"), lines, strict=True):
+            assert score in line
+        assert [line.split()[-1] for line in lines][1:] == ["pass", "SAME"]
+        assert "DIFFERENT" in lines[0]
+        assert max(map(len, (heading, *lines))) <= width
 
 
 def test_long_names_of_tests_lose_their_file_and_then_their_middle() -> None:
     rows = [row(f"tests/models/test_markers.py::test_{name}") for name in ("a", "rounding_to_bf16_keeps_the_model_as_it_is")]
     assert texts(rows) == [
-        "tests/models/test_markers.py::    candidate vs reference  score / limit  verdict",
-        "test_a                            candidate vs reference  0.0314 / 0.08  SAME",
-        "test_round…ps_the_model_as_it_is  candidate vs reference  0.0314 / 0.08  SAME",
+        "tests/models/test_markers.py::              vs reference  score / limit  verdict",
+        "test_a                                      candidate     0.0314 / 0.08  SAME",
+        "test_rounding…f16_keeps_the_model_as_it_is  candidate     0.0314 / 0.08  SAME",
     ]
 
 

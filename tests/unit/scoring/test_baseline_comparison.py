@@ -118,5 +118,5 @@ def test_recordings_without_common_positions_are_an_error(pair: Pair, tokenizer:
 
 def test_different_temperatures_are_an_error(pair: Pair, prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:
     sides = record(pair[0], prompts, tokenizer), record(pair[1], prompts, tokenizer, temperature=0.5)
-    with pytest.raises(PotError, match=r"recorded at temperature 1\.0 and the baseline at 0\.5"):
+    with pytest.raises(PotError, match=r"recorded at temperature 1\.0 and the recording at 0\.5"):
         compare(*sides)
