@@ -87,4 +87,4 @@ def test_a_custom_gate_checks_its_arguments_runs_and_is_reported(project: Projec
         ("pot_always", "level", 0.25),
     ]
     assert [row["prompts"] for row in gates] == [3, 3]
-    result.stdout.fnmatch_lines(["test_it.py::test_it  always * level * 0.25  <= 1 * FINE * 3 * -"])
+    result.stdout.fnmatch_lines(["test_it.py::test_it  copy * 0.25 / 1 * level * FINE"])
