@@ -92,7 +92,9 @@ def limit_words(row: Row) -> str:
 
 def required_sign(row: Row) -> str:
     """The relation of score and limit that the gate requires: ``">"``, ``">="`` or ``"<="``."""
-    return _SIGNS.get(row["gate"], _SIGNS.get(row["metric"], "<="))
+    # Another kind of gate may call anything a metric, also what cannot be looked up.
+    names = [name for name in (row.get("gate"), row.get("metric")) if isinstance(name, str)]
+    return next((_SIGNS[name] for name in names if name in _SIGNS), "<=")
 
 
 def reason(row: Row) -> str:

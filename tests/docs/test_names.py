@@ -68,7 +68,7 @@ def _prompt_limit(limit: float) -> float:
 
 
 NUMBERS: Mapping[str, float] = {
-    r"`max_tail(?:=|`, )([\d.]+)[`)]": DEFAULT_MAX_TAIL,
+    r"(?<=\()`max_tail(?:=|`, )([\d.]+)[`)]": DEFAULT_MAX_TAIL,
     r"`max_outliers` \(([\d.]+)\)": DEFAULT_MAX_OUTLIERS,
     r"first (\d+) of \d+ built-in": len(builtin_prompts()),
     r"(\d+) built-in": len(builtin_prompts(None)),

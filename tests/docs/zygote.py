@@ -21,15 +21,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 
 __all__ = ["commands"]
 
 _IMPORTED = ("pytest", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+_COMMAND = """\
+#!/bin/sh
+exec {python} -IS {client} {name} "$@"
+"""
+"""The path of Python may hold spaces, which the first line of a script cannot."""
 _CLIENT = """\
-#!{python} -IS
 import json, os, socket, sys
 
-name, arguments = os.path.basename(sys.argv[0]), sys.argv[1:]
+name, arguments = sys.argv[1], sys.argv[2:]
 if name == "python" and (not arguments or arguments[0].startswith("-") and arguments[0] not in ("-m", "-c")):
     os.execv({python!r}, [{python!r}, *arguments])
 with socket.socket(socket.AF_UNIX) as server:
@@ -46,9 +51,11 @@ sys.exit(status[0] if status else "the process that runs commands has ended")
 def commands(folder: Path) -> Iterator[Path]:
     """A folder with ``python`` and ``pytest``; the process that they ask ends with the context."""
     address = str(folder / "socket")
+    client = folder / "client.py"
+    client.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
     for name in ("python", "pytest"):
         script = folder / name
-        script.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+        script.write_text(_COMMAND.format(python=quote(sys.executable), client=quote(str(client)), name=name), encoding="utf-8")
         script.chmod(0o755)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # It ends when its standard input does, also if this process is killed.

@@ -119,7 +119,7 @@ def test_the_commands_do_what_the_page_says(project: Project, monkeypatch: pytes
     assert compared.returncode == 0, compared.stderr
     comment = (checkout.path / "diff.md").read_text(encoding="utf-8")
     assert comment == checkout.summary.read_text(encoding="utf-8")
-    assert comment.startswith("## pytest-pot: 1 verdict changed, 1 gate as before\n")
+    assert comment.startswith("## pytest-pot: 1 verdict changed, 1 gate cannot be compared, 1 gate as before\n")
     page = rendered(comment)
     assert set(page.tags) <= OURS
     assert ["test_it.py::test_same_model", "identity", "SAME", "DIFFERENT"] in [row[:4] for row in page.cells]

@@ -68,7 +68,7 @@ def test_a_run_without_delta_p_writes_a_page(project: Project) -> None:
             pass
         """
     )
-    project.run("--pot-report=gates.html").stdout.fnmatch_lines(["written to *gates.html"])
+    project.run("--pot-report=gates.html").stdout.fnmatch_lines(["pot: written to *gates.html"])
     page = written()
     assert [heading.text.rpartition("::")[2] for heading in page.all("h3")] == ["test_other"]
     assert any("Percentiles over positions" in table.text for table in page.all("table"))

@@ -95,7 +95,7 @@ def test_the_key_is_in_no_output(project: Project, monkeypatch: pytest.MonkeyPat
     for report in ("gates.json", "gates.md"):
         result = project.run(*arguments, f"--pot-report={report}")
         result.assert_outcomes(passed=2, failed=3)
-        [header] = [line for line in result.outlines if line.startswith("pot: ")]
+        header = next(line for line in result.outlines if line.startswith("pot: "))
         seen = "key given on the command line, where others can read it (better: POT_KEY)"
         assert header.endswith(f", {seen if where == 'command line' else 'key given'}")
         assert SECRET not in result.stdout.str() + result.stderr.str()

@@ -224,7 +224,7 @@ def test_pot_latency_off_only_prints_that_it_is_off(project: Project) -> None:
     )
     result = project.run(LATENCY_OFF)
     result.assert_outcomes(passed=2)
-    off = "latency is off (--pot-latency=off or the ini key pot_latency); 2 tests"
+    off = "pot: latency is off (--pot-latency=off or the ini key pot_latency); 2 tests"
     assert result.outlines.count(off) == 1
 
 
@@ -250,7 +250,7 @@ def test_workers_skip_tests_of_latency_and_say_so_once(project: Project) -> None
     )
     result = project.run_workers(2, "-rs", "--pot-report=gates.json")
     result.assert_outcomes(skipped=2)
-    reason = NOT_GATED.removesuffix("; {} tests")
+    reason = NOT_GATED.removesuffix("; {} tests").removeprefix("pot: ")
     assert [line for line in result.outlines if "latency is not gated" in line] == [
         NOT_GATED.format(2),
         f"SKIPPED [2] test_it.py:3: pot_latency: {reason}",
