@@ -206,6 +206,22 @@ class Project:
         return self.gates(*arguments)
 
 
+FULL_DISK = """
+import resource
+import pytest
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+"""
+"""A conftest under which the disk is full when reports are written: no file may have more than 50 bytes."""
+
+
 @pytest.fixture
 def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     # A test that rewrites a file within a second, at the same length, would run what Python kept of the old one.

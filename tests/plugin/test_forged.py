@@ -133,7 +133,7 @@ def test_a_pass_escapes_what_a_terminal_would_obey(evil: Project) -> None:
     forge(evil.path / FILE, label=f"label {EVIL}")
     text = output(evil, "pytest", "-vv", "--color=no", passes=True)
     assert not harmful(text)
-    assert f"label {ESCAPED}" in text
+    assert f"label {ESCAPED} (recorded) and float32 on cpu" in text
 
 
 def test_a_stale_recording_and_the_json_report_escape_too(evil: Project) -> None:

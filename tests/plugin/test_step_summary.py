@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.report.commonmark import OURS, rendered
 
-from .conftest import Project
+from .conftest import FULL_DISK, Project
 
 MIB, SPARE = 1 << 20, 4096
 GATES = """
@@ -101,24 +101,9 @@ def test_an_unwritable_file_is_a_line(
     assert result.outlines.count(message) == 1
 
 
-FULL = """
-import resource
-import pytest
-
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_sessionfinish():
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
-    try:
-        return (yield)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-"""
-
-
 def test_no_part_is_left_where_the_disk_is_full(project: Project, summary: Path) -> None:
     summary.write_text("before\n", encoding="utf-8")
-    project.write(conftest=FULL)
+    project.write(conftest=FULL_DISK)
     result = project.run("-k", "same")
     assert result.ret == pytest.ExitCode.OK
     assert "has no report of the gates: File too large" in result.stdout.str()

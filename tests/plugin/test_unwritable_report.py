@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Project
+from .conftest import FULL_DISK, Project
 from .test_fourth_marker import GATE
 
 GATED = """
@@ -79,20 +79,6 @@ def test_a_wrong_ini_key_is_named_and_tests_are_still_collected(project: Project
     assert project.run("--collect-only").ret == pytest.ExitCode.OK
 
 
-FULL = """
-import resource
-import pytest
-
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_sessionfinish():
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
-    try:
-        return (yield)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-"""
-"""A conftest under which the disk is full when the report is written: no file may have more than 50 bytes."""
 BLOCKED = """
 from pathlib import Path
 
@@ -102,7 +88,9 @@ def pytest_sessionfinish():
 
 
 @pytest.mark.parametrize("verbosity", ["-q", "-v"])
-@pytest.mark.parametrize(("conftest", "reason"), [(FULL, "File too large"), (BLOCKED, "File exists")], ids=["full", "blocked"])
+@pytest.mark.parametrize(
+    ("conftest", "reason"), [(FULL_DISK, "File too large"), (BLOCKED, "File exists")], ids=["full", "blocked"]
+)
 def test_at_the_end_it_is_one_line_and_nothing_is_lost(project: Project, conftest: str, reason: str, verbosity: str) -> None:
     project.write(conftest=conftest, test_it=GATED)
     result = project.run("--pot-report=reports/x.json", "-rA", verbosity)
