@@ -111,6 +111,8 @@ class TensorChange:
     """Whether the kind was looked for; False where there was no time, and the tensor is only known to be CHANGED."""
     expected: float | None = None
     """Of ROUNDED, where the reference is a print: the relative size that rounding to nearest has on average."""
+    detail: str = ""
+    """More of it in words: which rows of PERMUTED moved, or to which order; the one value that all of a CHANGED tensor have."""
 
 
 @runtime_checkable

@@ -216,5 +216,6 @@ def _what(change: TensorChange) -> str:
         ChangeKind.SCALED: "by {:.4g}",
         ChangeKind.LOW_RANK: "rank {:.0f}",
     }
-    parts = [change.kind.value, change.what, "" if amount is None else amounts.get(change.kind, "{:.3g}").format(amount)]
+    number = "" if amount is None else amounts.get(change.kind, "{:.3g}").format(amount)
+    parts = [change.kind.value, change.what, number, change.detail]
     return shorten(" ".join(filter(None, parts)), _NAME)

@@ -37,6 +37,7 @@ _FACTORS = {
     "per row": ": each row multiplied by a factor of its own",
     "per column": ": each column multiplied by a factor of its own",
 }
+_BEFORE_DETAIL = {ChangeKind.PERMUTED: ","}
 _EXTENT = re.compile(r"(\d+) of (\d+) (\w+)")
 _ALSO_ROUNDED = re.compile(r"(?:^|, )(rounded to \S+)$")
 
@@ -62,6 +63,8 @@ def change_words(changes: Sequence[TensorChange], *, recorded: bool, hint: str =
         amount=_amounts(changes),
         extent=_extent(changes),
     )
+    details = {change.detail for change in changes}
+    words += f"{_BEFORE_DETAIL.get(kind, ':')} {details.pop()}" if len(details) == 1 and any(details) else ""
     if kind is not ChangeKind.ROUNDED and len(rounded) == 1 and any(rounded):
         words += f", {rounded.pop()}"
     words += f", {hint}" if hint else ""

@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from pytest_pot.core.text import count, number
+from pytest_pot.core.text import number
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo
 from pytest_pot.scoring.diagnosis.change_words import change_words
-from pytest_pot.scoring.diagnosis.subjects import Subject, Tensors, layers_in_words, short_name
-from pytest_pot.scoring.diagnosis.tensor_names import TensorName
+from pytest_pot.scoring.diagnosis.moved_words import moved_sentences
+from pytest_pot.scoring.diagnosis.subjects import Subject, Tensors, short_name
 
 __all__ = ["summary"]
 
@@ -68,6 +68,9 @@ def summary(
     with_extra = Tensors({**tensors, **(extra or {})}, ties)
     groups: dict[tuple[object, ...], list[TensorChange]] = defaultdict(list)
     told: list[_Told] = []
+    for moved in moved_sentences(changes, model):
+        told.append(_Told(moved.words, moved.n_tensors, serious=bool(moved.removed)))
+        changes = [change for change in changes if change.name not in moved.removed]
     for change in changes:
         tie = _tie(change, tensors)
         if tie is not None:
@@ -76,8 +79,6 @@ def summary(
             groups[change.kind, model.is_linear(change.name)].append(change)
         elif change.kind is not ChangeKind.MOVED:
             groups[change.kind, change.what if change.kind in _APART_BY_WHAT else "", change.searched].append(change)
-    moved = [change for change in changes if change.kind is ChangeKind.MOVED]
-    told += [_Told(words, n) for n, words in _moved(moved, changes, model)]
     for (kind, *_), group in groups.items():
         hint = _hint(group, model, recorded) if len(group) == len(changes) or kind is ChangeKind.LOW_RANK else ""
         told += _sentences(group, with_extra if kind is ChangeKind.EXTRA else model, hint, recorded)
@@ -91,7 +92,9 @@ def _hint(group: Sequence[TensorChange], model: Tensors, recorded: bool) -> str:
     if group[0].kind is ChangeKind.LOW_RANK:
         return "as of a merged adapter" if linear else ""
     sizes = [change.relative for change in group]
-    structured = any(change.what for change in group) or any(size is not None and not size < _FAR for size in sizes)
+    structured = any(change.what or change.detail for change in group) or any(
+        size is not None and not size < _FAR for size in sizes
+    )
     if group[0].kind is not ChangeKind.CHANGED or structured or not group[0].searched:
         return ""
     if model.is_all_of_the_layers(names):
@@ -186,68 +189,3 @@ def _tie(change: TensorChange, tensors: Mapping[str, TensorInfo]) -> _Told | Non
     if change.kind is ChangeKind.MISSING and change.name not in tensors:
         return _Told(f"{name} is missing: the candidate has nothing in its place", 1, serious=True)
     return None
-
-
-def _moved(moved: Sequence[TensorChange], changes: Sequence[TensorChange], model: Tensors) -> list[tuple[int, str]]:
-    """Sentences about layers and tensors that hold the values of others."""
-    by_layers: dict[tuple[str, int, str, int], list[TensorChange]] = defaultdict(list)
-    single = []
-    for change in moved:
-        here, there = TensorName.of(change.name), TensorName.of(change.what)
-        whole = here.layer is not None and there.layer is not None and here.rest == there.rest
-        if whole and here.layer is not None and there.layer is not None:
-            by_layers[here.stack, here.layer, there.stack, there.layer].append(change)
-        else:
-            single.append(change)
-    # A layer whose other tensors changed in other ways did not move as a whole.
-    others: dict[tuple[str, int | None], int] = defaultdict(int)
-    for change in changes:
-        if change.kind is not ChangeKind.MOVED:
-            parsed = TensorName.of(change.name)
-            others[parsed.stack, parsed.layer] += 1
-    sources: dict[tuple[str, int], tuple[str, int]] = {}
-    for (stack, layer, other_stack, other), group in by_layers.items():
-        if others[stack, layer] == 0 and len(group) > 1 and (stack, layer) not in sources:
-            sources[stack, layer] = (other_stack, other)
-        else:
-            single += group
-    sizes = {
-        (stack, layer): len(group)
-        for (stack, layer, *there), group in by_layers.items()
-        if sources.get((stack, layer)) == tuple(there)
-    }
-    told = _layers_moved(sources, sizes)
-    for change in single:
-        partner = next((other for other in single if (other.name, other.what) == (change.what, change.name)), None)
-        if partner is None:
-            told.append((1, f"{model.named(change.name)} holds the values of {short_name(change.what)}"))
-        elif change.name < partner.name:
-            told.append((2, f"{short_name(change.name)} and {short_name(partner.name)} are swapped"))
-    return told
-
-
-def _layers_moved(
-    sources: Mapping[tuple[str, int], tuple[str, int]], sizes: Mapping[tuple[str, int], int]
-) -> list[tuple[int, str]]:
-    told = []
-    rest = dict(sources)
-    for here, there in sources.items():
-        if here in rest and sources.get(there) == here:
-            del rest[here], rest[there]
-            n = sizes[here] + sizes[there]
-            low, high = sorted((here, there))
-            told.append((n, f"layers {low[1]} and {high[1]} are swapped ({count(n, 'tensor')})"))
-    by_offset: dict[tuple[str, str, int], list[int]] = defaultdict(list)
-    for (stack, layer), (other_stack, other) in rest.items():
-        by_offset[stack, other_stack, other - layer].append(layer)
-    for (stack, _, offset), numbers in by_offset.items():
-        n = sum(sizes[stack, layer] for layer in numbers)
-        where = layers_in_words(sorted(numbers), 0)
-        verb = "holds" if len(numbers) == 1 else "hold"
-        what = {-1: "the layer before", 1: "the layer after"}.get(offset)
-        if len(numbers) == 1:
-            what = f"layer {numbers[0] + offset}"
-        elif what is None:
-            what = f"the layer {abs(offset)} {'before' if offset < 0 else 'after'}"
-        told.append((n, f"{where} {verb} the weights of {what} ({count(n, 'tensor')})"))
-    return told

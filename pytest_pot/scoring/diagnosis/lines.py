@@ -24,7 +24,7 @@ _WHY = 180
 
 _MOST_ENTRIES = 4
 _MAX_VALUE = 60
-_TIES = "tie_word_embeddings"
+_TOLD_BY_TENSORS = ("tie_word_embeddings", "num_hidden_layers", "num_layers", "n_layer", "n_layers", "layer_types")
 
 
 def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
@@ -39,9 +39,9 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
     if config and not weights and equal:
         config[0] += f"; {equal}"
         equal = None
-    # The first line of each matters more than the second of either. A change of what is tied says more than the field.
-    only_ties = all(change.field.endswith(_TIES) for change in diagnosis.config or ())
-    lines = [*weights[:1], *config, *weights[1:]] if only_ties else [*config[:1], *weights, *config[1:]]
+    # The first line of each matters more than the second of either. Which tensors are tied, or gone, says more than the field.
+    told = all(change.field.endswith(_TOLD_BY_TENSORS) for change in diagnosis.config or ())
+    lines = [*weights[:1], *config, *weights[1:]] if told else [*config[:1], *weights, *config[1:]]
     lines += classes
     if equal:
         lines.append(equal + (", and so is the configuration" if diagnosis.config == () else ""))

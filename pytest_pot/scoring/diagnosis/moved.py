@@ -60,13 +60,13 @@ def _rest_of_layers(
     digest: Callable[[str], bytes],
 ) -> dict[str, str]:
     """The other tensors of layers that were moved: norms of two layers may be alike, but are looked up here."""
-    layers = {_layer(name): _layer(source) for name, source in sources.items()}
+    layers = {TensorName.of(name).place: TensorName.of(source).place for name, source in sources.items()}
     rest = {}
     for change in changes:
-        if change.kind not in _LOOKED_UP or change.name in sources or _layer(change.name) not in layers:
-            continue
-        stack, number = layers[_layer(change.name)]
         name = TensorName.of(change.name)
+        if change.kind not in _LOOKED_UP or change.name in sources or name.place not in layers:
+            continue
+        stack, number = layers[name.place]
         source = f"{stack}.{number}.{name.rest}"
         if source in reference.saved and name.layer is not None and digest(pairs[change.name]) == reference.digest(source):
             rest[change.name] = source
@@ -75,8 +75,3 @@ def _rest_of_layers(
 
 def _size(reference: KnownWeights, name: str) -> int:
     return math.prod(reference.saved[name].shape) if name in reference.saved else 0
-
-
-def _layer(name: str) -> tuple[str, int | None]:
-    parsed = TensorName.of(name)
-    return parsed.stack, parsed.layer

@@ -111,14 +111,9 @@ class Tensors:
     def _layers(self, left: Mapping[str, None]) -> list[Subject]:
         """Layers all of whose tensors, or matrices, are left."""
         subjects: list[Subject] = []
-        layers: dict[tuple[str, int], list[str]] = defaultdict(list)
-        for name in self._tensors:
-            parsed = TensorName.of(name)
-            if parsed.layer is not None:
-                layers[parsed.stack, parsed.layer].append(name)
         taken: set[str] = set()
         for words, keep in _PARTS_OF_LAYERS:
-            parts = {layer: [name for name in names if keep(self._roles[name])] for layer, names in layers.items()}
+            parts = {layer: [name for name in names if keep(self._roles[name])] for layer, names in self._by_layer.items()}
             whole = [
                 layer
                 for layer, names in parts.items()
@@ -212,16 +207,25 @@ class Tensors:
             return f"{self._outer_words({kind: [name]})} {short_name(name)}"
         return short_name(name)
 
+    def layers(self, stack: str) -> dict[int, frozenset[str]]:
+        """The tensors of each layer of ``stack``, in the order of the layers."""
+        layers = {number: frozenset(names) for (other, number), names in self._by_layer.items() if other == stack}
+        return dict(sorted(layers.items()))
+
     @cached_property
-    def _all_layers(self) -> set[tuple[str, int]]:
-        parsed = (TensorName.of(name) for name in self._tensors)
-        return {(name.stack, name.layer) for name in parsed if name.layer is not None}
+    def _by_layer(self) -> dict[tuple[str, int], list[str]]:
+        layers: dict[tuple[str, int], list[str]] = defaultdict(list)
+        for name in self._tensors:
+            parsed = TensorName.of(name)
+            if parsed.layer is not None:
+                layers[parsed.stack, parsed.layer].append(name)
+        return layers
 
     def _n_layers(self, stack: str) -> int:
-        return sum(1 for other, _ in self._all_layers if other == stack)
+        return sum(1 for other, _ in self._by_layer if other == stack)
 
     def _of_stack(self, stack: str) -> str:
-        stacks = {other for other, number in self._all_layers if number > 0}
+        stacks = {other for other, number in self._by_layer if number > 0}
         return f" of {shorten(stack, _STACK, keep='end')}" if len(stacks | {stack}) > 1 else ""
 
     def _noun(self, name: str) -> str:

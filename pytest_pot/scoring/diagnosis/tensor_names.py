@@ -38,6 +38,11 @@ class TensorName:
     rest: str
     """What is behind the layer's number; the whole name where no layer is named."""
 
+    @property
+    def place(self) -> tuple[str, int | None]:
+        """The stack and the number of its layer."""
+        return self.stack, self.layer
+
     @classmethod
     def of(cls, name: str) -> TensorName:
         match = re.match(r"(?:(.*?)\.)?(\d+)\.(.+)$", name)

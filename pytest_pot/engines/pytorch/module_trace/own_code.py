@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from types import CodeType
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -36,17 +38,33 @@ def _found(module: nn.Module) -> Iterator[tuple[str, str]]:
     if "forward" in vars(module):
         codes.append(("a patched forward", vars(module)["forward"]))
     for what, code in codes:
-        home, name = _origin(code)
-        if home.partition(".")[0] not in _LIBRARIES:
-            yield what, f"{home}.{name}".removeprefix(".")
+        origin = _origin(code)
+        if origin.home.partition(".")[0] not in _LIBRARIES:
+            yield what, f"{origin.home}.{origin.name}{origin.place}".removeprefix(".")
 
 
-def _origin(code: Any) -> tuple[str, str]:
-    """The module and the name of a function. ``functools.wraps`` writes those of another one on it, so its code is asked."""
+class _Origin(NamedTuple):
+    home: str
+    """The Python module that it was written in."""
+    name: str
+    place: str = ""
+    """`` (conftest.py:12)``; empty of what is not written in Python."""
+
+
+def _origin(code: Any) -> _Origin:
+    """Where a function is from. ``functools.wraps`` writes another one's name on it, so its code is asked."""
     while isinstance(code, partial):
         code = code.func
     function = getattr(code, "__func__", code)
     if hasattr(function, "__code__"):
-        return str(function.__globals__.get("__name__", "")), function.__code__.co_qualname
+        lines: CodeType = function.__code__
+        home = str(function.__globals__.get("__name__", ""))
+        return _Origin(home, lines.co_qualname, f" ({_short(lines.co_filename)}:{lines.co_firstlineno})")
     named = function if hasattr(function, "__qualname__") else type(function)
-    return str(getattr(named, "__module__", None) or ""), named.__qualname__
+    return _Origin(str(getattr(named, "__module__", None) or ""), named.__qualname__)
+
+
+def _short(path: str) -> str:
+    """The path as seen from here; of a file elsewhere its name, which tells as much and fits into a message."""
+    here = os.getcwd()
+    return os.path.relpath(path, here) if path.startswith(os.path.join(here, "")) else os.path.basename(path)

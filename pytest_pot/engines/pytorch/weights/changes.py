@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.weights.extent import pruning, what_differs
+from pytest_pot.engines.pytorch.weights.extent import one_value, pruning, what_differs
 from pytest_pot.engines.pytorch.weights.finding import Finding
 from pytest_pot.engines.pytorch.weights.grids import GridSearch
 from pytest_pot.engines.pytorch.weights.low_rank import low_rank
@@ -70,7 +70,9 @@ def change_between(
         return TensorChange(name, measured.kind, measured.what, candidate_name=candidate_name)
     pair, differences, candidate = measured
     finding = _finding(pair, differences, candidate, grids or GridSearch())
-    return TensorChange(name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name)
+    return TensorChange(
+        name, finding.kind, finding.what, finding.amount, differences.relative, candidate_name, detail=finding.detail
+    )
 
 
 @torch.no_grad()
@@ -141,11 +143,11 @@ def _findings(pair: TensorPair, differences: Differences, candidate: Tensor, gri
             found = search(stored, stored_differences)
             if found is not None:
                 words = [word for word in (found.what, _by_rounding(stored)) if word]
-                yield Finding(found.kind, ", ".join(words), found.amount)
+                yield Finding(found.kind, ", ".join(words), found.amount, found.detail)
         yield scaling(pair, differences)
         yield grid_rounding(pair, differences, candidate, grids)
         yield low_rank(pair, differences)
-    yield Finding(ChangeKind.CHANGED, what_differs(pair, differences))
+    yield Finding(ChangeKind.CHANGED, what_differs(pair, differences), detail=one_value(candidate))
 
 
 def _as_stored(pair: TensorPair) -> TensorPair:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from pytest_pot.core.text import number
 from pytest_pot.engines.pytorch.weights.finding import Finding
 from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair
 from pytest_pot.engines.weights import ChangeKind
 
-__all__ = ["is_pruning", "pruning", "what_differs"]
+__all__ = ["is_pruning", "one_value", "pruning", "what_differs"]
 
 _MIN_PRUNED = 1e-4
 """The share of new zeros from which on pruning is thought of."""
@@ -62,6 +64,14 @@ def what_differs(pair: TensorPair, differences: Differences) -> str:
     if columns <= pair.n_columns / 2 and n_changed >= columns * rows / 2:
         return f"{columns} of {pair.n_columns} columns"
     return f"{n_changed} of {pair.n_values} values" if n_changed <= _FEW_VALUES * pair.n_values else ""
+
+
+def one_value(candidate: Tensor) -> str:
+    """That all values are one, as of weights that were never loaded: ``"all values are 1"``. Empty if they are not."""
+    values = candidate.detach().flatten()
+    if len(values) < 2 or not bool((values == values[0]).all()):
+        return ""
+    return f"all values are {number(float(values[0]))}"
 
 
 def _changed_columns(pair: TensorPair) -> int:

@@ -11,8 +11,9 @@ __all__ = ["Finding"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind of change, with :attr:`~pytest_pot.engines.weights.TensorChange.what` and ``amount``."""
+    """A kind of change, with :attr:`~pytest_pot.engines.weights.TensorChange.what`, ``amount`` and ``detail``."""
 
     kind: ChangeKind
     what: str = ""
     amount: float | None = None
+    detail: str = ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.finding import Finding
 from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair, spread
+from pytest_pot.engines.pytorch.weights.rotary_orders import rotary_order
 from pytest_pot.engines.weights import ChangeKind
 
 __all__ = ["is_transposed", "rearrangement"]
@@ -22,6 +23,8 @@ _MAX_NORM_CHANGE = 1e-5
 have equal norms: that rejects nearly all other changes before anything is hashed."""
 _MIN_RELATIVE = 0.1
 """Relative change from which on we look for values in another order: most of them move, if a reshape or a fusion went wrong."""
+_FEW_ROWS = 4
+"""Rows up to which each that moved is named: of embeddings, these are token ids."""
 _SEED = 18
 
 
@@ -33,8 +36,8 @@ def rearrangement(pair: TensorPair, differences: Differences) -> Finding | None:
     vector = pair.n_columns == 1
     if is_transposed(pair):
         return Finding(ChangeKind.TRANSPOSED)
-    if _close(*(values.sort().values for values in norms)) and _equal_sets(*_row_hashes(pair)):
-        return Finding(ChangeKind.PERMUTED, "rows")
+    if _close(*(values.sort().values for values in norms)) and _equal_sets(*(hashes := _row_hashes(pair))):
+        return Finding(ChangeKind.PERMUTED, "rows", detail=_which_rows(*hashes))
     if not vector and _close(*norms) and all(_equal_sets(*hashes) for hashes in _column_hashes(pair)):
         return Finding(ChangeKind.PERMUTED, "columns")
     if not vector and (differences.relative or 0.0) >= _MIN_RELATIVE and _same_values(pair):
@@ -62,6 +65,17 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _equal_sets(a: Tensor, b: Tensor) -> bool:
     return torch.equal(a.sort().values, b.sort().values)
+
+
+def _which_rows(before: Tensor, after: Tensor) -> str:
+    """Which rows moved, by the hashes of all, where a few did; how, where it is a known order. Empty otherwise."""
+    moved = (before != after).nonzero()[:, 0].tolist()
+    if len(moved) <= _FEW_ROWS:
+        *others, last = map(str, moved)
+        return f"only {', '.join(others)} and {last} of {len(before)}"
+    if len(moved) <= len(before) / 2:
+        return f"only {len(moved)} of {len(before)}"
+    return rotary_order(before, after) or ""
 
 
 def _row_hashes(pair: TensorPair) -> tuple[Tensor, Tensor]:

@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.weights.extent import is_pruning
+from pytest_pot.engines.pytorch.weights.extent import is_pruning, one_value
 from pytest_pot.engines.pytorch.weights.grids import Grid, GridSearch, find_precision
 from pytest_pot.engines.pytorch.weights.layouts import rows_of
 from pytest_pot.engines.pytorch.weights.plain_values import count_not_finite, largest_of
 from pytest_pot.engines.pytorch.weights.precisions import cast_error, dtype_name, dtype_of, includes
 from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
+from pytest_pot.engines.pytorch.weights.rotary_orders import rotary_orders
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
 
 __all__ = ["brief_change_since", "change_since"]
@@ -53,7 +54,6 @@ _MIN_REORDERED = 0.02
 _SAME_NORM = 2.0**-23
 _PRECISIONS = ("float8_e5m2", "float8_e4m3fn", "bfloat16", "float16", "float32", "float64")
 """From coarse to fine."""
-_HEAD_SIZES = (32, 64, 80, 96, 128, 192, 256)
 _TOO = {
     ChangeKind.ROUNDED: "rounded to {what}",
     ChangeKind.SCALED: "multiplied by {amount}",
@@ -123,7 +123,7 @@ class _Comparison:
         yield self._reordered()
         yield self._rounded()
         yield self._pruned()
-        yield self.change(ChangeKind.CHANGED)
+        yield replace(self.change(ChangeKind.CHANGED), detail=one_value(self.candidate))
 
     def at_once(self) -> Iterator[TensorChange | None]:
         """Of these, what one pass shows."""
@@ -229,8 +229,9 @@ class _Comparison:
                 return replace(change, relative=self.relative)
         if abs(self._sums.norm - norm) > _SAME_NORM * norm or self._sums.zeros != self.reference.zeros:
             return None
-        if any(digest_of(rows) == self.reference.digest for rows in _rotary_orders(values)):
-            return self.change(ChangeKind.PERMUTED, "rows")
+        for order in rotary_orders(values):
+            if digest_of(order.rows) == self.reference.digest:
+                return replace(self.change(ChangeKind.PERMUTED, "rows"), detail=order.back)
         if self._grid is not None and self._grid.name == self.reference.grid:
             return self.change(ChangeKind.REORDERED)
         return None
@@ -293,12 +294,3 @@ def brief_change_since(reference: TensorPrint, candidate: Tensor, digest: bytes)
     if not same_shape and digest_of(comparison.candidate) == reference.digest:
         found = comparison.change(ChangeKind.TRANSPOSED)
     return replace(comparison.change(ChangeKind.CHANGED), searched=False) if found is None else found
-
-
-def _rotary_orders(values: Tensor) -> Iterator[Tensor]:
-    """``values`` with the rows of each head from halves to pairs, and from pairs to halves, for the usual sizes of heads."""
-    n_rows = values.shape[0] if values.ndim else 0
-    for size in _HEAD_SIZES:
-        if n_rows and n_rows % size == 0:
-            for halves in ((2, size // 2), (size // 2, 2)):
-                yield values.unflatten(0, (n_rows // size, *halves)).transpose(1, 2).flatten(0, 2)

@@ -82,7 +82,7 @@ def spoil(model: PreTrainedModel) -> None:
     [
         (swap_layers, "layers 1 and 3 are swapped (18 tensors)"),
         (shift_layers, "layers 1 to 3 hold the weights of the layer before (27 tensors)"),
-        (drop_a_layer, "layers 1 and 2 hold the weights of the layer after (18 tensors)"),
+        (drop_a_layer, "layer 1 was taken out: layers 1 and 2 hold the weights of the layer after"),
         (change_a_tensor, "one tensor: model.layers.2.mlp.down_proj.weight changed (relative change "),
         (lose_the_output_layer, "lm_head.weight was lost: the candidate uses model.embed_tokens.weight in its place (tied)"),
         (spoil, "one tensor: model.layers.0.mlp.up_proj.weight: NaN or infinite values"),

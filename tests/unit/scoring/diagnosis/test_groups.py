@@ -251,6 +251,31 @@ def test_layers_that_moved() -> None:
     assert of_llama(moved({4: 0, 5: 1})) == ["layers 4 and 5 hold the weights of the layer 4 before (14 tensors)"]
 
 
+@pytest.mark.parametrize(
+    ("sources", "gone", "words"),
+    [
+        ({5: 6, 6: 7}, [7], "layer 5 was taken out: layers 5 and 6 hold the weights of the layer after"),
+        ({6: 7}, [7], "layer 6 was taken out: layer 6 holds the weights of the layer after"),
+        ({i: i + 1 for i in range(7)}, [7], "layer 0 was taken out: layers 0 to 6 hold the weights of the layer after"),
+        ({4: 6, 5: 7}, [6, 7], "layers 4 and 5 were taken out: layers 4 and 5 hold the weights of the layer 2 after"),
+        ({2: 3, 3: 5, 4: 6, 5: 7}, [6, 7], "layers 2 and 4 were taken out: layers 2 to 5 hold the weights of later ones"),
+    ],
+)
+def test_layers_that_were_taken_out(sources: dict[int, int], gone: list[int], words: str) -> None:
+    missing = [TensorChange(name, ChangeKind.MISSING) for i in gone for name in matching(rf"layers\.{i}\.")]
+    assert of_llama(moved(sources, "") + missing) == [words]
+    bias = changed(["lm_head.weight"], relative=1e-3)
+    assert of_llama(moved(sources, "") + missing + bias)[0] == words, "it matters more than what else changed"
+
+
+def test_layers_in_another_order_of_which_the_last_is_missing_were_not_taken_out() -> None:
+    missing = [TensorChange(name, ChangeKind.MISSING) for name in matching(r"layers\.7\.")]
+    lines = of_llama(moved({5: 6, 6: 4}, "") + missing)
+    assert lines[0] == "all 9 tensors of layer 7 missing in the candidate"
+    part = [change for change in missing if "mlp" in change.name]
+    assert not any("taken out" in line for line in of_llama(moved({5: 6, 6: 7}, "") + part))
+
+
 def test_a_layer_of_which_a_part_moved_did_not_move() -> None:
     changes = moved({4: 0}, "up_proj") + changed(["model.layers.4.mlp.gate_proj.weight"])
     assert "model.layers.4.mlp.up_proj.weight holds the values of model.layers.0.mlp.up_proj.weight" in of_llama(changes)
