@@ -528,3 +528,27 @@ def test_reading_pot_result_before_the_gate_is_an_error(project: Project) -> Non
     )
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*there is no result yet: *"])
+
+
+@pytest.mark.parametrize("role", ["reference", "candidate"])
+def test_a_marker_that_names_a_fixture_is_told_which_one_to_override(project: Project, role: str) -> None:
+    project.ini(pot_reference=project.tiny.reference, pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
+    result = project.run_tests(
+        f"""
+        import pytest
+
+        @pytest.fixture
+        def merged():
+            raise AssertionError("nobody asked for it")
+
+        @pytest.mark.pot_identity({role}="merged")
+        def test_it():
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    hint = (
+        f"the {role} 'merged' is a fixture, and a marker takes the names of models only. Leave {role}= out and let the fixture "
+        f"pot_{role} return it: def pot_{role}(merged): return merged (cannot load the {role} 'merged': "
+    )
+    assert any(hint in line for line in result.outlines)

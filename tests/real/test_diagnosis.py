@@ -54,10 +54,12 @@ class Case:
     amount: float | None = None
     relative: tuple[float, float] = (0.0, 2.0)
     """From the least to the most of all tensors that differ."""
+    detail: str = ""
     part: str = ""
     """The module that is changed; the whole model if empty."""
 
 
+TO_PAIRS = "from halves (as in Hugging Face's RoPE) to pairs (as in Meta's and llama.cpp's RoPE) of each 64"
 ROUNDED, PRUNED = ChangeKind.ROUNDED, ChangeKind.PRUNED
 TABLE = [
     Case("bf16", MATRICES, ROUNDED, "bfloat16", relative=(1.2e-3, 2.1e-3)),
@@ -74,7 +76,7 @@ TABLE = [
     Case("noise 2^-3", LAYER, relative=(0.12, 0.13), part=MIDDLE),
     Case("layers swapped", SWAPPED, relative=(0.02, 2.0)),
     Case("wrong RoPE base", set()),
-    Case("q and k permuted", in_all_layers(*KINDS[:2]), ChangeKind.PERMUTED, "rows", relative=(0.5, 2.0)),
+    Case("q and k permuted", in_all_layers(*KINDS[:2]), ChangeKind.PERMUTED, "rows", relative=(0.5, 2.0), detail=TO_PAIRS),
     Case("matrix transposed", {FIRST}, ChangeKind.TRANSPOSED, relative=(1.0, 2.0)),
     Case("matrix scaled", {FIRST}, ChangeKind.SCALED, amount=1.25, relative=(0.2499, 0.2501)),
     Case("matrix zeroed", {FIRST}, ChangeKind.ZERO, relative=(1.0, 1.0)),
@@ -124,7 +126,7 @@ def test_a_change_is_named(case: Case, changed: NamedWeights, reference: ModelAn
     }
     assert changes.keys() == case.names
     for name, change in changes.items():
-        assert (change.kind, change.what) == (case.kind, case.what), name
+        assert (change.kind, change.what, change.detail) == (case.kind, case.what, case.detail), name
         # Up to 0.05 % of a matrix was 0 before, and does not count as pruned.
         assert change.amount == (None if case.amount is None else pytest.approx(case.amount, abs=5e-4)), name
         assert change.candidate_name == (None if change.name == name else name)

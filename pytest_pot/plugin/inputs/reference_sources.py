@@ -17,7 +17,7 @@ from pytest_pot.plugin.inputs.fixture_values import fixture_bases, fixture_value
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.paths import option_path, places_named, shown
-from pytest_pot.plugin.pytest_internals import is_overridden
+from pytest_pot.plugin.pytest_internals import is_overridden, nearest_fixture
 
 __all__ = ["ModelSources"]
 
@@ -80,8 +80,24 @@ class ModelSources:
             loaded = self._store.from_options(role, self._dtype(role))
             assert loaded is not None
             return loaded
-        with places_named(self._bases(role)):
-            return self._store.resolve(source, role, self._dtype(role))
+        try:
+            with places_named(self._bases(role)):
+                return self._store.resolve(source, role, self._dtype(role))
+        except PotError as error:
+            hint = self._fixture_hint(role)
+            if hint is None:
+                raise
+            raise PotError(f"{hint} ({error})") from error
+
+    def _fixture_hint(self, role: str) -> str | None:
+        """What to do where the marker names one of the suite's fixtures, which is what people try first."""
+        name = getattr(self._settings, role)
+        if not isinstance(name, str) or nearest_fixture(self._request.node, name) is None:
+            return None
+        return (
+            f"the {role} {name!r} is a fixture, and a marker takes the names of models only. Leave {role}= out and let the "
+            f"fixture pot_{role} return it: def pot_{role}({name}): return {name}"
+        )
 
     def _dtype(self, role: str) -> str | None:
         """The candidate's precision, where the marker or an option gives it one of its own."""
