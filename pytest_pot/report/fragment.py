@@ -18,7 +18,7 @@ _WIDTH = 600
 """Of the plot, in its own units and in pixels."""
 _TEXT, _LINES = 500, 8
 """Characters of a text, and lines of what changed, that are shown."""
-_PERCENTILES = {"50": "median", "90": "90 %", "99": "99 %", "99.9": "99.9 %", "100": "largest"}
+_PERCENTILES = {"50": "median", "90": "90%", "99": "99%", "99.9": "99.9%", "100": "max"}
 _STYLE = (
     ".pot-gate td,.pot-gate th{text-align:left;vertical-align:top;padding:2px 12px 2px 0;white-space:normal}"
     ".pot-gate svg{display:block;width:100%;max-width:600px;background:#fff;fill:#1c2128;font:11.5px sans-serif}"

@@ -22,7 +22,7 @@ WIDE, NARROW = 760, 330
 """Widths of the plot of the scale, for wide and narrow pages."""
 _KINDS, _KIND, _TEXT, _CONTEXT = 40, 40, 160, 600
 _WORST_LISTED = 5
-_PERCENTILES = {"100": "maximum", "50": "median", "0": "minimum"}
+_PERCENTILES = {"100": "max", "50": "median", "0": "min"}
 """What percentiles are called that have a name."""
 
 

@@ -52,6 +52,7 @@ def test_failures_come_first_and_have_a_section() -> None:
     assert f"Δp: mean -1.5 points, RMS 2.5; {change}" in words(page)
     assert "Same top p: 50% ± 10%; 1 prompt, 1 position" in words(page)
     assert "candidate: median 15 ms; reference: median 10 ms; 20 timings, IQR 3%" in words(page)
+    assert ["over positions", "median", "90%", "95%", "99%", "99.9%", "max"] in page.cells
     assert ["max_slowdown", "1.5", "fail"] in page.cells
     assert ["0.25", "0 (text)", "text", "text", "50.0%", "25.0%", "text 50.0%", "text 40.0%"] in page.cells
 
