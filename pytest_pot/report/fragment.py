@@ -25,6 +25,8 @@ _STYLE = (
     ".pot-gate path{fill:none;stroke:#57606d}.pot-gate .am{text-anchor:middle}.pot-gate .ae{text-anchor:end}"
     ".pot-gate .halo{paint-order:stroke;stroke:#fff;stroke-width:4px}.pot-gate .strong{font-weight:650}"
     ".pot-gate .limit{stroke:#ad2018;stroke-width:2;stroke-dasharray:5 3}"
+    # Rows of pytest-html that repeat what the row of the test has.
+    'tbody[id$="::teardown"] .pot-gate,tbody.rerun .pot-gate{display:none}'
     ".pot-gate .passes{fill:#d8eedf}.pot-gate .fails{fill:#f9dcd8}.pot-gate .score{stroke:#fff;stroke-width:2}"
 )
 """The page around is someone else's, so the rules name our own element only."""
