@@ -105,9 +105,7 @@ FLAGS: Mapping[str, str] = {
 }
 """Every option without a value. What it asks for is meant for one run, so none is an ini key."""
 
-CALIBRATE = (
-    "run no tests; score known changes of the reference against it, print their scores, and propose limits between them"
-)
+CALIBRATE = "run no tests; score known changes of the reference against it, print their scores, and propose limits between them"
 """The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
 INI_KEYS: Mapping[str, tuple[Literal["linelist", "bool", "string"], bool | str | list[str], str]] = {

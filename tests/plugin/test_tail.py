@@ -139,8 +139,8 @@ def test_a_passing_gate_shows_the_tail_with_v(project: Project) -> None:
     assert table_rows(result) == [["test_it.py::test_it", "copy", "0 / 0.01", "SAME"]]
     start = result.outlines.index("test_it.py::test_it (identity):")
     assert re.fullmatch(
-        r"  preset auto, 3 prompts, 41 positions, top 100 \+ tail of 3\.4%, float32 on cpu, noise floor 4\.\d+e-07; ran 1 batch of "
-        r"3 prompts and 93 tokens; .*; [\d.]+ ms per prompt",
+        r"  preset auto, 3 prompts, 41 positions, top 100 \+ tail of 3\.4%, float32 on cpu, noise floor 4\.\d+e-07; ran 1 "
+        r"batch of 3 prompts and 93 tokens; .*; [\d.]+ ms per prompt",
         result.outlines[start + 1],
     )
 

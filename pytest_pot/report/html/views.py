@@ -73,7 +73,7 @@ class GateView:
         facts = [("Candidate", self.candidate)]
         facts += [("Reference", self.reference)] if self.reference else []
         facts.append(("Gate", f"{row.get('gate')} on {row.get('metric')}, preset {row.get('preset')}"))
-        if "verdict" in row:
+        if "verdict" in row and not self.reason.startswith(str(row["verdict"])):
             facts.append(("Verdict", str(row["verdict"])))
         if row.get("passed") and (words := _OTHERWISE.get(str(row.get("outcome")))):
             facts.append(("Test", words))

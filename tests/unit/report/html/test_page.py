@@ -99,10 +99,18 @@ def test_a_gate_on_a_score_shows_all_its_parts() -> None:
     assert "Percentiles over positions" in captions
     assert "Mean tv by kind of prompt" in captions
     assert "all 12 matrices rounded to 8 bits" in page.text
-    assert "Same top p: 94.00 ± 1.00%." in page.text
+    assert "Same top p: 94% ± 1%." in page.text
     assert "bf16 (measured)" in page.text
     assert len(page.all("details")) == 3
     assert ["open" in details.attributes for details in page.all("details")] == [True, False, False]
+
+
+def test_a_gate_whose_scores_are_all_0_has_no_plots_of_zeros() -> None:
+    page = page_of(score_row(score=0.0, kinds={"prose": 0.0}))
+    assert {title.text for title in page.all("title")[1:]} == {"The score on the scale of tv"}
+    captions = [caption.text for caption in page.all("caption")]
+    assert "Mean tv by kind of prompt" not in captions
+    assert "Percentiles over positions" in captions
 
 
 def test_the_percentiles_of_delta_p_are_all_shown() -> None:
