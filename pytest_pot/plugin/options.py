@@ -67,7 +67,7 @@ OPTIONS: Mapping[str, str] = {
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "
     "that hold each token that was added to the tokenizer",
-    "key": "draw the prompts from this secret instead of reading a file; no candidate can have been fitted to them. Better give it as "
+    "key": "draw the prompts from this secret, not from a file; no candidate can have been fitted to them. Better give it as "
     "the environment variable POT_KEY: other users of a machine can read its command lines",
     "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
