@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 MODEL_FORMS = (
-    "A model is named by a directory or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
+    "A model is named by a folder or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
     "package.module:factory, a callable "
     "that returns the model or (model, tokenizer)."
 )
@@ -37,7 +37,7 @@ MODEL_FORMS = (
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_TOKENIZER_FORMS = "A tokenizer is named by a directory, a hub id or a .gguf file."
+_TOKENIZER_FORMS = "A tokenizer is named by a folder, a hub id or a .gguf file."
 
 
 class NoSuchPath(PotError):
@@ -129,7 +129,7 @@ def _package(spec: str) -> str:
 
 
 def load_tokenizer(spec: str) -> Any:
-    """The tokenizer in a directory, on the hub, or in a ``.gguf`` file.
+    """The tokenizer in a folder, on the hub, or in a ``.gguf`` file.
 
     Raises:
         PotError: there is none by that name.

@@ -189,7 +189,7 @@ class GateResult(ABC):
     @property
     @abstractmethod
     def headline(self) -> str:
-        """The outcome in one line."""
+        """The outcome, why the gate passed or failed, in one line. All reports show it, without the gate's name before it."""
 
     @abstractmethod
     def explain(self, verbosity: int = 0) -> str:

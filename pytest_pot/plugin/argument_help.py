@@ -30,9 +30,9 @@ ARGUMENT_HELP = _described(
         "str | Path",
         "the fixture pot_reference",
         "the trusted model: a folder, a hub id, an ONNX graph, a .gguf file, the URL of a server, package.module:factory, or a "
-        "recorded reference (*.pot.safetensors)",
+        "recording of the reference (*.pot.safetensors)",
     ),
-    ("candidate", "str | Path", "the fixture pot_candidate", "the model under test, named likewise, but no recording"),
+    ("candidate", "str | Path", "the fixture pot_candidate", "the model under test, named in the same way, but no recording"),
     (
         "prompts",
         "str | Path | list[str | Prompt]",
@@ -40,7 +40,7 @@ ARGUMENT_HELP = _described(
         "a JSON Lines file, a list of prompts, or 'added-tokens': the built-in prompts and some that hold each token that was "
         "added to the tokenizer",
     ),
-    ("key", "str", "the option --pot-key", "draw prompts by this secret; no candidate can have been fitted to them"),
+    ("key", "str", "the option --pot-key", "draw the prompts from this secret; no candidate can have been fitted to them"),
     ("preset", "str", "the option --pot-preset, else 'auto'", "a set of values for what is compared and how"),
     ("metric", "str", "the option --pot-metric, else 'tv'", "the metric that the limits apply to"),
     (

@@ -174,7 +174,7 @@ def _run_gates(item: pytest.Item) -> None:
 
 def _details(result: GateResult) -> Mapping[str, Any]:
     """What a report in a file tells of a gate beside its properties."""
-    return result.details() if result.passed else {"headline": result.headline, **result.details()}
+    return {"headline": result.headline, **result.details()}
 
 
 def failed_setup(item: pytest.Item, error: BaseException) -> BaseException:

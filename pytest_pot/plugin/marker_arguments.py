@@ -114,7 +114,7 @@ def _spec(name: str, value: object, bases: Sequence[Path]) -> str | None:
         return None
     if not isinstance(value, str | Path) or not str(value):
         raise InvalidArgument(
-            f"{name}={value!r} must name a model: a directory or hub id, an ONNX graph, a .gguf file, a server's URL, or "
+            f"{name}={value!r} must name a model: a folder or hub id, an ONNX graph, a .gguf file, a server's URL, or "
             f"package.module:factory; a model that is already in memory comes from the fixture pot_{name}"
         )
     if is_server(str(value)):

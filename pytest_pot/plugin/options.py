@@ -61,13 +61,13 @@ API_KEY = "POT_API_KEY"
 """The environment variable with the key for a server, which no option names."""
 
 OPTIONS: Mapping[str, str] = {
-    "reference": "the trusted model: a directory, a hub id, an ONNX graph, a .gguf file, the URL of a server, or "
+    "reference": "the trusted model: a folder, a hub id, an ONNX graph, a .gguf file, the URL of a server, or "
     "package.module:factory",
     "candidate": "the model under test, named in the same way",
     "tokenizer": "the tokenizer for both models (default: the reference's)",
     "prompts": "a JSON Lines file of prompts (default: the built-in suite), or added-tokens: the built-in suite and prompts "
     "that hold each token that was added to the tokenizer",
-    "key": "generate prompts from this secret instead of a file; no candidate can have been fitted to them. Better give it as "
+    "key": "draw the prompts from this secret, not from a file; no candidate can have been fitted to them. Better give it as "
     "the environment variable POT_KEY: other users of a machine can read its command lines",
     "preset": f"preset for comparing models: {', '.join(PRESET_NAMES)} (default: {DEFAULT_PRESET})",
     "metric": f"the metric that limits apply to: {', '.join(METRICS)} (default: tv)",
@@ -84,7 +84,7 @@ OPTIONS: Mapping[str, str] = {
     "candidate_dtype": "precision of the candidate, where it is to be another one than the reference's",
     "server_concurrency": "the most requests to a server at a time (default: 8)",
     "server_timeout": "seconds within which a server has to answer a request completely (default: 60)",
-    "baseline": f"recorded reference (*{RECORDED_SUFFIX}) to use instead of running the reference; --pot-update writes it",
+    "baseline": f"a recording of the reference (*{RECORDED_SUFFIX}), to use instead of running it; --pot-update writes it",
     "latency": f"mode of gates on latency: {', '.join(LATENCY_MODES)} (default: gate); report measures but never fails a test",
     "diagnosis": f"what a failing gate says of what changed between the models: {', '.join(DIAGNOSIS_MODES)} (default: short, "
     "which is full at -v); off computes nothing",
@@ -105,9 +105,7 @@ FLAGS: Mapping[str, str] = {
 }
 """Every option without a value. What it asks for is meant for one run, so none is an ini key."""
 
-CALIBRATE = (
-    "run no tests; score known changes of the reference against it, print their distances, and propose limits between them"
-)
+CALIBRATE = "run no tests; score known changes of the reference against it, print their scores, and propose limits between them"
 """The help of ``--pot-calibrate``, which is a command, not a setting, and so has no ini key."""
 
 INI_KEYS: Mapping[str, tuple[Literal["linelist", "bool", "string"], bool | str | list[str], str]] = {

@@ -6,6 +6,7 @@ Nothing else in pytest-pot touches a name of pytest that begins with an undersco
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -41,6 +42,7 @@ _LOG_WIDTH = 80
 _NARROWEST = 40
 """Columns below which no terminal is taken to have so few."""
 _TERMINAL_WIDTH = pytest.StashKey[int]()
+_ON_TERMINAL = pytest.StashKey[bool]()
 _OWN_FIXTURES = "pytest_pot.plugin.fixtures"
 
 
@@ -115,19 +117,23 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
 def note_terminal_width(config: pytest.Config) -> None:
     """Read the columns of the terminal, for :func:`terminal_width`, as pytest reads them.
 
-    Only while the session is set up is standard output the terminal: later, pytest's capture has a file in its place.
+    Called while the session is set up: later, pytest's capture may have a file in the place of the terminal.
     A worker of pytest-xdist cannot see the terminal: its controller sends the width (``SessionResults``).
     """
     worker_input = getattr(config, "workerinput", None)
-    if worker_input is not None:
-        width = int(worker_input.get(WIDTH, _LOG_WIDTH))
-    else:
+    if worker_input is None:
         width = shutil.get_terminal_size((_LOG_WIDTH, 24)).columns
+    else:
+        width = int(worker_input.get(WIDTH, _LOG_WIDTH))
     config.stash[_TERMINAL_WIDTH] = width if width >= _NARROWEST else _LOG_WIDTH
+    config.stash[_ON_TERMINAL] = worker_input is None and sys.__stdout__ is not None and sys.__stdout__.isatty()
 
 
 def terminal_width(config: pytest.Config) -> int:
-    """The columns of the terminal, or of a log: 80 where nothing says how wide it is."""
+    """The columns of the terminal as it is now, or of a log: 80 where nothing says how wide it is."""
+    if config.stash.get(_ON_TERMINAL, False):  # people change the size of its window
+        with capture_suspended(config):
+            note_terminal_width(config)
     return config.stash.get(_TERMINAL_WIDTH, _LOG_WIDTH)
 
 

@@ -21,7 +21,7 @@ def diff_lines(diff: ReportDiff) -> list[str]:
     others = [change for change in diff.changes if not change.verdict_changed]
     moved = [change for change in others if change.moved]
     lines = [f"## pytest-pot: {_headline(diff, len(verdicts), len(moved))}"]
-    lines += _part("Verdicts that changed", ("test", "gate", "before", "now", "score"), map(_verdict, verdicts))
+    lines += _part("Verdicts that changed", ("test", "gate", "before", "now", "score", "why now"), map(_verdict, verdicts))
     lines += _part("Scores that moved", ("test", "gate", "before", "now", "ratio", "noise"), map(_score, moved))
     limits = [(change, name, pair) for change in diff.changes for name, pair in change.limits.items()]
     lines += _part("Limits that changed", ("test", "gate", "limit", "before", "now"), (_limit(*entry) for entry in limits))
@@ -72,7 +72,7 @@ def _names(change: GateChange) -> list[str]:
 def _verdict(change: GateChange) -> list[str]:
     words = "" if change.scores is None else f"{change.metric} {number(change.scores[0])} → {number(change.scores[1])}"
     comparable = " (cannot be compared)" if change.settings and words else ""
-    return [*_names(change), *map(Cell, change.verdicts), Cell(words + comparable) if words else ""]
+    return [*_names(change), *map(Cell, change.verdicts), Cell(words + comparable) if words else "", Cell(change.reason)]
 
 
 def _score(change: GateChange) -> list[str]:

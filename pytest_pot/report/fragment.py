@@ -18,13 +18,15 @@ _WIDTH = 600
 """Of the plot, in its own units and in pixels."""
 _TEXT, _LINES = 500, 8
 """Characters of a text, and lines of what changed, that are shown."""
-_PERCENTILES = {"50": "median", "90": "90 %", "99": "99 %", "99.9": "99.9 %", "100": "largest"}
+_PERCENTILES = {"50": "median", "90": "90%", "99": "99%", "99.9": "99.9%", "100": "max"}
 _STYLE = (
     ".pot-gate td,.pot-gate th{text-align:left;vertical-align:top;padding:2px 12px 2px 0;white-space:normal}"
     ".pot-gate svg{display:block;width:100%;max-width:600px;background:#fff;fill:#1c2128;font:11.5px sans-serif}"
     ".pot-gate path{fill:none;stroke:#57606d}.pot-gate .am{text-anchor:middle}.pot-gate .ae{text-anchor:end}"
     ".pot-gate .halo{paint-order:stroke;stroke:#fff;stroke-width:4px}.pot-gate .strong{font-weight:650}"
     ".pot-gate .limit{stroke:#ad2018;stroke-width:2;stroke-dasharray:5 3}"
+    # Rows of pytest-html that repeat what the row of the test has.
+    'tbody[id$="::teardown"] .pot-gate,tbody.rerun .pot-gate{display:none}'
     ".pot-gate .passes{fill:#d8eedf}.pot-gate .fails{fill:#f9dcd8}.pot-gate .score{stroke:#fff;stroke-width:2}"
 )
 """The page around is someone else's, so the rules name our own element only."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, TypeAlias, TypeGuard
 
-from pytest_pot.core.text import number, times_over
+from pytest_pot.core.text import number
 
 __all__ = [
     "Row",
@@ -80,8 +80,8 @@ def score_words(row: Row) -> str:
     value = row.get("score")
     if not is_number(value):
         return ""
-    metric = str(row["metric"])
-    return f"{number(value)} {metric}" if " " in metric else f"{metric} {number(value)}"
+    metric = str(row.get("metric", ""))
+    return f"{number(value)} {metric}" if " " in metric else f"{metric} {number(value)}".lstrip()
 
 
 def limit_words(row: Row) -> str:
@@ -98,14 +98,16 @@ def required_sign(row: Row) -> str:
 
 
 def reason(row: Row) -> str:
-    """Why the gate did not pass, in one line; empty where it did."""
-    if row.get("passed"):
-        return ""
+    """Why the gate passed or failed, came to no verdict or was skipped, in one line: what the gate itself says.
+
+    A row may lack that: one of an older report, or of another program. Then its figures are the reason.
+    """
     for name in ("error", "reason", "headline"):
         if row.get(name):
-            return str(row[name]).partition("\n")[0]
-    over = times_over(row["score"], row["limit"]) if is_number(row.get("score")) and is_number(row.get("limit")) else ""
-    return f"{row['verdict']}: {score_words(row)}, the limit is {limit_words(row)}{over}"
+            line = str(row[name]).partition("\n")[0]
+            return line.removeprefix(f"{row.get('gate')}: ") if name == "headline" else line
+    verdict, score, limit = str(row.get("verdict")), score_words(row), limit_words(row)
+    return f"{verdict}: {score}, limit {limit}" if score and limit else verdict
 
 
 def is_number(value: object) -> TypeGuard[float]:

@@ -97,7 +97,7 @@ def _spread(row: Row) -> list[str]:
     if not percentiles:
         return []
     names = [name for name in dict.fromkeys((row["metric"], *_METRICS)) if name in percentiles]
-    header = ("over positions", *("median" if p == "50" else "largest" if p == "100" else f"{p} %" for p in _PERCENTILES))
+    header = ("over positions", *("median" if p == "50" else "max" if p == "100" else f"{p}%" for p in _PERCENTILES))
     lines = table(header, ([Cell(name), *(number(percentiles[name][p]) for p in _PERCENTILES)] for name in names))
     return [
         *lines,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pytest_pot.core.text import number
-from pytest_pot.report.gate_words import title
+from pytest_pot.report.gate_words import reason, title
 from pytest_pot.report.saved_report import SavedReport
 
 __all__ = ["GateChange", "ReportDiff", "compare_reports"]
@@ -32,6 +32,8 @@ class GateChange:
     """Old and new."""
     verdict_changed: bool
     """Whether the verdict differs, or whether the gate passed."""
+    reason: str
+    """Why the new run's gate passed or failed, in one line."""
     scores: tuple[float, float] | None = None
     """Where both have one."""
     moved: bool = False
@@ -153,6 +155,7 @@ def _change(old: _Gate, new: _Gate) -> GateChange:
         metric=new["metric"],
         verdicts=verdicts,
         verdict_changed=verdicts[0] != verdicts[1] or old["passed"] != new["passed"],
+        reason=reason(new),
         scores=scores,
         moved=scores is not None and not settings and _differ(scores, noise),
         noise=noise,

@@ -116,7 +116,7 @@ def _run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) ->
     if name == "pytest":
         sys.argv = [name, *arguments]
         sys.path.insert(0, str(Path(sys.executable).parent))
-        sys.exit(import_module("pytest").console_main())
+        sys.exit(import_module("pytest").main())
     match arguments:
         case ["-m", module, *rest]:
             sys.argv = [module, *rest]

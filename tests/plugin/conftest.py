@@ -6,9 +6,11 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,13 @@ def _model(vocab_size: int = VOCAB) -> GPT2LMHeadModel:
         model.transformer.ln_f.weight[0] = 0.0
         model.transformer.ln_f.bias[0] = 1.0
     return model
+
+
+def table_rows(result: pytest.RunResult) -> list[list[str]]:
+    """The cells of the table at the end of a run, without its heading."""
+    [start] = [index for index, line in enumerate(result.outlines) if "score / limit" in line]
+    rows = takewhile(lambda line: " / " in line, result.outlines[start + 1 :])
+    return [re.split(r" {2,}", row) for row in rows]
 
 
 class Project:

@@ -16,7 +16,7 @@ def test_it():
     pass
 """
 FORMS = (
-    "A model is named by a directory or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
+    "A model is named by a folder or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
     "package.module:factory, a callable "
     "that returns the model or (model, tokenizer)."
 )

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_pot.prompts.challenges import challenge_sample
 
-from .conftest import Project
+from .conftest import Project, table_rows
 
 GATED = """
 import pytest
@@ -38,7 +38,7 @@ def test_a_copy_is_same_before_all_prompts_are_scored(pool: Project) -> None:
     result.assert_outcomes(passed=1)
     used = int(next(line for line in result.outlines if "used" in line).split()[-2])
     assert 30 < used < 70
-    result.stdout.re_match_lines([r"test_it\.py::test_it .* 0 / 0\.01 +SAME 95%$"])
+    assert table_rows(result) == [["test_it.py::test_it", "copy", "0 / 0.01", "SAME 95%"]]
 
 
 def test_a_perturbed_model_is_different_after_one_batch(pool: Project) -> None:
@@ -86,7 +86,8 @@ def test_high_confidence_is_not_rounded_to_certainty(pool: Project) -> None:
     result = run(pool, "identity", "confidence=0.999999", pool.tiny.perturbed)
     [head] = [line for line in result.outlines if line.startswith("pot_identity: ")]
     assert " at 99.9999% confidence " in head
-    assert any("DIFFERENT 99.9999%, failed" in line for line in result.outlines)
+    [row] = table_rows(result)
+    assert row[-1] == "DIFFERENT 99.9999%, failed"
 
 
 def test_undecided_at_score_zero_lists_no_worst_prompts(pool: Project) -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from .conftest import Project
+from .conftest import Project, table_rows
 
 SENTENCE = "The old mill by the river stood empty all winter, and nobody said why. "
 LONG = {"text": 20 * SENTENCE, "continuation": " Who is there?"}
@@ -48,8 +48,7 @@ def test_a_pass_warns_of_the_cut_and_says_what_to_set(wide: Project, reference: 
     )
     assert told is not None, warning
     [needed] = set(told.groups())
-    [row] = [line for line in result.outlines if line.startswith("test_it.py::test_it  ")]
-    assert "  1 of 2  " in row
+    assert table_rows(result) == [["test_it.py::test_it", "copy", "0 / 0.01", "1 of 2", "SAME"]]
     # What the warning says is what it takes, and not one token more.
     if not named:
         wide.write(test_it=GATE.format(marker="pot_identity"))
@@ -82,7 +81,7 @@ def test_builtin_prompts_that_a_preset_cuts_are_no_surprise(project: Project) ->
     )
     result = project.run_tests(GATE.format(marker="pot_identity"))
     result.assert_outcomes(passed=1, warnings=0)
-    assert any("  3 of 3  " in line for line in result.outlines)
+    assert table_rows(result) == [["test_it.py::test_it", "copy", "0 / 0.01", "3 of 3", "SAME"]]
 
 
 def test_a_latency_gate_that_timed_cut_prompts_warns(wide: Project) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from .conftest import VOCAB, WITH_CACHE, Models, Project
+from .conftest import VOCAB, WITH_CACHE, Models, Project, table_rows
 
 LATENCY_OFF = "--pot-latency=off"
 LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
@@ -211,8 +211,9 @@ def test_pot_latency_report_measures_and_never_fails(project: Project) -> None:
     project.write(test_it=latency_tests("budget_ms=1e-6"))
     for result in (project.run("--pot-latency=report"), _write_ini(project, pot_latency="report").run()):
         result.assert_outcomes(passed=1)
-        [row] = [line for line in result.outlines if line.startswith("test_it.py::test_0")]
-        assert "fail, not gated" in row
+        [[test, candidate, score, verdict]] = table_rows(result)
+        assert (test, candidate, verdict) == ("test_it.py::test_0", "copy", "fail, not gated")
+        assert re.fullmatch(r"[\d.]+ / 1e-06 ms/prompt", score)
 
 
 def test_pot_latency_off_only_prints_that_it_is_off(project: Project) -> None:
@@ -255,8 +256,8 @@ def test_workers_skip_tests_of_latency_and_say_so_once(project: Project) -> None
         NOT_GATED.format(2),
         f"SKIPPED [2] test_it.py:3: pot_latency: {reason}",
     ]
-    rows = sorted(line.split() for line in result.outlines if line.startswith("test_it.py::"))
-    assert [(row[0], row[-1]) for row in rows] == [(f"test_it.py::test_latency[{number}]", "SKIPPED") for number in (1, 2)]
+    rows = [[f"test_it.py::test_latency[{number}]", "- / 1e-06 ms", "SKIPPED"] for number in (1, 2)]
+    assert sorted(table_rows(result)) == rows
     gates = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
     assert [(gate["verdict"], gate["passed"], gate["reason"]) for gate in gates] == [("SKIPPED", None, reason)] * 2
 

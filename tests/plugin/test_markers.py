@@ -10,7 +10,7 @@ import pytest
 from pytest_pot.plugin.marker_help import USUAL
 from pytest_pot.plugin.markers import MARKERS
 
-from .conftest import Project
+from .conftest import Project, table_rows
 
 
 def limits(gates: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -231,8 +231,11 @@ def test_markers_on_parameters_gate_only_those_parameters(project: Project) -> N
     result.assert_outcomes(passed=3, failed=1)
     printed = result.stdout.str()
     assert [f"body of {name}" in printed for name in ("same", "different", "distinct", "unmarked")] == [True, False, True, True]
-    rows = [line.split()[0] for line in result.outlines if line.startswith("test_it.py::")]
-    assert rows == ["test_it.py::test_it[same]", "test_it.py::test_it[different]", "test_it.py::test_it[distinct]"]
+    assert table_rows(result) == [
+        ["test_it.py::test_it[same]", "copy", "0 / 0", "SAME"],
+        ["test_it.py::test_it[different]", "perturbed", "0.649 / 0.01", "DIFFERENT, failed"],
+        ["test_it.py::test_it[distinct]", "perturbed", "0.649 / >0.01", "DIFFERENT"],
+    ]
 
 
 def test_a_marker_does_not_affect_another_class_with_the_same_function(project: Project) -> None:

@@ -10,11 +10,11 @@ import pytest
 from .conftest import Project
 
 FORMS = (
-    "A model is named by a directory or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
+    "A model is named by a folder or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL, or "
     "package.module:factory, a callable "
     "that returns the model or (model, tokenizer)."
 )
-TOKENIZER_FORMS = "A tokenizer is named by a directory, a hub id or a .gguf file."
+TOKENIZER_FORMS = "A tokenizer is named by a folder, a hub id or a .gguf file."
 MARKED = "import pytest\n\n@pytest.mark.pot_identity({})\ndef test_it():\n    pass\n"
 
 

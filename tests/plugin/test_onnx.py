@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from ..unit.onnx_export import Export, dynamic_int8, export, with_external_data
-from .conftest import WITH_CACHE, Models, Project
+from .conftest import WITH_CACHE, Models, Project, table_rows
 
 IDENTITY = "import pytest\n\n@pytest.mark.pot_identity({})\ndef test_it():\n    pass\n"
 DISTINCT = IDENTITY.replace("identity", "distinct")
@@ -69,6 +69,7 @@ def test_another_model_and_a_quantised_one_are_told_apart(project: Project, fold
     result = project.run_tests(IDENTITY.format(f"candidate={str(folders['perturbed'])!r}"))
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*pot_identity: DIFFERENT: tv *", "  the candidate is ONNX, scored in float32"])
+    assert table_rows(result) == [["test_it.py::test_it", "perturbed", "0.649 / 0.01", "DIFFERENT, failed"]]
 
 
 @pytest.mark.parametrize("role", ["candidate", "reference"])

@@ -200,7 +200,7 @@ def test_the_markdown_report_has_a_row_per_gate(project: Project) -> None:
         f"| ❌ failed | `test_it.py::test_it[a\\|b]` | `identity` | `{models}` | `tv 0.649` | `<= 0.01` | `DIFFERENT` |",
     ]
     assert lines[5:9] == ["", "### `test_it.py::test_it[a|b]`", "", f"`identity: {models}` failed"]
-    assert lines[9:12] == ["", "```text", "pot_identity: DIFFERENT: tv 0.649 > 0.01 (64.9 times the limit)"]
+    assert lines[9:12] == ["", "```text", "DIFFERENT: tv 0.649 > 0.01 (64.9 times the limit)"]
 
 
 def test_the_report_has_gates_that_reached_no_verdict(project: Project) -> None:

@@ -270,16 +270,35 @@ def test_on_a_real_terminal(project: Project) -> None:
     assert dots == [f"{'test_it.py ..':<72} [ 66%]", f"{'test_other.py .':<72} [100%]"]
 
 
+RESIZED = """
+import os
+import sys
+import termios
+
+def pytest_configure():
+    global terminal
+    terminal = os.dup(sys.__stdout__.fileno())  # pytest captures nothing here
+
+def pytest_runtest_call(item):
+    if item.name == "test_resize":
+        termios.tcsetwinsize(terminal, (12, 60))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo terminals of this kind")
-@pytest.mark.parametrize("width", [60, 120])
-def test_messages_and_progress_fit_a_real_terminal(project: Project, width: int) -> None:
+def test_progress_messages_and_table_fit_a_real_terminal_whose_size_changes(project: Project) -> None:
     """While a test runs, pytest's capture has put a file in the place of standard output."""
-    name = f"test_{'a' * width}"
-    gate = ONE.replace('preset="single"', 'preset="single", candidate={perturbed}').replace("test_it", name)
-    project.write(conftest=IMPATIENT, test_it=gate)
-    status, output = on_a_terminal(width, 12)
+    gate = ONE.replace('preset="single"', 'preset="single", candidate={perturbed}')
+    names = [f"test_{letter * 120}" for letter in "ab"]
+    tests = [gate.replace("test_it", names[0]), "def test_resize(): pass", gate.replace("test_it", names[1])]
+    project.write(conftest=IMPATIENT + RESIZED, test_it="\n".join(tests))
+    status, output = on_a_terminal(120, 12)
     assert status == 1
-    progressed = [len(line) for line in drawn(output)]
-    message = [line for line in re.findall(r"^  (?:  )?.*", output.replace("\r", ""), re.MULTILINE) if line.split()[1:]]
-    assert max(progressed) == width - 1
-    assert width - 20 < max(map(len, message)) <= width
+    progressed = {letter: [len(line) for line in drawn(output) if letter * 9 in line] for letter in "ab"}
+    assert [max(lengths) for lengths in progressed.values()] == [119, 59]
+    messages, _, rest = output.replace("\r", "").partition(" pot =")
+    widths = [max(map(len, re.findall("^  .*", message, re.MULTILINE))) for message in messages.split("\npot_identity: ")[1:]]
+    assert [100 < widths[0] <= 120, 40 < widths[1] <= 60] == [True, True]
+    table = rest.split("\n")[1:4]
+    assert [line.split()[-1] for line in table] == ["verdict", "failed", "failed"]
+    assert 40 < max(map(len, table)) <= 60

@@ -12,7 +12,7 @@ import pytest
 
 from .conftest import Project
 
-pytest.importorskip("pytest_html")
+pytest_html = pytest.importorskip("pytest_html")
 
 GATES = """
 import pytest
@@ -34,15 +34,23 @@ ACTIVE = ("-p", "pytest_metadata.plugin", "-p", "pytest_html.plugin", "-p", "pyt
 """Runs of a test project load no installed plugins by themselves."""
 
 
-def pieces(path: Path) -> dict[str, list[str]]:
-    """The pieces of HTML in each test's row, from the data that the page's script shows."""
+def table(path: Path) -> list[tuple[str, dict[str, Any], list[str]]]:
+    """Each row: the test, the data that the page's script shows, and the pieces of HTML."""
     text = path.read_text(encoding="utf-8")
     [blob] = re.findall(r'data-jsonblob="([^"]*)"', text)
     tests: dict[str, list[dict[str, Any]]] = json.loads(html.unescape(blob))["tests"]
-    found: dict[str, list[str]] = {}
-    for name, rows in tests.items():
-        contents = [extra["content"] for row in rows for extra in row["extras"] if extra["format_type"] == "html"]
-        found[name.partition("::")[2]] = contents
+    return [
+        (name.partition("::")[2], row, [extra["content"] for extra in row["extras"] if extra["format_type"] == "html"])
+        for name, rows in tests.items()
+        for row in rows
+    ]
+
+
+def pieces(path: Path) -> dict[str, list[str]]:
+    """The pieces of HTML in each test's row; these tests have one row each."""
+    rows = table(path)
+    found = {name: contents for name, _, contents in rows}
+    assert len(found) == len(rows)
     return found
 
 
@@ -96,8 +104,12 @@ def test_nothing_without_the_option(project: Project) -> None:
     assert "pot-gate" not in result.stdout.str()
 
 
-BROKEN_LATER = """
+RUN_AGAIN = """
+import itertools
+
 import pytest
+
+runs = itertools.count()
 
 @pytest.fixture
 def broken():
@@ -106,18 +118,36 @@ def broken():
 
 @pytest.mark.pot_identity
 @pytest.mark.pot_distinct(candidate={perturbed}, min_score=0.3)
-def test_it(broken):
+def test_teardown(broken):
+    pass
+
+@pytest.mark.pot_identity
+def test_flaky():
+    assert next(runs) == 1
+
+@pytest.mark.pot_identity(candidate={perturbed})
+def test_fails():
     pass
 """
 
 
-def test_a_teardown_that_fails_adds_no_gate_again(project: Project) -> None:
-    """pytest-html then has two rows for the test, and shows what was added to any report of the test in both."""
-    project.write(test_it=BROKEN_LATER)
-    project.run_subprocess(*ACTIVE, "--html=page.html").assert_outcomes(passed=1, errors=1)
-    [contents] = pieces(project.path / "page.html").values()
-    assert len(contents) == 4
-    assert len(set(contents)) == 2
+def test_a_gate_is_shown_once_though_a_teardown_fails_and_tests_are_run_again(project: Project) -> None:
+    """pytest-html has a row for each run, and for a teardown that fails, and shows in all what is on any report of the test."""
+    pytest.importorskip("pytest_rerunfailures")
+    project.write(test_it=RUN_AGAIN)
+    project.run_subprocess(*ACTIVE, "--html=page.html", "-p", "pytest_rerunfailures", "--reruns=2")
+    rows = table(project.path / "page.html")
+    assert all(len(set(gates)) == len(gates) for _, _, gates in rows)
+    assert {name: len(gates) for name, _, gates in rows} == {"test_teardown": 2, "test_flaky": 1, "test_fails": 1}
+    assert {row["result"] for _, row, _ in rows} == {"Passed", "Failed", "Rerun", "Error"}
+    # In a browser, the fragment's style hides it in rows of the classes and ids that pytest-html gives to further rows.
+    visible = [(name, row["result"]) for name, row, _ in rows if row["result"] != "Rerun" and "::teardown" not in row["testId"]]
+    assert visible == [("test_teardown", "Passed"), ("test_flaky", "Passed"), ("test_fails", "Failed")]
+    for _, _, gates in rows:
+        assert all('tbody[id$="::teardown"] .pot-gate,tbody.rerun .pot-gate{display:none}' in gate for gate in gates)
+    script = (Path(pytest_html.__file__).parent / "resources" / "app.js").read_text(encoding="utf-8")
+    assert "querySelector('tbody').classList.add(result.toLowerCase())" in script
+    assert "querySelector('tbody').id = testId" in script
 
 
 @pytest.mark.parametrize(("candidate", "verdict"), [("copy", "SAME (passed)"), ("perturbed", "DIFFERENT (failed)")])

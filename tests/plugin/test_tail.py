@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from pytest_pot import Baseline, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts.jsonl import load_prompts
 
-from .conftest import Project
+from .conftest import Project, table_rows
 
 GATE = """
 import pytest
@@ -136,7 +136,13 @@ def test_a_forged_recording_with_everything_in_the_tail_is_refused(project: Proj
 
 def test_a_passing_gate_shows_the_tail_with_v(project: Project) -> None:
     result = project.run_tests(GATE.format(marker="pot_identity"), "-v")
-    assert any("top 100 + tail of 3.4%, float32 on cpu" in line for line in result.outlines)
+    assert table_rows(result) == [["test_it.py::test_it", "copy", "0 / 0.01", "SAME"]]
+    start = result.outlines.index("test_it.py::test_it (identity):")
+    assert re.fullmatch(
+        r"  preset auto, 3 prompts, 41 positions, top 100 \+ tail of 3\.4%, float32 on cpu, noise floor 4\.\d+e-07; ran 1 "
+        r"batch of 3 prompts and 93 tokens; .*; [\d.]+ ms per prompt",
+        result.outlines[start + 1],
+    )
 
 
 def test_where_exact_metrics_contradict_a_small_score_a_pass_says_so(project: Project) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import Project
+from .conftest import Project, table_rows
 
 
 def gated(project: Project, text: str, *arguments: str) -> pytest.RunResult:
@@ -122,8 +122,13 @@ def test_an_expected_failure(project: Project) -> None:
         "test_no_verdict ERROR",
         "test_pass SAME",
     ]
-    [start] = [index for index, line in enumerate(result.outlines) if "candidate vs reference" in line]
-    assert all(line.startswith("test_it.py::TestModel::") for line in result.outlines[start + 1 : start + 6])
+    assert [(row[0].rpartition("::")[2], *row[1:]) for row in table_rows(result)] == [
+        ("test_body", "copy vs reference", "0 / 0.01", "SAME"),
+        ("test_miss", "perturbed vs reference", "0.649 / 0.01", "DIFFERENT, expected"),
+        ("test_no_model", "model", "- / 0.01", "ERROR, expected"),
+        ("test_no_verdict", "nan vs reference", "- / 0.01", "ERROR, expected"),
+        ("test_pass", "copy vs reference", "0 / 0.01", "SAME"),
+    ]
 
 
 def test_gates_run_after_set_up_and_before_the_method(project: Project) -> None:
@@ -186,7 +191,7 @@ def test_a_failed_set_up_leaves_a_row(project: Project) -> None:
     )
     result.assert_outcomes(failed=1)
     assert told(result) == ["test_it ERROR"]
-    assert sum("  ERROR, failed" in line for line in result.outlines) == 1
+    assert table_rows(result) == [["test_it.py::TestModel::test_it", "- / 0.01", "ERROR, failed"]]
     assert "E   RuntimeError: no database" in [line.replace("     ", " ") for line in result.outlines]
 
 

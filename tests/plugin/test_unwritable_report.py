@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import FULL_DISK, Project
+from .conftest import FULL_DISK, Project, table_rows
 from .test_fourth_marker import GATE
 
 GATED = """
@@ -100,8 +100,10 @@ def test_at_the_end_it_is_one_line_and_nothing_is_lost(project: Project, conftes
     lines = result.outlines
     message = f"pot: the report {path} could not be written: {reason}. The exit status is 3 for that reason alone"
     assert lines.count(message) == 1
-    rows = [index for index, line in enumerate(lines) if line.startswith("test_it.py::test_it  ")]
+    rows = [index for index, line in enumerate(lines) if "score / limit" in line]
     assert len(rows) == (verbosity == "-v")
+    if rows:
+        assert table_rows(result) == [["test_it.py::test_it", "copy", "0 / 0.01", "SAME"]]
     assert max(rows, default=0) < lines.index(message) < lines.index("PASSED test_it.py::test_it")
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert not path.is_file()
@@ -135,7 +137,8 @@ def test_figures_that_json_has_no_form_for(project: Project) -> None:
         "import pytest\n\n@pytest.mark.pot_always\ndef test_it():\n    pass\n", "--pot-report=x.json", "-Wdefault"
     )
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
-    result.stdout.fnmatch_lines(["test_it.py::test_it  *", f"pot: the report {project.path}/x.json could not be written: *"])
+    assert table_rows(result) == [["test_it.py::test_it", "copy", "nan / 1", "level", "FINE"]]
+    result.stdout.fnmatch_lines([f"pot: the report {project.path}/x.json could not be written: *"])
     assert result.parseoutcomes()["passed"] == 1
 
 

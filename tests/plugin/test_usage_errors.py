@@ -18,7 +18,7 @@ SHARED = (
 IDENTITY = f"preset, metric, max_score, max_prompt_score, {SHARED}"
 DISTINCT = f"preset, metric, min_score, {SHARED}"
 MODEL = (
-    "must name a model: a directory or hub id, an ONNX graph, a .gguf file, a server's URL, or package.module:factory; "
+    "must name a model: a folder or hub id, an ONNX graph, a .gguf file, a server's URL, or package.module:factory; "
     "a model that is already in memory "
     "comes from the fixture"
 )

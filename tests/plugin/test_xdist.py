@@ -9,7 +9,7 @@ import pytest
 
 from pytest_pot.report.markdown import markdown_report
 
-from .conftest import Project
+from .conftest import Project, table_rows
 
 
 def test_workers_reach_the_same_verdicts_in_one_table_and_one_report(project: Project) -> None:
@@ -41,7 +41,11 @@ def test_workers_reach_the_same_verdicts_in_one_table_and_one_report(project: Pr
     assert essence(spread) == essence(alone)
     scores = {gate["test"]: gate["score"] for gate in alone}
     assert {gate["test"]: gate["score"] for gate in spread} == pytest.approx(scores, abs=1e-6)
-    assert sum(line.startswith("test_") and " / " in line for line in result.outlines) == 3
+    assert sorted(table_rows(result)) == [
+        ["test_it.py::test_different", "perturbed", "0.649 / 0.01", "DIFFERENT, failed"],
+        ["test_it.py::test_distinct", "perturbed", "0.649 / >0.01", "DIFFERENT"],
+        ["test_it.py::test_same", "copy", "0 / 0", "SAME"],
+    ]
     assert (project.path / "out.xml").read_text(encoding="utf-8").count('name="pot_verdict"') == 3
 
 
@@ -87,8 +91,10 @@ def test_each_worker_that_runs_all_tests_has_its_rows(project: Project) -> None:
     )
     result = project.run_workers(2, "--dist=each", "-v", "--pot-report=gates.json")
     result.assert_outcomes(passed=1, failed=1)
-    rows = sorted(line.split() for line in result.outlines if line.startswith("[gw") and " / " in line)
-    assert [[row[0], row[-1]] for row in rows] == [["[gw0]", "SAME"], ["[gw1]", "failed"]]
+    assert sorted(table_rows(result)) == [
+        ["[gw0] test_it.py::test_it", "copy", "0 / 0.01", "SAME"],
+        ["[gw1] test_it.py::test_it", "perturbed", "0.649 / 0.01", "DIFFERENT, failed"],
+    ]
     # Of the gate that failed, the message says it.
     assert [line for line in result.outlines if "(identity):" in line] == ["[gw0] test_it.py::test_it (identity):"]
     gates = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]

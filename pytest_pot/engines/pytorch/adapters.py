@@ -31,7 +31,7 @@ _FULL_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FULL_WEIGHTS_IN_FOLDER = (_FULL_WEIGHTS, _INDEX, "model-*.safetensors", "pytorch_model*.bin")
 """Files that only a whole model has; ``.bin`` is not read, but such a folder must be refused, not be taken for an adapter."""
 _PREFIX = "base_model.model."
-_FORMS = "An adapter is a directory or hub id with adapter_config.json and adapter_model.safetensors."
+_FORMS = "An adapter is a folder or hub id with adapter_config.json and adapter_model.safetensors."
 _MOST_NAMED = 5
 
 IGNORE_ADAPTER = {"adapter_kwargs": {"subfolder": "no-adapter"}}

@@ -1,4 +1,4 @@
-"""Loading a transformers checkpoint: a directory or hub id with safetensors weights, or a ``.gguf`` file.
+"""Loading a transformers checkpoint: a folder or hub id with safetensors weights, or a ``.gguf`` file.
 
 Only safetensors and GGUF files are loaded, and no code from a model's repository is run.
 """

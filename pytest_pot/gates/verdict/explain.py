@@ -24,15 +24,17 @@ _MOST_PROMPTS = 64
 
 
 def headline(outcome: ScoreOutcome) -> str:
-    """The verdict, and the score against its limit, in one line."""
+    """The verdict, and the score against its limit, in one line; for a gate that passed as well."""
     if outcome.decision is not None:
         return _sequential_headline(outcome, outcome.decision)
-    report, limits, gate = outcome.report, outcome.settings.limits, outcome.settings.gate
-    score = f"{report.metric} {number(report.mean)}"
+    report, limits, gate, limit = outcome.report, outcome.settings.limits, outcome.settings.gate, outcome.limit
+    score = f"{gate}: {outcome.verdict}: {report.metric} {number(report.mean)}"
+    if report.mean > limit:
+        return f"{score} > {number(limit)}{times_over(report.mean, limit)}"
     if not isinstance(limits, IdentityLimits):
-        return f"{gate}: {outcome.verdict}: {score} is not above {number(limits.min_score)}, so the models count as the same"
-    if report.mean > limits.max_score:
-        return f"{gate}: {outcome.verdict}: {score} > {number(limits.max_score)}{times_over(report.mean, limits.max_score)}"
+        return f"{score} is not above {number(limit)}, so the models count as the same"
+    if outcome.passed:
+        return f"{score} <= {number(limit)}"
     over = int((report.scores > limits.max_prompt_score).sum())
     worst = report.indices[int(report.scores.argmax())]
     return (

@@ -13,7 +13,7 @@ from pytest_pot.core.text import printable_lines, to_copy, wrapped
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.pytest_internals import WIDTH, terminal_width
 from pytest_pot.plugin.session.details import STEP_SUMMARY
-from pytest_pot.plugin.session.html_rows import add_to_html_row, html_page
+from pytest_pot.plugin.session.html_rows import add_to_html_row, html_page, remove_from_html_row
 from pytest_pot.plugin.session.item_properties import details_on
 from pytest_pot.plugin.session.notes import NOTES
 from pytest_pot.plugin.session.start import session_start
@@ -27,7 +27,8 @@ class SessionResults:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._rows: dict[tuple[str, str | None], list[dict[str, Any]]] = {}  # by test, and by worker where all run all tests
-        self._on_page: set[tuple[str, str | None]] = set()  # those whose gates are on the page of pytest-html
+        # Reports with gates for the page of pytest-html.
+        self._on_page: dict[tuple[str, str | None], pytest.TestReport] = {}
         self._each = config.getoption("dist", None) == "each"
         self._written: list[Path] = []
         self._errors: list[str] = []  # why reports could not be written
@@ -41,8 +42,8 @@ class SessionResults:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         worker = getattr(report, "worker_id", None) if self._each else None
-        if report.when == "setup":  # also of a test that is run again
-            self._on_page.discard((report.nodeid, worker))
+        if report.when == "setup" and (earlier := self._on_page.pop((report.nodeid, worker), None)) is not None:
+            remove_from_html_row(earlier)  # of a test that is run again
         if report.when == "teardown" and report.failed:
             for row in self._rows.get((report.nodeid, worker), ()):
                 row["outcome"] = "error"
@@ -60,7 +61,7 @@ class SessionResults:
             if rows:  # of a test that was run again, those of the last run
                 self._rows[report.nodeid, worker] = rows
                 if html_page(self._config) and (report.nodeid, worker) not in self._on_page:
-                    self._on_page.add((report.nodeid, worker))
+                    self._on_page[report.nodeid, worker] = report
                     add_to_html_row(report, rows)
 
     @pytest.hookimpl(trylast=True)

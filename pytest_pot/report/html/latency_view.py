@@ -52,7 +52,7 @@ def latency_view(report: Mapping[str, Any], name: str) -> LatencyView:
 
 
 def _check(check: Mapping[str, Any]) -> list[str]:
-    sign = "≥" if check["at_least"] else "≤"
+    sign = ">=" if check["at_least"] else "<="
     figures = ["–" if check[key] is None else number(check[key]) for key in ("point", "bound")]
     return [check["name"], *figures, f"{sign} {number(check['limit'])}", check["outcome"]]
 

@@ -15,6 +15,7 @@ from pytest_pot.report.html.status import is_above
 from pytest_pot.report.html.svg import Figure
 from pytest_pot.report.html.tokens import Piece, TokenView, pieces, token_views
 from pytest_pot.report.table import Row
+from pytest_pot.scoring.score_text import same_top_text
 
 __all__ = ["KindBar", "PromptView", "ScoreView", "score_view"]
 
@@ -22,7 +23,7 @@ WIDE, NARROW = 760, 330
 """Widths of the plot of the scale, for wide and narrow pages."""
 _KINDS, _KIND, _TEXT, _CONTEXT = 40, 40, 160, 600
 _WORST_LISTED = 5
-_PERCENTILES = {"100": "maximum", "50": "median", "0": "minimum"}
+_PERCENTILES = {"100": "max", "50": "median", "0": "min"}
 """What percentiles are called that have a name."""
 
 
@@ -104,7 +105,7 @@ def score_view(row: Row, name: str) -> ScoreView:
         percentile_columns=columns,
         percentiles=table,
         metrics=[(key, number(row[key])) for key in row["percentiles"] if is_number(row.get(key))],
-        same_top=_same_top(row["same_top"]),
+        same_top=same_top_text(**row["same_top"]),
         delta_p=None if row["delta_p"] is None else _delta_p(row["delta_p"]),
         plots=_plots(row, metric, name),
         kinds=_kinds(row.get("kinds") or {}),
@@ -115,13 +116,13 @@ def score_view(row: Row, name: str) -> ScoreView:
 
 def _plots(row: Row, metric: str, name: str) -> list[tuple[str, str]]:
     limit = float(row["scale"]["limit"])
+    scores = [prompt["score"] for prompt in row["prompt_scores"]]
     plots: dict[str, Figure] = {}
     if "trajectory" in row:
         plots["trajectory"] = trajectory_plot(row["trajectory"])
-    if row["by_position"]["mean"]:
+    if row["by_position"]["mean"] and any(scores):  # a plot of zeros shows nothing
         plots["position"] = position_plot(row["by_position"], metric, limit)
-    scores = [prompt["score"] for prompt in row["prompt_scores"]]
-    if len(scores) > 1:
+    if len(scores) > 1 and any(scores):
         plots["prompts"] = distribution_plot(scores, metric, row.get("max_prompt_limit"))
     return [(plot.title, plot.svg(f"{name}-{key}")) for key, plot in plots.items()]
 
@@ -154,13 +155,9 @@ def _points(value: float) -> str:
     return f"{value:+.2f}" if round(value, 2) else "0.00"
 
 
-def _same_top(same_top: Mapping[str, float | None]) -> str:
-    share, error = same_top["share"], same_top["standard_error"]
-    known = "" if error is None else f" ± {100 * error:.2f}"
-    return f"{100 * (share or 0.0):.2f}{known}%"
-
-
 def _kinds(kinds: Mapping[str, float]) -> list[KindBar]:
+    if not any(kinds.values()):
+        return []
     most = max((score for score in kinds.values() if 0 < score < math.inf), default=1.0)
     ordered = sorted(kinds.items(), key=lambda item: -item[1])[:_KINDS]
     return [KindBar(shorten(kind, _KIND), number(score), _percent(score, most)) for kind, score in ordered]

@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pot.core.text import cut_middle, number, printable, shorten
-from pytest_pot.report.gate_words import Status, is_number, status
+from pytest_pot.report.gate_words import Status, is_number, reason, required_sign, status, title
 from pytest_pot.report.html.latency_view import LatencyView, latency_view
 from pytest_pot.report.html.score_view import ScoreView, score_view
-from pytest_pot.report.html.sentences import sentence, sign
 from pytest_pot.report.html.status import closeness
 from pytest_pot.report.table import Row
 
 __all__ = ["GateView", "gate_views"]
 
-_NAME, _SENTENCE, _LINE, _VALUE = 300, 600, 1_000, 2_000
-"""Characters of a test's or a model's name, of a sentence, of a line of a diagnosis, and of any other value."""
+_NAME, _REASON, _LINE, _VALUE = 300, 600, 1_000, 2_000
+"""Characters of a test's or a model's name, of a reason, of a line of a diagnosis, and of any other value."""
 _MOST_LINES, _MOST_VALUES = 30, 100
 _IDENTIFICATION = ("test", "worker", "gate", "reference", "candidate", "preset", "metric", "limit")
 _COMMON = (
@@ -59,7 +58,7 @@ class GateView:
     """The marker, without its prefix."""
     candidate: str
     reference: str | None
-    sentence: str
+    reason: str
     score: str | None
     limit: str
 
@@ -74,13 +73,13 @@ class GateView:
         facts = [("Candidate", self.candidate)]
         facts += [("Reference", self.reference)] if self.reference else []
         facts.append(("Gate", f"{row.get('gate')} on {row.get('metric')}, preset {row.get('preset')}"))
-        if "verdict" in row:
+        if "verdict" in row and not self.reason.startswith(str(row["verdict"])):
             facts.append(("Verdict", str(row["verdict"])))
         if row.get("passed") and (words := _OTHERWISE.get(str(row.get("outcome")))):
             facts.append(("Test", words))
         if row.get("conditions"):
             facts.append(("Conditions", str(row["conditions"])))
-        return [(name, shorten(value, _SENTENCE)) for name, value in facts]
+        return [(name, shorten(value, _REASON)) for name, value in facts]
 
     @property
     def diagnosis(self) -> list[tuple[str, list[str]]]:
@@ -94,7 +93,7 @@ class GateView:
 
     @property
     def error(self) -> list[str]:
-        """The lines of the message of a gate that came to no verdict; none where the sentence has said it all."""
+        """The lines of the message of a gate that came to no verdict; none where the reason has said it all."""
         lines = str(self.row.get("error", "")).splitlines()
         return _lines(lines) if len(lines) > 1 else []
 
@@ -145,18 +144,17 @@ def gate_views(rows: Sequence[Row]) -> list[GateView]:
 
 def _view(row: Row, place: int) -> GateView:
     reference = row.get("reference")
-    worker = f"[{row['worker']}] " if "worker" in row else ""
     return GateView(
         row=row,
         number=place,
         status=status(row),
-        test=cut_middle(printable(f"{worker}{row.get('test')}"), _NAME),
+        test=cut_middle(printable(title(row)), _NAME),
         gate=shorten(str(row.get("gate")), _NAME).removeprefix("pot_"),
         candidate=shorten(str(row.get("candidate")), _NAME),
         reference=None if reference is None else shorten(str(reference), _NAME),
-        sentence=shorten(sentence(row).rstrip("."), _SENTENCE),
+        reason=shorten(reason(row), _REASON),
         score=_figure(row.get("score")),
-        limit=f"{sign(row)} {_figure(row.get('limit')) or '?'}",
+        limit=f"{required_sign(row)} {_figure(row.get('limit')) or '?'}",
     )
 
 

@@ -122,7 +122,7 @@ def test_a_wrong_factory_is_an_error(factories: None, spec: str, message: str) -
     assert message in str(error.value)
 
 
-FORMS = "A model is named by a directory or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL"
+FORMS = "A model is named by a folder or hub id with safetensors weights or an ONNX graph, a .gguf file, a server's URL"
 
 
 def test_names_without_a_model_are_errors(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_truncated_weights_file_is_an_error(folder: Path) -> None:
 
 def test_a_tokenizer_can_be_loaded_without_a_model(folder: Path, tmp_path: Path) -> None:
     assert load_tokenizer(str(folder))("ab")["input_ids"] == make_tokenizer()("ab")["input_ids"]
-    with pytest.raises(PotError, match=r"cannot load the tokenizer .* A tokenizer is named by a directory"):
+    with pytest.raises(PotError, match=r"cannot load the tokenizer .* A tokenizer is named by a folder"):
         load_tokenizer(str(tmp_path / "missing"))
 
 

@@ -38,7 +38,7 @@ def test_what_it_shows() -> None:
     assert page.cells[1] == ["candidate vs reference", "cand vs ref"]
     assert page.cells[2] == ["score", "tv 0.25, limit <= 0.01"]
     assert page.cells[3] == ["reason", "tv 0.25 > 0.01"]
-    spread = "median 0.01, 90 % 0.01, 99 % 0.01, 99.9 % 0.01, largest 0.01"
+    spread = "median 0.01, 90% 0.01, 99% 0.01, 99.9% 0.01, max 0.01"
     assert ["over positions", spread] in page.cells
     change = "min -6, 0.1% -5, 1% -4, 5% -3, median 0, 95% +3, 99% +4, 99.9% +5, max +6"
     assert ["Δp", f"mean -1.5 points, RMS 2.5; {change}"] in page.cells
