@@ -67,8 +67,8 @@ def test_the_times_are_those_at_which_events_are_read(exact: Callable[..., Delay
         assert (request.tokens, request.all_at_once, request.waited) == (N - 1, False, 0.0)
 
 
-def test_a_run_has_two_parts_first_token_and_all_ended() -> None:
-    delays = Delays(extra={1: "stall"})
+def test_a_run_has_two_parts_first_token_and_all_ended(exact: Callable[..., Delays]) -> None:
+    delays = exact(token=0.02, extra={1: "stall"})
     with served(delays) as url, asked(url) as engine:
         generation = engine.generate(BATCH)
         generation.first_token()
