@@ -390,7 +390,9 @@ def test_the_key_is_in_no_output(project: Project, vllm: LocalServer, name: str,
     lie, timeout = ECHOES[name], 1 if name == "hangs" else 60
     assert isinstance(vllm.app, VllmApp)
     vllm.app.lie = None if lie is None else lambda sent, body: lie(sent, body) if is_scoring(sent) else body
-    project.ini(pot_reference=project.tiny.reference, pot_candidate=vllm.url, pot_prompts="prompts.jsonl", pot_server_timeout=timeout)
+    project.ini(
+        pot_reference=project.tiny.reference, pot_candidate=vllm.url, pot_prompts="prompts.jsonl", pot_server_timeout=timeout
+    )
     project.write(
         test_it="""
         import pytest

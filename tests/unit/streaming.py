@@ -1,7 +1,7 @@
 """A server with known delays that streams tokens over real HTTP, and the engine that asks it.
 
-Real delays are as long as the machine makes them. Where a test is about figures, :func:`simulated` ones are exact: nobody waits,
-and each event says when it would have been sent.
+Real delays are as long as the machine makes them. Where a test is about figures, :func:`simulated` ones are exact: nobody
+waits, and each event says when it would have been sent.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CLOCK = _Clock()
 
 
 def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Delays]:
-    """Makes :class:`Delays` that take no time. Streams are timed by the clock of their events, until ``monkeypatch`` is undone."""
+    """Makes :class:`Delays` that take no time. Until ``monkeypatch`` is undone, the events of streams are the clock."""
     monkeypatch.setattr("pytest_pot.engines.server.generation.time", _CLOCK)
     return partial(Delays, simulated=True)
 

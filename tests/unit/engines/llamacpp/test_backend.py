@@ -22,8 +22,7 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines import registry
 from pytest_pot.engines.base import Level, LoadedModel, description_of, level_of
-from pytest_pot.engines.llamacpp import backend
-from pytest_pot.engines.llamacpp import process
+from pytest_pot.engines.llamacpp import backend, process
 from pytest_pot.engines.llamacpp.backend import LlamaCppEngine
 from pytest_pot.engines.loading import NoSuchPath
 from pytest_pot.engines.tokens import Tokens

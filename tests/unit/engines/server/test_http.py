@@ -167,7 +167,7 @@ def test_it_says_when(after: Callable[[], str]) -> None:
     with serve(lambda sent: next(replies)()) as server:
         start = time.perf_counter()
         client_of(server).post("/x", {})
-        assert 0.9 < time.perf_counter() - start
+        assert time.perf_counter() - start > 0.9
 
 
 def test_a_server_that_stays_busy_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_a_server_that_starts_is_waited_for_a_little() -> None:
         f"{NAME}: POST http://127.0.0.1:{port}/x cannot connect: nobody listens there, or not yet (connection refused). Is the "
         "server running, and is the address right?"
     )
-    assert 0.03 < time.perf_counter() - start
+    assert time.perf_counter() - start > 0.03
 
 
 def test_an_unknown_host_is_said() -> None:
@@ -282,7 +282,7 @@ def test_a_server_that_hangs_times_out() -> None:
         start = time.perf_counter()
         told = error_of(client_of(server, timeout=0.4))
         assert told == f"{NAME}: POST {server.url}/x did not answer completely within 0.4 s (--pot-server-timeout)"
-        assert 0.3 < time.perf_counter() - start
+        assert time.perf_counter() - start > 0.3
         assert len(server.requests) <= 1
 
 
