@@ -10,7 +10,7 @@ import heapq
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -234,7 +234,9 @@ class _Client(Client):
     """Reads events at the time that they tell."""
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
-        with closing(super().stream(path, body)) as events:
+        events = super().stream(path, body)
+        assert isinstance(events, Generator)
+        with closing(events):
             for event in events:
                 _CLOCK.now = event.get("at", 0.0)
                 yield event

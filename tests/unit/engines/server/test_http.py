@@ -163,8 +163,10 @@ def test_a_busy_server_is_asked_again(status: int) -> None:
 
 @pytest.mark.parametrize("after", [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)])
 def test_it_says_when(after: Callable[[], str]) -> None:
-    replies = iter([lambda: Reply({}, 429, {"retry-after": after()}), lambda: Reply({"a": 1})])
-    with serve(lambda sent: next(replies)()) as server:
+    def app(sent: Sent) -> Reply:
+        return Reply({"a": 1}) if len(server.requests) > 1 else Reply({}, 429, {"retry-after": after()})
+
+    with serve(app) as server:
         start = time.perf_counter()
         client_of(server).post("/x", {})
         assert time.perf_counter() - start > 0.9
@@ -454,7 +456,11 @@ def event(value: object) -> bytes:
 def events(reply: Reply, timeout: float = 60.0, seen: Callable[[], None] = lambda: None) -> list[Any]:
     """``seen``: is called for each event."""
     with serve(lambda sent: reply) as server:
-        return [(event, seen())[0] for event in client_of(server, timeout).stream("/v1/completions", {"stream": True})]
+        read = []
+        for each in client_of(server, timeout).stream("/v1/completions", {"stream": True}):
+            read.append(each)
+            seen()
+        return read
 
 
 class Turns:
