@@ -1,4 +1,5 @@
-"""Settings for all tests: the number of torch threads and of hypothesis examples, and what is skipped without a GPU."""
+"""Settings for all tests: the number of torch threads and of hypothesis examples, what is skipped without a GPU, and what is
+run again."""
 
 from __future__ import annotations
 
@@ -15,6 +16,17 @@ with suppress(ImportError):  # a machine with a GPU may lack it, and the tests t
     hypothesis.settings.register_profile("quick", max_examples=30, deadline=None)
     hypothesis.settings.register_profile("thorough", max_examples=500, deadline=None)
     hypothesis.settings.load_profile("quick")  # pytest reads --hypothesis-profile=thorough later, so it wins
+
+
+_RERUNS = 3
+"""Of a test that is marked with ``wall_time``."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("rerunfailures"):  # not every environment has pytest-rerunfailures
+        for item in items:
+            if item.get_closest_marker("wall_time") is not None:
+                item.add_marker(pytest.mark.flaky(reruns=_RERUNS))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -203,7 +203,7 @@ def test_each_model_is_opened_once_and_each_text_is_encoded_once(engine_project:
 
 
 def test_only_scoring_can_be_timed(engine_project: Project) -> None:
-    result, row = run_gate(engine_project, "pot_latency(reference='bigram:1', candidate='bigram:1', max_slowdown=50)")
+    result, row = run_gate(engine_project, "pot_latency(reference='bigram:1', candidate='bigram:1', max_slowdown=1000)")
     result.assert_outcomes(passed=1)
     assert row["verdict"] == "pass"
     result, row = run_gate(engine_project, "pot_latency(candidate='bigram:1', budget_ms=50, what='prefill')")

@@ -153,7 +153,9 @@ def test_captured_output_does_not_have_the_line(project: Project, capsys: pytest
     assert len(drawn(capsys.readouterr().out)) == 3
 
 
-def test_no_line_for_quick_gates(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_line_for_quick_gates(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert progress._QUIET_S > 1
+    monkeypatch.setattr(progress, "_QUIET_S", 600.0)  # on any machine, these gates are quick
     project.write(conftest=TERMINAL)
     project.run_tests(MARKED)
     assert not drawn(capsys.readouterr().out)

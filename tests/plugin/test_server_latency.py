@@ -1,4 +1,7 @@
-"""Gates on the latency of servers in real runs, against real HTTP servers with known delays."""
+"""Gates on the latency of servers in real runs, against real HTTP servers with known delays.
+
+Limits are far from the delays, which a busy machine lengthens, except where a test is marked with ``wall_time``.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from xml.etree import ElementTree
 import httpx2  # noqa: F401 - in-process runs forget what they import
 import pytest
 
-from ..unit.streaming import Delays, served
+from ..unit.streaming import Delays, served, simulated
 from .conftest import Project
 
 CONFTEST = """
@@ -74,6 +77,7 @@ def servers(project: Project, monkeypatch: pytest.MonkeyPatch) -> object:
         yield Servers(project, stack)
 
 
+@pytest.mark.wall_time
 def test_a_server_that_is_slower_per_token_fails_and_its_copy_passes(servers: Servers) -> None:
     fast = Delays(first=0.05, token=STEP)
     servers.start(Delays(first=0.05, token=1.5 * STEP), fast)
@@ -94,12 +98,12 @@ def test_a_server_that_is_slower_per_token_fails_and_its_copy_passes(servers: Se
 
 def test_the_message_the_table_json_and_junit_have_the_figures(servers: Servers) -> None:
     servers.start(Delays(first=0.06, token=STEP))
-    result = servers.test("budget_ms=10, per='token', what='decode'", "-v", "--pot-report=gates.json", "--junitxml=junit.xml")
+    result = servers.test("budget_ms=1, per='token', what='decode'", "-v", "--pot-report=gates.json", "--junitxml=junit.xml")
     result.assert_outcomes(failed=1)
     lines = result.outlines
     number = r"[\d.]+"
     headline = re.compile(
-        rf"pot_latency: ({number}) ms per output token > 10 \(95% bound ({number}), 10 timings; candidate ({number}) ms, "
+        rf"pot_latency: ({number}) ms per output token > 1 \(95% bound ({number}), 10 timings; candidate ({number}) ms, "
         r"IQR \d+%\)"
     )
     [(score, bound, run)] = [found.groups() for line in lines if (found := headline.fullmatch(line))]
@@ -117,12 +121,13 @@ def test_the_message_the_table_json_and_junit_have_the_figures(servers: Servers)
     assert float(run) == pytest.approx(gate["candidate_ms"], rel=0.01)
     for told_one, name in zip(told[0].groups(), ("first_token_ms", "per_token_ms", "tokens_per_s"), strict=True):
         assert float(told_one) == pytest.approx(gate[name], rel=0.01)
-    # A busy machine adds to each delay, and never takes from it; an event that comes late shortens the time to the next.
-    assert 0.9 * 60 < gate["first_token_ms"] < 2 * 60
+    # All in milliseconds and per second. A busy machine adds to each delay, and never takes from the first one; an event that
+    # comes late shortens the time to the next.
+    assert 60 <= gate["first_token_ms"] < 10 * 60
     for per_token in (gate["score"], gate["per_token_ms"], gate["candidate_ms"] / 7):
-        assert 0.8 * 1000 * STEP < per_token < 2 * 1000 * STEP
-    assert 0.5 * 3 / STEP < gate["tokens_per_s"] < 1.25 * 3 / STEP
-    assert 10 < gate["bound"] <= gate["score"]
+        assert 0.1 * 1000 * STEP < per_token < 10 * 1000 * STEP
+    assert 0.1 * 3 / STEP < gate["tokens_per_s"] < 10 * 3 / STEP
+    assert 1 < gate["bound"] <= gate["score"]
     assert gate["per_token_p95_ms"] >= gate["per_token_ms"]
     assert gate["tokens_per_s_p95"] <= gate["tokens_per_s"]
     assert "  the network between here and the server is in the times" in lines
@@ -150,13 +155,15 @@ def test_a_passing_gate_tells_the_figures_with_v(servers: Servers) -> None:
 
 
 def test_the_scoring_requests_of_a_server_are_timed(servers: Servers) -> None:
-    delays = Delays(score=0.15)
+    delays = Delays(score=0.15, together=3)
     servers.start(delays)
-    result = servers.test("budget_ms=50, per='batch'", "-v")
+    result = servers.test("budget_ms=50, per='batch'", "-v", "--pot-report=gates.json")
     result.assert_outcomes(failed=1)
+    [gate] = json.loads((servers.project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
+    assert 150 <= gate["score"] < 1500
     result.stdout.re_match_lines(
         [
-            r"pot_latency: 1[5-9]\d ms per batch > 50 \(.*",
+            r"pot_latency: \d+ ms per batch > 50 \(.*",
             r"  candidate .*; scoring of 3 prompts, \d+ tokens; preset auto, delays at .*",
             r"  the network between here and the server is in the times",
         ]
@@ -199,13 +206,17 @@ def test_what_a_server_cannot_be_asked_is_refused_before_a_request(servers: Serv
     [
         (Delays(token=0.001, extra={5: "end"}), "*ended a stream after 5 of 8 tokens*"),
         (Delays(token=0.001, extra={5: "error"}), "*out of memory*"),
-        (Delays(token=0.002, buffered=True), "*sent all 8 tokens at once in *"),
+        (Delays(first=0.02, buffered=True, simulated=True), "*sent all 8 tokens at once in *"),
         (Delays(token=0.001, extra={5: "cut"}), "*http://127.0.0.1:*"),
         (Delays(token=0.001, extra={5: "stall"}), "*http://127.0.0.1:*"),
     ],
 )
-def test_a_stream_that_is_not_whole_is_never_a_figure(servers: Servers, delays: Delays, line: str) -> None:
-    servers.start(delays, server_timeout=0.5)
+def test_a_stream_that_is_not_whole_is_never_a_figure(
+    servers: Servers, delays: Delays, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if delays.simulated:
+        simulated(monkeypatch)
+    servers.start(delays, server_timeout=0.5 if "stall" in delays.extra.values() else 60)
     result = servers.test("budget_ms=1e9, what='decode'", "-v")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([line])

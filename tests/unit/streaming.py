@@ -1,15 +1,23 @@
-"""A server with known delays that streams tokens over real HTTP, and the engine that asks it."""
+"""A server with known delays that streams tokens over real HTTP, and the engine that asks it.
+
+Real delays are as long as the machine makes them. Where a test is about figures, :func:`simulated` ones are exact: nobody
+waits, and each event says when it would have been sent.
+"""
 
 from __future__ import annotations
 
+import heapq
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+
+import pytest
 
 from pytest_pot import PotError, ScoringConfig
 from pytest_pot.engines.server.address import Address
@@ -18,9 +26,29 @@ from pytest_pot.engines.server.engine import ServerEngine, ServerModel
 from pytest_pot.engines.server.http import Client
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["DelayEngine", "Delays", "asked", "served"]
+__all__ = ["DelayEngine", "Delays", "asked", "served", "simulated"]
 
 VOCAB = 280
+HANGS_S = 120.0
+"""Ends what would wait for ever; no test that passes takes so long."""
+
+
+class _Clock(threading.local):
+    """Simulated time: that of the last event which this thread has read."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+_CLOCK = _Clock()
+
+
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Delays]:
+    """Makes :class:`Delays` that take no time. Until ``monkeypatch`` is undone, the events of streams are the clock."""
+    monkeypatch.setattr("pytest_pot.engines.server.generation.time", _CLOCK)
+    return partial(Delays, simulated=True)
 
 
 @dataclass
@@ -38,12 +66,18 @@ class Delays:
     """Whether it remembers the prompts that it has read."""
     slots: int = 64
     """Requests that are answered at the same time; others wait."""
+    together: int = 1
+    """Requests that have to be there before any of them is answered."""
+    simulated: bool = False
+    """See :func:`simulated`."""
     sizes: Sequence[int] | None = None
     """Tokens per event; by default one each."""
     buffered: bool = False
     """Whether all events are sent together, after the last one was made, as by a proxy."""
     extra: Mapping[int, str] = field(default_factory=dict)
     """By how many events were sent: ``"stall"``, ``"cut"``, ``"error"`` or ``"end"``."""
+    stalled: int = 64
+    """The most streams that stall."""
     status: int = 200
     prompts: list[tuple[int, ...]] = field(default_factory=list)
     """What was sent to it."""
@@ -53,7 +87,10 @@ class Delays:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(self.slots)
+        self._free = [0.0] * self.slots
+        self._meeting = threading.Barrier(self.together)
         self._running = 0
+        self._n_stalled = 0
         self.ended = threading.Event()
         """Ends a stall."""
 
@@ -70,11 +107,30 @@ class Delays:
             self._running += 1
             self.busiest = max(self.busiest, self._running)
         try:
+            self._meeting.wait(HANGS_S)
             with self._slots:
                 yield
         finally:
             with self._lock:
                 self._running -= 1
+
+    def stalls(self) -> bool:
+        """Whether one more stream stalls."""
+        with self._lock:
+            self._n_stalled += 1
+            return self._n_stalled <= self.stalled
+
+    def begin(self, sent: float) -> float:
+        """When a request gets its slot that was sent at the simulated time ``sent``."""
+        if not self.simulated:
+            return time.perf_counter()
+        with self._lock:
+            return max(sent, heapq.heappop(self._free))
+
+    def end(self, now: float) -> None:
+        """Another request may have the slot."""
+        with self._lock:
+            heapq.heappush(self._free, now)
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
@@ -94,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.delays.status != 200:
                 self._json({"error": {"message": "no room"}}, self.delays.status)
             else:
-                self._stream(body["n"], time.perf_counter(), tuple(body["ids"]))
+                self.delays.end(self._stream(body["n"], self.delays.begin(body["sent"]), tuple(body["ids"])))
 
     def _score(self, body: Any) -> None:
         self.delays.unread(tuple(body["ids"]))
@@ -109,33 +165,39 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def _stream(self, n_tokens: int, due: float, ids: tuple[int, ...]) -> None:
+    def _stream(self, n_tokens: int, due: float, ids: tuple[int, ...]) -> float:
+        """Returns when the last event was due."""
         delays = self.delays
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("transfer-encoding", "chunked")
         self.end_headers()
         due += delays.first + delays.read * delays.unread(ids)
-        sent, kept = 0, ""
-        for size in delays.sizes if delays.sizes is not None else [1] * n_tokens:
-            time.sleep(max(0.0, due - time.perf_counter()))
+        now, kept = due, list[Any]()
+        for sent, size in enumerate(delays.sizes if delays.sizes is not None else [1] * n_tokens):
+            now = due
+            if not delays.simulated:
+                time.sleep(max(0.0, now - time.perf_counter()))
             extra = delays.extra.get(sent)
-            if extra == "stall":
-                delays.ended.wait(30)
+            if extra == "stall" and delays.stalls():
+                delays.ended.wait(HANGS_S)
             if extra == "cut":
                 self.close_connection = True
-                return
+                return now
             if extra == "end":
                 break
-            event = {"error": "out of memory"} if extra == "error" else {"tokens": [1] * size}
-            kept += f"data: {json.dumps(event)}\n\n"
+            kept.append({"error": "out of memory"} if extra == "error" else {"tokens": [1] * size})
             if not delays.buffered:
-                self._chunk(kept)
-                kept = ""
-            sent += 1
+                self._events(kept, now)
+                kept = []
             due += delays.token
-        self._chunk(kept + f"data: {json.dumps({'tokens': [], 'usage': sent})}\n\ndata: [DONE]\n\n")
+        self._events([*kept, {"tokens": [], "usage": n_tokens}], now, "data: [DONE]\n\n")
         self._chunk("")
+        return now
+
+    def _events(self, events: Sequence[Mapping[str, Any]], now: float, end: str = "") -> None:
+        at = {"at": now} if self.delays.simulated else {}
+        self._chunk("".join(f"data: {json.dumps({**event, **at})}\n\n" for event in events) + end)
 
     def _chunk(self, text: str) -> None:
         self.wfile.write(f"{len(text):x}\r\n{text}\r\n".encode())
@@ -168,6 +230,18 @@ def served(delays: Delays) -> Iterator[str]:
         thread.join()
 
 
+class _Client(Client):
+    """Reads events at the time that they tell."""
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Any]:
+        events = super().stream(path, body)
+        assert isinstance(events, Generator)
+        with closing(events):
+            for event in events:
+                _CLOCK.now = event.get("at", 0.0)
+                yield event
+
+
 class DelayEngine(ServerEngine):
     """The kind of server that :func:`served` starts."""
 
@@ -188,7 +262,7 @@ class DelayEngine(ServerEngine):
         raise NotImplementedError
 
     def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
-        return "/generate", {"ids": list(ids), "n": n_tokens}
+        return "/generate", {"ids": list(ids), "n": n_tokens, "sent": _CLOCK.now}
 
     def tokens_in(self, event: Any) -> int:
         if "error" in event:
@@ -200,7 +274,7 @@ class DelayEngine(ServerEngine):
 def asked(url: str, role: str = "candidate", **config: Any) -> Iterator[DelayEngine]:
     """An engine for the server at ``url``."""
     settings = ScoringConfig(**config)
-    client = Client(url, timeout=settings.server_timeout, concurrency=settings.server_concurrency)
+    client = _Client(url, timeout=settings.server_timeout, concurrency=settings.server_concurrency)
     try:
         yield DelayEngine(ServerModel(Address(url), "openai", "delays", client), role, settings)
     finally:

@@ -7,8 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
@@ -41,15 +42,22 @@ def endless(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def alarm() -> Iterator[Callable[[float], None]]:
-    """Interrupts the main thread with a :class:`TimeoutError` after some seconds, as pytest-timeout does."""
+def interrupted_while_loading(endless: Path) -> Iterator[None]:
+    """Interrupts the main thread once a process has begun to read ``endless``, as a time limit of pytest-timeout does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted
 
+    def wait() -> None:
+        with endless.open("wb"):  # waits for whoever reads it
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+            over.wait()
+
     before = signal.signal(signal.SIGALRM, interrupt)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    over = threading.Event()
+    threading.Thread(target=wait, daemon=True).start()
+    yield
+    over.set()
     signal.signal(signal.SIGALRM, before)
 
 
@@ -80,11 +88,9 @@ def test_secrets_are_left_out(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     started.close()
 
 
-def test_no_error_shows_the_environment(
-    file: Path, endless: Path, monkeypatch: pytest.MonkeyPatch, alarm: Callable[[float], None]
-) -> None:
+@pytest.mark.usefixtures("interrupted_while_loading")
+def test_no_error_shows_the_environment(file: Path, endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTHER", SECRET)
-    alarm(0.5)
     with pytest.raises(Interrupted) as interrupted:
         LlamaProcess(Settings(str(endless), 256))
     assert SECRET not in locals_of(interrupted.value)
@@ -122,17 +128,18 @@ def test_modules_of_the_tests_do_not_take_the_place_of_python_s_own(
 
 def test_a_process_that_hangs_while_it_loads_is_ended(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_START_S", 1.0)
-    began = time.monotonic()
+    monkeypatch.setattr(process, "_LATER_S", 600.0)  # it does not end by itself
     with pytest.raises(PotError, match=r"it was not loaded within 1 s, the limit for a model of 0.0 GB. Is there enough"):
         LlamaProcess(Settings(str(endless), 256))
-    assert time.monotonic() - began < 20
 
 
-def test_a_large_model_has_more_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_has_more_time(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_START_S", 0.0)
-    monkeypatch.setattr(process, "_SLOWEST", file.stat().st_size / 60)
+    monkeypatch.setattr(process, "_SLOWEST", file.stat().st_size / 600)
     LlamaProcess(Settings(str(file), 256)).close()
     monkeypatch.setattr(process, "_SLOWEST", file.stat().st_size / 1e-3)
+    (tmp_path / "hangs.py").write_text("import time\n\ntime.sleep(600)\n")
+    monkeypatch.setattr(process, "_CHILD", str(tmp_path / "hangs.py"))
     with pytest.raises(PotError, match="it was not loaded within 0 s"):
         LlamaProcess(Settings(str(file), 256))
 
@@ -151,13 +158,26 @@ def test_a_process_that_ends_before_it_reads_its_settings_is_told(file: Path, mo
         LlamaProcess(Settings(str(file), 256))
 
 
-def test_an_interrupted_wait_leaves_no_process(endless: Path, alarm: Callable[[float], None]) -> None:
+@pytest.mark.usefixtures("interrupted_while_loading")
+def test_an_interrupted_wait_leaves_no_process(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
-    alarm(0.5)
-    began = time.monotonic()
+    calls: list[str] = []
+    started = process._started
+
+    def watched(log: BinaryIO) -> subprocess.Popen[bytes]:
+        child = started(log)
+        for name in ("kill", "wait"):
+            monkeypatch.setattr(child, name, partial(called, name, getattr(child, name)))
+        return child
+
+    def called(name: str, method: Callable[..., object], *arguments: object) -> object:
+        calls.append(name)
+        return method(*arguments)
+
+    monkeypatch.setattr(process, "_started", watched)
     with pytest.raises(Interrupted):
         LlamaProcess(Settings(str(endless), 256))
-    assert time.monotonic() - began < 4  # it does not get the time to end by itself
+    assert calls[0] == "kill", "it does not get the time to end by itself"
     assert children() == before
 
 
@@ -169,16 +189,20 @@ def children() -> set[str]:
 def test_a_process_that_hangs_does_not_outlive_the_process_that_started_it_for_long(endless: Path) -> None:
     script = f"""
         import os, threading, time
-        from pathlib import Path
         from pytest_pot.engines.llamacpp import process
         from pytest_pot.engines.llamacpp.process import LlamaProcess, Settings
-        process._START_S, process._LATER_S = 5.0, -2.5
+        process._START_S, process._LATER_S = 600.0, -598.0
+        started = process._started
+        def announced(log):
+            child = started(log)
+            print(child.pid, flush=True)
+            threading.Thread(target=end).start()
+            return child
         def end():
-            time.sleep(1)
-            print(Path(f"/proc/self/task/{{os.getpid()}}/children").read_text(), flush=True)
+            time.sleep(1)  # by then, it usually loads
             os.kill(os.getpid(), 9)
-        threading.Thread(target=end).start()
+        process._started = announced
         LlamaProcess(Settings({str(endless)!r}, 256))
     """
-    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, timeout=60)
+    ran = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, timeout=600)
     assert is_gone(int(ran.stdout))

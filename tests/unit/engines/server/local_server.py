@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["App", "LlamaApp", "LocalServer", "Reply", "Sent", "VllmApp", "real", "running"]
+__all__ = ["HANGS_S", "App", "LlamaApp", "LocalServer", "Reply", "Sent", "VllmApp", "no_threads_are_left", "real", "running"]
 
+HANGS_S = 120.0
+"""Ends what would wait for ever; no test that passes takes so long."""
 _DATA = Path(__file__).parents[3] / "data" / "servers"
 
 
@@ -68,9 +70,11 @@ class LocalServer:
     def __init__(self, app: App) -> None:
         self.app = app
         self.requests: list[Sent] = []
+        self.together = 1
+        """Requests are answered once so many have been there at a time."""
         self.most_at_once = 0
         self._at_once = 0
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self.stopping = threading.Event()
         server = self
 
@@ -107,15 +111,17 @@ class LocalServer:
         sent = Sent(
             handler.command or "", handler.path, headers, json.loads(content) if content else None, handler.client_address[1]
         )
-        with self._lock:
+        with self._changed:
             self.requests.append(sent)
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self.most_at_once >= self.together, HANGS_S)
         try:
             reply = self.app(sent)
             self.stopping.wait(reply.pause)
         finally:
-            with self._lock:
+            with self._changed:
                 self._at_once -= 1
         try:
             self._write(handler, reply)
@@ -139,15 +145,25 @@ class LocalServer:
         if reply.close:
             handler.close_connection = True
 
-    def wait(self, seconds: float) -> None:
+    def hang(self) -> None:
         """Wait as a server that hangs, until the test is over."""
-        self.stopping.wait(seconds)
+        self.stopping.wait(2 * HANGS_S)
 
     def stop(self) -> None:
         self.stopping.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+def no_threads_are_left() -> bool:
+    """Whether the threads that send requests side by side end, while the server still hangs."""
+    end = time.monotonic() + HANGS_S
+    while any(thread.name.startswith("pot-server") for thread in threading.enumerate()):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ....unit.models import tiny
 from .local_server import LlamaApp, Reply, Sent, VllmApp, real, running
 from .small_engine import SmallEngine
 
-CONFIG = ScoringConfig(server_timeout=5)
+CONFIG = ScoringConfig(server_timeout=60)
 
 
 @pytest.fixture(autouse=True)

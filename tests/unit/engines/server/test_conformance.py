@@ -30,7 +30,7 @@ KINDS: dict[str, tuple[str, Callable[[PreTrainedModel], App], Level]] = {
 def test_an_engine_conforms_and_is_caught_with_another_model(kind: str, tokenizer: PreTrainedTokenizerFast) -> None:
     name, app, level = KINDS[kind]
     model = tiny("llama")
-    config = ScoringConfig(top_k=10, server_timeout=20.0)
+    config = ScoringConfig(top_k=10, server_timeout=60.0)
     with serving(app(model)) as url:
         loaded = load_model(f"{name}+{url}", "candidate", config)
         with opened(loaded.model, "candidate", config) as engine:
@@ -45,7 +45,7 @@ def test_another_server_of_openais_protocol_conforms_without_the_size_of_its_voc
 ) -> None:
     monkeypatch.setattr(playing, "EOS", -1)  # the protocol has no field that makes a server go on after an end of text
     model = tiny("llama")
-    config = ScoringConfig(top_k=10, server_timeout=20.0)
+    config = ScoringConfig(top_k=10, server_timeout=60.0)
     with serving(PlayingVllm(model)) as url:
         loaded = load_model(f"openai+{url}", "candidate", config)
         with opened(loaded.model, "candidate", config) as engine:

@@ -44,12 +44,17 @@ def engine_at(server: LocalServer, **fields: Any) -> SmallEngine:
 
 def test_prompts_are_asked_side_by_side_the_longest_first_and_come_back_in_order() -> None:
     batch = batch_of(20)
-    app = VllmApp(MODEL, delay=0.02)
+    app = VllmApp(MODEL)
     with running(app) as server:
-        top = engine_at(server, server_concurrency=4).top_k(batch, 30)
+        engine = engine_at(server, server_concurrency=4)
+        server.together = 4
+        top = engine.top_k(batch, 30)
         assert server.most_at_once == 4
+    with running(app) as server:
+        engine_at(server, server_concurrency=1).top_k(batch[:6], 30)  # threads may overtake each other
         lengths = [len(sent.body["prompt"]) for sent in server.requests if sent.method == "POST"]
-        assert all(a >= max(lengths[i + 4 :], default=0) for i, a in enumerate(lengths))  # threads may overtake each other
+        assert lengths == sorted(lengths, reverse=True)
+        assert len(lengths) == 6
     assert top.ids is not None
     start = 0
     for tokens in batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import gzip
 import json
 import socket
@@ -19,7 +20,7 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.server import address, connections, http, retries
 from pytest_pot.engines.server.http import Client
 
-from .local_server import LocalServer, Reply, Sent, running
+from .local_server import HANGS_S, LocalServer, Reply, Sent, no_threads_are_left, running
 
 NAME = "the candidate's server"
 
@@ -34,7 +35,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POT_API_KEY", raising=False)
 
 
-def client_of(server: LocalServer, timeout: float = 5.0, concurrency: int = 8) -> Client:
+def client_of(server: LocalServer, timeout: float = 60.0, concurrency: int = 8) -> Client:
     return Client(server.url, timeout=timeout, concurrency=concurrency, name=NAME)
 
 
@@ -131,17 +132,15 @@ def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_MOST_BYTES", 4 << 20)
     bomb = gzip.compress(b'"' + b" " * (200 << 20), 1)
     with serve(lambda sent: Reply(bomb, headers={"content-encoding": "gzip"})) as server:
-        start = time.perf_counter()
         told = error_of(client_of(server))
         assert f"POST {server.url}/x answered 200 with more than 4 MiB, and no more is read: compare fewer ids" in told
-        assert time.perf_counter() - start < 10
 
 
 def test_long_answers_are_read() -> None:
     """11 MB are what vLLM says of 32 prompts."""
     entry = {str(index): {"logprob": -1.5, "rank": 7, "decoded_token": "abc"} for index in range(100)}
     with serve(lambda sent: Reply({"choices": [{"prompt_logprobs": [entry] * 2000}]})) as server:
-        body = client_of(server, timeout=60).get("/x").body
+        body = client_of(server).get("/x").body
         assert len(body["choices"][0]["prompt_logprobs"]) == 2000
         assert http._MOST_BYTES > 20 * 11e6
 
@@ -164,28 +163,28 @@ def test_a_busy_server_is_asked_again(status: int) -> None:
 
 @pytest.mark.parametrize("after", [lambda: "1", lambda: formatdate(time.time() + 2, usegmt=True)])
 def test_it_says_when(after: Callable[[], str]) -> None:
-    replies = iter([Reply({}, 429, {"retry-after": after()}), Reply({"a": 1})])
-    with serve(lambda sent: next(replies)) as server:
+    def app(sent: Sent) -> Reply:
+        return Reply({"a": 1}) if len(server.requests) > 1 else Reply({}, 429, {"retry-after": after()})
+
+    with serve(app) as server:
         start = time.perf_counter()
         client_of(server).post("/x", {})
-        assert 0.9 < time.perf_counter() - start < 10
+        assert time.perf_counter() - start > 0.9
 
 
-def test_a_server_that_stays_busy_is_asked_no_more() -> None:
+def test_a_server_that_stays_busy_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.001)
     with serve(lambda sent: Reply({"error": "loading model"}, 503)) as server:
-        told = error_of(client_of(server, timeout=1.0))
-        n = len(server.requests)
-        assert 3 <= n <= 10
-        assert f"POST {server.url}/x answered 503 to {n} requests in " in told
+        told = error_of(client_of(server))
+        assert len(server.requests) == 10
+        assert f"POST {server.url}/x answered 503 to 10 requests in " in told
         assert told.endswith(' s, and is asked no more: {"error": "loading model"}')
 
 
 @pytest.mark.parametrize("after", ["3600", "999999999999", "soon", "Fri, 99 Foo", "-5"])
 def test_what_it_asks_for_is_bounded_by_the_timeout(after: str) -> None:
     with serve(lambda sent: Reply({}, 503, {"retry-after": after})) as server:
-        start = time.perf_counter()
-        error_of(client_of(server, timeout=0.5))
-        assert time.perf_counter() - start < 8
+        assert " s, and is asked no more: {}" in error_of(client_of(server, timeout=0.5))
         assert len(server.requests) == 1 or after not in ("3600",)
 
 
@@ -206,7 +205,7 @@ def test_a_server_that_starts_is_waited_for_a_little() -> None:
         f"{NAME}: POST http://127.0.0.1:{port}/x cannot connect: nobody listens there, or not yet (connection refused). Is the "
         "server running, and is the address right?"
     )
-    assert 0.03 < time.perf_counter() - start < 10
+    assert time.perf_counter() - start > 0.03
 
 
 def test_an_unknown_host_is_said() -> None:
@@ -268,42 +267,32 @@ def test_what_is_no_http_is_an_error(garbage: bytes) -> None:
 # -- timeouts ------------------------------------------------------------------------------------------------------------
 
 
-def hang(server_of: list[LocalServer]) -> Callable[[Sent], Reply]:
-    def app(sent: Sent) -> Reply:
-        server_of[0].wait(20)
-        return Reply({})
+def drip(start: bytes, *parts: bytes) -> Callable[[socket.socket], None]:
+    """Sends the last of ``parts`` until the client leaves, which it does long before it was sent a thousand times."""
 
-    return app
-
-
-def drip(start: bytes) -> Callable[[socket.socket], None]:
     def write(connection: socket.socket) -> None:
         connection.sendall(start)
-        for _ in range(100):
+        for part in (*parts, *[parts[-1]] * 1200):
+            connection.sendall(part)
             time.sleep(0.1)
-            connection.sendall(b" ")
 
     return write
 
 
 def test_a_server_that_hangs_times_out() -> None:
-    place: list[LocalServer] = []
-    with serve(hang(place)) as server:
-        place.append(server)
+    with serve(lambda sent: Reply(pause=HANGS_S)) as server:
         start = time.perf_counter()
         told = error_of(client_of(server, timeout=0.4))
         assert told == f"{NAME}: POST {server.url}/x did not answer completely within 0.4 s (--pot-server-timeout)"
-        assert 0.3 < time.perf_counter() - start < 8
-        assert len(server.requests) == 1
+        assert time.perf_counter() - start > 0.3
+        assert len(server.requests) <= 1
 
 
-@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nx:"])
+@pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n", b"HTTP/1.1 200 OK\r\nx:"])
 def test_so_does_one_that_sends_byte_after_byte(start: bytes) -> None:
-    with serve(lambda sent: Reply(raw=drip(start))) as server:
-        begin = time.perf_counter()
+    with serve(lambda sent: Reply(raw=drip(start, b" "))) as server:
         told = error_of(client_of(server, timeout=0.5))
         assert "did not answer completely within 0.5 s (--pot-server-timeout)" in told
-        assert time.perf_counter() - begin < 2
 
 
 # -- side by side --------------------------------------------------------------------------------------------------------
@@ -315,11 +304,12 @@ def test_requests_run_side_by_side_and_come_back_in_order() -> None:
 
     with serve(app) as server:
         client = client_of(server, concurrency=4)
+        server.together = 4
         assert client.side_by_side(lambda i: client.post("/x", {"i": i}).body["i"], range(24)) == list(range(24))
         assert server.most_at_once == 4
         assert len({sent.connection for sent in server.requests}) == 4
         assert client.side_by_side(lambda i: i, []) == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
+        assert no_threads_are_left()
 
 
 class Other(RuntimeError):
@@ -336,11 +326,11 @@ def test_the_first_error_is_raised_and_the_rest_is_not_begun() -> None:
         client.post("/x", {"i": i})
         return i
 
-    with serve(lambda sent: Reply({}, pause=0.2)) as server:
+    with serve(lambda sent: Reply({}, pause=0.0 if sent.body["i"] < 4 else HANGS_S)) as server:
         client = client_of(server, concurrency=2)
         with pytest.raises(Other, match="five"):
             client.side_by_side(ask, range(100))
-        assert len(begun) <= 7
+        assert sorted(begun) == list(range(6))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
@@ -367,7 +357,7 @@ def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None
         client = client_of(server, concurrency=2)
         with pytest.raises(Other, match="the first"):
             client.side_by_side(ask, range(2))
-        assert over.wait(10)
+        assert over.wait(HANGS_S)
         assert server.requests == []
         assert ends == [f"{NAME}: POST {server.url}/x was not sent: another request failed"]
         assert client.side_by_side(lambda i: client.post("/x", {}).body, range(3)) == [{}] * 3
@@ -376,7 +366,7 @@ def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None
 
 def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = threading.Event()
-    exchange = connections.Exchange(5.0, stopped.is_set)
+    exchange = connections.Exchange(60.0, stopped.is_set)
     with serve(lambda sent: Reply({})) as server:
         pool = connections.Connections(address.parse(server.url), None, most=1)
         connect = pool._sockets._system.connect_tcp
@@ -397,59 +387,61 @@ def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypat
 def test_fewer_than_it_may_run_where_a_caller_says_so() -> None:
     with serve(lambda sent: Reply({}, pause=0.05)) as server:
         client = client_of(server, concurrency=8)
+        server.together = 3
         client.side_by_side(lambda i: client.post("/x", {}), range(9), 3)
         assert server.most_at_once == 3
+        server.together = 8
         client.side_by_side(lambda i: client.post("/x", {}), range(20), 100)
         assert server.most_at_once == 8
 
 
 def test_what_runs_beside_an_error_is_cut() -> None:
-    place: list[LocalServer] = []
-    waits = hang(place)
-    with serve(lambda sent: Reply({"error": "no"}, 400, pause=0.2) if sent.body["i"] == 1 else waits(sent)) as server:
-        place.append(server)
-        client = client_of(server, timeout=30)
-        start = time.perf_counter()
+    with serve(lambda sent: Reply({"error": "no"}, 400) if sent.body["i"] == 1 else Reply(pause=2 * HANGS_S)) as server:
+        server.together = 8
+        client = client_of(server, timeout=2 * HANGS_S)
         with pytest.raises(PotError, match="answered 400"):
             client.side_by_side(lambda i: client.post("/x", {"i": i}), range(50))
-        assert time.perf_counter() - start < 10
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
+        assert no_threads_are_left()
+        assert len(server.requests) == 8
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["hangs", "is busy"])
-def test_an_interrupt_ends_all_at_once(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_ends_all_at_once(busy: bool) -> None:
     """Ctrl-C comes to the thread that waits."""
-    place: list[LocalServer] = []
-    waits = hang(place)
-    with serve(lambda sent: Reply({}, 503, {"retry-after": "20"}) if busy else waits(sent)) as server:
-        place.append(server)
-        client = client_of(server, timeout=30)
-        timer = threading.Timer(0.3, lambda: signal_main())
-        timer.start()
-        start = time.perf_counter()
+
+    def app(sent: Sent) -> Reply:
+        if len(server.requests) == 8 and server.requests[-1] is sent:  # the first one that all threads wait for
+            timer.start()
+        return Reply({}, 503, {"retry-after": "240"}) if busy else Reply(pause=2 * HANGS_S)
+
+    timer = threading.Timer(0.2, _thread.interrupt_main)
+    with serve(app) as server:
+        client = client_of(server, timeout=1000)
         with pytest.raises(KeyboardInterrupt):
             client.side_by_side(lambda i: client.post("/x", {"i": i}), range(50))
-        assert time.perf_counter() - start < 10
+        assert no_threads_are_left()
+        assert len(server.requests) == 8
         timer.join()
-        assert len(server.requests) <= 8
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
-
-
-def signal_main() -> None:
-    import _thread
-
-    _thread.interrupt_main()
 
 
 # -- streams -------------------------------------------------------------------------------------------------------------
 
 
-def chunked(*parts: bytes, end: bool = True, pause: float = 0.0, kind: bytes = b"text/event-stream") -> Reply:
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def chunk(part: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(part), part)
+
+
+def chunked(*parts: bytes, end: bool = True, pause: Callable[[], object] = lambda: None) -> Reply:
+    """``pause``: is called after each part."""
+
     def write(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\ntransfer-encoding: chunked\r\n\r\n")
+        connection.sendall(STREAM)
         for part in parts:
-            connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
-            time.sleep(pause)
+            connection.sendall(chunk(part))
+            pause()
         if end:
             connection.sendall(b"0\r\n\r\n")
         drop(connection)
@@ -461,9 +453,33 @@ def event(value: object) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-def events(reply: Reply, timeout: float = 5.0) -> list[Any]:
+def events(reply: Reply, timeout: float = 60.0, seen: Callable[[], None] = lambda: None) -> list[Any]:
+    """``seen``: is called for each event."""
     with serve(lambda sent: reply) as server:
-        return list(client_of(server, timeout).stream("/v1/completions", {"stream": True}))
+        read = []
+        for each in client_of(server, timeout).stream("/v1/completions", {"stream": True}):
+            read.append(each)
+            seen()
+        return read
+
+
+class Turns:
+    """A server sends an event once the client has seen the one before."""
+
+    def __init__(self) -> None:
+        self._n_seen = threading.Semaphore(0)
+        self.now = 0.0
+        """A clock for deadlines."""
+
+    def seen(self) -> None:
+        self._n_seen.release()
+
+    def wait(self) -> None:
+        assert self._n_seen.acquire(timeout=HANGS_S)
+        self.now += 20.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 TWO = [{"choices": [{"text": "a\u2028b"}]}, {"choices": [{"text": "c", "finish_reason": "length"}]}]
@@ -491,10 +507,9 @@ def test_other_servers_say_the_end_in_their_last_event(last: Any) -> None:
 
 
 def test_events_come_as_they_are_sent() -> None:
-    with serve(lambda sent: chunked(*map(event, [{"i": 1}, {"i": 2}, {"stop": True}]), pause=0.1)) as server:
-        start = time.perf_counter()
-        times = [time.perf_counter() - start for _ in client_of(server).stream("/x", {})]
-        assert times[0] < 0.1 < times[1] < 0.2 < times[2]
+    turns = Turns()
+    parts = [{"i": 1}, {"i": 2}, {"stop": True}]
+    assert events(chunked(*map(event, parts), pause=turns.wait), seen=turns.seen) == parts
 
 
 @pytest.mark.parametrize(
@@ -524,12 +539,17 @@ def test_a_stream_that_is_none_is_an_error(reply: Reply, message: str) -> None:
     assert "/v1/completions" in str(error.value)
 
 
-def test_a_stream_times_out_between_events_and_not_as_a_whole() -> None:
-    assert len(events(chunked(*[event({"i": i}) for i in range(8)], event({"stop": True}), pause=0.1), timeout=0.4)) == 9
+def test_a_stream_times_out_between_events_and_not_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+    with monkeypatch.context() as patches:
+        patches.setattr(connections, "time", turns)
+        parts = [*[event({"i": i}) for i in range(8)], event({"stop": True})]
+        assert len(events(chunked(*parts, pause=turns.wait), seen=turns.seen)) == 9
+        assert turns.now == 9 * 20 > 60
     with pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):
-        events(chunked(event({"i": 1}), event({"stop": True}), pause=1.0), timeout=0.3)
+        events(Reply(raw=drip(STREAM, chunk(event({"i": 1})), b"")), timeout=0.3)
     with pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):  # what keeps a connection alive is no event
-        events(chunked(event({"i": 1}), *[b": ping\n\n"] * 20, event({"stop": True}), pause=0.1), timeout=0.3)
+        events(Reply(raw=drip(STREAM, chunk(event({"i": 1})), chunk(b": ping\n\n"))), timeout=0.3)
 
 
 def test_the_connection_of_a_stream_is_used_again() -> None:
@@ -561,7 +581,7 @@ def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)
         assert client_of(server).get("/x").body == {"direct": True}
-        remote = Client("http://models.example:81", timeout=5)
+        remote = Client("http://models.example:81", timeout=60)
         assert remote.get("/x").body == {"proxy": "http://models.example:81/x"}
         assert len(proxy.requests) == 1
 
@@ -599,6 +619,6 @@ def test_certificates_that_cannot_be_read_are_said(variable: str, tmp_path: Any,
 
 @pytest.mark.parametrize("host", ["1.1.999.0", "9991xn--.", "z0_xn--255"])
 def test_a_name_that_no_host_has_is_said(host: str) -> None:
-    told = error_of(Client(f"http://{host}:80", timeout=5, name=NAME))
+    told = error_of(Client(f"http://{host}:80", timeout=60, name=NAME))
     assert told.startswith(f"{NAME}: POST http://{host}:80/x cannot connect: ")
     assert "is the address right?" in told.lower()

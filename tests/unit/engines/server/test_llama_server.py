@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +21,7 @@ from pytest_pot.engines.tokens import Tokens
 
 from ... import oracle
 from ...models import tiny
-from .local_server import LlamaApp, LocalServer, Reply, Sent, real, running
+from .local_server import LlamaApp, LocalServer, Reply, Sent, no_threads_are_left, real, running
 
 PLAIN = 5
 """The token that the servers have for the text "a"."""
@@ -89,7 +88,7 @@ def test_no_two_prompts_are_on_one_slot_at_a_time(model: PreTrainedModel) -> Non
     busy: dict[int, int] = {}
     most: list[int] = []
     lock = threading.Lock()
-    app = LlamaApp(model, delay=0.01)
+    app = LlamaApp(model)
 
     def watched(sent: Sent) -> Reply:
         if sent.path != "/completion":
@@ -104,6 +103,7 @@ def test_no_two_prompts_are_on_one_slot_at_a_time(model: PreTrainedModel) -> Non
         return reply
 
     with engine_of(watched) as (engine, server):
+        server.together = 2
         engine.top_k(BATCH * 6, 8)
         assert {body["id_slot"] for body in asked(server)} == {0, 1, 2, 3}
         assert server.most_at_once > 1
@@ -120,19 +120,18 @@ def test_after_an_error_no_prompt_is_begun(model: PreTrainedModel) -> None:
         if sent.path != "/completion" or sent.body is None or len(sent.body["prompt"]) == 1:
             return app(sent)  # what is asked at the opening
         if sent.body["prompt"][0] == 60:
-            return Reply({"error": "no"}, 400, {"server": "llama.cpp"}, pause=0.5)
-        reply = app(sent)
-        reply.pause = 3.0
-        return reply
+            return Reply({"error": "no"}, 400, {"server": "llama.cpp"})
+        server.hang()
+        return app(sent)
 
     bad = Tokens((60, *range(1, 20)), 4)  # the longest comes first
     with engine_of(slow) as (engine, server):
+        server.together = 4
         with pytest.raises(PotError, match="answered 400"):
             engine.top_k([*BATCH * 6, bad], 8)
-        time.sleep(0.2)
-        assert len(asked(server)) <= 4
+        assert no_threads_are_left()
+        assert len(asked(server)) == 4
         assert max(n_threads) == 4
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pot-server")]
 
 
 def silent(*tokens: int) -> Lie:

@@ -26,7 +26,7 @@ IDS = (504, 3575, 282, 4649, 314)
 
 @contextmanager
 def engine_of(app: App) -> Iterator[OpenAiEngine]:
-    config = ScoringConfig(top_k=10, server_timeout=20.0)
+    config = ScoringConfig(top_k=10, server_timeout=60.0)
     with serving(app) as url:
         loaded = load_model(f"openai+{url}", "candidate", config)
         with opened(loaded.model, "candidate", config) as engine:

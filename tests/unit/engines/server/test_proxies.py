@@ -58,12 +58,12 @@ def refusing(answer: Callable[[str], str]) -> Iterator[tuple[str, list[str]]]:
         thread.start()
         yield f"127.0.0.1:{listener.getsockname()[1]}", heads
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
+    thread.join(60)
 
 
 def told(url: str) -> str:
     with pytest.raises(PotError) as error:
-        Client(url, timeout=5).get("/x")
+        Client(url, timeout=60).get("/x")
     shown = str(error.value) + variables(error.value)
     assert "sesame" not in shown
     assert BASIC not in shown
@@ -74,7 +74,7 @@ def told(url: str) -> str:
 def test_user_and_password_are_sent_to_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(lambda sent: Reply({"path": sent.path})) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url.replace("://", f"://{LOGIN}@"))
-        assert Client(REMOTE, timeout=5).get("/x").body == {"path": f"{REMOTE}/x"}
+        assert Client(REMOTE, timeout=60).get("/x").body == {"path": f"{REMOTE}/x"}
         assert proxy.requests[0].headers["proxy-authorization"] == f"Basic {BASIC}"
 
 

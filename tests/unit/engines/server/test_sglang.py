@@ -29,7 +29,7 @@ TOKENS = Tokens((5, 6, 7, 8, 9, 10, VOCAB - 1, 12), 4)
 
 @contextmanager
 def engine_of(app: PlayingSglang, **fields: Any) -> Iterator[SglangEngine]:
-    config = ScoringConfig(**{"top_k": 10, "server_timeout": 20.0, **fields})
+    config = ScoringConfig(**{"top_k": 10, "server_timeout": 60.0, **fields})
     with serving(app) as url:
         loaded = load_model(f"sglang+{url}", "candidate", config)
         with opened(loaded.model, "candidate", config) as engine:

@@ -9,6 +9,8 @@ import pytest
 
 from pytest_pot.engines.server.side_by_side import side_by_side
 
+from .local_server import HANGS_S
+
 
 def test_results_come_in_the_order_of_the_items() -> None:
     def wait(i: int) -> int:
@@ -26,8 +28,10 @@ def test_one_at_a_time_needs_no_thread() -> None:
 
 
 def test_threads_are_named_and_joined() -> None:
+    meeting = threading.Barrier(3)
+
     def name(_: int) -> str:
-        time.sleep(0.02)
+        meeting.wait(HANGS_S)
         return threading.current_thread().name
 
     names = set(side_by_side(name, range(9), 3, lambda: None))
@@ -39,18 +43,23 @@ def test_threads_are_named_and_joined() -> None:
 def test_the_first_error_comes_out_as_it_is(error: BaseException) -> None:
     interrupts: list[int] = []
     begun: list[int] = []
+    interrupted = threading.Event()
 
     def fail(i: int) -> None:
         begun.append(i)
         if i == 2:
             raise error
-        time.sleep(0.05)
+        interrupted.wait(HANGS_S)
+
+    def interrupt() -> None:
+        interrupts.append(1)
+        interrupted.set()
 
     with pytest.raises(type(error)) as raised:
-        side_by_side(fail, range(100), 4, lambda: interrupts.append(1))
+        side_by_side(fail, range(100), 4, interrupt)
     assert raised.value is error
     assert interrupts == [1]
-    assert len(begun) < 9
+    assert len(begun) <= 4
 
 
 def test_no_interrupt_where_all_went_well() -> None:

@@ -41,7 +41,7 @@ EVIDENCE: dict[str, tuple[int, Callable[[Any], Any]]] = {
 
 @contextmanager
 def engine_of(app: App, **fields: Any) -> Iterator[VllmEngine]:
-    config = ScoringConfig(**{"top_k": 10, "server_timeout": 20.0, **fields})
+    config = ScoringConfig(**{"top_k": 10, "server_timeout": 60.0, **fields})
     with serving(app) as url:
         loaded = load_model(f"vllm+{url}", "candidate", config)
         with opened(loaded.model, "candidate", config) as engine:

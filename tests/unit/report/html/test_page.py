@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from pytest_pot.report.html.views import _LATENCY_DETAILS, _SCORE_DETAILS
 from pytest_pot.report.run_facts import run_facts
 from pytest_pot.scoring.position_statistics import DELTA_P_PERCENTILES
 
+from ....processor_time import in_yardsticks
 from .parsed import Page, check
 from .rows import error_row, latency_row, score_row, skipped_row, token
 
@@ -315,11 +315,10 @@ def test_a_page_of_a_thousand_gates_is_small_and_quick() -> None:
     rows = [score_row(f"test_{i}", score=random_.choice([0.02, 0.003])) for i in range(900)]
     rows += [latency_row(f"test_speed_{i}") for i in range(100)]
     html_report(rows[:2], RUN)  # templates are compiled
-    started = time.process_time()
-    source = html_report(rows, RUN)
-    took = time.process_time() - started
+    sources: list[str] = []
+    assert in_yardsticks(lambda: sources.append(html_report(rows, RUN)), 1) < 200, "about 2 s, and usually half a second"
+    [source] = sources
     assert len(source.encode()) < 5_000_000
-    assert took < 2
     page = check(source)
     assert len(page.all("table", "gates")[0].children[2].children) == 1000
     assert "plots and prompts of" in page.text
