@@ -176,10 +176,7 @@ class _Comparison:
         if len(rows_of(self.candidate)) == 1:
             return None
         # The print knows a sample only, which may lie on a coarser grid than all values; and samples are quickly compared.
-        sampled = self.grids.name(self.candidate)
-        if sampled in (None, "bfloat16", "float16", self.reference.grid):
-            return None
-        grid = self._grid
+        grid = self.grids.find_other(self.candidate, (None, "bfloat16", "float16", self.reference.grid))
         return grid if grid is not None and grid.lattice is not None and grid.name != self.reference.grid else None
 
     @cached_property
@@ -243,7 +240,7 @@ class _Comparison:
         for grid, (least, most) in ((self._new_lattice, _LATTICE_ERRORS), (self._new_precision, _PRECISION_ERRORS)):
             if grid is None or self._square is None:
                 continue
-            expected = grid.rounding_error(self.candidate)
+            expected = grid.own_rounding_error(self.candidate)
             if least * min(expected, self.reference.norm) <= estimate <= most * expected:
                 return replace(self.change(ChangeKind.ROUNDED, grid.name), expected=expected / self.reference.norm)
         if error is None or estimate > _PRECISION_ERRORS[1] * error:

@@ -23,8 +23,8 @@ _MIN_VALUES = 8
 
 def scaling(pair: TensorPair, differences: Differences) -> Finding | None:
     """One factor for all values; or that each row or column has its own, if most rows changed and most factors are not 1."""
-    a, b = (values.to(torch.float64) for values in pair.sample(differences.changed_rows))
-    stored = stored_dtype(b.to(pair.arithmetic), pair.candidate_dtype)
+    a, b = pair.sample(differences.changed_rows)
+    stored = stored_dtype(b, pair.candidate_dtype)
     factors = _fitting(a.reshape(1, -1), b.reshape(1, -1), 1, stored)
     if factors is not None:
         return Finding(ChangeKind.SCALED, amount=float(factors)) if _all_close(pair, factors, stored) else None
@@ -40,9 +40,11 @@ def scaling(pair: TensorPair, differences: Differences) -> Finding | None:
 
 def _fitting(a: Tensor, b: Tensor, dim: int, stored: torch.dtype) -> Tensor | None:
     """Factors along ``dim`` that explain a sample, if there are such and rounding does not explain it."""
-    factors = _factors(a[:_FIRST, :_FIRST], b[:_FIRST, :_FIRST], dim, stored)  # most fail on the first few values
-    if bool(factors.isfinite().all()):
-        factors = _factors(a, b, dim, stored)
+    first, first_of_b = (values[:_FIRST, :_FIRST].to(torch.float64) for values in (a, b))
+    if not bool(_factors(first, first_of_b, dim, stored).isfinite().all()):  # most fail on the first few values
+        return None
+    a, b = a.to(torch.float64), b.to(torch.float64)
+    factors = _factors(a, b, dim, stored)
     if not bool(factors.isfinite().all()):
         return None
     counts = torch.count_nonzero(a, dim=dim)
