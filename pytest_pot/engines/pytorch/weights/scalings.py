@@ -15,7 +15,7 @@ __all__ = ["scaling"]
 _MAX_ERROR = 0.55
 """How far a product may be off, in steps of the format. Rounding to nearest is off by at most 0.5; a second rounding to a finer
 format before it adds a little. A change to the next number of the format is off by 1, and so a factor does not explain it."""
-_FIRST = 64
+_FIRST = 16
 """Rows and columns of a sample that are looked at first."""
 _MIN_VALUES = 8
 """Nonzero values that each factor has to explain. Fewer may be multiples of each other by chance."""
