@@ -83,6 +83,8 @@ class Delays:
     """What was sent to it."""
     busiest: int = 0
     """The most requests at a time."""
+    hung: bool = False
+    """Whether a stall lasted until nobody waits any more."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -179,8 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not delays.simulated:
                 time.sleep(max(0.0, now - time.perf_counter()))
             extra = delays.extra.get(sent)
-            if extra == "stall" and delays.stalls():
-                delays.ended.wait(HANGS_S)
+            if extra == "stall" and delays.stalls() and not delays.ended.wait(HANGS_S):
+                delays.hung = True
             if extra == "cut":
                 self.close_connection = True
                 return now

@@ -39,7 +39,7 @@ def diagnosis_of(
         config: how the reference is opened.
         baseline: the recorded reference, if the candidate was compared with one.
         progress: shown the steps of the diagnosis.
-        seconds: how long the gate took.
+        seconds: how long the gate took, in seconds of the processor for this thread.
     """
     try:
         progress(0, 0, _STAGE)  # a reference that has yet to be loaded may take a while

@@ -19,7 +19,7 @@ from pytest_pot.engines.pytorch.weights.extent import one_value, pruning, what_d
 from pytest_pot.engines.pytorch.weights.finding import Finding
 from pytest_pot.engines.pytorch.weights.grids import GridSearch
 from pytest_pot.engines.pytorch.weights.low_rank import low_rank
-from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair
+from pytest_pot.engines.pytorch.weights.pairs import Differences, TensorPair, spread
 from pytest_pot.engines.pytorch.weights.precisions import dtype_name, stored_dtype
 from pytest_pot.engines.pytorch.weights.rearrangements import rearrangement
 from pytest_pot.engines.pytorch.weights.roundings import float_rounding, grid_rounding
@@ -30,6 +30,8 @@ __all__ = ["brief_change_between", "change_between"]
 
 _UNRELATED = 0.5
 """Relative size of a change from which on a transposed tensor may as well hold other values."""
+_FIRST = 4
+"""Rows that are looked at before a sample."""
 
 
 @torch.no_grad()
@@ -155,7 +157,10 @@ def _as_stored(pair: TensorPair) -> TensorPair:
 
     A conversion may permute and round at once, and pruning may come with rounding. Rounding commutes with both.
     """
-    _, values = pair.sample(torch.arange(pair.n_matrices * pair.n_rows))
+    rows = torch.arange(pair.n_matrices * pair.n_rows)
+    _, values = pair.rows(spread(rows, _FIRST))  # reject most formats
+    if stored_dtype(values, pair.candidate_dtype) != pair.candidate_dtype:
+        _, values = pair.sample(rows)
     stored = stored_dtype(values, pair.candidate_dtype)
     return pair if stored in (pair.reference_dtype, torch.float32, torch.float64) else pair.rounded(stored)
 

@@ -7,7 +7,8 @@ in the same way, and so the grids of those before are tried first: one fit of a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,11 +52,16 @@ class Grid:
     choices: Tensor | None = None
     scale: float | None = None
     """Of a grid per tensor."""
+    error: float | None = None
+    """:meth:`rounding_error` in the tensor that this grid was found in, where checking it showed that."""
 
     def rounding_error(self, values: Tensor) -> float:
         """The norm of the errors that rounding to this grid makes in a tensor like ``values``, if they are spread evenly."""
         total = 0.0
         for groups in (self.layout or Layout("row")).blocks(rows_of(values)):
+            if isinstance(self.lattice, Evenly):  # all steps of a group are as large as its scale
+                total += _squares_of_steps(groups, self.fits(groups))
+                continue
             if self.layout is None or self.lattice is None:
                 info = torch.finfo(PRECISIONS[self.name][0])
                 spacing = info.eps * torch.exp2(groups.abs().clamp_min(info.tiny).log2().floor())
@@ -66,6 +72,10 @@ class Grid:
                 spacing = self.lattice.spacing(self.lattice.nearest(units)) * scales
             total += float(spacing.square().sum())
         return math.sqrt(total / 12)
+
+    def own_rounding_error(self, values: Tensor) -> float:
+        """:meth:`rounding_error` in the tensor that the grid was found in, where that may be known already."""
+        return self.rounding_error(values) if self.error is None else self.error
 
     def fits(self, groups: Tensor) -> Fits:
         if self.lattice is None:
@@ -107,9 +117,28 @@ class GridSearch:
         rows = rows_of(values.detach())[:, :LONGEST]
         if len(rows) == 1:
             return precision_of(rows)
-        count = max(_SAMPLED // rows.shape[1], _MIN_SAMPLED_ROWS)
-        grid = self._find(rows, None if len(rows) <= count else rows[spread(len(rows), count, rows.device)])
+        grid = self._find(rows, _sampled(rows))
         return grid.name if grid else None
+
+    @torch.no_grad()
+    def find_other(self, values: Tensor, names: Collection[str | None]) -> Grid | None:
+        """:meth:`find`, of a matrix; None where :meth:`name` is one of ``names``, which takes less time."""
+        rows = rows_of(values.detach())
+        sample = _sampled(rows[:, :LONGEST]) if rows.dtype == torch.float32 else None
+        if sample is not None and precision_of(sample) is None:
+            unit = PRECISIONS["float32"][1]
+            for grid in self.earlier:
+                candidate = _again(grid, sample, rows[:, :LONGEST], unit)
+                if candidate is None:
+                    continue
+                if grid.name in names:
+                    return None
+                # The sample of rows has shown what one of the whole tensor would, but for the scale of all of it.
+                if candidate.layout.by != "tensor" and (found := _on_all(candidate, rows, unit)):
+                    self._remember(found)
+                    return found
+                break
+        return None if self.name(values) in names else self.find(values)
 
     def _find(self, whole: Tensor, sample: Tensor | None = None) -> Grid | None:
         """The grid of the rows of a whole tensor; if there is a sample of them, all that is asked for is its grid."""
@@ -137,6 +166,12 @@ class GridSearch:
     def _remember(self, grid: Grid) -> None:
         others = [each for each in self.earlier if each.name != grid.name]
         self.earlier = [grid, *others][:_REMEMBERED]
+
+
+def _sampled(rows: Tensor) -> Tensor | None:
+    """Some of ``rows``, spread over them; None if there are few."""
+    count = max(_SAMPLED // rows.shape[1], _MIN_SAMPLED_ROWS)
+    return None if len(rows) <= count else rows[spread(len(rows), count, rows.device)]
 
 
 def find_grid(values: Tensor) -> Grid | None:
@@ -215,9 +250,16 @@ def _on_all(candidate: Candidate, rows: Tensor, unit: float) -> Grid | None:
         choices=quick[counts.argsort(descending=True)][:2] if len(quick) else None,
         scale=float(candidate.fits.scales[0]) if layout.by == "tensor" else None,
     )
+    squares = 0.0
     for groups in layout.blocks(rows):
         fits = grid.fits(groups)
         within = not isinstance(lattice, Evenly) or float((fits.highest - fits.lowest).max()) <= MAX_LEVELS
         if not within or not bool(fits.fitting.all()):
             return None
-    return grid
+        squares += _squares_of_steps(groups, fits)
+    return replace(grid, error=math.sqrt(squares / 12)) if isinstance(lattice, Evenly) else grid
+
+
+def _squares_of_steps(groups: Tensor, fits: Fits) -> float:
+    """Summed over all values, for a lattice whose steps are as large as its scale."""
+    return groups.shape[1] * float(fits.scales.square().sum())

@@ -44,6 +44,8 @@ _SMALLEST = 2.0**-120
 """Instead of 0, so that 0 is a multiple of everything."""
 _FINE = 2.0**-20
 """Relative rounding errors up to which a scale is known well enough to tell all multiples."""
+_STEPS_OFF = 2
+"""How many float32 numbers a value may be away from the lattice: the largest number of steps that a margin allows."""
 _CHOICE_BITS = 5.0
 """The evidence that is lost because the best of some 30 scales is taken."""
 
@@ -223,8 +225,10 @@ def fit_at_once(groups: Tensor, lattice: Lattice, unit: float, choices: Tensor |
     scales = lattice.scales(smallest, largest)[:, choices[:1]]
     usable = (scales > 0) & scales.isfinite() & (lattice.levels(smallest, largest, scales) <= MAX_LEVELS)
     safe = torch.where(usable, scales, 1.0)
-    errors = torch.addcmul(groups, (groups / safe).round_(), safe, value=-1).abs_()
-    fitting = usable[:, 0] & (errors <= _margins(groups, lattice, unit)).all(dim=-1)
+    # Between numbers of one sign, the difference of their bits counts the float32 numbers from one to the other.
+    steps = (groups / safe).round_().mul_(safe).view(torch.int32).sub_(groups.view(torch.int32))
+    off = torch.maximum(steps.amax(dim=-1), -steps.amin(dim=-1))
+    fitting = usable[:, 0] & (off <= _STEPS_OFF)
     lowest, highest = (torch.where(fitting, (end / safe)[:, 0].round(), 0.0) for end in (smallest, largest))
     return Fits(
         fitting=fitting,

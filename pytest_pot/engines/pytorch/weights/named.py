@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,8 +92,8 @@ class NamedWeights:
     def change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
         other_name = None if name == reference_name else name
         if isinstance(reference, WeightsPrint):
-            before = reference.tensors[reference_name]
-            return change_since(before, self.values(name), reference_name, other_name, self.digest(name), self._grids)
+            before, digest = reference.tensors[reference_name], partial(self.digest, name)
+            return change_since(before, self.values(name), reference_name, other_name, digest, self._grids)
         if isinstance(reference, NamedWeights):
             return change_between(reference.values(reference_name), self.values(name), reference_name, other_name, self._grids)
         raise NotImplementedError
@@ -101,7 +101,7 @@ class NamedWeights:
     def brief_change(self, name: str, reference: Weights | WeightsPrint, reference_name: str) -> TensorChange | None:
         other_name = None if name == reference_name else name
         if isinstance(reference, WeightsPrint):
-            change = brief_change_since(reference.tensors[reference_name], self.values(name), self.digest(name))
+            change = brief_change_since(reference.tensors[reference_name], self.values(name), partial(self.digest, name))
         elif isinstance(reference, NamedWeights):
             change = brief_change_between(reference.values(reference_name), self.values(name))
         else:

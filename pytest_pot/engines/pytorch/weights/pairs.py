@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from pytest_pot.engines.pytorch.weights.plain_values import count_zeros
 from pytest_pot.engines.pytorch.weights.precisions import to_format
 
 __all__ = ["Differences", "TensorPair", "layout", "spread", "values_at_once"]
@@ -49,7 +51,7 @@ class Differences:
     n_changed: int
     """How many values differ."""
 
-    @property
+    @cached_property
     def changed_rows(self) -> Tensor:
         """The indices of the rows that differ."""
         return self.difference.nonzero()[:, 0]
@@ -84,6 +86,7 @@ class TensorPair:
         self._reference = reference.detach().reshape(-1, self.n_columns)
         self._candidate = candidate.detach().reshape(-1, self.n_columns)
         self.rounding = rounding
+        self._sampled: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         # Apple's GPUs have no float64 and share the CPU's memory.
         self.device = torch.device("cpu") if candidate.device.type == "mps" else candidate.device
         short = all(dtype.is_floating_point and dtype.itemsize <= 4 for dtype in (reference.dtype, candidate.dtype))
@@ -119,8 +122,11 @@ class TensorPair:
         return self._read(self._reference[first:last, indices.to(self._reference.device)], self.rounding)
 
     def sample(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Up to some 60 000 values of both, in whole rows that are spread over ``rows``."""
-        return self.rows(spread(rows, max(_MIN_SAMPLED_ROWS, _SAMPLED // self.n_columns)))
+        """Up to some 60 000 values of both, in whole rows that are spread over ``rows``. The last sample is kept, because each
+        search asks for the same one."""
+        if self._sampled is None or self._sampled[0] is not rows:
+            self._sampled = rows, self.rows(spread(rows, max(_MIN_SAMPLED_ROWS, _SAMPLED // self.n_columns)))
+        return self._sampled[1]
 
     def _read(self, values: Tensor, rounding: torch.dtype | None = None) -> Tensor:
         values = values.to(self.device).to(self.arithmetic)
@@ -152,7 +158,7 @@ class TensorPair:
         n_changed = 0
         for start, a, b in self.chunks():
             difference = b - a
-            n_changed += int(torch.count_nonzero(difference))
+            n_changed += difference.numel() - int(count_zeros(difference))
             for sums, values in zip(squares, (a, b, difference), strict=True):
                 sums[start : start + len(a)] = torch.linalg.vector_norm(values, dim=1)
         squares.square_()

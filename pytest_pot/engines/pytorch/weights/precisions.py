@@ -13,6 +13,8 @@ __all__ = ["FORMATS", "cast_error", "dtype_name", "dtype_of", "includes", "spaci
 
 FORMATS = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16, torch.float32)
 """From the coarsest to the finest."""
+_FIRST = 4
+"""Rows that are looked at before all of a sample: they reject most formats."""
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -33,8 +35,9 @@ def stored_dtype(values: Tensor, dtype: torch.dtype) -> torch.dtype:
     all of them have it, for a model that is kept in float32 may have been saved in bfloat16."""
     if dtype in (torch.bfloat16, torch.float16):
         return dtype
+    first = values[:_FIRST]
     for half in (torch.bfloat16, torch.float16):
-        if torch.equal(to_format(values, half), values):
+        if torch.equal(to_format(first, half), first) and torch.equal(to_format(values, half), values):
             return half
     return dtype if dtype.is_floating_point else torch.float64
 

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor
 
 from pytest_pot.engines.distributions import Floats
+from pytest_pot.engines.pytorch.weights.plain_values import count_zeros
 from pytest_pot.engines.weights import TensorInfo, TensorPrint
 
-__all__ = ["PROJECTIONS", "Sums", "digest_of", "print_from", "print_of", "projection_of", "sums_of"]
+__all__ = ["PROJECTIONS", "Sums", "digest_of", "norms_differ", "print_from", "print_of", "projection_of", "sums_of"]
 
 PROJECTIONS = 16
 _WIDTH, _BLOCK = 4096, 64
@@ -40,6 +41,8 @@ _DIGEST_VALUES, _DIGEST_VALUES_ON_GPU = 1 << 18, 1 << 20
 """Values that are hashed at a time: what fits into a processor's cache, and what a copy from a GPU pays for."""
 _BLOCKS_ON_GPU = 64
 """Blocks of one step on a GPU, 16 million values; elsewhere one, which fits into a processor's cache."""
+_NORM_ERROR, _LEAST_NORM = 1e-5, 1e-10
+"""Ten times the relative error of a norm in float32, in rows; and the norm from which on it is that small."""
 _MAX_ZEROS = 2**32 - 1
 _MAX_INTEGER = 2**15 - 1
 
@@ -119,6 +122,20 @@ def digest_of(values: Tensor) -> bytes:
     return sha256.digest()[:_DIGEST_BYTES]
 
 
+def norms_differ(values: Tensor, reference: TensorPrint) -> bool:
+    """Whether ``values`` have another norm than the tensor that ``reference`` is a print of. Their digests then differ as well,
+    and take fifteen times as long. Norms that are nearly the same, or not finite, tell nothing."""
+    values = _plain(values)
+    squares = torch.zeros((), dtype=torch.float64)
+    for chunk in _chunks(values, _DIGEST_VALUES if values.device.type == "cpu" else _DIGEST_VALUES_ON_GPU):
+        whole = len(chunk) // _WIDTH * _WIDTH
+        for part in (chunk[:whole].view(-1, _WIDTH), chunk[whole:].view(1, -1)):
+            squares += torch.linalg.vector_norm(part.float(), dim=1).cpu().double().square().sum()
+    norm = float(squares.sqrt())
+    smaller, larger = sorted((norm, reference.norm))
+    return _LEAST_NORM < larger < math.inf and larger - smaller > _NORM_ERROR * larger
+
+
 def _fit_float32(values: Tensor) -> bool:
     for chunk in _chunks(values, _DIGEST_VALUES):
         rounded = chunk.to(torch.float32).to(torch.float64)
@@ -150,7 +167,7 @@ def _sums(values: Tensor, device: torch.device, n_blocks: int) -> Sums:
         used = rows[:n_used]
         used.view(-1)[: len(chunk)].copy_(chunk)
         used.view(-1)[len(chunk) :].zero_()
-        zeros += _n_zeros(used.view(-1)[: len(chunk)])
+        zeros += count_zeros(used.view(-1)[: len(chunk)])
         if values.dtype == torch.float64:  # no square of another type is infinite
             used.masked_fill_(used.isinf(), math.nan).clamp_(-_LARGEST, _LARGEST)
         _mix(used, mixing)
@@ -162,12 +179,6 @@ def _sums(values: Tensor, device: torch.device, n_blocks: int) -> Sums:
         norm = math.nan
         projection.fill_(math.nan)
     return Sums(norm, int(zeros), projection.cpu().numpy())
-
-
-def _n_zeros(values: Tensor) -> Tensor | int:
-    if values.device.type != "cpu":
-        return len(values) - torch.count_nonzero(values)
-    return int(np.count_nonzero(values.numpy() == 0))  # on CPUs twice as fast as torch
 
 
 def _mix(rows: Tensor, mixing: Tensor) -> None:

@@ -16,7 +16,7 @@ What cannot be told:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -29,7 +29,7 @@ from pytest_pot.engines.pytorch.weights.grids import Grid, GridSearch, find_prec
 from pytest_pot.engines.pytorch.weights.layouts import rows_of
 from pytest_pot.engines.pytorch.weights.plain_values import count_not_finite, largest_of
 from pytest_pot.engines.pytorch.weights.precisions import cast_error, dtype_name, dtype_of, includes
-from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, sums_of
+from pytest_pot.engines.pytorch.weights.prints import Sums, digest_of, norms_differ, sums_of
 from pytest_pot.engines.pytorch.weights.rotary_orders import rotary_orders
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorPrint
 
@@ -70,7 +70,7 @@ def change_since(
     candidate: Tensor,
     name: str = "",
     candidate_name: str | None = None,
-    digest: bytes | None = None,
+    digest: Callable[[], bytes] | None = None,
     grids: GridSearch | None = None,
 ) -> TensorChange | None:
     """How ``candidate`` differs from the tensor that ``reference`` is a print of; None where all values are equal, whatever the
@@ -81,18 +81,22 @@ def change_since(
         candidate: a tensor of the same shape, or of the transposed one.
         name: the reference's name for it.
         candidate_name: the candidate's, where it is another one.
-        digest: the candidate's digest, if it is known.
+        digest: tells the candidate's digest, if it may be known already.
         grids: the search for the grids of the candidate's tensors, which is faster for each if it is one search for all.
     """
     candidate = candidate.detach()
-    if digest is None:
-        digest = digest_of(candidate)
     same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
-    if digest == reference.digest and same_shape:
+    if same_shape and _are_equal(reference, candidate, digest):
         return None
     comparison = _Comparison(reference, candidate if same_shape else candidate.mT, grids or GridSearch())
     change = comparison.result() if same_shape else comparison.as_transposed() or comparison.change(ChangeKind.CHANGED)
     return replace(change, name=name, candidate_name=candidate_name)
+
+
+def _are_equal(reference: TensorPrint, candidate: Tensor, digest: Callable[[], bytes] | None) -> bool:
+    if norms_differ(candidate, reference):
+        return False
+    return (digest_of(candidate) if digest is None else digest()) == reference.digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +180,7 @@ class _Comparison:
         if len(rows_of(self.candidate)) == 1:
             return None
         # The print knows a sample only, which may lie on a coarser grid than all values; and samples are quickly compared.
-        sampled = self.grids.name(self.candidate)
-        if sampled in (None, "bfloat16", "float16", self.reference.grid):
-            return None
-        grid = self._grid
+        grid = self.grids.find_other(self.candidate, (None, "bfloat16", "float16", self.reference.grid))
         return grid if grid is not None and grid.lattice is not None and grid.name != self.reference.grid else None
 
     @cached_property
@@ -244,7 +245,7 @@ class _Comparison:
         for grid, (least, most) in ((self._new_lattice, _LATTICE_ERRORS), (self._new_precision, _PRECISION_ERRORS)):
             if grid is None or self._square is None:
                 continue
-            expected = grid.rounding_error(self.candidate)
+            expected = grid.own_rounding_error(self.candidate)
             if least * min(expected, self.reference.norm) <= estimate <= most * expected:
                 return replace(self.change(ChangeKind.ROUNDED, grid.name), expected=expected / self.reference.norm)
         if error is None or estimate > _PRECISION_ERRORS[1] * error:
@@ -282,12 +283,12 @@ class _Comparison:
 
 
 @torch.no_grad()
-def brief_change_since(reference: TensorPrint, candidate: Tensor, digest: bytes) -> TensorChange | None:
-    """As :func:`change_since`, without the search for the kind: one pass, and ``digest``, the candidate's. Names are left
-    empty."""
+def brief_change_since(reference: TensorPrint, candidate: Tensor, digest: Callable[[], bytes]) -> TensorChange | None:
+    """As :func:`change_since`, without the search for the kind: one pass, and one for the candidate's ``digest`` where that is
+    needed. Names are left empty."""
     candidate = candidate.detach()
     same_shape = tuple(candidate.shape) == tuple(reference.info.shape)
-    if digest == reference.digest and same_shape:
+    if same_shape and _are_equal(reference, candidate, digest):
         return None
     comparison = _Comparison(reference, candidate if same_shape else candidate.mT)
     found = next((change for change in comparison.at_once() if change is not None), None)

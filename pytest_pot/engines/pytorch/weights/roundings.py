@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,16 +33,20 @@ compensate errors have up to 2. Other weights that were rounded to 2 bits, the c
 _MIN_ERROR = 1e-3
 """Root mean square of the difference over the standard deviation from which on a grid is searched for. 256 levels that span two
 standard deviations, the least, make errors of 2.3e-3; half of that leaves room for values that lie on the grid already."""
-_WORST_ROWS, _COMPARED_ROWS = 8, 16
+_WORST_ROWS, _COMPARED_ROWS, _FIRST_ROWS = 8, 16, 4
+_LOOKED_AT = 5
+"""Of so many values, one is looked for among all."""
 
 
 def float_rounding(pair: TensorPair, differences: Differences) -> Finding | None:
     """The float format that gives the candidate when the reference is rounded to it."""
     a, b = pair.sample(differences.changed_rows)
+    first = slice(_FIRST_ROWS)  # they reject most formats
     for dtype in sorted(FORMATS, key=lambda dtype: dtype != pair.candidate_dtype):
-        if torch.equal(to_format(a, dtype), b) and pair.rounded(dtype).equal():
+        explains = all(torch.equal(to_format(a[part], dtype), b[part]) for part in (first, slice(None)))
+        if explains and pair.rounded(dtype).equal():
             return Finding(ChangeKind.ROUNDED, dtype_name(dtype))
-    if pair.arithmetic == torch.float32 and torch.equal(_cut_off(a), b):
+    if pair.arithmetic == torch.float32 and torch.equal(_cut_off(a[first]), b[first]) and torch.equal(_cut_off(a), b):
         cut_off = all(torch.equal(_cut_off(a), b) for _, a, b in pair.chunks())
         return Finding(ChangeKind.ROUNDED, "bfloat16 by truncation") if cut_off else None
     return None
@@ -87,6 +92,11 @@ def _explains(grid: Grid, a: Tensor, b: Tensor, least: float) -> bool:
     return _share_to_nearest(a, b) >= _MIN_SHARE_TO_NEAREST
 
 
+def _sorted(values: Tensor) -> Tensor:
+    """Along the last dimension; on CPUs, numpy is four to seven times as fast."""
+    return values.sort(dim=-1).values if values.device.type != "cpu" else torch.from_numpy(np.sort(values.numpy(), axis=-1))
+
+
 def _units(values: Tensor, grid: str) -> Tensor:
     """``values`` [rows, columns] as [units, values]: each unit has its own numbers on the grid."""
     if values.shape[1] == 1 or "per tensor" in grid:
@@ -101,9 +111,11 @@ def _units(values: Tensor, grid: str) -> Tensor:
 
 
 def _share_to_nearest(a: Tensor, b: Tensor) -> float:
-    """Of the values of ``a`` [units, values] that changed, the share that went to the nearest value in their unit of ``b``."""
-    levels = b.sort(dim=-1).values
-    above = torch.searchsorted(levels, a.contiguous()).clamp_max(levels.shape[-1] - 1)
+    """Of the values of ``a`` [units, values] that changed, the share that went to the nearest value in their unit of ``b``.
+    One in five is looked at."""
+    levels = _sorted(b)
+    a, b = (values[:, ::_LOOKED_AT].contiguous() for values in (a, b))
+    above = torch.searchsorted(levels, a).clamp_max(levels.shape[-1] - 1)
     below = (above - 1).clamp_min(0)
     distances = torch.minimum((a - levels.gather(-1, above)).abs(), (a - levels.gather(-1, below)).abs())
     changes = (b - a).abs()

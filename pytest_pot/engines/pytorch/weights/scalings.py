@@ -15,7 +15,7 @@ __all__ = ["scaling"]
 _MAX_ERROR = 0.55
 """How far a product may be off, in steps of the format. Rounding to nearest is off by at most 0.5; a second rounding to a finer
 format before it adds a little. A change to the next number of the format is off by 1, and so a factor does not explain it."""
-_FIRST = 64
+_FIRST = 16
 """Rows and columns of a sample that are looked at first."""
 _MIN_VALUES = 8
 """Nonzero values that each factor has to explain. Fewer may be multiples of each other by chance."""
@@ -23,8 +23,8 @@ _MIN_VALUES = 8
 
 def scaling(pair: TensorPair, differences: Differences) -> Finding | None:
     """One factor for all values; or that each row or column has its own, if most rows changed and most factors are not 1."""
-    a, b = (values.to(torch.float64) for values in pair.sample(differences.changed_rows))
-    stored = stored_dtype(b.to(pair.arithmetic), pair.candidate_dtype)
+    a, b = pair.sample(differences.changed_rows)
+    stored = stored_dtype(b, pair.candidate_dtype)
     factors = _fitting(a.reshape(1, -1), b.reshape(1, -1), 1, stored)
     if factors is not None:
         return Finding(ChangeKind.SCALED, amount=float(factors)) if _all_close(pair, factors, stored) else None
@@ -40,9 +40,11 @@ def scaling(pair: TensorPair, differences: Differences) -> Finding | None:
 
 def _fitting(a: Tensor, b: Tensor, dim: int, stored: torch.dtype) -> Tensor | None:
     """Factors along ``dim`` that explain a sample, if there are such and rounding does not explain it."""
-    factors = _factors(a[:_FIRST, :_FIRST], b[:_FIRST, :_FIRST], dim, stored)  # most fail on the first few values
-    if bool(factors.isfinite().all()):
-        factors = _factors(a, b, dim, stored)
+    first, first_of_b = (values[:_FIRST, :_FIRST].to(torch.float64) for values in (a, b))
+    if not bool(_factors(first, first_of_b, dim, stored).isfinite().all()):  # most fail on the first few values
+        return None
+    a, b = a.to(torch.float64), b.to(torch.float64)
+    factors = _factors(a, b, dim, stored)
     if not bool(factors.isfinite().all()):
         return None
     counts = torch.count_nonzero(a, dim=dim)

@@ -106,9 +106,19 @@ def test_progress_goes_on_without_time() -> None:
     assert {of for _, of in calls} == {23}
 
 
+def test_waiting_for_the_processor_takes_nothing_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    for clock in ("monotonic", "perf_counter", "time", "process_time"):  # other processes and threads are computing
+        monkeypatch.setattr(f"time.{clock}", lambda: now)
+    budget = TimeBudget(20.0)
+    with budget.counted():
+        now += 1000.0
+    assert not budget.spent(0.5)
+
+
 def test_only_what_is_counted_takes_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr("time.thread_time", lambda: now)
     budget = TimeBudget(6.0)
     now = 100.0
     assert not budget.spent(0.5)

@@ -66,12 +66,13 @@ def test_groups_that_fit_at_once_fit(largest: int) -> None:
     groups[7, 3] *= 1.001
     groups[8] = 0.0
     groups[9, 5] = math.nan
+    groups[10, 5] = (groups[10:, 5].view(torch.int32)[0] + 6).view(torch.float32)  # six float32 numbers further
     choices = fit(groups[:7], Evenly(), 2.0**-24).choices.unique()
     quick = fit_at_once(groups, Evenly(), 2.0**-24, choices)
     whole = fit(groups, Evenly(), 2.0**-24, choices=choices)
     assert quick is not None
     fitting = quick.fitting
-    assert not fitting[7:10].any()
+    assert not fitting[7:11].any()
     assert int(fitting.sum()) >= 290
     assert bool(whole.fitting[fitting].all())
     torch.testing.assert_close(quick.scales[fitting], whole.scales[fitting], rtol=3e-7, atol=0)
@@ -284,3 +285,19 @@ def test_the_lattice_of_a_vector_is_not_named() -> None:
     assert grid_of(vector) == "4 bits per tensor"
     assert GridSearch().name(vector) is None
     assert GridSearch().name(vector.bfloat16().float()) == "bfloat16"
+
+
+def test_the_grid_of_a_sample_leads_to_that_of_the_tensor() -> None:
+    search = GridSearch()
+    first = search.find(symmetric(normal(400, 256), 256, 127))
+    same, other = symmetric(normal(400, 256, seed=1), 256, 127), symmetric(normal(400, 256, seed=2), 32, 7)
+    off = same.clone()
+    off[200, 200] *= 1.001
+    assert first is not None
+    for values, name in ((same, first.name), (other, "4 bits in groups of 32"), (off, None), (normal(400, 256), None)):
+        grid = search.find_other(values, ())
+        assert (grid.name if grid else None) == name
+        assert search.find_other(values, ("8 bits per row", "4 bits in groups of 32")) is None
+        if grid is not None:
+            assert grid.error is not None
+            assert grid.error == pytest.approx(grid.rounding_error(values))

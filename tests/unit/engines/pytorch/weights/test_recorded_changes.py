@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.changes import change_between
 from pytest_pot.engines.pytorch.weights.grids import GridSearch, find_grid
-from pytest_pot.engines.pytorch.weights.prints import print_of
+from pytest_pot.engines.pytorch.weights.prints import digest_of, print_of
 from pytest_pot.engines.pytorch.weights.recorded_changes import change_since
 from pytest_pot.engines.weights import ChangeKind, TensorChange, TensorInfo, TensorPrint
 
@@ -307,3 +307,28 @@ def test_sizes_are_within_40_percent() -> None:
             n_cases += 1
             n_right += 0.6 * exact <= result.relative <= 1.4 * exact
     assert n_right / n_cases >= 0.95
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1.0, 1e30])
+def test_equal_values_of_any_size_are_equal(size: float) -> None:
+    values = normal(9, 5000) * size
+    assert change(values, values.clone()) is None
+    assert change(values, values.double()) is None
+
+
+def test_another_norm_tells_that_values_differ() -> None:
+    reference = normal(96, 160)
+    asked: list[bool] = []
+
+    def digest_was_read(candidate: Tensor) -> bool:
+        def digest() -> bytes:
+            asked.append(True)
+            return digest_of(candidate)
+
+        asked.clear()
+        change_since(recorded(reference), candidate, digest=digest)
+        return bool(asked)
+
+    assert not digest_was_read(reference * 1.0001)
+    for candidate in (reference, reference.flip(0), with_rows(reference, slice(1), torch.nan)):
+        assert digest_was_read(candidate)
