@@ -7,23 +7,19 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from pot_docs.tables import commands_of
-from pytest_pot import builtin_prompts
 from pytest_pot.__main__ import _parser
 from pytest_pot.core.config import PRESETS
-from pytest_pot.core.names import DEFAULT_PRESET, METRICS
-from pytest_pot.gates.verdict.limits import DEFAULT_MAX_OUTLIERS, DEFAULT_MAX_TAIL, TOLERANCES, Verdict, identity_limits
-from pytest_pot.gates.verdict.sequential import SequentialTest
+from pytest_pot.core.names import METRICS
+from pytest_pot.gates.verdict.limits import TOLERANCES, identity_limits
 from pytest_pot.plugin import fixtures, hookspecs
 from pytest_pot.plugin.argument_help import ARGUMENT_HELP
 from pytest_pot.plugin.markers import MARKERS
 from pytest_pot.plugin.options import API_KEY, ENVIRONMENT, FLAGS, INI_KEYS, OPTIONS, option_flag
-from pytest_pot.prompts.challenges import TEMPLATES
 from tests.docs.blocks import ROOT, pages
 
 FLAG_NAMES = {option_flag(name) for name in (*OPTIONS, *FLAGS, "calibrate")}
@@ -56,30 +52,8 @@ KINDS: Mapping[str, object] = {
 """What the first column of a table holds, by its header, and the names that there are."""
 
 
-def _fewest_for_same(pool: int | None = None) -> int:
-    """How many prompts of a pool or a source SAME takes at 95% confidence where all scores are 0."""
-    limit = identity_limits()
-    test = SequentialTest(limit.max_score, score_clip=limit.max_prompt_score, pool=pool)
-    return next(n for n in count(1) if test.update([0.0]) is Verdict.SAME)
-
-
 def _prompt_limit(limit: float) -> float:
     return round(identity_limits(max_score=limit).max_prompt_score, 9)
-
-
-NUMBERS: Mapping[str, float] = {
-    r"(?<=\()`max_tail(?:=|`, )([\d.]+)[`)]": DEFAULT_MAX_TAIL,
-    r"`max_outliers` \(([\d.]+)\)": DEFAULT_MAX_OUTLIERS,
-    r"first (\d+) of \d+ built-in": len(builtin_prompts()),
-    r"(\d+) built-in": len(builtin_prompts(None)),
-    r"(\d+) templates": len(TEMPLATES),
-    r"\((\d+)(?: tokens)? with the default preset\)": PRESETS[DEFAULT_PRESET].max_length,
-    r"`positions` tokens of the continuation \((\d+)\)": PRESETS[DEFAULT_PRESET].positions_per_prompt,
-    r"SAME takes (\d+) of": _fewest_for_same(pool=len(builtin_prompts(None))),
-    r"after (\d+) of 257 prompts, or": _fewest_for_same(pool=len(builtin_prompts(None))),
-    r"after \d+ of 257 prompts, or (\d+)": _fewest_for_same(),
-}
-"""Numbers of the code in running text, each as the first group of a pattern."""
 
 
 def _problems(text: str) -> Iterator[str]:
@@ -97,8 +71,6 @@ def _problems(text: str) -> Iterator[str]:
         if name not in commands:
             yield f"no command {name}"
     yield from (f"no {name}" for name in set(re.findall(r"\bpytest_pot(?:\.\w+)+", text)) if not _resolves(name))
-    for pattern, number in NUMBERS.items():
-        yield from (f"{found[0]}: the code has {number}" for found in re.finditer(pattern, text) if float(found[1]) != number)
     for header, rows in _tables(text):
         yield from _table_problems(header, rows)
 
@@ -171,11 +143,6 @@ def test_a_page_names_what_there_is(path: Path) -> None:
     assert list(_problems(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("pattern", NUMBERS)
-def test_a_number_is_looked_for_where_there_is_one(pattern: str) -> None:
-    assert any(re.search(pattern, path.read_text(encoding="utf-8")) for path in pages())
-
-
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -198,9 +165,6 @@ def test_a_number_is_looked_for_where_there_is_one(pattern: str) -> None:
             "| `max_score` on `tv` | limit |\n|---|---|\n| 0.08 (`int8`) | 0.8 |",
             "the limit for one prompt at 0.08 (`int8`) is 0.31, not 0.8",
         ),
-        ("at most a quarter (`max_tail=0.3`)", "`max_tail=0.3`: the code has 0.25"),
-        ("the first 30 of 257 built-in prompts", "first 30 of 257 built-in: the code has 32"),
-        ("SAME takes 61 of 257 at least", "SAME takes 61 of: the code has 54"),
         ("| option | |\n|---|---|\n| `--pot-path`, `--pot-way` | |", "no option --pot-way"),
     ],
 )
