@@ -107,6 +107,9 @@ def _table_problems(header: list[str], rows: list[list[str]]) -> Iterator[str]:
             limit = _prompt_limit(float(row[0].split()[0]))
             if float(row[-1]) != limit:
                 yield f"the limit for one prompt at {row[0]} is {limit:g}, not {row[-1]}"
+    if header[1:] == ["tv", "tolerance"]:
+        for _, tv, tolerance in rows:
+            yield from _wrong_tolerance(max(map(float, re.findall(r"\d[\d.]*", tv.partition(",")[0]))), tolerance)
     known = KINDS.get(header[0])
     if known is None:
         return
@@ -117,6 +120,20 @@ def _table_problems(header: list[str], rows: list[list[str]]) -> Iterator[str]:
                 yield f"no {header[0]} {name}"
             elif header[0] in ("preset", "tolerance"):
                 yield from _wrong_numbers(name, dict(zip(header[1:], row[1:], strict=True)))
+
+
+def _wrong_tolerance(measured: float, advice: str) -> Iterator[str]:
+    """Advice for a score that was measured: the tightest tolerance that it is within, one that it is above, or a limit."""
+    limits = list(TOLERANCES.items())
+    tightest = next((name for name, limit in limits if measured <= limit), None)
+    named = re.match(r"(above )?`(\w+)`", advice)
+    if named is not None and named[1] and measured <= TOLERANCES[named[2]]:
+        yield f"{measured} is not above {named[2]}"
+    if named is not None and not named[1] and named[2] != tightest:
+        yield f"the tightest tolerance for {measured} is {tightest}, not {named[2]}"
+    for limit in re.findall(r"max_score=([\d.]+)", advice):
+        if float(limit) <= measured:
+            yield f"{measured} is above max_score={limit}"
 
 
 def _wrong_numbers(name: str, cells: Mapping[str, str]) -> Iterator[str]:
@@ -166,6 +183,13 @@ def test_a_page_names_what_there_is(path: Path) -> None:
             "the limit for one prompt at 0.08 (`int8`) is 0.31, not 0.8",
         ),
         ("| option | |\n|---|---|\n| `--pot-path`, `--pot-way` | |", "no option --pot-way"),
+        (
+            "| x | tv | tolerance |\n|---|---|---|\n| a | 0.02 to 0.09 | `int8` |",
+            "the tightest tolerance for 0.09 is int4, not int8",
+        ),
+        ("| x | tv | tolerance |\n|---|---|---|\n| a | 0.009 | `int8` |", "the tightest tolerance for 0.009 is half, not int8"),
+        ("| x | tv | tolerance |\n|---|---|---|\n| a | 0.07 | above `int8` |", "0.07 is not above int8"),
+        ("| x | tv | tolerance |\n|---|---|---|\n| a | 0.1, noise 0.2 | set `max_score=0.1` |", "0.1 is above max_score=0.1"),
     ],
 )
 def test_what_is_not_there_is_found(text: str, problem: str) -> None:
