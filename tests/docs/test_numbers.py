@@ -66,7 +66,8 @@ def _fewest_for_same(pool: int | None = None) -> int:
 
 def _wrong_at(n: int) -> float:
     """The percentage of gates on a median that fail after ``n`` timings although it is exactly at the limit."""
-    return round(100 * sum(comb(n, below) for below in range(lower_rank(n, 0.5))) / 2**n, 1)
+    ways = sum(comb(n, below) for below in range(lower_rank(n, 0.5)))
+    return round(100 * ways / float(2**n), 1)
 
 
 NUMBERS: Mapping[str, float | Sequence[float]] = {
