@@ -3,8 +3,10 @@
 import pytest
 
 NEXT = """\
-Above, under XFAILURES: what a failing gate says. The tests are in examples/demo/test_demo.py.
-Next: gate a model of your own (README.md, "Gate your own model"), or ten minutes of docs/tutorial.md.
+Above, under XFAILURES: what a failing gate says.
+The tests are in examples/demo/test_demo.py.
+Next: gate a model of your own (README.md, "Gate your own model"),
+or ten minutes of docs/tutorial.md.
 """
 
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, and the report of a run of real gates, which it opens."""
+"""The report of a run of real gates, which a headless Chromium opens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
+
+from .chromium import browser as browser
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -23,51 +24,6 @@ GATES = [
     f"{EXAMPLES}/test_latency.py::test_a_copy_is_the_same_and_as_fast",
 ]
 N_GATES = 8
-FLAGS = (
-    "--headless",
-    "--no-sandbox",  # containers run as root, and the page is our own
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
-REQUIRED = "POT_BROWSER"
-"""The environment variable that, with the value ``required``, turns a missing browser into a failure."""
-
-
-def _missing(what: str) -> NoReturn:
-    """Skip, or fail where a browser must be there."""
-    message = f"needs {what}: apt-get install chromium chromium-driver, and pip install selenium"
-    if os.environ.get(REQUIRED) == "required":
-        pytest.fail(f"{REQUIRED}=required, and the test {message}", pytrace=False)
-    pytest.skip(message)
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """A new Chromium, which logs each request and each message of a page."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        _missing("chromium and chromedriver")
-    try:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-    except ImportError:
-        _missing("selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # With the path of a driver, selenium looks for none to download.
-    driven = webdriver.Chrome(options=options, service=Service(driver))
-    try:
-        yield driven
-    finally:
-        driven.quit()
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,14 +13,13 @@ from pytest_pot.report.html.page import html_report
 from pytest_pot.report.run_facts import run_facts
 
 from ..unit.report.html.rows import latency_row, score_row
+from .chromium import CUT, SCHEMES, WIDTHS, overflow, requests_and_messages, script, show, texts, too_wide
 from .conftest import N_GATES
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
 pytestmark = [pytest.mark.browser, pytest.mark.real]
-WIDTHS = (360, 768, 1280)
-SCHEMES = ("light", "dark")
 
 
 @pytest.fixture
@@ -33,43 +31,18 @@ def page(browser: Chrome, report: Path) -> Iterator[Chrome]:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
 
-def show(browser: Chrome, width: int, scheme: str, media: str = "screen") -> None:
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
-
-
-def script(browser: Chrome, body: str, *arguments: Any) -> Any:
-    """Run JavaScript from outside of the page, whose own policy allows none."""
-    return browser.execute_script(body, *arguments)
-
-
-def events(browser: Chrome) -> list[dict[str, Any]]:
-    """Events of Chrome's DevTools since the last call."""
-    return [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]  # type: ignore[no-untyped-call]
-
-
 def test_the_page_asks_for_nothing_and_logs_nothing(browser: Chrome, report: Path) -> None:
-    browser.get("about:blank")
-    events(browser)
-    browser.get_log("browser")  # type: ignore[no-untyped-call]
-    browser.get(report.as_uri())
-    script(browser, "window.scrollTo(0, document.body.scrollHeight)")
-    asked = [event["params"]["request"]["url"] for event in events(browser) if event["method"] == "Network.requestWillBeSent"]
-    assert report.as_uri() in asked
-    assert [url for url in asked if url != report.as_uri() and not url.startswith("data:")] == []
-    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+    assert requests_and_messages(browser, report) == []
 
 
 def test_all_gates_are_there(page: Chrome) -> None:
-    names = script(page, "return [...document.querySelectorAll('.gates tbody th')].map(e => e.innerText)")
+    names = texts(page, ".gates tbody th")
     assert len(names) == N_GATES
     for test in ("wrong_rope_base", "changed_nothing", "same_and_as_fast", "hostile_prompts", "confidence", "slow", "missing"):
         assert any(test in name for name in names), test
-    sections = script(page, "return [...document.querySelectorAll('article h3')].map(e => e.innerText)")
+    sections = texts(page, "article h3")
     assert sections == [name.splitlines()[0] for name in names]
-    results = script(page, "return [...document.querySelectorAll('.gates tbody td.status')].map(e => e.innerText)")
+    results = texts(page, ".gates tbody td.status")
     bad = [name for name, result in zip(names, results, strict=True) if result in ("✗ failed", "! no verdict")]
     for test in ("hostile_prompts", "confidence", "slow", "missing"):
         assert any(test in name for name in bad), test
@@ -140,34 +113,10 @@ def shown_well(page: Chrome, width: int) -> None:
     assert overflow(page) <= 0
 
 
-def overflow(page: Chrome) -> int:
-    """By how many pixels the page is wider than its window."""
-    by: int = script(page, "const e = document.scrollingElement; return e.scrollWidth - e.clientWidth")
-    return by
-
-
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_is_no_wider_than_its_window(page: Chrome, width: int, scheme: str) -> None:
-    show(page, width, scheme)
-    script(page, "for (const each of document.querySelectorAll('details')) each.open = true")
-    assert script(page, "return innerWidth") == width
-    assert overflow(page) <= 0
-    outside = "return [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
-    assert script(page, f"{outside}.map(e => e.outerHTML.slice(0, 200))") == []
-
-
-CUT = """
-const cut = [];
-for (const each of document.querySelectorAll('details')) each.open = true;
-for (const label of document.querySelectorAll('svg.plot text')) {
-  const box = label.getBoundingClientRect(), plot = label.closest('svg').getBoundingClientRect();
-  if (!plot.width) continue;  // of the two plots of a scale, one is shown
-  const beyond = [plot.left - box.left, box.right - plot.right, plot.top - box.top, box.bottom - plot.bottom];
-  if (Math.max(...beyond) > 0.5) cut.push([label.textContent, ...beyond.map(Math.round)]);
-}
-return cut;
-"""
+    assert too_wide(page, width, scheme) == []
 
 
 @pytest.mark.parametrize("width", [1200, 720, 360])
@@ -209,7 +158,7 @@ def test_hostile_prompts_and_names_are_text(page: Chrome) -> None:
     assert "word " * 100 in words
     assert "<i>kind</i>" in words
     assert script(page, "return document.querySelectorAll('script, img, article b:not(.mono, .tip b)').length") == 0
-    assert script(page, "return [...document.querySelectorAll('.ws')].map(e => e.innerText)").count("↵") > 0
+    assert texts(page, ".ws").count("↵") > 0
 
 
 def test_the_page_prints_to_pdf_with_its_details_open(page: Chrome) -> None:

@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from tests.browser.chromium import browser as browser
+
 ModelAndTokenizer = tuple[PreTrainedModel, PreTrainedTokenizerFast]
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:  # these need numpy
     from pytest_pot.gates.verdict.sequential import Decision
     from pytest_pot.scoring.score_report import ScoreReport
 
-__all__ = ["explain", "headline", "notes_on", "properties"]
+__all__ = ["WORST_SHOWN", "explain", "headline", "notes_on", "properties"]
 
-_MOST_PROMPTS = 64
-"""Prompts in a message at ``-vv``; reports in files have all."""
+WORST_SHOWN = ((3, 3), (10, 10), (64, 30))
+"""The most prompts and positions in a message: without ``-v``, with it, with ``-vv``. Reports in files have all prompts."""
 
 
 def headline(outcome: ScoreOutcome) -> str:
@@ -59,7 +59,7 @@ def explain(outcome: ScoreOutcome, verbosity: int = 0) -> str:
     if verbosity < 0:
         return "\n".join([headline(outcome), *quiet_lines(outcome)])
     report = outcome.report
-    n_prompts, n_positions = ((3, 3), (10, 10), (_MOST_PROMPTS, 30))[min(verbosity, 2)]
+    n_prompts, n_positions = WORST_SHOWN[min(verbosity, 2)]
     lines = [
         headline(outcome),
         printable(f"  reference {outcome.names[0]}, candidate {outcome.names[1]}; {_conditions(outcome)}"),
