@@ -4,6 +4,7 @@ run again."""
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 
 import pytest
@@ -20,6 +21,13 @@ with suppress(ImportError):  # a machine with a GPU may lack it, and the tests t
 
 _RERUNS = 3
 """Of a test that is marked with ``wall_time``."""
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts what runs in the background with Ctrl-C ignored, and a test that interrupts would wait
+    # for ever.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -92,7 +92,7 @@ def test_a_diagnosis_without_time_measures_all_tensors(project: Project) -> None
         from pytest_pot.gates.verdict import diagnosing, gate
 
         class Clock:
-            monotonic = staticmethod(lambda: 0.0)  # the gate takes no time
+            thread_time = staticmethod(lambda: 0.0)  # the gate takes no time
 
         @pytest.fixture(autouse=True)
         def hurry(monkeypatch):
