@@ -117,7 +117,7 @@ def capture_suspended(config: pytest.Config) -> AbstractContextManager[None]:
 def note_terminal_width(config: pytest.Config) -> None:
     """Read the columns of the terminal, for :func:`terminal_width`, as pytest reads them.
 
-    Called while the session is set up: later, pytest's capture may have a file in the place of the terminal.
+    Later than while the session is set up, pytest's capture has to be suspended: it has a file in the place of the terminal.
     A worker of pytest-xdist cannot see the terminal: its controller sends the width (``SessionResults``).
     """
     worker_input = getattr(config, "workerinput", None)

@@ -11,6 +11,7 @@ from pytest_pot.core.text import number
 __all__ = [
     "Row",
     "Status",
+    "error_text",
     "is_number",
     "is_own_kind",
     "limit_words",
@@ -97,15 +98,21 @@ def required_sign(row: Row) -> str:
     return next((_SIGNS[name] for name in names if name in _SIGNS), "<=")
 
 
+def error_text(row: Row) -> str:
+    """What was wrong where a gate came to no verdict; else empty: a gate of someone else may have a figure of this name."""
+    return str(row.get("error") or "") if row.get("verdict") == "ERROR" else ""
+
+
 def reason(row: Row) -> str:
     """Why the gate passed or failed, came to no verdict or was skipped, in one line: what the gate itself says.
 
     A row may lack that: one of an older report, or of another program. Then its figures are the reason.
     """
-    for name in ("error", "reason", "headline"):
-        if row.get(name):
-            line = str(row[name]).partition("\n")[0]
-            return line.removeprefix(f"{row.get('gate')}: ") if name == "headline" else line
+    skipped = row.get("reason") if row.get("passed") is None else None  # a gate of someone else may have a figure of this name
+    headline = str(row.get("headline", "")).removeprefix(f"{row.get('gate')}: ")
+    for text in (error_text(row), skipped, headline):
+        if text:
+            return str(text).partition("\n")[0]
     verdict, score, limit = str(row.get("verdict")), score_words(row), limit_words(row)
     return f"{verdict}: {score}, limit {limit}" if score and limit else verdict
 

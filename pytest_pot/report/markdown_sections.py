@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_pot.core.text import count, first_lines, number, percent, shorten
-from pytest_pot.report.gate_words import Row, Status, is_own_kind, models, reason, status, title
+from pytest_pot.report.gate_words import Row, Status, error_text, is_own_kind, models, reason, status, title
 from pytest_pot.report.markdown_text import Cell, code, code_block, details, table
 from pytest_pot.scoring.score_text import delta_p_text, same_top_text
 
@@ -50,8 +50,7 @@ def _section(row: Row, what: Status) -> list[str]:
 
 def _told(row: Row) -> list[str]:
     """Why, of what, and what changed: the lines of a block of code."""
-    error = str(row["error"]).split("\n") if row.get("error") else [reason(row)]
-    lines = first_lines([line for line in error if line], _MANY)
+    lines = first_lines([line for line in (error_text(row) or reason(row)).split("\n") if line], _MANY)
     if row.get("conditions"):
         lines.append(str(row["conditions"]))
     for key, start in _LINES.items():

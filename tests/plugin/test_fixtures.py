@@ -548,7 +548,28 @@ def test_a_marker_that_names_a_fixture_is_told_which_one_to_override(project: Pr
     )
     result.assert_outcomes(errors=1)
     hint = (
-        f"the {role} 'merged' is a fixture, and a marker takes the names of models only. Leave {role}= out and let the fixture "
-        f"pot_{role} return it: def pot_{role}(merged): return merged (cannot load the {role} 'merged': "
+        f"no model is named 'merged', but a fixture is, and a marker takes the names of models only. Leave {role}= out, "
+        f"and write a fixture pot_{role} that asks for merged and returns it. As a model: cannot load the {role} 'merged': "
     )
     assert any(hint in line for line in result.outlines)
+
+
+def test_a_fixture_of_the_name_of_a_model_that_is_damaged_is_no_hint(project: Project) -> None:
+    (project.path / "merged").mkdir()
+    project.ini(pot_reference=project.tiny.reference, pot_prompts="prompts.jsonl")
+    result = project.run_tests(
+        """
+        import pytest
+
+        @pytest.fixture
+        def merged():
+            pass
+
+        @pytest.mark.pot_identity(candidate="merged")
+        def test_it():
+            pass
+        """
+    )
+    result.assert_outcomes(errors=1)
+    assert "but a fixture is" not in result.stdout.str()
+    assert any("merged': Unrecognized model in " in line for line in result.outlines)

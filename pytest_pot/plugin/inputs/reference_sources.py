@@ -12,12 +12,13 @@ from pytest_pot.baseline.naming import is_baseline
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.engines.base import LoadedModel
+from pytest_pot.engines.loading import NoSuchPath
 from pytest_pot.gates.base import GateSettings
 from pytest_pot.plugin.inputs.fixture_values import fixture_bases, fixture_value
 from pytest_pot.plugin.inputs.model_store import model_store, no_model, no_tokenizer
 from pytest_pot.plugin.options import option
 from pytest_pot.plugin.paths import option_path, places_named, shown
-from pytest_pot.plugin.pytest_internals import is_overridden, nearest_fixture
+from pytest_pot.plugin.pytest_internals import is_of_suite, is_overridden, nearest_fixture
 
 __all__ = ["ModelSources"]
 
@@ -83,20 +84,21 @@ class ModelSources:
         try:
             with places_named(self._bases(role)):
                 return self._store.resolve(source, role, self._dtype(role))
-        except PotError as error:
+        except NoSuchPath as error:
             hint = self._fixture_hint(role)
             if hint is None:
                 raise
-            raise PotError(f"{hint} ({error})") from error
+            raise PotError(f"{hint}. As a model: {error}") from error
 
     def _fixture_hint(self, role: str) -> str | None:
         """What to do where the marker names one of the suite's fixtures, which is what people try first."""
         name = getattr(self._settings, role)
-        if not isinstance(name, str) or nearest_fixture(self._request.node, name) is None:
+        fixture = nearest_fixture(self._request.node, name) if isinstance(name, str) else None
+        if fixture is None or not is_of_suite(fixture) or name.startswith("pot_"):
             return None
         return (
-            f"the {role} {name!r} is a fixture, and a marker takes the names of models only. Leave {role}= out and let the "
-            f"fixture pot_{role} return it: def pot_{role}({name}): return {name}"
+            f"no model is named {name!r}, but a fixture is, and a marker takes the names of models only. Leave {role}= out, "
+            f"and write a fixture pot_{role} that asks for {name} and returns it"
         )
 
     def _dtype(self, role: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_pot.core.text import cut_middle, number, printable, shorten
-from pytest_pot.report.gate_words import Status, is_number, reason, required_sign, status, title
+from pytest_pot.report.gate_words import Status, error_text, is_number, reason, required_sign, status, title
 from pytest_pot.report.html.latency_view import LatencyView, latency_view
 from pytest_pot.report.html.score_view import ScoreView, score_view
 from pytest_pot.report.html.status import closeness
@@ -94,7 +94,7 @@ class GateView:
     @property
     def error(self) -> list[str]:
         """The lines of the message of a gate that came to no verdict; none where the reason has said it all."""
-        lines = str(self.row.get("error", "")).splitlines()
+        lines = error_text(self.row).splitlines()
         return _lines(lines) if len(lines) > 1 else []
 
     @property

@@ -24,6 +24,7 @@ _WHY = 180
 
 _MOST_ENTRIES = 4
 _MAX_VALUE = 60
+_OF_PLACES = {ChangeKind.MISSING, ChangeKind.EXTRA, ChangeKind.UNTIED}
 _TOLD_BY_TENSORS = ("tie_word_embeddings", "num_hidden_layers", "num_layers", "n_layer", "n_layers", "layer_types")
 
 
@@ -40,7 +41,7 @@ def what_changed(diagnosis: Diagnosis) -> Sequence[str]:
         config[0] += f"; {equal}"
         equal = None
     # The first line of each matters more than the second of either. Which tensors are tied, or gone, says more than the field.
-    told = all(change.field.endswith(_TOLD_BY_TENSORS) for change in diagnosis.config or ())
+    told = _tell_fields(diagnosis.weights, diagnosis.config or ())
     lines = [*weights[:1], *config, *weights[1:]] if told else [*config[:1], *weights, *config[1:]]
     lines += classes
     if equal:
@@ -100,6 +101,12 @@ def _same(diagnosis: Diagnosis, classes: list[str]) -> list[str]:
         # Another class may compute something else with the same weights.
         return [*classes, equal, *([precisions] if precisions else [])]
     return [equal if precisions is None else f"same weights, {precisions}: {equal}", *classes]
+
+
+def _tell_fields(weights: WeightsDifference | None, config: Iterable[ConfigChange]) -> bool:
+    """Whether the tensors show themselves what changed in the configuration: what is tied, and how many layers there are."""
+    kinds = set() if weights is None else {change.kind for change in weights.changes}
+    return bool(kinds & _OF_PLACES) and all(change.field.endswith(_TOLD_BY_TENSORS) for change in config)
 
 
 def _precisions(precisions: tuple[str, str]) -> str:

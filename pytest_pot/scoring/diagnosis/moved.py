@@ -33,7 +33,8 @@ def with_moved(
     sources: dict[str, str] = {}
     misses = 0
     for change in sorted(changes, key=lambda change: _size(reference, change.name)):
-        if change.kind in _LOOKED_UP and (change.relative is None or not change.relative < _MIN_RELATIVE):
+        reset = change.kind is ChangeKind.CHANGED and change.detail  # to one value: any other such tensor has the same
+        if change.kind in _LOOKED_UP and not reset and (change.relative is None or not change.relative < _MIN_RELATIVE):
             own = digest(pairs[change.name])
             alike = [
                 name
@@ -47,7 +48,9 @@ def with_moved(
                 break
     sources.update(_rest_of_layers(changes, sources, pairs, reference, digest))
     return tuple(
-        replace(change, kind=ChangeKind.MOVED, what=sources[change.name], amount=None) if change.name in sources else change
+        replace(change, kind=ChangeKind.MOVED, what=sources[change.name], amount=None, detail="")
+        if change.name in sources
+        else change
         for change in changes
     )
 

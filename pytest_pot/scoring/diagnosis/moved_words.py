@@ -75,23 +75,30 @@ def _removed(
 ) -> Iterator[MovedSentence]:
     """Layers were taken out, and those behind them moved up: the last numbers are missing, and the order is kept."""
     missing = frozenset(change.name for change in changes if change.kind is ChangeKind.MISSING)
+    places = {
+        TensorName.of(change.name).place for change in changes if change.kind not in (ChangeKind.MISSING, ChangeKind.MOVED)
+    }
     for stack in _stacks(missing):
         layers = model.layers(stack)
         numbers = list(layers)
         gone = [number for number, names in layers.items() if names <= missing]
         left = numbers[: len(numbers) - len(gone)]
-        origins = [sources.get((stack, number), (stack, number)) for number in left]
         moved = [number for number in left if (stack, number) in sources]
-        in_order = all(one[0] == stack and one < other for one, other in pairwise([*origins, (stack, numbers[-1] + 1)]))
-        if not moved or gone != numbers[len(left) :] or not in_order:
+        if not moved or gone != numbers[len(left) :]:
             continue
+        origins = [sources.get((stack, number), (stack, number)) for number in left]
         removed = [number for number in numbers if (stack, number) not in origins]
+        in_order = all(one[0] == stack and one < other for one, other in pairwise([*origins, (stack, numbers[-1] + 1)]))
+        # Nobody knows whether a changed layer beside the gap is what its number says, or one of those that are missing.
+        if not in_order or any((stack, number + side) in places for number in removed for side in (-1, 1)):
+            continue
         names = frozenset[str]().union(*(layers[number] for number in gone))
-        out = f"{layers_in_words(removed, len(numbers))} {'was' if len(removed) == 1 else 'were'} taken out"
+        where_out = layers_in_words(removed, len(numbers)) + model.of_stack(stack)
         offsets = {sources[stack, number][1] - number for number in moved}
         where = _neighbour(offsets.pop()) if len(offsets) == 1 else "later ones"
         hold = f"{layers_in_words(moved, len(numbers))} hold{'s' * (len(moved) == 1)} the weights of {where}"
-        yield MovedSentence(f"{out}: {hold}", len(names) + sum(sizes[stack, number] for number in moved), names)
+        words = f"{where_out} {'was' if len(removed) == 1 else 'were'} taken out: {hold}"
+        yield MovedSentence(words, len(names) + sum(sizes[stack, number] for number in moved), names)
 
 
 def _layers_moved(sources: Mapping[_Layer, _Layer], sizes: Mapping[_Layer, int], model: Tensors) -> Iterator[MovedSentence]:
@@ -101,19 +108,24 @@ def _layers_moved(sources: Mapping[_Layer, _Layer], sizes: Mapping[_Layer, int],
             del rest[here], rest[there]
             n = sizes[here] + sizes[there]
             low, high = sorted((here, there))
-            yield MovedSentence(f"layers {low[1]} and {high[1]} are swapped ({count(n, 'tensor')})", n)
+            of_low, of_high = model.of_stack(low[0]), model.of_stack(high[0])
+            where = f"{low[1]}{of_low} and {high[1]}{of_high}" if low[0] != high[0] else f"{low[1]} and {high[1]}{of_low}"
+            yield MovedSentence(f"layers {where} are swapped ({count(n, 'tensor')})", n)
     by_offset: dict[tuple[str, str, int], list[int]] = defaultdict(list)
     for (stack, layer), (other_stack, other) in rest.items():
         by_offset[stack, other_stack, other - layer].append(layer)
-    for (stack, _, offset), numbers in by_offset.items():
+    for (stack, other_stack, offset), numbers in by_offset.items():
         n = sum(sizes[stack, layer] for layer in numbers)
-        where = layers_in_words(sorted(numbers), len(model.layers(stack)))
+        where = layers_in_words(sorted(numbers), len(model.layers(stack))) + model.of_stack(stack)
         verb = "holds" if len(numbers) == 1 else "hold"
         what = f"layer {numbers[0] + offset}" if len(numbers) == 1 else _neighbour(offset)
+        what += model.of_stack(other_stack) if other_stack != stack else ""
         yield MovedSentence(f"{where} {verb} the weights of {what} ({count(n, 'tensor')})", n)
 
 
 def _neighbour(offset: int) -> str:
+    if not offset:
+        return "the layer of the same number"
     side = "after" if offset > 0 else "before"
     return f"the layer {side}" if abs(offset) == 1 else f"the layer {abs(offset)} {side}"
 

@@ -123,7 +123,7 @@ class Tensors:
                 numbers = sorted(number for other, number in whole if other == stack)
                 names = [name for number in numbers for name in parts[stack, number]]
                 taken.update(names)
-                in_words = layers_in_words(numbers, self._n_layers(stack)) + self._of_stack(stack)
+                in_words = layers_in_words(numbers, self._n_layers(stack)) + self.of_stack(stack)
                 subjects.append(Subject(f"all {len(names)} {words} of {in_words}", frozenset(names)))
         return subjects
 
@@ -146,7 +146,7 @@ class Tensors:
                 continue
             in_words = _listed([self._short(rest) for rest, _ in kinds])
             names = [name for _, some in kinds for name in some]
-            layers = layers_in_words(numbers, n_layers) + self._of_stack(stack)
+            layers = layers_in_words(numbers, n_layers) + self.of_stack(stack)
             subjects.append(Subject(f"the {in_words} {noun} of {layers}", frozenset(names)))
         return subjects
 
@@ -176,7 +176,7 @@ class Tensors:
         if len(stacks) > 1 or len(numbers) != len(layers) or len(numbers) > _MOST_NUMBERS:
             return ""
         (stack,) = stacks
-        return f" (in {layers_in_words(numbers, self._n_layers(stack))}{self._of_stack(stack)})"
+        return f" (in {layers_in_words(numbers, self._n_layers(stack))}{self.of_stack(stack)})"
 
     def is_linear(self, name: str) -> bool:
         """Whether ``name`` is what an adapter is merged into: a matrix of a linear layer or of experts, or embeddings."""
@@ -224,7 +224,8 @@ class Tensors:
     def _n_layers(self, stack: str) -> int:
         return sum(1 for other, _ in self._by_layer if other == stack)
 
-    def _of_stack(self, stack: str) -> str:
+    def of_stack(self, stack: str) -> str:
+        """`` of encoder.block``, behind layers of a model that has several stacks; empty of one that has one."""
         stacks = {other for other, number in self._by_layer if number > 0}
         return f" of {shorten(stack, _STACK, keep='end')}" if len(stacks | {stack}) > 1 else ""
 

@@ -38,6 +38,11 @@ CASES: dict[str, tuple[dict[str, Any], str, Status]] = {
     "error": (error_row(error="no such model.\nlook again"), "no such model.", Status.ERROR),
     "skipped": (skipped_row(reason="workers run side by side"), "workers run side by side", Status.SKIPPED),
     "another kind": ({**passing_row(headline="it is fine"), "gate": "pot_other"}, "it is fine", Status.PASSED),
+    "a gate with figures of such names": (
+        {**passing_row(headline="it is fine"), "gate": "pot_other", "error": 0.003, "reason": "calibrated on A"},
+        "it is fine",
+        Status.PASSED,
+    ),
     "an older report": (passing_row(), "SAME: tv 0.005, limit <= 0.01", Status.PASSED),
     "nothing known": ({"test": "t", "gate": "pot_other", "verdict": "FINE", "passed": False}, "FINE", Status.FAILED),
 }

@@ -72,7 +72,7 @@ def what_differs(pair: TensorPair, differences: Differences) -> str:
 def one_value(candidate: Tensor) -> str:
     """That all values are one, as of weights that were never loaded: ``"all values are 1"``. Empty if they are not."""
     values = candidate.detach().flatten()
-    if len(values) < 2 or not bool((values == values[0]).all()):
+    if len(values) < 2 or values.is_complex() or not bool((values == values[0]).all()):
         return ""
     return f"all values are {number(float(values[0]))}"
 

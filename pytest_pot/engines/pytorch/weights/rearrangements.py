@@ -70,12 +70,12 @@ def _equal_sets(a: Tensor, b: Tensor) -> bool:
 def _which_rows(before: Tensor, after: Tensor) -> str:
     """Which rows moved, by the hashes of all, where a few did; how, where it is a known order. Empty otherwise."""
     moved = (before != after).nonzero()[:, 0].tolist()
-    if len(moved) <= _FEW_ROWS:
-        *others, last = map(str, moved)
-        return f"only {', '.join(others)} and {last} of {len(before)}"
-    if len(moved) <= len(before) / 2:
+    if len(moved) > len(before) / 2:
+        return rotary_order(before, after) or ""
+    if len(moved) > _FEW_ROWS:
         return f"only {len(moved)} of {len(before)}"
-    return rotary_order(before, after) or ""
+    *others, last = map(str, moved)
+    return f"only {', '.join(others)} and {last} of {len(before)}"
 
 
 def _row_hashes(pair: TensorPair) -> tuple[Tensor, Tensor]:

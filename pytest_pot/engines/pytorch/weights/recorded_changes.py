@@ -119,7 +119,7 @@ class _Comparison:
             return None
         amount = "some" if change.amount is None else f"{change.amount:.4g}"
         what = _TOO.get(change.kind, "and changed").format(what=change.what, amount=amount)
-        return replace(change, kind=ChangeKind.TRANSPOSED, what=what, amount=None, expected=None)
+        return replace(change, kind=ChangeKind.TRANSPOSED, what=what, amount=None, expected=None, detail="")
 
     def _changes(self) -> Iterator[TensorChange | None]:
         yield from self.at_once()

@@ -268,6 +268,49 @@ def test_layers_that_were_taken_out(sources: dict[int, int], gone: list[int], wo
     assert of_llama(moved(sources, "") + missing + bias)[0] == words, "it matters more than what else changed"
 
 
+def test_a_layer_that_was_taken_out_beside_one_that_changed_has_no_number() -> None:
+    """The one that changed may be made from the one that is missing."""
+    missing = [TensorChange(name, ChangeKind.MISSING) for name in matching(r"layers\.7\.")]
+    lines = of_llama(moved({5: 6, 6: 7}, "") + missing + changed(matching(r"layers\.4\.mlp\.up")))
+    assert lines[0] == "all 9 tensors of layer 7 missing in the candidate"
+    assert "layers 5 and 6 hold the weights of the layer after (18 tensors)" in lines
+    far = of_llama(moved({5: 6, 6: 7}, "") + missing + changed(matching(r"layers\.2\.mlp\.up")))
+    assert far[0] == "layer 5 was taken out: layers 5 and 6 hold the weights of the layer after"
+
+
+def test_the_stack_of_layers_is_named_where_there_are_several() -> None:
+    tensors = {
+        f"{stack}.block.{layer}.{kind}.weight": TensorInfo((4, 4), "float32")
+        for stack in ("encoder", "decoder")
+        for layer in range(4)
+        for kind in ("up", "down")
+    }
+
+    def told(stack: str, sources: dict[int, int], there: str | None = None, missing: str = "none") -> list[str]:
+        changes = [
+            TensorChange(
+                f"{stack}.block.{layer}.{kind}.weight", ChangeKind.MOVED, f"{there or stack}.block.{source}.{kind}.weight"
+            )
+            for layer, source in sources.items()
+            for kind in ("up", "down")
+        ]
+        return list(summary([*changes, *changed(matching(missing, tensors), ChangeKind.MISSING)], tensors, {}))
+
+    assert told("encoder", {1: 2, 2: 3}, missing=r"encoder\.block\.3") == [
+        "layer 1 of encoder.block was taken out: layers 1 and 2 hold the weights of the layer after"
+    ]
+    assert told("decoder", {1: 2, 2: 1}) == ["layers 1 and 2 of decoder.block are swapped (4 tensors)"]
+    assert told("decoder", {1: 1, 2: 2}, "encoder") == [
+        "layers 1 and 2 of decoder.block hold the weights of the layer of the same number of encoder.block (4 tensors)"
+    ]
+
+
+def test_a_missing_tie_of_a_numbered_name_is_no_layer() -> None:
+    changes = [TensorChange("lm_heads.0.weight", ChangeKind.MISSING), *changed(["model.layers.1.mlp.up_proj.weight"])]
+    lines = summary(changes, LLAMA, {"lm_heads.0.weight": "model.embed_tokens.weight"})
+    assert lines[0] == "lm_heads.0.weight is missing: the candidate has nothing in its place"
+
+
 def test_layers_in_another_order_of_which_the_last_is_missing_were_not_taken_out() -> None:
     missing = [TensorChange(name, ChangeKind.MISSING) for name in matching(r"layers\.7\.")]
     lines = of_llama(moved({5: 6, 6: 4}, "") + missing)

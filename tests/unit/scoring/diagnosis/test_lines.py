@@ -221,3 +221,13 @@ def test_another_class_comes_first_unless_its_modules_agree() -> None:
     assert what_changed(diagnosis) == ["class One -> Other", equal, in_half]
     agree = replace(diagnosis, trace=ModuleTrace(None, None, n_modules=396, n_differing=0))
     assert what_changed(agree) == [f"same weights, {in_half}: {equal}", "class One -> Other"]
+
+
+def test_the_first_line_is_the_field_unless_tensors_show_it() -> None:
+    """A field of the types of layers changes without a layer less, too."""
+    types = ConfigChange("layer_types", ["sliding"], ["full"])
+    rounded = TensorChange("a.weight", ChangeKind.ROUNDED, "bfloat16")
+    gone = TensorChange("b.3.weight", ChangeKind.MISSING)
+    for change, first in ((rounded, "layer_types"), (gone, "a sentence")):
+        weights = replace(EQUAL, n_equal=4, changes=(change,), summary=("a sentence",))
+        assert lines(types, weights=weights)[0].startswith(first)

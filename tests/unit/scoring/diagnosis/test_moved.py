@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_pot.engines.weights import ChangeKind, TensorChange
 from pytest_pot.scoring.diagnosis.moved import with_moved
 
@@ -35,6 +37,14 @@ def test_other_tensors_of_a_layer_that_moved_are_looked_up_however_little_they_c
     sources = {name: name.replace("layers.2", "layers.4") for name in (norm, matrix)}
     assert looked_up(sources, changed([norm], 0.1) + changed([matrix]))[0] == sources
     assert looked_up(sources, changed([norm], 0.1)) == ({}, [])
+
+
+def test_a_tensor_that_was_reset_is_not_taken_for_another_one_with_the_same_value() -> None:
+    name, source = "model.layers.2.input_layernorm.weight", "model.layers.4.input_layernorm.weight"
+    reset = [replace(change, detail="all values are 1") for change in changed([name])]
+    assert looked_up({name: source}, reset) == ({}, [])
+    whole = {name.replace("layers.4", "layers.2"): name for name in SHAPES if "layers.4." in name}
+    assert looked_up(whole, reset + changed([other for other in whole if other != name]))[0] == whole
 
 
 def test_what_changed_a_little_or_in_a_known_way_is_not_read() -> None:

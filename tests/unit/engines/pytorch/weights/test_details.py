@@ -69,6 +69,20 @@ def test_a_few_rows_that_moved_are_named() -> None:
     assert moved((0, 299), (5, 7)) == "only 0, 5, 7 and 299 of 300"
     assert moved((0, 299), (5, 7), (8, 9)) == "only 6 of 300"
     assert live(reference, reference.flip(0)).detail == ""
+    assert live(reference[:2], reference[:2].flip(0)).detail == "", "both moved"
+
+
+def test_a_transposed_tensor_that_was_permuted_as_well_has_no_detail() -> None:
+    halves = normal(64, 96, seed=4)
+    change = from_a_print(halves, to_pairs(halves, 16).T.contiguous())
+    assert change.detail == ""
+
+
+def test_an_equal_tensor_of_one_value_is_not_told_by_its_norm() -> None:
+    """Sums of equal values are as far off as they can be."""
+    for value in (0.1, 1.0, 1 / 3):
+        constant = torch.full((70 * 4096 + 5,), value)
+        assert change_since(print_of(constant, TensorInfo(tuple(constant.shape), "float32")), constant.clone()) is None
 
 
 @each_comparison
