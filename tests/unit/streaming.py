@@ -26,11 +26,20 @@ from pytest_pot.engines.server.engine import ServerEngine, ServerModel
 from pytest_pot.engines.server.http import Client
 from pytest_pot.engines.tokens import Tokens
 
-__all__ = ["DelayEngine", "Delays", "asked", "served", "simulated"]
+__all__ = ["HANGS_S", "DelayEngine", "Delays", "asked", "ends_soon", "served", "simulated"]
 
 VOCAB = 280
 HANGS_S = 120.0
 """Ends what would wait for ever; no test that passes takes so long."""
+_SOON_S = 10.0
+
+
+@contextmanager
+def ends_soon() -> Iterator[None]:
+    """Asserts that its body ends soon: a timeout in it of half a second is kept, and no longer one of our own is waited for."""
+    start = time.perf_counter()
+    yield
+    assert time.perf_counter() - start < _SOON_S
 
 
 class _Clock(threading.local):

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from ...streaming import HANGS_S
+
 __all__ = ["HANGS_S", "App", "LlamaApp", "LocalServer", "Reply", "Sent", "VllmApp", "no_threads_are_left", "real", "running"]
 
-HANGS_S = 120.0
-"""Ends what would wait for ever; no test that passes takes so long."""
 _DATA = Path(__file__).parents[3] / "data" / "servers"
 
 

@@ -16,7 +16,7 @@ from pytest_pot.engines.base import Generating, Remote, Streamed, Timeable
 from pytest_pot.engines.server.generation import _Request, unread
 from pytest_pot.engines.tokens import Tokens
 
-from ...streaming import HANGS_S, DelayEngine, Delays, asked, common, served, simulated
+from ...streaming import HANGS_S, DelayEngine, Delays, asked, common, ends_soon, served, simulated
 
 N = 8
 BATCH = [Tokens((*range(i, i + 20), *[0] * N), 20) for i in (10, 40, 70, 100)]
@@ -237,9 +237,11 @@ def test_a_stream_that_breaks_off_is_an_error() -> None:
     assert "http://127.0.0.1:" in failure(Delays(token=0.001, extra={3: "cut"}))
 
 
+@pytest.mark.wall_time
 @pytest.mark.parametrize("n_sent", [0, 3])
 def test_a_stream_that_stalls_is_an_error_in_time(n_sent: int) -> None:
-    message = failure(Delays(token=0.001, extra={n_sent: "stall"}), server_timeout=0.5)
+    with ends_soon():
+        message = failure(Delays(token=0.001, extra={n_sent: "stall"}), server_timeout=0.5)
     assert "http://127.0.0.1:" in message
     assert "0.5 s" in message, "the limit, and not the end of the stall"
 

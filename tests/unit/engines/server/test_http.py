@@ -20,7 +20,8 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.server import address, connections, http, retries
 from pytest_pot.engines.server.http import Client
 
-from .local_server import HANGS_S, LocalServer, Reply, Sent, no_threads_are_left, running
+from ...streaming import HANGS_S, ends_soon
+from .local_server import LocalServer, Reply, Sent, no_threads_are_left, running
 
 NAME = "the candidate's server"
 
@@ -267,30 +268,43 @@ def test_what_is_no_http_is_an_error(garbage: bytes) -> None:
 # -- timeouts ------------------------------------------------------------------------------------------------------------
 
 
-def drip(start: bytes, *parts: bytes) -> Callable[[socket.socket], None]:
-    """Sends the last of ``parts`` until the client leaves, which it does long before it was sent a thousand times."""
+def drip(start: bytes, part: bytes) -> Callable[[socket.socket], None]:
+    """Sends ``part`` until the client leaves, which it does long before it was sent a thousand times."""
 
     def write(connection: socket.socket) -> None:
         connection.sendall(start)
-        for part in (*parts, *[parts[-1]] * 1200):
+        for _ in range(1200):
             connection.sendall(part)
             time.sleep(0.1)
 
     return write
 
 
+def fall_silent(start: bytes) -> Callable[[socket.socket], None]:
+    """Sends nothing after ``start``, until the client leaves."""
+
+    def write(connection: socket.socket) -> None:
+        connection.sendall(start)
+        connection.settimeout(HANGS_S)
+        connection.recv(1)
+
+    return write
+
+
+@pytest.mark.wall_time
 def test_a_server_that_hangs_times_out() -> None:
-    with serve(lambda sent: Reply(pause=HANGS_S)) as server:
+    with serve(lambda sent: Reply(pause=HANGS_S)) as server, ends_soon():
         start = time.perf_counter()
         told = error_of(client_of(server, timeout=0.4))
         assert told == f"{NAME}: POST {server.url}/x did not answer completely within 0.4 s (--pot-server-timeout)"
         assert time.perf_counter() - start > 0.3
-        assert len(server.requests) <= 1
+        assert len(server.requests) == 1
 
 
+@pytest.mark.wall_time
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n", b"HTTP/1.1 200 OK\r\nx:"])
 def test_so_does_one_that_sends_byte_after_byte(start: bytes) -> None:
-    with serve(lambda sent: Reply(raw=drip(start, b" "))) as server:
+    with serve(lambda sent: Reply(raw=drip(start, b" "))) as server, ends_soon():
         told = error_of(client_of(server, timeout=0.5))
         assert "did not answer completely within 0.5 s (--pot-server-timeout)" in told
 
@@ -541,15 +555,18 @@ def test_a_stream_that_is_none_is_an_error(reply: Reply, message: str) -> None:
 
 def test_a_stream_times_out_between_events_and_not_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = Turns()
-    with monkeypatch.context() as patches:
-        patches.setattr(connections, "time", turns)
-        parts = [*[event({"i": i}) for i in range(8)], event({"stop": True})]
-        assert len(events(chunked(*parts, pause=turns.wait), seen=turns.seen)) == 9
-        assert turns.now == 9 * 20 > 60
-    with pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):
-        events(Reply(raw=drip(STREAM, chunk(event({"i": 1})), b"")), timeout=0.3)
-    with pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):  # what keeps a connection alive is no event
-        events(Reply(raw=drip(STREAM, chunk(event({"i": 1})), chunk(b": ping\n\n"))), timeout=0.3)
+    monkeypatch.setattr(connections, "time", turns)
+    parts = [*[event({"i": i}) for i in range(8)], event({"stop": True})]
+    assert len(events(chunked(*parts, pause=turns.wait), seen=turns.seen)) == 9
+    assert turns.now == 9 * 20 > 60
+
+
+@pytest.mark.wall_time
+@pytest.mark.parametrize("go_on", [fall_silent, lambda start: drip(start, chunk(b": ping\n\n"))], ids=["silence", "pings"])
+def test_a_stream_without_a_next_event_times_out(go_on: Callable[[bytes], Callable[[socket.socket], None]]) -> None:
+    reply = Reply(raw=go_on(STREAM + chunk(event({"i": 1}))))
+    with ends_soon(), pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):
+        events(reply, timeout=0.3)
 
 
 def test_the_connection_of_a_stream_is_used_again() -> None:
