@@ -43,12 +43,16 @@ def ends_soon() -> Iterator[None]:
 
 
 class _Clock(threading.local):
-    """Simulated time: that of the last event which this thread has read."""
+    """Simulated time: that of the last event which this thread has read.
+
+    In threads that read none, it is real: what they wait for may never come, and their own limits end that.
+    """
 
     now = 0.0
+    reads = False
 
     def perf_counter(self) -> float:
-        return self.now
+        return self.now if self.reads else time.perf_counter()
 
 
 _CLOCK = _Clock()
@@ -85,8 +89,8 @@ class Delays:
     """Whether all events are sent together, after the last one was made, as by a proxy."""
     extra: Mapping[int, str] = field(default_factory=dict)
     """By how many events were sent: ``"stall"``, ``"cut"``, ``"error"`` or ``"end"``."""
-    stalled: int = 64
-    """The most streams that stall."""
+    affected: int = 64
+    """The most streams that ``extra`` is about."""
     status: int = 200
     prompts: list[tuple[int, ...]] = field(default_factory=list)
     """What was sent to it."""
@@ -101,7 +105,7 @@ class Delays:
         self._free = [0.0] * self.slots
         self._meeting = threading.Barrier(self.together)
         self._running = 0
-        self._n_stalled = 0
+        self._n_affected = 0
         self.ended = threading.Event()
         """Ends a stall."""
 
@@ -125,11 +129,14 @@ class Delays:
             with self._lock:
                 self._running -= 1
 
-    def stalls(self) -> bool:
-        """Whether one more stream stalls."""
+    def happens(self, n_sent: int) -> str | None:
+        """What happens to one more stream that has sent so many events."""
+        extra = self.extra.get(n_sent)
+        if extra is None:
+            return None
         with self._lock:
-            self._n_stalled += 1
-            return self._n_stalled <= self.stalled
+            self._n_affected += 1
+            return extra if self._n_affected <= self.affected else None
 
     def begin(self, sent: float) -> float:
         """When a request gets its slot that was sent at the simulated time ``sent``."""
@@ -189,8 +196,8 @@ class _Handler(BaseHTTPRequestHandler):
             now = due
             if not delays.simulated:
                 time.sleep(max(0.0, now - time.perf_counter()))
-            extra = delays.extra.get(sent)
-            if extra == "stall" and delays.stalls() and not delays.ended.wait(HANGS_S):
+            extra = delays.happens(sent)
+            if extra == "stall" and not delays.ended.wait(HANGS_S):
                 delays.hung = True
             if extra == "cut":
                 self.close_connection = True
@@ -273,6 +280,7 @@ class DelayEngine(ServerEngine):
         raise NotImplementedError
 
     def generation(self, ids: Sequence[int], n_tokens: int) -> tuple[str, dict[str, Any]]:
+        _CLOCK.reads = True
         return "/generate", {"ids": list(ids), "n": n_tokens, "sent": _CLOCK.now}
 
     def tokens_in(self, event: Any) -> int:

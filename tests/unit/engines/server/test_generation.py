@@ -80,7 +80,7 @@ def test_a_run_has_two_parts_first_token_and_all_ended(exact: Callable[..., Dela
 
 
 def test_the_first_token_of_any_prompt_ends_the_first_part() -> None:
-    delays = Delays(extra={0: "stall"}, stalled=3)
+    delays = Delays(extra={0: "stall"}, affected=3)
     with served(delays) as url, asked(url) as engine:
         generation = engine.generate(BATCH)
         generation.first_token()
@@ -246,12 +246,17 @@ def test_a_stream_that_stalls_is_an_error_in_time(n_sent: int) -> None:
     assert "0.5 s" in message, "the limit, and not the end of the stall"
 
 
-def test_no_thread_is_left_after_a_failure() -> None:
-    failure(Delays(token=0.01, extra={3: "error"}))
-    deadline = time.perf_counter() + HANGS_S
-    while names := [thread.name for thread in threading.enumerate() if thread.name == "pytest-pot stream"]:
-        assert time.perf_counter() < deadline, names
-        time.sleep(0.01)
+def test_a_failure_of_one_stream_ends_the_others() -> None:
+    go_on = [1] * 3 + [0] * int(4 * HANGS_S / 0.01)
+    with served(Delays(token=0.01, sizes=go_on, together=4, extra={3: "error"}, affected=1)) as url, asked(url) as engine:
+        generation = engine.generate(BATCH)
+        generation.first_token()
+        with pytest.raises(PotError, match="out of memory"):
+            generation.other_tokens()
+        deadline = time.perf_counter() + HANGS_S
+        while names := [thread.name for thread in threading.enumerate() if thread.name == "pytest-pot stream"]:
+            assert time.perf_counter() < deadline, names
+            time.sleep(0.01)
 
 
 def test_what_the_engine_can_be_asked() -> None:
