@@ -67,12 +67,14 @@ def opened(loaded: LoadedModel, config: ScoringConfig = CONFIG) -> Iterator[Llam
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process ends, within minutes."""
+    """Whether a process ends, within minutes. One that another process than this has not waited for yet has ended too."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
+            state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z" and int(parent) != os.getpid():
             return True
         time.sleep(0.02)
     return False

@@ -61,6 +61,33 @@ def interrupted_while_loading(endless: Path) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Which of ``kill`` and ``wait`` are called for processes, in order. No process is left."""
+    before = children()
+    calls: list[str] = []
+    started = process._started
+
+    def watched(log: BinaryIO) -> subprocess.Popen[bytes]:
+        child = started(log)
+        for name in ("kill", "wait"):
+            monkeypatch.setattr(child, name, partial(called, name, getattr(child, name)))
+        return child
+
+    def called(name: str, method: Callable[..., object], *arguments: object) -> object:
+        calls.append(name)
+        return method(*arguments)
+
+    monkeypatch.setattr(process, "_started", watched)
+    yield calls
+    assert children() == before
+
+
+def children() -> set[str]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    return set(listed.read_text().split())
+
+
 class Interrupted(BaseException):
     pass
 
@@ -126,22 +153,24 @@ def test_modules_of_the_tests_do_not_take_the_place_of_python_s_own(
     started.close()
 
 
-def test_a_process_that_hangs_while_it_loads_is_ended(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_hangs_while_it_loads_is_ended(endless: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_START_S", 1.0)
-    monkeypatch.setattr(process, "_LATER_S", 600.0)  # it does not end by itself
     with pytest.raises(PotError, match=r"it was not loaded within 1 s, the limit for a model of 0.0 GB. Is there enough"):
         LlamaProcess(Settings(str(endless), 256))
+    assert calls[0] == "kill", "it does not get the time to end by itself"
 
 
-def test_a_large_model_has_more_time(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_has_more_time(file: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_START_S", 0.0)
     monkeypatch.setattr(process, "_SLOWEST", file.stat().st_size / 600)
     LlamaProcess(Settings(str(file), 256)).close()
     monkeypatch.setattr(process, "_SLOWEST", file.stat().st_size / 1e-3)
-    (tmp_path / "hangs.py").write_text("import time\n\ntime.sleep(600)\n")
+    (tmp_path / "hangs.py").write_text("import time\n\ntime.sleep(60)\n")
     monkeypatch.setattr(process, "_CHILD", str(tmp_path / "hangs.py"))
+    calls.clear()
     with pytest.raises(PotError, match="it was not loaded within 0 s"):
         LlamaProcess(Settings(str(file), 256))
+    assert calls[0] == "kill"
 
 
 def test_a_process_that_ends_before_it_reads_its_settings_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,31 +188,10 @@ def test_a_process_that_ends_before_it_reads_its_settings_is_told(file: Path, mo
 
 
 @pytest.mark.usefixtures("interrupted_while_loading")
-def test_an_interrupted_wait_leaves_no_process(endless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = children()
-    calls: list[str] = []
-    started = process._started
-
-    def watched(log: BinaryIO) -> subprocess.Popen[bytes]:
-        child = started(log)
-        for name in ("kill", "wait"):
-            monkeypatch.setattr(child, name, partial(called, name, getattr(child, name)))
-        return child
-
-    def called(name: str, method: Callable[..., object], *arguments: object) -> object:
-        calls.append(name)
-        return method(*arguments)
-
-    monkeypatch.setattr(process, "_started", watched)
+def test_an_interrupted_wait_leaves_no_process(endless: Path, calls: list[str]) -> None:
     with pytest.raises(Interrupted):
         LlamaProcess(Settings(str(endless), 256))
     assert calls[0] == "kill", "it does not get the time to end by itself"
-    assert children() == before
-
-
-def children() -> set[str]:
-    listed = Path(f"/proc/self/task/{os.getpid()}/children")
-    return set(listed.read_text().split())
 
 
 def test_a_process_that_hangs_does_not_outlive_the_process_that_started_it_for_long(endless: Path) -> None:
