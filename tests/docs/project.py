@@ -13,14 +13,10 @@ from pathlib import Path
 
 import pytest_pot
 from tests.docs.blocks import ROOT, Page, Step
+from tests.environment import without_outer_run
 
 __all__ = ["Failure", "PageProject", "is_shown"]
 
-_OUTER_RUN_VARIABLES = (
-    *("BUILD_NUMBER", "CI", "GITHUB_STEP_SUMMARY", "POT_API_KEY", "POT_KEY", "PYTEST_ADDOPTS", "PYTEST_PLUGINS"),
-    *("PYTEST_CURRENT_TEST", "PYTEST_XDIST_AUTO_NUM_WORKERS"),
-    *("PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"),
-)
 _SECONDS = 600
 _KILLED_SECONDS = 60
 """For what a killed block had started to end too."""
@@ -97,7 +93,7 @@ class PageProject:
         self._write(Path(step.value).name, original)
 
     def _run(self, command: Sequence[str], step: Step) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in _OUTER_RUN_VARIABLES}
+        environment = without_outer_run()
         environment |= {
             "PATH": os.pathsep.join([str(self._commands), str(Path(sys.executable).parent), environment["PATH"]]),
             "PYTHONPATH": str(Path(pytest_pot.__file__).parents[1]),
