@@ -98,7 +98,8 @@ def _serve(address: str) -> None:
     child = os.fork()
     if child != 0:
         os.setpgid(child, child)
-        if connection in select.select([connection, os.pidfd_open(child)], [], [])[0]:  # the script was killed: it says no more
+        script = connection.fileno()
+        if script in select.select([script, os.pidfd_open(child)], [], [])[0]:  # it was killed: it says no more
             os.killpg(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with suppress(BrokenPipeError):
