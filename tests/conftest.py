@@ -1,11 +1,13 @@
-"""Settings for all tests: the number of torch threads and of hypothesis examples, what is skipped without a GPU, and what is
-run again."""
+"""Settings for all tests: the number of torch threads and of hypothesis examples, what is skipped without a GPU, what is run
+again, and how long a test may take."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,8 +21,15 @@ with suppress(ImportError):  # a machine with a GPU may lack it, and the tests t
     hypothesis.settings.load_profile("quick")  # pytest reads --hypothesis-profile=thorough later, so it wins
 
 
+_TESTS = Path(__file__).parent
 _RERUNS = 3
 """Of a test that is marked with ``wall_time``."""
+_LIMIT_S = 600
+"""Of a test that hangs, with its fixtures: many times what the longest takes on a busy machine."""
+_LIMITS_S = {"browser": 1200, "docs": 1200}
+"""Of the folders whose own limits, which say more, are as long as that."""
+_SLOW_LIMIT_S = 3600
+"""Of a test that is marked with ``slow``: one runs all examples."""
 
 
 def pytest_configure() -> None:
@@ -35,11 +44,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("wall_time") is not None:
                 item.add_marker(pytest.mark.flaky(reruns=_RERUNS))
+    if config.pluginmanager.hasplugin("timeout"):  # nor pytest-timeout
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_limit_s(item)))
+
+
+def _limit_s(item: pytest.Item) -> int:
+    if item.get_closest_marker("slow") is not None:
+        return _SLOW_LIMIT_S
+    return _LIMITS_S.get(item.path.relative_to(_TESTS).parts[0], _LIMIT_S) if item.path.is_relative_to(_TESTS) else _LIMIT_S
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch sees none here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_proxies() -> Iterator[None]:
+    """Names that no host has, and servers of a test, are not for the proxy of a company."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+            environment.delenv(name, raising=False)
+            environment.delenv(name.upper(), raising=False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

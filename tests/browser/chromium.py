@@ -19,6 +19,7 @@ SCHEMES = ("light", "dark")
 FLAGS = (
     "--headless",
     "--no-sandbox",  # containers run as root, and the page is our own
+    "--disable-dev-shm-usage",  # a container's /dev/shm may be too small for a page
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",

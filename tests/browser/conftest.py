@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ..environment import without_outer_run
 from .chromium import browser as browser
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def report(browser: Chrome, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, more = folder / "gates.html", folder / "test_more_gates.py"
     shutil.copy(Path(__file__).with_name("more_gates.py"), more)
     settings = ("-c", f"{EXAMPLES}/pytest.ini", "-p", "no:cacheprovider", f"--pot-report={path}", "-q")
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "POT_"))}
-    environment = {**variables, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**without_outer_run(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "--rootdir", str(ROOT), *settings, *GATES, str(more)]
     result = subprocess.run(command, cwd=EXAMPLES, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert path.is_file(), result.stdout + result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,15 +13,13 @@ from pathlib import Path
 
 import pytest_pot
 from tests.docs.blocks import ROOT, Page, Step
+from tests.environment import without_outer_run
 
 __all__ = ["Failure", "PageProject", "is_shown"]
 
-_OUTER_RUN_VARIABLES = (
-    *("BUILD_NUMBER", "CI", "GITHUB_STEP_SUMMARY", "POT_API_KEY", "POT_KEY", "PYTEST_ADDOPTS", "PYTEST_PLUGINS"),
-    *("PYTEST_CURRENT_TEST", "PYTEST_XDIST_AUTO_NUM_WORKERS"),
-    *("PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"),
-)
 _SECONDS = 600
+_KILLED_SECONDS = 60
+"""For what a killed block had started to end too."""
 
 
 class Failure(AssertionError):
@@ -94,7 +93,7 @@ class PageProject:
         self._write(Path(step.value).name, original)
 
     def _run(self, command: Sequence[str], step: Step) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in _OUTER_RUN_VARIABLES}
+        environment = without_outer_run()
         environment |= {
             "PATH": os.pathsep.join([str(self._commands), str(Path(sys.executable).parent), environment["PATH"]]),
             "PYTHONPATH": str(Path(pytest_pot.__file__).parents[1]),
@@ -104,19 +103,26 @@ class PageProject:
             "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio",
             "COLUMNS": "80",
         }
-        done = subprocess.run(
+        with subprocess.Popen(
             command,
             cwd=self._home,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             encoding="utf-8",
-            timeout=_SECONDS,
-            check=False,
-        )
-        self._output = done.stdout
-        if done.returncode != step.exit:
-            raise Failure(f"exit status {done.returncode} in place of {step.exit}:\n{step.text}\n{done.stdout}")
+            start_new_session=True,
+        ) as process:
+            try:
+                self._output, _ = process.communicate(timeout=_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                self._output, _ = process.communicate(timeout=_KILLED_SECONDS)
+                raise Failure(f"has not ended after {_SECONDS} s:\n{step.text}\n{self._output}") from None
+            except BaseException:  # Ctrl-C, which reaches this session alone
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        if process.returncode != step.exit:
+            raise Failure(f"exit status {process.returncode} in place of {step.exit}:\n{step.text}\n{self._output}")
 
 
 def is_shown(shown: str, output: str) -> bool:

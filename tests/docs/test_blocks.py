@@ -157,3 +157,16 @@ def test_a_command_has_its_arguments_environment_folder_and_streams(tmp_path: Pa
     (tmp_path / "script.py").write_text("import sys\nprint(__name__, sys.path[0], file=sys.stderr)\n", encoding="utf-8")
     done = run("script.py")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", f"__main__ {tmp_path}\n")
+
+
+@needs_bash
+def test_a_block_that_hangs_is_ended_with_all_that_it_started(
+    tmp_path: Path, page_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it started would keep its output open."""
+    monkeypatch.setattr("tests.docs.project._SECONDS", 1)
+    (tmp_path / "models").mkdir()
+    project = PageProject(tmp_path, tmp_path / "models", page_commands)
+    code = "import subprocess; subprocess.run(['sh', '-c', 'sleep 100; true'])"
+    with pytest.raises(Failure, match=r"page\.md:1: has not ended after 1 s:"):
+        project.do_all(_page(tmp_path, f'```sh\npython -c "{code}"\ntrue\n```\n'))

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from math import comb
+from pathlib import Path
 
 import pytest
 
@@ -214,8 +215,7 @@ def _problems(text: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_the_numbers_of_a_page_are_those_of_the_code_and_the_results(path: object) -> None:
-    assert hasattr(path, "read_text")
+def test_the_numbers_of_a_page_are_those_of_the_code_and_the_results(path: Path) -> None:
     assert list(_problems(path.read_text(encoding="utf-8"))) == []
 
 

@@ -2,8 +2,8 @@
 
 One process imports what takes seconds, and forks for each command. :func:`commands` puts two small scripts into a folder, which
 is to come first on the PATH: they send their arguments, environment, working directory and standard streams over a socket, and
-exit as the forked process did. pytest_pot is not imported before the fork: pytest rewrites its assertions, and coverage has to
-see its import.
+exit as the forked process did. Where one is killed, so is the forked process, with what it has started. pytest_pot is not
+imported before the fork: pytest rewrites its assertions, and coverage has to see its import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from shlex import quote
@@ -97,8 +97,13 @@ def _serve(address: str) -> None:
         name, arguments, folder, environment = json.loads(stream.read(int.from_bytes(size)))
     child = os.fork()
     if child != 0:
+        os.setpgid(child, child)
+        script = connection.fileno()
+        if script in select.select([script, os.pidfd_open(child)], [], [])[0]:  # it was killed: it says no more
+            os.killpg(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        connection.sendall(bytes([status if status >= 0 else 128 - status]))
+        with suppress(BrokenPipeError):
+            connection.sendall(bytes([status if status >= 0 else 128 - status]))
         os._exit(0)
     connection.close()
     for number, stream_of_client in enumerate(streams):

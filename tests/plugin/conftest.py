@@ -22,6 +22,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 import pytest_pot
 from pytest_pot.plugin.markers import MARKERS
 
+from ..environment import is_of_outer_run
+
 VOCAB = 280
 PROMPTS: list[dict[str, Any]] = [
     {"text": "The old mill by the river", "continuation": " stood empty all winter.", "kind": "prose"},
@@ -32,18 +34,6 @@ WITH_CACHE = "-p pot"
 WITHOUT_CACHE = f"{WITH_CACHE} -p no:cacheprovider"
 """Values of ``PYTEST_ADDOPTS`` for runs that do not load installed plugins."""
 
-_OUTER_RUN_VARIABLES = (
-    "BUILD_NUMBER",
-    "CI",
-    "GITHUB_STEP_SUMMARY",
-    "POT_API_KEY",
-    "POT_KEY",
-    "PYTEST_PLUGINS",
-    "PYTEST_XDIST_AUTO_NUM_WORKERS",
-    "PYTEST_XDIST_TESTRUNUID",
-    "PYTEST_XDIST_WORKER",
-    "PYTEST_XDIST_WORKER_COUNT",
-)
 _CORPUS = ["The river ran past the old mill.", "Who is there in the winter wind?", "Nobody said that the mill stood empty."]
 _OTHER_CORPUS = ["zebra quartz zebra quartz", "jumping quickly over lazy foxes", "vexing daft jumbled zebras"]
 
@@ -235,14 +225,15 @@ def pytest_sessionfinish():
 def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     # A test that rewrites a file within a second, at the same length, would run what Python kept of the old one.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    for name in filter(is_of_outer_run, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TERM", "xterm")  # a terminal with colours, where a test has one
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "1000")  # no message is wrapped; see test_terminal.py for terminals as they are
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
-    for name in _OUTER_RUN_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
     markers = dict(MARKERS)
     yield Project(pytester, tiny)
     MARKERS.clear()  # a project's conftest may have registered one of its own in this process

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -229,6 +231,9 @@ def test_the_time_left_is_an_estimate_and_never_zero(seconds: float, done: int, 
     assert progress._left(seconds, done, total) == text
 
 
+_TERMINAL_LIMIT_S = 120
+
+
 def on_a_terminal(width: int, height: int, *arguments: str) -> tuple[int, str]:
     """What pytest, which does not know that it is tested, exits with and writes to a pseudo terminal of that size."""
     import fcntl
@@ -243,17 +248,27 @@ def on_a_terminal(width: int, height: int, *arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "--no-header", *arguments]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=Path.cwd())
     os.close(terminal)
-    content = b""
-    while True:
-        try:
-            piece = os.read(controller, 65536)
-        except OSError:  # the program has ended
-            break
-        if not piece:
-            break
-        content += piece
-    os.close(controller)
-    return process.wait(), content.decode()
+    content, end = b"", time.monotonic() + _TERMINAL_LIMIT_S
+    try:
+        while piece := _piece(controller, end):
+            content += piece
+        return process.wait(max(0.0, end - time.monotonic())), content.decode()
+    except (TimeoutError, subprocess.TimeoutExpired):
+        pytest.fail(f"pytest has not ended after {_TERMINAL_LIMIT_S} s; it wrote:\n{content.decode(errors='replace')}")
+    finally:
+        os.close(controller)
+        process.kill()  # does nothing to one that has ended
+        process.wait()
+
+
+def _piece(controller: int, end: float) -> bytes:
+    """What is written next to a pseudo terminal; nothing once the program has ended."""
+    if not select.select([controller], [], [], max(0.0, end - time.monotonic()))[0]:
+        raise TimeoutError
+    try:
+        return os.read(controller, 65536)
+    except OSError:  # Linux says so
+        return b""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo terminals of this kind")

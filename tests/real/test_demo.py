@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from ..environment import without_outer_run
 
 pytestmark = pytest.mark.real
 
@@ -38,11 +39,10 @@ def test_the_demo_passes_and_shows_a_failing_gate(tmp_path: Path) -> None:
     command = ["pytest", "examples/demo", "--xfail-tb"]
     assert f"commands = {' '.join(command)} {{posargs}}\n" in (ROOT / "tox.ini").read_text(encoding="utf-8")
     settings = {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    others = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     run = subprocess.run(
         [sys.executable, "-m", *command, "-o", f"cache_dir={tmp_path}"],
         cwd=ROOT,
-        env=others | settings,
+        env=without_outer_run() | settings,
         capture_output=True,
         text=True,
         check=False,

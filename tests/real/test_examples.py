@@ -22,6 +22,7 @@ import pytest
 from pytest_pot.core.text import columns
 from pytest_pot.report.json_report import SCHEMA_FILE
 from tests.browser.chromium import CUT, SCHEMES, WIDTHS, requests_and_messages, script, show, texts, too_wide
+from tests.environment import without_outer_run
 from tests.unit.report.commonmark import OURS, rendered
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def run_of_all(folder: Path) -> Run:
     reports = [f"--pot-report={folder / name}" for name in ("out.html", "out.json", "out.md")]
     plugins = ("-p", "no:xdist", "-p", "tests.real.unhurried_diagnosis")
     options = ["--xfail-tb", "--no-header", *plugins, "-o", f"cache_dir={folder / 'cache'}"]
-    others = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "POT_")) and name != "CI"}
-    environment = {**others, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    environment = {**without_outer_run(), "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     command = [sys.executable, "-m", "pytest", "examples", *options, *reports]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8", check=False)
     assert run.returncode == 0, run.stdout + run.stderr

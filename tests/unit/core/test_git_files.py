@@ -16,6 +16,8 @@ from pytest_pot.core.git_files import Pointer, pointer_at, refuse_git_leftovers
 from pytest_pot.engines.model_files import refuse_git_leftovers_of_model, refuse_git_leftovers_of_tokenizer
 from pytest_pot.prompts.jsonl import load_prompts
 
+from ...environment import without_git
+
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
 
 
@@ -91,7 +93,8 @@ def test_the_printed_command_ends_a_real_conflict(tmp_path: Path) -> None:
 
     def git(*arguments: str) -> int:
         identity = ["-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "commit.gpgsign=false"]
-        return subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, check=False).returncode
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=root, env=without_git(), capture_output=True, check=False).returncode
 
     def commit(text: str) -> None:
         file.write_text(f'"first"\n"{text}"\n')
@@ -113,7 +116,7 @@ def test_the_printed_command_ends_a_real_conflict(tmp_path: Path) -> None:
         "Keep one side and remove the markers. While the merge is under way, this keeps ours, and --theirs the other side:"
     )
     assert command == f"  git -C '{root}' checkout --ours -- 'tests/my prompts.jsonl'"
-    subprocess.run(shlex.split(command), check=True, capture_output=True)
+    subprocess.run(shlex.split(command), env=without_git(), check=True, capture_output=True)
     assert [prompt.text for prompt in load_prompts(file)] == ["first", "ours"]
 
 

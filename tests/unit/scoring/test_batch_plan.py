@@ -96,7 +96,7 @@ def test_planning_is_quick_where_all_prompts_fit_into_one_batch() -> None:
     room = Room(most=1 << 16, fixed=64, launch=1 << 14)
 
     fast, slow = (least_s(partial(plan, lengths, room), 5) for plan in (cheapest, plain))
-    assert fast < slow / 3  # about 1.5 ms and 20 ms
+    assert fast < slow / 1.5  # about 1.6 ms and 9 ms
 
 
 def test_below_the_launch_time_padding_costs_nothing_and_above_it_batches_cost_nothing() -> None:
