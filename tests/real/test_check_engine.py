@@ -19,7 +19,8 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_engine_for_torch_passes(reference: ModelAndTokenizer, dtype: str) -> None:
     model, tokenizer = reference
     with registry.opened(model, "candidate", ScoringConfig(dtype=dtype)) as engine:

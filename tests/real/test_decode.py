@@ -28,6 +28,7 @@ def prompts() -> list[Prompt]:
     return [prompt for prompt in builtin_prompts(None) if prompt.kind != "long"][: 4 * N_PROMPTS : 4]
 
 
+@pytest.mark.slow
 def test_the_same_weights_pass_at_numeric_and_a_rolled_cache_does_not(reference: ModelAndTokenizer) -> None:
     model, tokenizer = reference
     scorer = TeacherForcedScorer(CONFIG)

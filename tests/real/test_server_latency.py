@@ -44,6 +44,7 @@ def engine(spec: str) -> Iterator[Engine]:
         yield engine
 
 
+@pytest.mark.wall_time
 @pytest.mark.parametrize("n_prompts", [1, 3])
 def test_the_times_are_those_that_the_server_measures_itself(
     engine: Any, n_prompts: int, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +79,7 @@ def test_the_times_are_those_that_the_server_measures_itself(
     assert min(first) < 50  # others may be in a step of their own before a prompt is read
 
 
+@pytest.mark.slow
 def test_a_budget_that_a_server_misses_fails(engine: Any) -> None:
     limits = LatencyLimits(budget_ms=0.01, per="token", min_tokens_per_s=0.1)
     task = work(engine, "candidate", PROMPTS, "decode", None)
@@ -89,6 +91,8 @@ def test_a_budget_that_a_server_misses_fails(engine: Any) -> None:
     assert statistics.median(report.requests.first_token) > statistics.median(report.candidate) / (N - 1)
 
 
+@pytest.mark.slow
+@pytest.mark.wall_time
 def test_a_server_and_its_copy_are_equally_fast(spec: str) -> None:
     config = ScoringConfig()
     with ExitStack() as stack:
