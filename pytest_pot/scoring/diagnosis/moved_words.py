@@ -93,11 +93,10 @@ def _removed(
         if not in_order or any((stack, number + side) in places for number in removed for side in (-1, 1)):
             continue
         names = frozenset[str]().union(*(layers[number] for number in gone))
-        where_out = layers_in_words(removed, len(numbers)) + model.of_stack(stack)
         offsets = {sources[stack, number][1] - number for number in moved}
         where = _neighbour(offsets.pop()) if len(offsets) == 1 else "later ones"
         hold = f"{layers_in_words(moved, len(numbers))} hold{'s' * (len(moved) == 1)} the weights of {where}"
-        words = f"{where_out} {'was' if len(removed) == 1 else 'were'} taken out: {hold}"
+        words = f"{model.layers_named(stack, removed)} {'was' if len(removed) == 1 else 'were'} taken out: {hold}"
         yield MovedSentence(words, len(names) + sum(sizes[stack, number] for number in moved), names)
 
 
@@ -116,7 +115,7 @@ def _layers_moved(sources: Mapping[_Layer, _Layer], sizes: Mapping[_Layer, int],
         by_offset[stack, other_stack, other - layer].append(layer)
     for (stack, other_stack, offset), numbers in by_offset.items():
         n = sum(sizes[stack, layer] for layer in numbers)
-        where = layers_in_words(sorted(numbers), len(model.layers(stack))) + model.of_stack(stack)
+        where = model.layers_named(stack, sorted(numbers))
         verb = "holds" if len(numbers) == 1 else "hold"
         what = f"layer {numbers[0] + offset}" if len(numbers) == 1 else _neighbour(offset)
         what += model.of_stack(other_stack) if other_stack != stack else ""

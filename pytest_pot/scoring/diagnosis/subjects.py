@@ -123,7 +123,7 @@ class Tensors:
                 numbers = sorted(number for other, number in whole if other == stack)
                 names = [name for number in numbers for name in parts[stack, number]]
                 taken.update(names)
-                in_words = layers_in_words(numbers, self._n_layers(stack)) + self.of_stack(stack)
+                in_words = self.layers_named(stack, numbers)
                 subjects.append(Subject(f"all {len(names)} {words} of {in_words}", frozenset(names)))
         return subjects
 
@@ -141,12 +141,11 @@ class Tensors:
                 by_layers[stack, numbers, self._noun(names[0])].append((rest, names))
         subjects = []
         for (stack, numbers, noun), kinds in by_layers.items():
-            n_layers = self._n_layers(stack)
             if len(kinds) > _MOST_KINDS:
                 continue
             in_words = _listed([self._short(rest) for rest, _ in kinds])
             names = [name for _, some in kinds for name in some]
-            layers = layers_in_words(numbers, n_layers) + self.of_stack(stack)
+            layers = self.layers_named(stack, numbers)
             subjects.append(Subject(f"the {in_words} {noun} of {layers}", frozenset(names)))
         return subjects
 
@@ -176,7 +175,7 @@ class Tensors:
         if len(stacks) > 1 or len(numbers) != len(layers) or len(numbers) > _MOST_NUMBERS:
             return ""
         (stack,) = stacks
-        return f" (in {layers_in_words(numbers, self._n_layers(stack))}{self.of_stack(stack)})"
+        return f" (in {self.layers_named(stack, numbers)})"
 
     def is_linear(self, name: str) -> bool:
         """Whether ``name`` is what an adapter is merged into: a matrix of a linear layer or of experts, or embeddings."""
@@ -223,6 +222,10 @@ class Tensors:
 
     def _n_layers(self, stack: str) -> int:
         return sum(1 for other, _ in self._by_layer if other == stack)
+
+    def layers_named(self, stack: str, numbers: Sequence[int]) -> str:
+        """Some layers of ``stack`` in words: ``"layers 3 to 7 of encoder.block"``."""
+        return layers_in_words(numbers, self._n_layers(stack)) + self.of_stack(stack)
 
     def of_stack(self, stack: str) -> str:
         """`` of encoder.block``, behind layers of a model that has several stacks; empty of one that has one."""
