@@ -1,16 +1,21 @@
-"""Settings for all tests: the number of torch threads and of hypothesis examples, what is skipped without a GPU, what is run
-again, and how long a test may take."""
+"""Settings for all tests: no network, the number of torch threads and of hypothesis examples, what is skipped without a GPU,
+what is run again, and how long a test may take."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+
+from .zygote import commands
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
 
 with suppress(ImportError):  # a machine with a GPU may lack it, and the tests that need the GPU do without
     import hypothesis
@@ -59,6 +64,16 @@ def _limit_s(item: pytest.Item) -> int:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch sees none here")
+
+
+@pytest.fixture(scope="session")
+def forked_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder with ``python`` and ``pytest``: those that fork, where a process with torch may."""
+    if sys.platform != "linux":
+        yield Path(sys.executable).parent
+        return
+    with commands(tmp_path_factory.mktemp("bin")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

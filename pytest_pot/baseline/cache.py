@@ -23,7 +23,7 @@ from pytest_pot.core.files import Kept
 from pytest_pot.core.hashing import digest
 from pytest_pot.core.names import RECORDED_SUFFIX
 from pytest_pot.prompts.tokenization import EncodedPrompts
-from pytest_pot.prompts.tokenizer_parts import tokenizer_identity
+from pytest_pot.prompts.tokenizer_digests import tokenizer_identity
 
 __all__ = ["ReferenceCache", "cache_key", "is_cacheable"]
 

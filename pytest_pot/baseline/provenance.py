@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,14 @@ from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.files import KeptFiles
 from pytest_pot.core.git_files import pointer_at
-from pytest_pot.core.hashing import digest
+from pytest_pot.core.hashing import digest, json_bytes
 from pytest_pot.core.text import shorten
 from pytest_pot.engines.llamacpp.spec import path_in
 from pytest_pot.engines.model_files import gguf_files
 from pytest_pot.engines.onnxruntime.model import graph_files
 from pytest_pot.prompts.prompt import Prompt
-from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts, tokens_beyond
+from pytest_pot.prompts.tokenizer_digests import tokens_beyond
+from pytest_pot.prompts.tokenizer_parts import VERSIONED_PARTS, different_parts
 
 __all__ = [
     "COMPARED_FIELDS",
@@ -70,7 +70,7 @@ class Provenance(Brief):
     files: Mapping[str, str]
     """SHA-256 of the model's files, by name, if it was loaded from a folder or a file."""
     tokenizer: Mapping[str, str]
-    """See :func:`~pytest_pot.prompts.tokenizer_parts.tokenizer_digests`."""
+    """See :func:`~pytest_pot.prompts.tokenizer_digests.tokenizer_digests`."""
     prompts: str
     """See :func:`digest_of_prompts`."""
     label: str
@@ -86,7 +86,7 @@ class Provenance(Brief):
 def digest_of_prompts(prompts: Sequence[Prompt]) -> str:
     """SHA-256 over texts or chats and continuations. Kinds are left out, because they change no score."""
     contexts = (prompt.text if prompt.messages is None else list(prompt.messages) for prompt in prompts)
-    return digest(_json([context, prompt.continuation]) for context, prompt in zip(contexts, prompts, strict=True))
+    return digest(json_bytes([context, prompt.continuation]) for context, prompt in zip(contexts, prompts, strict=True))
 
 
 def file_digests(spec: str) -> dict[str, str]:
@@ -227,7 +227,3 @@ def _version(library: str) -> str | None:
 
 def _short(sha256: str | None) -> str:
     return "nothing" if sha256 is None else f"sha256 {shorten(sha256, 13)}"
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()

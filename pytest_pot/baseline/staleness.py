@@ -15,7 +15,7 @@ from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.chats import writes_the_date
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts, token_at
-from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests
 
 __all__ = ["is_about_tokenizer", "prompt_differences", "refuse_other_prompts", "refuse_stale", "stale_parts"]
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from pytest_pot.prompts.tokenizer_parts import tokenizer_state, unchanged
+from pytest_pot.prompts.tokenizer_parts import unchanged
+from pytest_pot.prompts.tokenizer_state import tokenizer_state
 
 __all__ = ["Text", "encoded_texts"]
 
@@ -51,7 +52,7 @@ def encoded_texts(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
     """The ids of each of ``texts``. The tokenizer's settings are restored.
 
     The ids by a fast tokenizer of transformers are kept. They are used again while its state is the same (see
-    :func:`~pytest_pot.prompts.tokenizer_parts.tokenizer_state` for what that sees) and every id that is kept still stands for
+    :func:`~pytest_pot.prompts.tokenizer_state.tokenizer_state` for what that sees) and every id that is kept still stands for
     the same token. Otherwise all texts are encoded.
 
     Not seen are other merges or scores in a model that stays in its place (``backend_tokenizer.train``), where all kept ids

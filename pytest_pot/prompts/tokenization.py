@@ -14,7 +14,8 @@ from pytest_pot.prompts.chats import rendered
 from pytest_pot.prompts.encodings import Text, encoded_texts
 from pytest_pot.prompts.prompt import Prompt, as_prompts
 from pytest_pot.prompts.tokenizer_differences import listed_parts
-from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests
+from pytest_pot.prompts.tokenizer_parts import different_parts
 
 __all__ = ["Encoded", "EncodedPrompts", "fit", "token_at", "token_text", "tokenise"]
 

@@ -7,7 +7,7 @@ host does not wait for them before it starts the next batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pytest_pot.core.brief import Brief
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.names import METRICS
-from pytest_pot.core.text import quoted
 from pytest_pot.engines.base import Decoding, Engine, OutOfMemory
-from pytest_pot.engines.distributions import Floats, TopK
 from pytest_pot.engines.host_reading import HostReading
-from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.memory import memory_errors
 from pytest_pot.engines.pytorch.transfer import HostCopy
 from pytest_pot.engines.tensors import (
     Distributions,
@@ -48,27 +45,10 @@ from pytest_pot.scoring.own_top_k import (
     targets_of,
     tells_given_ids,
 )
-from pytest_pot.scoring.positions import named_prompts
+from pytest_pot.scoring.position_numbers import PositionNumbers, PromptResult, packed
+from pytest_pot.scoring.positions import named_prompts, not_finite
 
-__all__ = ["Comparison", "PromptResult", "check_finite", "memory_errors", "not_finite"]
-
-_PER_MODEL = ("log_tail", "targets", "top_ids", "top_log_probs", "clear", "magnitude", "tail_underflows")
-"""What is copied to the host of each model, beside the metrics: one number per position."""
-_N_METRICS, _N_PER_MODEL = len(METRICS), len(_PER_MODEL)
-
-
-@dataclass(frozen=True, repr=False)
-class PromptResult(Brief):
-    """The results of one prompt: each metric [n_positions] by name, and what a report shows of both models."""
-
-    divergences: dict[str, Floats]
-    reference: TopK
-    candidate: TopK
-    tail_mass: Floats
-    """[n_positions]: the reference's probability outside its likeliest ids."""
-    unseen: tuple[Floats, Floats] | None = None
-    """[n_positions] each: the probability, of reference and candidate, outside the ids that both know; None where the candidate
-    knows all ids of the reference."""
+__all__ = ["Comparison"]
 
 
 class Comparison:
@@ -131,7 +111,7 @@ class Comparison:
         """The metrics and what is shown of both models, and the distance of probes from themselves."""
         tokens = [self.tokens[index] for index in batch]
         kept = ProbedRows(self.probes, batch, tokens)
-        with memory_errors(f"the comparison on {self._device}"):
+        with memory_errors("the comparison", self._device):
             reference = self._reference_reading(tokens, wide_tail)
             parts = []
             if self._given_ids:
@@ -154,7 +134,7 @@ class Comparison:
         """
         alone = {}
         for (role, index), in_batch in kept.distributions.items():
-            with suppress(OutOfMemory), memory_errors("a prompt alone"), named_prompts(self.prompts, [index]):
+            with suppress(OutOfMemory), memory_errors("a prompt alone", self._device), named_prompts(self.prompts, [index]):
                 alone[role, index] = self._distance_alone(role, index, in_batch, wide_tail)
         return alone
 
@@ -246,14 +226,11 @@ class Comparison:
                 yield block.to(self._device)
 
     def _compared(self, reference: Distributions, candidate: Distributions, own_tail: Tensor | None = None) -> Tensor:
-        """[numbers, positions] float64: the metrics, then :data:`_PER_MODEL` of each model, then ``own_tail``, the log of the
-        reference's tail, if it is not that of the cells."""
+        """See :func:`~pytest_pot.scoring.position_numbers.packed`."""
         if self._config.tail == "renormalise":
             reference, candidate = renormalised(reference), renormalised(candidate)
         reference, candidate = with_shared_choice(reference, candidate)
-        metrics = divergences(reference, candidate, self._config.tail)
-        rows = [metrics, _shown(reference), _shown(candidate)]
-        return torch.cat(rows if own_tail is None else [*rows, own_tail.to(torch.float64)[None]])
+        return packed(divergences(reference, candidate, self._config.tail), reference, candidate, own_tail)
 
     def probe(self, batch: Sequence[int]) -> None:
         """Let the reference read ``batch``, and its probes alone as well; nothing else is computed.
@@ -263,7 +240,7 @@ class Comparison:
         """
         tokens = [self.tokens[index] for index in batch]
         kept = ProbedRows(self.probes, batch, tokens)
-        with memory_errors(f"the noise floor on {self._device}"), named_prompts(self.prompts, batch):
+        with memory_errors("the noise floor", self._device), named_prompts(self.prompts, batch):
             reading = self._reference_reading(tokens, wide_tail=False)
             for p in self._reference_cells(reading):
                 kept.add(reference=p)
@@ -284,30 +261,15 @@ class Comparison:
             PotError: a log-probability of a model is NaN or infinite.
         """
         array, *alone = numbers.copy.arrays()
-        rows = _Rows.of(array)
-        if rows.underflow:
+        positions = PositionNumbers.of(array)
+        if positions.underflow:
             numbers = self._numbers(batch, wide_tail=True)
             array, *alone = numbers.copy.arrays()
-            rows = _Rows.of(array)
-        for role, model in (("reference", rows.reference), ("candidate", rows.candidate)):
+            positions = PositionNumbers.of(array)
+        for role, model in (("reference", positions.reference), ("candidate", positions.candidate)):
             not_finite(model["magnitude"], role, self.prompts, self.tokens, batch)
         self._note_noise(batch, numbers.probes, alone)
-        tail_mass = np.exp(rows.reference["log_tail"] if rows.own_tail is None else rows.own_tail)
-        unseen = None if rows.own_tail is None else [np.exp(model["log_tail"]) for model in (rows.reference, rows.candidate)]
-        results, start = [], 0
-        for index in batch:
-            part = slice(start, start + self.tokens[index].n_positions)
-            results.append(
-                PromptResult(
-                    divergences={name: row[part] for name, row in zip(METRICS, rows.metrics, strict=True)},
-                    reference=_without_cells(rows.reference, part),
-                    candidate=_without_cells(rows.candidate, part),
-                    tail_mass=tail_mass[part],
-                    unseen=None if unseen is None else (unseen[0][part], unseen[1][part]),
-                )
-            )
-            start = part.stop
-        return results
+        return positions.results(self.tokens[index].n_positions for index in batch)
 
 
 @dataclass(frozen=True)
@@ -315,7 +277,7 @@ class _Numbers:
     """What is known of one batch, on its way to the host."""
 
     copy: HostCopy
-    """[numbers, positions]: the metrics, then :data:`_PER_MODEL` of each model; and of each probe [metrics, its positions]."""
+    """Of the batch, see :func:`~pytest_pot.scoring.position_numbers.packed`; of each probe [metrics, its positions]."""
     probes: list[tuple[str, int]]
     """Role and prompt index of each probe."""
 
@@ -335,104 +297,3 @@ class _Started:
             PotError: a log-probability of a model is NaN or infinite.
         """
         return self.comparison.results(self.batch, self.numbers)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The numbers of one batch on the host, each [positions]."""
-
-    metrics: Floats
-    """[metrics, positions]"""
-    reference: Mapping[str, Floats]
-    candidate: Mapping[str, Floats]
-    own_tail: Floats | None
-    """The log of the reference's own tail, if the cells have another one."""
-
-    @staticmethod
-    def of(array: npt.NDArray[np.generic]) -> _Rows:
-        values: Floats = array.astype(np.float64, copy=False)
-        models = [values[start : start + _N_PER_MODEL] for start in (_N_METRICS, _N_METRICS + _N_PER_MODEL)]
-        reference, candidate = (dict(zip(_PER_MODEL, rows, strict=True)) for rows in models)
-        n = _N_METRICS + 2 * _N_PER_MODEL
-        return _Rows(values[:_N_METRICS], reference, candidate, values[n] if len(values) > n else None)
-
-    @property
-    def underflow(self) -> bool:
-        """Whether a tail was too small for the precision that it was summed in."""
-        return any(bool(model["tail_underflows"].any()) for model in (self.reference, self.candidate))
-
-
-def _shown(distributions: Distributions) -> Tensor:
-    """[numbers, positions] float64: :data:`_PER_MODEL`."""
-    d = distributions
-    zeros = torch.zeros_like(d.targets, dtype=torch.float64)
-    tail = zeros - torch.inf if d.log_tail is None else d.log_tail
-    underflows = zeros if d.tail_underflows is None else d.tail_underflows
-    rows = (tail, d.targets, d.top_ids, d.top_log_probs, d.clear, d.magnitude(), underflows)
-    return torch.stack([row.to(torch.float64) for row in rows])
-
-
-def _without_cells(model: Mapping[str, Floats], part: slice) -> TopK:
-    """What a report shows of the positions ``part``."""
-    targets = model["targets"][part]
-    return TopK(
-        ids=None,
-        log_probs=_NO_CELLS[: len(targets)] if len(targets) <= len(_NO_CELLS) else np.empty((len(targets), 0)),
-        log_tail=None,
-        targets=targets,
-        top_ids=model["top_ids"][part].astype(np.int64),
-        top_log_probs=model["top_log_probs"][part],
-        clear=model["clear"][part] != 0.0,
-        log_normalisers=np.zeros(len(targets)),
-        vocab_size=0,
-    )
-
-
-_NO_CELLS = np.empty((1 << 10, 0))
-
-
-@contextmanager
-def memory_errors(what: str) -> Iterator[None]:
-    """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(f"{what} ran out of memory: {next(iter(str(error).splitlines()), type(error).__name__)}") from error
-
-
-def check_finite(
-    top: TopK,
-    role: str,
-    prompts: Sequence[Prompt],
-    tokens: Sequence[Tokens] | Mapping[int, Tokens],
-    batch: Sequence[int],
-) -> None:
-    """Raise :class:`PotError`, with prompt and position, if any log-probability of a batch is NaN or infinite."""
-    magnitude = np.abs(top.targets) + np.abs(top.log_probs).max(axis=1)
-    not_finite(magnitude if top.log_tail is None else magnitude + np.abs(top.log_tail), role, prompts, tokens, batch)
-
-
-def not_finite(
-    magnitude: Floats,
-    role: str,
-    prompts: Sequence[Prompt],
-    tokens: Sequence[Tokens] | Mapping[int, Tokens],
-    batch: Sequence[int],
-) -> None:
-    """Raise :class:`PotError`, with prompt and position, if any number of a batch is NaN or infinite.
-
-    ``magnitude``: [n], NaN or infinite where any number of the position is.
-    """
-    finite = np.isfinite(magnitude)
-    if finite.all():
-        return
-    row = int(np.argmin(finite))
-    index, position = [(i, j) for i in batch for j in range(tokens[i].n_positions)][row]
-    raise PotError(
-        f"the {role}'s log-probabilities are {'NaN' if np.isnan(magnitude[row]) else 'infinite'} at prompt {index} "
-        f"({quoted(prompts[index].text, 40)}), position {position}, and at {int((~finite).sum())} of the "
-        f"{len(finite)} positions of its batch. Such a model has no score; look for an overflow (float16?) or for "
-        "weights that are not finite"
-    )

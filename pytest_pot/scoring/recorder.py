@@ -15,14 +15,14 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.engines.base import Engine
 from pytest_pot.engines.distributions import Floats, certainly_clear
 from pytest_pot.engines.host_reading import refuse_foreign_ids
+from pytest_pot.engines.pytorch.memory import memory_errors
 from pytest_pot.engines.tensors import ReferenceReading, block_height, device_for_cells, reads
 from pytest_pot.engines.tokens import Tokens
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.scoring.batching import Batches, Progress
-from pytest_pot.scoring.comparison import check_finite, memory_errors, not_finite
 from pytest_pot.scoring.metrics import renormalised_top
 from pytest_pot.scoring.own_top_k import refuse_partial
-from pytest_pot.scoring.positions import named_prompts
+from pytest_pot.scoring.positions import check_finite, named_prompts, not_finite
 
 __all__ = ["RecordedPass", "as_compared", "record"]
 
@@ -59,7 +59,7 @@ def record(
         nonlocal vocab_size
         batch_tokens = [tokens[index] for index in batch]
         parts = list(pairwise(position_starts(batch_tokens)))
-        with memory_errors(f"the recording on {device}"), named_prompts(prompts, batch):
+        with memory_errors("the recording", device), named_prompts(prompts, batch):
             if config.top_k is None and reads(reference):
                 reading = reference.reading(batch_tokens, device)
                 vocab_size = int(reading.vocab_size)  # an engine may give a NumPy scalar, which JSON does not know

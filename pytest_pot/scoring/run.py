@@ -23,9 +23,9 @@ from pytest_pot.engines.tokens import Tokens
 from pytest_pot.engines.weights import WeightsPrint
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
-from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests
 from pytest_pot.scoring.batching import Batches, Progress
-from pytest_pot.scoring.comparison import Comparison, PromptResult, check_finite
+from pytest_pot.scoring.comparison import Comparison
 from pytest_pot.scoring.encoding import fit_all, fitter
 from pytest_pot.scoring.noise_floor import (
     FloorKey,
@@ -38,6 +38,8 @@ from pytest_pot.scoring.noise_floor import (
     remember,
     shortened,
 )
+from pytest_pot.scoring.position_numbers import PromptResult
+from pytest_pot.scoring.positions import check_finite
 from pytest_pot.scoring.recorder import as_compared, record
 from pytest_pot.scoring.score_report import ScoreReport
 from pytest_pot.scoring.stopping import StoppingRule

@@ -28,6 +28,7 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
+LOADED_S = 60.0
 REQUIRED = "POT_BROWSER"
 """The environment variable that, with the value ``required``, turns a missing browser into a failure."""
 
@@ -71,6 +72,18 @@ def show(browser: Chrome, width: int, scheme: str, media: str = "screen") -> Non
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": [feature]})
 
 
+def opened(browser: Chrome, page: Path) -> None:
+    """Open a page, and wait until all of it is there.
+
+    On a busy machine the driver may be back while the page before is still shown, or before the new one is read to its end.
+    """
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    browser.get(page.as_uri())
+    whole = "return location.href === arguments[0] && document.readyState === 'complete'"
+    WebDriverWait(browser, LOADED_S).until(lambda browser: script(browser, whole, page.as_uri()), f"{page} was not loaded")
+
+
 def script(browser: Chrome, body: str, *arguments: Any) -> Any:
     """Run JavaScript from outside of the page, whose own policy allows none."""
     return browser.execute_script(body, *arguments)
@@ -98,7 +111,7 @@ def requests_and_messages(browser: Chrome, report: Path) -> list[object]:
     browser.get("about:blank")
     events(browser)
     browser.get_log("browser")  # type: ignore[no-untyped-call]
-    browser.get(report.as_uri())
+    opened(browser, report)
     script(browser, "window.scrollTo(0, document.body.scrollHeight)")
     asked = [event["params"]["request"]["url"] for event in events(browser) if event["method"] == "Network.requestWillBeSent"]
     assert report.as_uri() in asked, "requests were not seen"

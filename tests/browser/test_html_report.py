@@ -13,7 +13,7 @@ from pytest_pot.report.html.page import html_report
 from pytest_pot.report.run_facts import run_facts
 
 from ..unit.report.html.rows import latency_row, score_row
-from .chromium import CUT, SCHEMES, WIDTHS, overflow, requests_and_messages, script, show, texts, too_wide
+from .chromium import CUT, SCHEMES, WIDTHS, opened, overflow, requests_and_messages, script, show, texts, too_wide
 from .conftest import N_GATES
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.real]
 def page(browser: Chrome, report: Path) -> Iterator[Chrome]:
     """The report, just opened in a window of usual size."""
     show(browser, 1280, "light")
-    browser.get(report.as_uri())
+    opened(browser, report)
     yield browser
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
 
@@ -136,7 +136,7 @@ def test_labels_of_extreme_scores_are_within_their_plots(browser: Chrome, tmp_pa
     path = tmp_path / "gates.html"
     path.write_text(html_report(rows, run_facts(0.0)), encoding="utf-8")
     show(browser, width, "light")
-    browser.get(path.as_uri())
+    opened(browser, path)
     assert script(browser, "return document.querySelectorAll('svg.plot text').length") > 500
     assert script(browser, CUT) == []
 

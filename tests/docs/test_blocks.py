@@ -22,9 +22,11 @@ def _parameter(path: Path) -> object:
 
 @needs_bash
 @pytest.mark.parametrize("path", [_parameter(path) for path in pages()])
-def test_every_block_of_the_page_runs(path: Path, tmp_path: Path, page_commands: Path, request: pytest.FixtureRequest) -> None:
+def test_every_block_of_the_page_runs(
+    path: Path, tmp_path: Path, forked_commands: Path, request: pytest.FixtureRequest
+) -> None:
     page = read(path)
-    project = PageProject(tmp_path, request.getfixturevalue(f"{page.models}_models"), page_commands)
+    project = PageProject(tmp_path, request.getfixturevalue(f"{page.models}_models"), forked_commands)
     try:
         project.do_all(page)
     except Failure as failure:
@@ -137,13 +139,13 @@ def test_there_are_pages_to_test() -> None:
 
 
 @needs_bash
-def test_a_command_has_its_arguments_environment_folder_and_streams(tmp_path: Path, page_commands: Path) -> None:
+def test_a_command_has_its_arguments_environment_folder_and_streams(tmp_path: Path, forked_commands: Path) -> None:
     code = "import os, sys; print(sys.argv[1:], os.environ['A'], os.getcwd(), sys.stdin.read()); sys.exit(3)"
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "A": "b"}
         return subprocess.run(
-            [str(page_commands / "python"), *command],
+            [str(forked_commands / "python"), *command],
             cwd=tmp_path,
             env=environment,
             input="text",
@@ -161,12 +163,12 @@ def test_a_command_has_its_arguments_environment_folder_and_streams(tmp_path: Pa
 
 @needs_bash
 def test_a_block_that_hangs_is_ended_with_all_that_it_started(
-    tmp_path: Path, page_commands: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forked_commands: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it started would keep its output open."""
     monkeypatch.setattr("tests.docs.project._SECONDS", 1)
     (tmp_path / "models").mkdir()
-    project = PageProject(tmp_path, tmp_path / "models", page_commands)
+    project = PageProject(tmp_path, tmp_path / "models", forked_commands)
     code = "import subprocess; subprocess.run(['sh', '-c', 'sleep 100; true'])"
     with pytest.raises(Failure, match=r"page\.md:1: has not ended after 1 s:"):
         project.do_all(_page(tmp_path, f'```sh\npython -c "{code}"\ntrue\n```\n'))

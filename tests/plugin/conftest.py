@@ -146,8 +146,10 @@ class Project:
     another plugin names it (``"-prerunfailures"``) or starts workers.
     """
 
-    def __init__(self, pytester: pytest.Pytester, tiny: Models) -> None:
+    def __init__(self, pytester: pytest.Pytester, tiny: Models, commands: Path) -> None:
+        """``commands``: where ``python`` is."""
         self.pytester = pytester
+        self.python = str(commands / "python")
         self.tiny = tiny
         self.path = pytester.path
         self.ini(pot_reference=tiny.reference, pot_candidate=tiny.copy, pot_prompts="prompts.jsonl")
@@ -180,7 +182,12 @@ class Project:
         return self.run(*arguments)
 
     def run_subprocess(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
-        """Run in another process, where torch has one thread."""
+        """Run in another process, where torch has one thread and is imported already."""
+        temporary = f"--basetemp={self.path / 'temporary'}"
+        return self.pytester.run(self.python, "-m", "pytest", temporary, *arguments)
+
+    def run_new_process(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
+        """Run in another process that has imported nothing yet."""
         return self.pytester.runpytest_subprocess(*arguments)
 
     def run_workers(self, n_workers: int, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
@@ -222,7 +229,9 @@ def pytest_sessionfinish():
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def project(
+    pytester: pytest.Pytester, tiny: Models, forked_commands: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
     # A test that rewrites a file within a second, at the same length, would run what Python kept of the old one.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for name in filter(is_of_outer_run, list(os.environ)):
@@ -235,6 +244,6 @@ def project(pytester: pytest.Pytester, tiny: Models, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
     markers = dict(MARKERS)
-    yield Project(pytester, tiny)
+    yield Project(pytester, tiny, forked_commands)
     MARKERS.clear()  # a project's conftest may have registered one of its own in this process
     MARKERS.update(markers)

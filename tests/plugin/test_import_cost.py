@@ -21,7 +21,7 @@ NO_HEAVY_IMPORTS = "heavy: [] plugin: True"
 @pytest.mark.parametrize("option", ["--collect-only", "--markers", "--fixtures", "--help"])
 def test_a_run_of_no_tests_imports_nothing_heavy(project: Project, option: str) -> None:
     project.write(conftest=CONFTEST, test_it="import pytest\n\n@pytest.mark.pot_identity\ndef test_it(): pass\n")
-    result = project.run_subprocess(option)
+    result = project.run_new_process(option)
     assert result.ret == 0
     assert NO_HEAVY_IMPORTS in result.outlines
 
@@ -29,7 +29,7 @@ def test_a_run_of_no_tests_imports_nothing_heavy(project: Project, option: str) 
 def test_an_empty_project_imports_nothing_heavy(project: Project) -> None:
     project.ini()
     project.write(conftest=CONFTEST)
-    result = project.run_subprocess("--collect-only")
+    result = project.run_new_process("--collect-only")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     assert NO_HEAVY_IMPORTS in result.outlines
 
@@ -54,7 +54,7 @@ def test_a_run_without_gates_imports_nothing_heavy(project: Project) -> None:
             pass
         """,
     )
-    result = project.run_subprocess("-k", "plain or skipped", "--pot-report=gates.json", "--junitxml=out.xml")
+    result = project.run_new_process("-k", "plain or skipped", "--pot-report=gates.json", "--junitxml=out.xml")
     result.assert_outcomes(passed=1, skipped=1, deselected=1)
     assert NO_HEAVY_IMPORTS in result.outlines
 
@@ -77,7 +77,7 @@ def test_a_suite_without_gates_loads_only_the_plugin_and_core(project: Project) 
     """Markers, options and hooks need no settings, gates or prompts, which take ten times as long to import."""
     project.ini()
     project.write(conftest=LOADED, test_it="def test_it(): pass\n")
-    result = project.run_subprocess()
+    result = project.run_new_process()
     result.assert_outcomes(passed=1)
     assert "loaded: core plugin" in result.outlines
 

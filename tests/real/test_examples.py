@@ -21,7 +21,7 @@ import pytest
 
 from pytest_pot.core.text import columns
 from pytest_pot.report.json_report import SCHEMA_FILE
-from tests.browser.chromium import CUT, SCHEMES, WIDTHS, requests_and_messages, script, show, texts, too_wide
+from tests.browser.chromium import CUT, SCHEMES, WIDTHS, opened, requests_and_messages, script, show, texts, too_wide
 from tests.environment import without_outer_run
 from tests.unit.report.commonmark import OURS, rendered
 
@@ -113,7 +113,7 @@ def test_the_page_asks_for_nothing_and_logs_nothing(browser: Chrome, run: Run) -
 
 @pytest.mark.browser
 def test_all_gates_are_on_the_page(browser: Chrome, run: Run) -> None:
-    browser.get(run.page.as_uri())
+    opened(browser, run.page)
     shown = [name.splitlines() for name in texts(browser, ".gates tbody th")]
     gates = sorted((gate["test"], gate["gate"]) for gate in run.document["gates"])
     assert sorted((test, f"pot_{models.partition(':')[0]}") for test, models, *_ in shown) == gates
@@ -126,7 +126,7 @@ def test_all_gates_are_on_the_page(browser: Chrome, run: Run) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_page_is_no_wider_than_its_window(browser: Chrome, run: Run, width: int, scheme: str) -> None:
-    browser.get(run.page.as_uri())
+    opened(browser, run.page)
     assert too_wide(browser, width, scheme) == []
 
 
@@ -134,7 +134,7 @@ def test_the_page_is_no_wider_than_its_window(browser: Chrome, run: Run, width: 
 @pytest.mark.parametrize("width", [1200, 720, 360])
 def test_every_label_is_within_its_plot(browser: Chrome, run: Run, width: int) -> None:
     show(browser, width, "light")
-    browser.get(run.page.as_uri())
+    opened(browser, run.page)
     assert script(browser, CUT) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from pytest_pot.engines.base import ModelDescription, OutOfMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.onnxruntime.model import OnnxModel
 from pytest_pot.engines.pytorch.batch_reader import padded
-from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.memory import memory_errors
 from pytest_pot.engines.pytorch.model_traits import reads_alone
 from pytest_pot.engines.pytorch.output_layer import Logits
 from pytest_pot.engines.pytorch.reading import TorchReading, cells_at, on_host
@@ -217,15 +217,8 @@ class OnnxEngine:
                 f"cannot score {what} with use_amp: an ONNX graph has its precision built in. Leave use_amp at False"
             )
 
-    @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OutOfMemory(f"the {self._role} ran out of memory on cpu: {reason}") from error
+    def _memory_errors(self) -> AbstractContextManager[None]:
+        return memory_errors(f"the {self._role}", "cpu")
 
 
 def _differ(one: Tensor, other: Tensor) -> bool:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pytest_pot.engines.pytorch.device import is_out_of_memory
+from pytest_pot.engines.pytorch.memory import is_out_of_memory
 from pytest_pot.engines.pytorch.model_facts import ModelFacts
 from pytest_pot.engines.pytorch.model_traits import accepted, is_causal, reads_alone, takes_columns
 from pytest_pot.engines.pytorch.output_layer import Hidden, Logits, OutputLayer, Rows, joined

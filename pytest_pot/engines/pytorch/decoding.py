@@ -20,8 +20,8 @@ from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
 from pytest_pot.core.text import shorten
 from pytest_pot.engines.pytorch.batch_reader import Forward, each_alone, padded
-from pytest_pot.engines.pytorch.device import is_out_of_memory
 from pytest_pot.engines.pytorch.forced_steps import Reduce, Steps, tokens_counted
+from pytest_pot.engines.pytorch.memory import is_out_of_memory
 from pytest_pot.engines.pytorch.model_facts import ModelFacts
 from pytest_pot.engines.pytorch.model_traits import generating_module, has_own_code, max_positions, reads_alone
 from pytest_pot.engines.pytorch.rounding import largest_difference, same_cells

@@ -23,7 +23,6 @@ __all__ = [
     "choose_dtype",
     "device_of",
     "hardware",
-    "is_out_of_memory",
     "is_spread",
     "own_dtype",
     "prepared",
@@ -171,14 +170,6 @@ def rng_untouched(*devices: torch.device) -> Iterator[None]:
     cuda = [device for device in devices if device.type == "cuda"]
     with torch.random.fork_rng(devices=cuda):
         yield
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether ``error`` is one that torch raises, on any device, when memory runs out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).lower()
-    return any(phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def synchroniser(model: nn.Module | ModelFacts) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 from pytest_pot.core.config import ScoringConfig
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.base import Engine, ModelDescription, OutOfMemory, PeakMemory, Room
+from pytest_pot.engines.base import Engine, ModelDescription, PeakMemory, Room
 from pytest_pot.engines.distributions import Ints, TopK
 from pytest_pot.engines.pytorch.absent_weights import refuse_absent_weights
 from pytest_pot.engines.pytorch.batch_reader import Reader, each_alone, padded
 from pytest_pot.engines.pytorch.decoding import Decoder, Reduction
 from pytest_pot.engines.pytorch.description import describe
-from pytest_pot.engines.pytorch.device import device_of, is_out_of_memory, prepared, rng_untouched, synchroniser
+from pytest_pot.engines.pytorch.device import device_of, prepared, rng_untouched, synchroniser
 from pytest_pot.engines.pytorch.embedding_bounds import lookups_checked
 from pytest_pot.engines.pytorch.forward_cost import RoomForTokens, room_for
 from pytest_pot.engines.pytorch.generation import GreedyGeneration
-from pytest_pot.engines.pytorch.memory import peak_of
+from pytest_pot.engines.pytorch.memory import memory_errors, peak_of
 from pytest_pot.engines.pytorch.model_facts import ModelFacts, facts_of
 from pytest_pot.engines.pytorch.model_traits import accepted, embedding_rows, has_own_code, max_positions
 from pytest_pot.engines.pytorch.output_layer import Rows
@@ -361,15 +361,5 @@ class TorchEngine:
             "probably a position beyond the longest sequence that the model takes. Lower max_length"
         )
 
-    @contextmanager
-    def memory_errors(self) -> Iterator[None]:
-        """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise OutOfMemory(f"the {self._role} ran out of memory on {self._device}: {reason}") from error
+    def memory_errors(self) -> AbstractContextManager[None]:
+        return memory_errors(f"the {self._role}", self._device)

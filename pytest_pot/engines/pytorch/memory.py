@@ -1,26 +1,50 @@
-"""The peak memory of one run: allocated memory on CUDA, the resident set of the process on Linux."""
+"""Memory of the device: the peak of one run, and errors that say that it ran out."""
 
 from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from pytest_pot.engines.base import PeakMemory
+from pytest_pot.engines.base import OutOfMemory, PeakMemory
 
-__all__ = ["peak_of", "weights_size"]
+__all__ = ["is_out_of_memory", "memory_errors", "peak_of", "weights_size"]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ``error`` is one that torch raises, on any device, when memory runs out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(phrase in text for phrase in ("out of memory", "can't allocate memory", "not enough memory"))
+
+
+@contextmanager
+def memory_errors(what: str, device: torch.device | str) -> Iterator[None]:
+    """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`. ``what``: what ran out of it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if torch.cuda.is_initialized():  # for the next try, with a smaller batch
+            torch.cuda.empty_cache()
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise OutOfMemory(f"{what} ran out of memory on {device}: {reason}") from error
+
+
 def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -> PeakMemory | None:
     """Peak memory in use during ``run`` minus memory in use before it, plus the weights of ``model``, which ``run`` runs.
+
+    On CUDA it is what is allocated, on Linux the resident set of the process.
 
     The memory of other models in the process is in use before and during the run, so it cancels. None if neither CUDA nor
     Linux reports the peak: periodic sampling would miss it and report too little.

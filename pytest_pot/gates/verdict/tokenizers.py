@@ -27,7 +27,8 @@ def live_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs) -> tuple[s
         PotError: they differ, and the limit is one that only the same model meets.
     """
     from pytest_pot.prompts.tokenizer_differences import listed_parts
-    from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, tokenizer_identity
+    from pytest_pot.prompts.tokenizer_digests import tokenizer_digests, tokenizer_identity
+    from pytest_pot.prompts.tokenizer_parts import different_parts
 
     ours, theirs = inputs.prompts.tokenizer, inputs.candidate_tokenizer
     if theirs is None or theirs is ours:
@@ -49,7 +50,8 @@ def recorded_tokenizer_notes(settings: ScoreSettings, inputs: GateInputs, refere
         PotError: as :func:`live_tokenizer_notes`.
     """
     from pytest_pot.baseline.provenance import tolerated_tokenizer_differences
-    from pytest_pot.prompts.tokenizer_parts import PART_NAMES, tokenizer_digests, tokens_beyond
+    from pytest_pot.prompts.tokenizer_digests import tokenizer_digests, tokens_beyond
+    from pytest_pot.prompts.tokenizer_parts import PART_NAMES
 
     provenance = reference.baseline.provenance
     tokenizer, recorded = inputs.prompts.tokenizer, provenance.tokenizer

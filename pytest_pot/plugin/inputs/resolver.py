@@ -33,7 +33,7 @@ from pytest_pot.plugin.session.item_properties import attach_properties
 from pytest_pot.plugin.session.unused_baselines import UNUSED_BASELINES
 from pytest_pot.prompts.prompt import Prompt
 from pytest_pot.prompts.tokenization import EncodedPrompts
-from pytest_pot.prompts.tokenizer_parts import tokenizer_identity
+from pytest_pot.prompts.tokenizer_digests import tokenizer_identity
 from pytest_pot.report.properties import RECORDED
 
 __all__ = ["resolve"]

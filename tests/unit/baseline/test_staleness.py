@@ -20,7 +20,7 @@ from pytest_pot.baseline.provenance import (
     unseen_tokenizer_parts,
 )
 from pytest_pot.prompts import tokenizer_parts
-from pytest_pot.prompts.tokenizer_parts import tokenizer_digests
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests
 
 from ..models import tiny
 
@@ -155,7 +155,7 @@ def test_a_tokenizer_with_the_same_whole_digest_is_not_analysed(
 ) -> None:
     """But every difference is found, even if the recorded parts belong to another tokenizer."""
     recorded = tokenizer_digests(tokenizer)
-    monkeypatch.setattr(tokenizer_parts, "_BY_CONTENT", {})
+    monkeypatch.setattr("pytest_pot.prompts.tokenizer_digests._BY_CONTENT", {})
     analyses: list[int] = []
 
     def rules(_: object) -> dict[str, str]:

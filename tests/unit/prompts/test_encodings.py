@@ -17,7 +17,8 @@ from pytest_pot import PotError, Prompt, ScoringConfig, TeacherForcedScorer
 from pytest_pot.prompts import encodings
 from pytest_pot.prompts.encodings import encoded_texts
 from pytest_pot.prompts.tokenization import EncodedPrompts
-from pytest_pot.prompts.tokenizer_parts import tokenizer_digests, tokenizer_identity, tokenizer_state
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests, tokenizer_identity
+from pytest_pot.prompts.tokenizer_state import tokenizer_state
 
 from ..conftest import make_tokenizer
 from ..models import tiny

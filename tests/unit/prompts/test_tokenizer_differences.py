@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pytest_pot.prompts.tokenizer_differences import listed_parts
-from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests
+from pytest_pot.prompts.tokenizer_parts import different_parts
 
 
 def tokenizer(pre_tokenizer: Any = None, normalizer: Any = None, **settings: Any) -> PreTrainedTokenizerFast:

@@ -1,9 +1,12 @@
-"""Runs ``python`` and ``pytest`` for the blocks of pages, without a new import of torch and transformers each time.
+"""Runs ``python`` and ``pytest`` in processes of their own, without a new import of torch and transformers each time.
 
 One process imports what takes seconds, and forks for each command. :func:`commands` puts two small scripts into a folder, which
 is to come first on the PATH: they send their arguments, environment, working directory and standard streams over a socket, and
-exit as the forked process did. Where one is killed, so is the forked process, with what it has started. pytest_pot is not
+exit as the forked process did. Where one is killed, so is the forked process, with what it has started. A forked process
+starts Python in the same way: ``sys.executable`` is the script, so that workers of pytest-xdist fork too. pytest_pot is not
 imported before the fork: pytest rewrites its assertions, and coverage has to see its import.
+
+What a test says of imports or of the start of Python needs a new process.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from shlex import quote
 __all__ = ["commands"]
 
 _IMPORTED = ("pytest", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+_SCRIPTS = str(Path(sys.executable).parent)
 _COMMAND = """\
 #!/bin/sh
 exec {python} -IS {client} {name} "$@"
@@ -35,11 +39,13 @@ _CLIENT = """\
 import json, os, socket, sys
 
 name, arguments = sys.argv[1], sys.argv[2:]
+if arguments[:1] == ["-u"]:  # execnet starts its workers so, and flushes what it writes
+    del arguments[0]
 if name == "python" and (not arguments or arguments[0].startswith("-") and arguments[0] not in ("-m", "-c")):
     os.execv({python!r}, [{python!r}, *arguments])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
-    message = json.dumps([name, arguments, os.getcwd(), dict(os.environ)]).encode()
+    message = json.dumps([name, arguments, os.getcwd(), dict(os.environ), {script!r}]).encode()
     socket.send_fds(server, [len(message).to_bytes(4)], [0, 1, 2])
     server.sendall(message)
     status = server.recv(1)
@@ -52,7 +58,7 @@ def commands(folder: Path) -> Iterator[Path]:
     """A folder with ``python`` and ``pytest``; the process that they ask ends with the context."""
     address = str(folder / "socket")
     client = folder / "client.py"
-    client.write_text(_CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+    client.write_text(_CLIENT.format(python=sys.executable, address=address, script=str(folder / "python")), encoding="utf-8")
     for name in ("python", "pytest"):
         script = folder / name
         script.write_text(_COMMAND.format(python=quote(sys.executable), client=quote(str(client)), name=name), encoding="utf-8")
@@ -94,7 +100,7 @@ def _serve(address: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(connection, 4, 3)
     with connection.makefile("rb") as stream:
-        name, arguments, folder, environment = json.loads(stream.read(int.from_bytes(size)))
+        name, arguments, folder, environment, executable = json.loads(stream.read(int.from_bytes(size)))
     child = os.fork()
     if child != 0:
         os.setpgid(child, child)
@@ -110,6 +116,7 @@ def _serve(address: str) -> None:
         os.dup2(stream_of_client, number)
         os.close(stream_of_client)
     os.chdir(folder)
+    sys.executable = executable
     _run(name, arguments, environment)
 
 
@@ -120,7 +127,7 @@ def _run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) ->
     sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     if name == "pytest":
         sys.argv = [name, *arguments]
-        sys.path.insert(0, str(Path(sys.executable).parent))
+        sys.path.insert(0, _SCRIPTS)
         sys.exit(import_module("pytest").main())
     match arguments:
         case ["-m", module, *rest]:

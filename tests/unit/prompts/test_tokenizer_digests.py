@@ -10,7 +10,8 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from pytest_pot.prompts import tokenizer_parts
 from pytest_pot.prompts.tokenizer_differences import listed_parts
-from pytest_pot.prompts.tokenizer_parts import different_parts, tokenizer_digests, tokenizer_identity
+from pytest_pot.prompts.tokenizer_digests import tokenizer_digests, tokenizer_identity
+from pytest_pot.prompts.tokenizer_parts import different_parts
 
 from ..conftest import make_tokenizer
 
@@ -72,7 +73,7 @@ def test_a_large_tokenizer_is_serialised_once(monkeypatch: pytest.MonkeyPatch) -
     tokenizer = make_tokenizer()
     analyses: list[str] = []
     rules = tokenizer_parts._rules
-    monkeypatch.setattr(tokenizer_parts, "_BY_CONTENT", {})
+    monkeypatch.setattr("pytest_pot.prompts.tokenizer_digests._BY_CONTENT", {})
 
     def counted(text: str) -> Any:
         analyses.append(text)
@@ -87,10 +88,10 @@ def test_a_large_tokenizer_is_serialised_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_digests_of_a_forged_recording_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are taken from a recording of the same content, but not for later comparisons of live tokenizers."""
-    monkeypatch.setattr(tokenizer_parts, "_BY_CONTENT", {})
+    monkeypatch.setattr("pytest_pot.prompts.tokenizer_digests._BY_CONTENT", {})
     tokenizer = make_tokenizer()
     honest = tokenizer_digests(tokenizer)
-    tokenizer_parts._BY_CONTENT.clear()
+    monkeypatch.setattr("pytest_pot.prompts.tokenizer_digests._BY_CONTENT", {})
     assert tokenizer_digests(tokenizer, {**honest, "vocabulary": "0" * 64})["vocabulary"] == "0" * 64
     assert tokenizer_digests(tokenizer) == honest
 
