@@ -36,8 +36,8 @@ class PromptResult(Brief):
     knows all ids of the reference."""
 
 
-@dataclass(frozen=True)
-class PositionNumbers:
+@dataclass(frozen=True, repr=False)
+class PositionNumbers(Brief):
     """The numbers of one batch on the host, each [positions]."""
 
     metrics: Floats

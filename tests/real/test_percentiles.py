@@ -80,6 +80,7 @@ def test_the_figures_are_those_of_int8(report: ScoreReport) -> None:
     assert report.verdict(identity_limits("tv", tolerance="half")) is Verdict.DIFFERENT
 
 
+@pytest.mark.slow
 def test_bfloat16_logits_have_the_same_first_choices_as_themselves(reference: ModelAndTokenizer, zoo: ModuleType) -> None:
     """Some of them have several largest logits."""
     model, tokenizer = zoo.reference()[0].to(torch.bfloat16), reference[1]

@@ -45,7 +45,7 @@ def engine(spec: str) -> Iterator[Engine]:
 
 
 @pytest.mark.wall_time
-@pytest.mark.parametrize("n_prompts", [1, 3])
+@pytest.mark.parametrize("n_prompts", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_times_are_those_that_the_server_measures_itself(
     engine: Any, n_prompts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

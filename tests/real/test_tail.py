@@ -16,7 +16,7 @@ from .conftest import ModelAndTokenizer
 pytestmark = pytest.mark.real
 
 
-@pytest.mark.parametrize("preset", ["balanced", "fastest"])
+@pytest.mark.parametrize("preset", ["balanced", pytest.param("fastest", marks=pytest.mark.slow)])
 def test_no_kind_of_text_has_a_tail_that_refuses_a_gate(reference: ModelAndTokenizer, preset: str) -> None:
     """A gate on prompts of one kind alone must not be refused: a bound with too little room would stop honest users."""
     model, tokenizer = reference

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ...streaming import HANGS_S
+from .playing import values_and_ranks
 
 __all__ = ["HANGS_S", "App", "LlamaApp", "LocalServer", "Reply", "Sent", "VllmApp", "no_threads_are_left", "real", "running"]
 
@@ -266,10 +267,8 @@ class VllmApp(ModelApp):
 def _entry(row: torch.Tensor, k: int, target: int) -> dict[str, Any]:
     values, ids = row.topk(min(k, len(row)))
     told = {int(target): float(row[target])} | dict(zip(ids.tolist(), values.tolist(), strict=True))
-    return {
-        str(each): {"logprob": value, "rank": int((row > value).sum()) + 1, "decoded_token": f"t{each}"}
-        for each, value in told.items()
-    }
+    _, ranks = values_and_ranks(row)
+    return {str(each): {"logprob": value, "rank": ranks[each], "decoded_token": f"t{each}"} for each, value in told.items()}
 
 
 class LlamaApp(ModelApp):

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-__all__ = ["EOS", "PlayedModel"]
+__all__ = ["EOS", "PlayedModel", "likeliest", "values_and_ranks"]
 
 EOS = 2
 
@@ -43,6 +44,13 @@ class PlayedModel:
             if token == EOS and not how.get("ignore_eos"):
                 break
         return read[len(ids) :]
+
+
+def values_and_ranks(row: Tensor) -> tuple[list[float], list[int]]:
+    """The log-probability of each id of a row [vocab], and by how many it is exceeded, plus one."""
+    values = row.numpy()
+    exceeded_by = len(values) - np.searchsorted(np.sort(values), values, side="right")
+    return values.tolist(), (exceeded_by + 1).tolist()
 
 
 def likeliest(row: Tensor, k: int) -> list[int]:

@@ -124,7 +124,8 @@ class PlayingSglang:
 
         def entries(index: int, wanted: Sequence[int]) -> list[Any]:
             """About the token at ``index``, [log-probability, id, text] of each id."""
-            return [[float(rows[index - 1][each]), each, None] for each in wanted]
+            values = rows[index - 1].tolist()
+            return [[values[each], each, None] for each in wanted]
 
         came = list(range(start + 1, len(ids)))  # the first token of the range has no entry but null
         told: dict[str, Any] = {

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .playing import PlayedModel, likeliest
+from .playing import PlayedModel, likeliest, values_and_ranks
 from .serving import Reply
 
 __all__ = ["PlayingVllm"]
@@ -113,13 +113,10 @@ class PlayingVllm:
         for row, token in zip(rows[:-1], ids[1:], strict=True):
             # First the token that came, then the likeliest: one more, if it is not among them.
             names = dict.fromkeys([token, *likeliest(row, k)])
+            values, ranks = values_and_ranks(row)
             entries.append(
                 {
-                    str(each): {
-                        "logprob": max(float(row[each]), -9999.0),
-                        "rank": int((row > row[each]).sum()) + 1,
-                        "decoded_token": f"<{each}>",
-                    }
+                    str(each): {"logprob": max(values[each], -9999.0), "rank": ranks[each], "decoded_token": f"<{each}>"}
                     for each in names
                 }
             )

@@ -248,7 +248,7 @@ def expected(name: str, dtype: torch.dtype) -> tuple[Tensor, str | None]:
     return values, grid_of(values)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16], ids=str)
 @pytest.mark.parametrize("before", ON_GRIDS)
 def test_what_was_found_before_changes_no_name(before: str, dtype: torch.dtype) -> None:
     """All of a model's tensors are of one search, which tries the grids of those before first."""
