@@ -87,6 +87,12 @@ def no_proxies() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def few_threads() -> None:
-    """Tiny models gain nothing from more threads, and each pytest-xdist worker has one core."""
-    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
+def few_threads() -> Iterator[None]:
+    """Tiny models gain nothing from more threads, and each pytest-xdist worker has one core, also for what it starts."""
+    with pytest.MonkeyPatch.context() as environment:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            environment.setenv("OMP_NUM_THREADS", "1")
+            torch.set_num_threads(1)
+        else:
+            torch.set_num_threads(min(2, torch.get_num_threads()))
+        yield

@@ -268,7 +268,7 @@ def _check_positions(suite: _Suite, targets: npt.NDArray[np.int64], start: int) 
     refuse_where(total < 1.0 - _SHORTFALL, "the probabilities sum to less than 1")
     refuse_where(
         ~top.clear & certainly_clear(top),
-        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
+        "the likeliest token leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
         "would not count it",
     )
     if top.ids is None:

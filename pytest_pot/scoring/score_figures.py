@@ -71,7 +71,7 @@ class ScoreFigures(Brief):
     divergences: Mapping[str, Sequence[Floats]]
     """Each metric by name, as one array [n_positions] per prompt."""
     distributions: tuple[Sequence[TopK], Sequence[TopK]]
-    """Reference and candidate: targets and first choices of each prompt, without the cells."""
+    """Reference and candidate: targets and likeliest tokens of each prompt, without the cells."""
     tail_masses: Sequence[Floats]
     decode: Callable[[list[int]], str]
     elapsed_s: float

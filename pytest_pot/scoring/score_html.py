@@ -41,7 +41,7 @@ def as_html(figures: ScoreFigures) -> str:
     change = figures.delta_p
     lines = [
         f"compared: {cells_text(figures)}, {models_text(figures.labels)}",
-        *([] if change is None else [f"change of the next token's probability: {delta_p_text(change.to_dict())}"]),
+        *([] if change is None else [f"change of the next token's probability (Δp): {delta_p_text(change.to_dict())}"]),
         f"same likeliest token{' of those compared' if figures.renormalised else ''}: {same_top_text(*figures.same_top)}",
         *(
             f"{number(worst.score)} at prompt {worst.prompt_index}, position {worst.position}: "

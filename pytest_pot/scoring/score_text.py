@@ -105,7 +105,7 @@ def figure_lines(figures: ScoreFigures) -> list[str]:
     metrics = dict.fromkeys((figures.metric, "kl"))
     lines = [f"{metric} over positions: {_spread(figures.percentiles(metric))}" for metric in metrics]
     change = figures.delta_p
-    lines.append(f"change of the next token's probability: {delta_p_text(None if change is None else change.to_dict())}")
+    lines.append(f"change of the next token's probability (Δp): {delta_p_text(None if change is None else change.to_dict())}")
     compared = " of those compared" if figures.renormalised else ""
     return [*lines, f"same likeliest token{compared}: {same_top_text(*figures.same_top)}"]
 
@@ -160,7 +160,7 @@ def _position_lines(worst: WorstPosition) -> list[str]:
     reference = f"reference {percent(worst.reference_probability)}"
     candidate = f"candidate {percent(worst.candidate_probability)}"
     first = (
-        f"first choices: reference {_token(worst.reference_choice)} {percent(worst.reference_choice_probability)}, "
+        f"likeliest: reference {_token(worst.reference_choice)} {percent(worst.reference_choice_probability)}, "
         f"candidate {_token(worst.candidate_choice)} {percent(worst.candidate_choice_probability)}"
     )
     # A token that is part of a character is not readable, so show its id too.

@@ -33,7 +33,7 @@ def clear_problems(top: TopK, oracle: Oracle, call: Call) -> list[str]:
             row = int(wrong.argmax())
             return [
                 f"{call.name}: clear is wrong: at {named_row(call, row)} it is {said}, but the likeliest id, "
-                f"{int(top.top_ids[row])}, {truth}; so at {int(wrong.sum())} of {call.n} positions. A changed first choice "
+                f"{int(top.top_ids[row])}, {truth}; so at {int(wrong.sum())} of {call.n} positions. A changed likeliest token "
                 "counts (top1_flip) only where clear is True"
             ]
     return []

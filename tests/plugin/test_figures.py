@@ -32,7 +32,7 @@ def test_they_are_told_at_v_only(project: Project) -> None:
     patterns = [
         r"  tv over positions: median 0\.\d+, 90% 0\.\d+, 99% 0\.\d+, max 0\.\d+",
         r"  kl over positions: median [\d.]+, 90% [\d.]+, 99% [\d.]+, max [\d.]+",
-        r"  change of the next token's probability: mean [+-]\S+ points, RMS \S+; min -\S+, .*99% \+\S+, .*max \+\S+",
+        r"  change of the next token's probability \(Δp\): mean [+-]\S+ points, RMS \S+; min -\S+, .*99% \+\S+, .*max \+\S+",
         r"  same likeliest token: \d\d?(\.\d+)?% ± [\d.]+%",
     ]
     for line, pattern in zip(told, patterns, strict=True):
@@ -85,6 +85,6 @@ def test_details_of_a_renormalised_score_have_no_change_of_probability(project: 
     lines = project.run("-v").outlines
     [row] = project.gates()
     assert row["delta_p"] is None
-    told = "  change of the next token's probability: not known: probabilities are relative to the compared tokens"
+    told = "  change of the next token's probability (Δp): not known: probabilities are relative to the compared tokens"
     assert told in lines
     assert any(line.startswith("  same likeliest token of those compared: ") for line in lines)

@@ -96,7 +96,7 @@ def test_a_failure_names_the_worst_prompts_and_positions(project: Project) -> No
         assert re.fullmatch(r" +0\.\d+  prompt [012], position \d+: .+ ▸ '.+'", place), place
         pattern = (
             r" {15}reference \d+(\.\d+)?%, candidate \d+(\.\d+)?%; "
-            r"first choices: reference '.+' \d+(\.\d+)?%, candidate '.+' \d+(\.\d+)?%"
+            r"likeliest: reference '.+' \d+(\.\d+)?%, candidate '.+' \d+(\.\d+)?%"
         )
         assert re.fullmatch(pattern, probabilities), probabilities
     assert text[13].startswith("  what changed: all 28 tensors changed")

@@ -36,9 +36,10 @@ def test_the_figures_equal_numpys_on_both_models_own_logits(
     report: ScoreReport, reference: ModelAndTokenizer, zoo: ModuleType
 ) -> None:
     change, same, kl = [], [], []
+    models = (reference[0], zoo.int8()[0])
     for tokens in report.tokens:
         rows = []
-        for model in (reference[0], zoo.int8()[0]):
+        for model in models:
             with torch.no_grad():
                 logits = model(torch.tensor([tokens.ids])).logits[0, tokens.prompt_len - 1 : -1]
             rows.append(logits.double().log_softmax(-1).numpy())

@@ -233,7 +233,7 @@ def test_positions_cannot_be_taken_out_of_top1_flip(forger: Forger) -> None:
     message = reason(forger)
     assert message.startswith("prompt 0, position ")
     assert message.split(": ", 1)[1] == (
-        "the first choice leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
+        "the likeliest token leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
         "would not count it"
     )
 

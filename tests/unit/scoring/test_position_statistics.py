@@ -203,7 +203,7 @@ def test_renormalised_probabilities_are_no_probabilities_of_the_token(
     report = TeacherForcedScorer(ScoringConfig(top_k=5, tail="renormalise")).score_batch(*pair, prompts, tokenizer)
     assert report.delta_p is None
     assert report.to_dict()["delta_p"] is None
-    assert "next token's probability: not known: probabilities are relative to the compared tokens" in str(report)
+    assert "next token's probability (Δp): not known: probabilities are relative to the compared tokens" in str(report)
     assert "same likeliest token of those compared: " in str(report)
     whole = TeacherForcedScorer(ScoringConfig(top_k=None, tail="renormalise")).score_batch(*pair, prompts, tokenizer)
     assert whole.delta_p is not None

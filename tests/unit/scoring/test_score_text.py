@@ -68,7 +68,7 @@ def test_the_figures_are_told_in_four_lines(report: ScoreReport) -> None:
     assert tv == "tv over positions: median {:.3g}, 90% {:.3g}, 99% {:.3g}, max {:.3g}".format(*spread)
     assert kl.startswith("kl over positions: median ")
     assert report.delta_p is not None
-    assert change == f"change of the next token's probability: {delta_p_text(report.delta_p.to_dict())}"
+    assert change == f"change of the next token's probability (Δp): {delta_p_text(report.delta_p.to_dict())}"
     assert same == f"same likeliest token: {same_top_text(*report.same_top)}"
     assert len(figure_lines(replace(report, config=ScoringConfig(metric="kl")))) == 3
 

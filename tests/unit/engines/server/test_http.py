@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import _thread
 import gzip
-import json
 import socket
-import threading
 import time
 import tracemalloc
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
-import httpcore2
-import httpx2
 import pytest
 
 from pytest_pot.core.errors import PotError
-from pytest_pot.engines.server import address, connections, http, retries
+from pytest_pot.engines.server import http, retries
 from pytest_pot.engines.server.http import Client
 
 from ...streaming import HANGS_S, ends_soon
-from .local_server import LocalServer, Reply, Sent, no_threads_are_left, running
-
-NAME = "the candidate's server"
-
-
-def serve(app: Callable[[Sent], Reply]) -> Any:
-    return running(app)
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.02)
-    monkeypatch.delenv("POT_API_KEY", raising=False)
-
-
-def client_of(server: LocalServer, timeout: float = 60.0, concurrency: int = 8) -> Client:
-    return Client(server.url, timeout=timeout, concurrency=concurrency, name=NAME)
-
-
-def error_of(client: Client, path: str = "/x") -> str:
-    with pytest.raises(PotError) as error:
-        client.post(path, {"a": 1})
-    assert error.value.__cause__ is None
-    return str(error.value)
+from .clients import NAME, client_of, drip, drop, error_of, serve
+from .clients import short_pauses as short_pauses
+from .local_server import Reply, Sent
 
 
 def test_json_goes_out_and_comes_back() -> None:
@@ -229,10 +203,6 @@ def test_a_connection_that_the_server_dropped_while_idle_is_made_anew() -> None:
         assert len(server.requests) == 5
 
 
-def drop(connection: socket.socket) -> None:
-    connection.shutdown(socket.SHUT_RDWR)
-
-
 def test_one_that_it_drops_just_when_we_send_too() -> None:
     """The server has read the request, as far as it can tell, and says nothing: nothing was answered, so it is asked again."""
     replies = iter([Reply({"a": 1}), Reply(raw=drop), Reply({"a": 2})])
@@ -274,29 +244,6 @@ def test_what_is_no_http_is_an_error(garbage: bytes) -> None:
 # -- timeouts ------------------------------------------------------------------------------------------------------------
 
 
-def drip(start: bytes, part: bytes) -> Callable[[socket.socket], None]:
-    """Sends ``part`` until the client leaves, which it does long before it was sent a thousand times."""
-
-    def write(connection: socket.socket) -> None:
-        connection.sendall(start)
-        for _ in range(1200):
-            connection.sendall(part)
-            time.sleep(0.1)
-
-    return write
-
-
-def fall_silent(start: bytes) -> Callable[[socket.socket], None]:
-    """Sends nothing after ``start``, until the client leaves."""
-
-    def write(connection: socket.socket) -> None:
-        connection.sendall(start)
-        connection.settimeout(HANGS_S)
-        connection.recv(1)
-
-    return write
-
-
 @pytest.mark.wall_time
 def test_a_server_that_hangs_times_out() -> None:
     with serve(lambda sent: Reply(pause=HANGS_S)) as server, ends_soon():
@@ -313,292 +260,6 @@ def test_so_does_one_that_sends_byte_after_byte(start: bytes) -> None:
     with serve(lambda sent: Reply(raw=drip(start, b" "))) as server, ends_soon():
         told = error_of(client_of(server, timeout=0.5))
         assert "did not answer completely within 0.5 s (--pot-server-timeout)" in told
-
-
-# -- side by side --------------------------------------------------------------------------------------------------------
-
-
-def test_requests_run_side_by_side_and_come_back_in_order() -> None:
-    def app(sent: Sent) -> Reply:
-        return Reply(sent.body, pause=0.05 if sent.body["i"] % 2 else 0.02)
-
-    with serve(app) as server:
-        client = client_of(server, concurrency=4)
-        server.together = 4
-        assert client.side_by_side(lambda i: client.post("/x", {"i": i}).body["i"], range(24)) == list(range(24))
-        assert server.most_at_once == 4
-        assert len({sent.connection for sent in server.requests}) == 4
-        assert client.side_by_side(lambda i: i, []) == []
-        assert no_threads_are_left()
-
-
-class Other(RuntimeError):
-    pass
-
-
-def test_the_first_error_is_raised_and_the_rest_is_not_begun() -> None:
-    begun = []
-
-    def ask(i: int) -> int:
-        begun.append(i)
-        if i == 5:
-            raise Other("five")
-        client.post("/x", {"i": i})
-        return i
-
-    with serve(lambda sent: Reply({}, pause=0.0 if sent.body["i"] < 4 else HANGS_S)) as server:
-        client = client_of(server, concurrency=2)
-        with pytest.raises(Other, match="five"):
-            client.side_by_side(ask, range(100))
-        assert sorted(begun) == list(range(6))
-
-
-@pytest.mark.parametrize("stream", [False, True], ids=["answer", "stream"])
-def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None:
-    begun, over = threading.Event(), threading.Event()
-    ends: list[str] = []
-
-    def ask(i: int) -> None:
-        if i == 0:
-            assert begun.wait(HANGS_S)
-            raise Other("the first")
-        begun.set()
-        try:
-            deadline = time.monotonic() + HANGS_S
-            while client._interruptions == 0:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            list(client.stream("/x", {})) if stream else client.post("/x", {})
-        except PotError as error:
-            ends.append(str(error))
-            raise
-        finally:
-            over.set()
-
-    with serve(lambda sent: Reply({})) as server:
-        client = client_of(server, concurrency=2)
-        with pytest.raises(Other, match="the first"):
-            client.side_by_side(ask, range(2))
-        assert over.wait(HANGS_S)
-        assert server.requests == []
-        assert ends == [f"{NAME}: POST {server.url}/x was not sent: another request failed"]
-        assert client.side_by_side(lambda i: client.post("/x", {}).body, range(3)) == [{}] * 3
-        assert client.post("/x", {}).body == {}
-
-
-def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped = threading.Event()
-    exchange = connections.Exchange(60.0, stopped.is_set)
-    with serve(lambda sent: Reply({})) as server:
-        pool = connections.Connections(address.parse(server.url), None, most=1)
-        connect = pool._sockets._system.connect_tcp
-
-        def connect_and_stop(*arguments: Any) -> Any:
-            stream = connect(*arguments)
-            stopped.set()
-            pool.interrupt()
-            return stream
-
-        monkeypatch.setattr(pool._sockets._system, "connect_tcp", connect_and_stop)
-        with pytest.raises(httpcore2.ReadError, match="interrupted"):
-            pool.send(httpx2.Request("GET", server.url), exchange)
-        pool.close()
-        assert server.requests == []
-
-
-def test_fewer_than_it_may_run_where_a_caller_says_so() -> None:
-    with serve(lambda sent: Reply({}, pause=0.05)) as server:
-        client = client_of(server, concurrency=8)
-        server.together = 3
-        client.side_by_side(lambda i: client.post("/x", {}), range(9), 3)
-        assert server.most_at_once == 3
-        server.together = 8
-        client.side_by_side(lambda i: client.post("/x", {}), range(20), 100)
-        assert server.most_at_once == 8
-
-
-def test_what_runs_beside_an_error_is_cut() -> None:
-    with serve(lambda sent: Reply({"error": "no"}, 400) if sent.body["i"] == 1 else Reply(pause=2 * HANGS_S)) as server:
-        server.together = 8
-        client = client_of(server, timeout=2 * HANGS_S)
-        with pytest.raises(PotError, match="answered 400"):
-            client.side_by_side(lambda i: client.post("/x", {"i": i}), range(50))
-        assert no_threads_are_left()
-        assert len(server.requests) == 8
-
-
-@pytest.mark.parametrize("busy", [False, True], ids=["hangs", "is busy"])
-def test_an_interrupt_ends_all_at_once(busy: bool) -> None:
-    """Ctrl-C comes to the thread that waits."""
-
-    all_wait, over = threading.Event(), threading.Event()
-
-    def app(sent: Sent) -> Reply:
-        if len(server.requests) == 8:
-            all_wait.set()
-        return Reply({}, 503, {"retry-after": "240"}) if busy else Reply(pause=2 * HANGS_S)
-
-    def interrupt() -> None:
-        all_wait.wait(HANGS_S)
-        if not over.wait(0.2):
-            _thread.interrupt_main()
-
-    interrupter = threading.Thread(target=interrupt, daemon=True)
-    with serve(app) as server:
-        client = client_of(server, timeout=1000)
-        try:
-            interrupter.start()
-            with pytest.raises(KeyboardInterrupt):
-                client.side_by_side(lambda i: client.post("/x", {"i": i}), range(50))
-        finally:  # a later interrupt would stop all tests
-            over.set()
-            all_wait.set()
-            interrupter.join()
-        assert no_threads_are_left()
-        assert len(server.requests) == 8
-
-
-# -- streams -------------------------------------------------------------------------------------------------------------
-
-
-STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-
-
-def chunk(part: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(part), part)
-
-
-def chunked(*parts: bytes, end: bool = True, pause: Callable[[], object] = lambda: None) -> Reply:
-    """``pause``: is called after each part."""
-
-    def write(connection: socket.socket) -> None:
-        connection.sendall(STREAM)
-        for part in parts:
-            connection.sendall(chunk(part))
-            pause()
-        if end:
-            connection.sendall(b"0\r\n\r\n")
-        drop(connection)
-
-    return Reply(raw=write)
-
-
-def event(value: object) -> bytes:
-    return b"data: " + json.dumps(value).encode() + b"\n\n"
-
-
-def events(reply: Reply, timeout: float = 60.0, seen: Callable[[], None] = lambda: None) -> list[Any]:
-    """``seen``: is called for each event."""
-    with serve(lambda sent: reply) as server:
-        read = []
-        for each in client_of(server, timeout).stream("/v1/completions", {"stream": True}):
-            read.append(each)
-            seen()
-        return read
-
-
-class Turns:
-    """A server sends an event once the client has seen the one before."""
-
-    def __init__(self) -> None:
-        self._n_seen = threading.Semaphore(0)
-        self.now = 0.0
-        """A clock for deadlines."""
-
-    def seen(self) -> None:
-        self._n_seen.release()
-
-    def wait(self) -> None:
-        assert self._n_seen.acquire(timeout=HANGS_S)
-        self.now += 20.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-TWO = [{"choices": [{"text": "a\u2028b"}]}, {"choices": [{"text": "c", "finish_reason": "length"}]}]
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        chunked(*map(event, TWO), b"data: [DONE]\n\n"),
-        chunked(b"".join(map(event, TWO))),
-        chunked(*[bytes([byte]) for byte in b"".join(map(event, TWO)) + b"data: [DONE]\n\n"]),
-        chunked(b": ping\n\n", b"event: x\r\nid: 1\r\n", event(TWO[0]).replace(b"\n", b"\r\n"), event(TWO[1])[:-1]),
-    ],
-    ids=["done", "at once", "bytes", "other lines"],
-)
-def test_events_come_back_as_json(reply: Reply) -> None:
-    assert events(reply) == TWO
-
-
-@pytest.mark.parametrize(
-    "last", [{"content": "", "stop": True}, {"text": "x", "meta_info": {"finish_reason": {"type": "length"}}}]
-)
-def test_other_servers_say_the_end_in_their_last_event(last: Any) -> None:
-    assert events(chunked(event({"content": "a", "stop": False}), event(last))) == [{"content": "a", "stop": False}, last]
-
-
-def test_events_come_as_they_are_sent() -> None:
-    turns = Turns()
-    parts = [{"i": 1}, {"i": 2}, {"stop": True}]
-    assert events(chunked(*map(event, parts), pause=turns.wait), seen=turns.seen) == parts
-
-
-@pytest.mark.parametrize(
-    ("reply", "message"),
-    [
-        (chunked(event(TWO[0]), end=False), "was cut off after "),
-        (chunked(event(TWO[0])), "ended its stream before its last event"),
-        (chunked(), "ended its stream before its last event"),
-        (
-            chunked(event(TWO[0]), event({"error": {"message": "boom"}})),
-            'reported an error in its stream: {"error": {"message": "boom"}}',
-        ),
-        (chunked(event(TWO[0]), b'error: {"code": 500}\n\n'), 'reported an error in its stream: {"error": {"code": 500}}'),
-        (chunked(b"data: {oops\n\n"), "answered an event, which cannot be read as JSON"),
-        (chunked(b"x" * (17 << 20)), "a line of its stream is longer than 16777216 bytes"),
-        (Reply({"error": "no"}, 400), 'answered 400: {"error": "no"}'),
-        (Reply({}, 503), "answered 503: {}"),
-        (Reply({"choices": []}), 'did not stream, but answered {"choices": []}'),
-        (Reply(b"<html>", headers={"content-type": "text/html"}), "answered 200 with text/html, which cannot be read as JSON"),
-        (Reply(raw=drop), "got no answer: "),
-    ],
-)
-def test_a_stream_that_is_none_is_an_error(reply: Reply, message: str) -> None:
-    with pytest.raises(PotError) as error:
-        events(reply)
-    assert message in str(error.value)
-    assert "/v1/completions" in str(error.value)
-
-
-def test_a_stream_times_out_between_events_and_not_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    turns = Turns()
-    monkeypatch.setattr(connections, "time", turns)
-    parts = [*[event({"i": i}) for i in range(8)], event({"stop": True})]
-    assert len(events(chunked(*parts, pause=turns.wait), seen=turns.seen)) == 9
-    assert turns.now == 9 * 20 > 60
-
-
-@pytest.mark.wall_time
-@pytest.mark.parametrize("go_on", [fall_silent, lambda start: drip(start, chunk(b": ping\n\n"))], ids=["silence", "pings"])
-def test_a_stream_without_a_next_event_times_out(go_on: Callable[[bytes], Callable[[socket.socket], None]]) -> None:
-    reply = Reply(raw=go_on(STREAM + chunk(event({"i": 1}))))
-    with ends_soon(), pytest.raises(PotError, match=r"did not answer completely within 0\.3 s"):
-        events(reply, timeout=0.3)
-
-
-def test_the_connection_of_a_stream_is_used_again() -> None:
-    body = b"".join(map(event, TWO)) + b"data: [DONE]\n\n"
-    with serve(lambda sent: Reply(body, headers={"content-type": "text/event-stream"})) as server:
-        client = client_of(server)
-        for _ in range(3):
-            assert list(client.stream("/x", {})) == TWO
-        assert len({sent.connection for sent in server.requests}) == 1
-
-
-# -- what is not done ----------------------------------------------------------------------------------------------------
 
 
 def test_no_cookie_is_kept_and_no_password_is_looked_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

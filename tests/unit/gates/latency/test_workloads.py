@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import subprocess
 import sys
@@ -290,6 +291,26 @@ def test_the_key_value_cache_is_counted_even_after_an_earlier_run() -> None:
         peak = task.peak()
     assert peak is not None
     assert peak.bytes - peak.weights > 0.9 * cache
+
+
+@on_linux
+def test_garbage_that_is_collected_during_a_run_takes_nothing_off_its_memory() -> None:
+    n_bytes = 64 << 20
+    garbage: list[Any] = [torch.ones(n_bytes, dtype=torch.uint8)]
+    garbage.append(garbage)
+
+    def run() -> None:
+        gc.collect()
+        torch.ones(n_bytes, dtype=torch.uint8)
+
+    gc.disable()
+    try:
+        del garbage
+        peak = peak_of(run, torch.nn.Linear(1, 1), torch.device("cpu"))
+    finally:
+        gc.enable()
+    assert peak is not None
+    assert peak.bytes - peak.weights > 0.9 * n_bytes
 
 
 def test_every_device_of_a_model_is_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
