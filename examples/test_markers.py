@@ -53,7 +53,7 @@ def test_int8_is_within_the_tolerance_for_int8() -> None:
 
 # The body can check more: the fixture pot_result has the verdict and the whole report.
 @pytest.mark.pot_identity(candidate="smollm2:int8", prompts="prompts.jsonl", max_score=0.08)
-def test_int8_rarely_changes_the_first_choice(pot_result: PotResult) -> None:
+def test_int8_rarely_changes_the_likeliest_token(pot_result: PotResult) -> None:
     assert pot_result.report.metrics["top1_flip"] < 0.15
     for position in pot_result.report.worst(3):
         print(f"{position.context!r} -> {position.token!r}: {position.reference_probability:.0%}", end=" ")

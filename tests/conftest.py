@@ -68,7 +68,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="session")
 def forked_commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder with ``python`` and ``pytest``: those that fork, where a process with torch may."""
+    """The folder with ``python`` and ``pytest``: on Linux they fork from a process with torch, elsewhere they are as usual."""
     if sys.platform != "linux":
         yield Path(sys.executable).parent
         return

@@ -6,7 +6,9 @@ exit as the forked process did. Where one is killed, so is the forked process, w
 starts Python in the same way: ``sys.executable`` is the script, so that workers of pytest-xdist fork too. pytest_pot is not
 imported before the fork: pytest rewrites its assertions, and coverage has to see its import.
 
-What a test says of imports or of the start of Python needs a new process.
+What is fixed when Python starts is not that of the command: the seed of hashes, ``PYTHONIOENCODING``, ``PYTHONUTF8``, options
+such as ``-W``, and what torch and huggingface_hub read of the environment when they are imported. A test of these needs a new
+process.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from shlex import quote
 
 __all__ = ["commands"]
 
+_LOST = 70
+"""The exit status of a script whose command says nothing more; pytest has none that is so high."""
+_END_S = 30.0
 _IMPORTED = ("pytest", "torch", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
 _SCRIPTS = str(Path(sys.executable).parent)
 _COMMAND = """\
@@ -36,50 +41,61 @@ exec {python} -IS {client} {name} "$@"
 """
 """The path of Python may hold spaces, which the first line of a script cannot."""
 _CLIENT = """\
-import json, os, socket, sys
+import contextlib, json, os, socket, sys
 
 name, arguments = sys.argv[1], sys.argv[2:]
-if arguments[:1] == ["-u"]:  # execnet starts its workers so, and flushes what it writes
+if arguments[:2] == ["-u", "-c"]:  # execnet starts its workers so, and flushes what it writes
     del arguments[0]
 if name == "python" and (not arguments or arguments[0].startswith("-") and arguments[0] not in ("-m", "-c")):
     os.execv({python!r}, [{python!r}, *arguments])
-with socket.socket(socket.AF_UNIX) as server:
-    server.connect({address!r})
-    message = json.dumps([name, arguments, os.getcwd(), dict(os.environ), {script!r}]).encode()
+message = json.dumps([name, arguments, os.getcwd(), dict(os.environ), {script!r}]).encode()
+os.chdir({folder!r})  # the address of a socket has to be short
+status = b""
+with socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+    server.connect("socket")
     socket.send_fds(server, [len(message).to_bytes(4)], [0, 1, 2])
     server.sendall(message)
     status = server.recv(1)
-sys.exit(status[0] if status else "the process that runs commands has ended")
+if not status:
+    print("the process that runs commands has ended", file=sys.stderr)
+sys.exit(status[0] if status else {lost})
 """
 
 
 @contextmanager
 def commands(folder: Path) -> Iterator[Path]:
     """A folder with ``python`` and ``pytest``; the process that they ask ends with the context."""
-    address = str(folder / "socket")
     client = folder / "client.py"
-    client.write_text(_CLIENT.format(python=sys.executable, address=address, script=str(folder / "python")), encoding="utf-8")
+    places = {"python": sys.executable, "folder": str(folder), "script": str(folder / "python")}
+    client.write_text(_CLIENT.format(lost=_LOST, **places), encoding="utf-8")
     for name in ("python", "pytest"):
         script = folder / name
         script.write_text(_COMMAND.format(python=quote(sys.executable), client=quote(str(client)), name=name), encoding="utf-8")
         script.chmod(0o755)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # It ends when its standard input does, also if this process is killed.
+    # It ends when its standard input does, also if this process is killed. Ctrl-C is for the scripts, not for what forks.
     server = subprocess.Popen(
-        [sys.executable, __file__, address],
+        [sys.executable, str(Path(__file__).resolve())],
         env=environment,
+        cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
+        assert server.stdin is not None
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         yield folder
+        server.stdin.close()
+        server.wait(_END_S)
     finally:
-        server.communicate()
+        server.kill()
+        with server:  # closes the pipes
+            pass
 
 
-def _serve(address: str) -> None:
+def _serve() -> None:
     """Fork for each command; returns in the forked process, where the command is to run."""
     for module in _IMPORTED:
         import_module(module)
@@ -87,9 +103,10 @@ def _serve(address: str) -> None:
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
+        listener.bind("socket")
         listener.listen()
         print("ready", flush=True)
+        os.dup2(2, 1)  # whoever waits for the end of this output waits for no command
         while True:
             if sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
                 os._exit(0)
@@ -99,11 +116,15 @@ def _serve(address: str) -> None:
             connection.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     size, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    if not size:  # the script was killed before it asked
+        os._exit(0)
     with connection.makefile("rb") as stream:
         name, arguments, folder, environment, executable = json.loads(stream.read(int.from_bytes(size)))
     child = os.fork()
-    if child != 0:
+    # In both processes, so that it is done before either goes on.
+    with suppress(PermissionError):  # the child has done it, and runs something else already
         os.setpgid(child, child)
+    if child != 0:
         script = connection.fileno()
         if script in select.select([script, os.pidfd_open(child)], [], [])[0]:  # it was killed: it says no more
             os.killpg(child, signal.SIGKILL)
@@ -117,6 +138,8 @@ def _serve(address: str) -> None:
         os.close(stream_of_client)
     os.chdir(folder)
     sys.executable = executable
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     _run(name, arguments, environment)
 
 
@@ -146,4 +169,4 @@ def _run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) ->
 
 if __name__ == "__main__":
     del sys.path[0]  # the folder of this file
-    _serve(sys.argv[1])
+    _serve()

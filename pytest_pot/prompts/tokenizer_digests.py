@@ -17,7 +17,7 @@ from pytest_pot.prompts.tokenizer_parts import (
     vocabulary_and_rules,
     vocabulary_digest,
 )
-from pytest_pot.prompts.tokenizer_state import state_after
+from pytest_pot.prompts.tokenizer_state import state_of
 
 __all__ = ["tokenizer_digests", "tokenizer_identity", "tokens_beyond"]
 
@@ -101,7 +101,7 @@ def _own_parts(tokenizer: Any, small: Mapping[str, str]) -> dict[str, str]:
     """Vocabulary and rules of a tokenizer without ``whole``; kept for a fast one while its small parts stay."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         return vocabulary_and_rules(tokenizer)
-    state = state_after(tokenizer, small)
+    state = state_of(tokenizer, small)
     known, digests = "", dict[str, str]()
     with suppress(TypeError):  # a class may allow no weak references, or no hashes
         known, digests = _OWN_CLASSES.get(tokenizer, (known, digests))
@@ -118,7 +118,7 @@ def _whole(tokenizer: Any, small: Mapping[str, str]) -> str:
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not type(tokenizer).__module__.startswith("transformers."):
         return ""
-    state = state_after(tokenizer, small)
+    state = state_of(tokenizer, small)
     known, whole = _BY_OBJECT.get(tokenizer, ("", ""))
     if known != state:
         whole = ""

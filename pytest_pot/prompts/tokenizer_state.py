@@ -13,7 +13,7 @@ from typing import Any
 from pytest_pot.core.hashing import digest_of_json
 from pytest_pot.prompts.tokenizer_parts import COMPONENTS, small_parts, unchanged
 
-__all__ = ["state_after", "tokenizer_state"]
+__all__ = ["state_of", "tokenizer_state"]
 
 _MODEL_SETTINGS = (
     "alpha",
@@ -54,7 +54,7 @@ def tokenizer_state(tokenizer: Any) -> str | None:
         return None
     with unchanged(tokenizer):
         small = small_parts(tokenizer)
-    return state_after(tokenizer, small) if small.keys() >= {"added_tokens", "encoding", *COMPONENTS} else None
+    return state_of(tokenizer, small) if small.keys() >= {"added_tokens", "encoding", *COMPONENTS} else None
 
 
 def _is_librarys_own(tokenizer: Any) -> bool:
@@ -64,8 +64,8 @@ def _is_librarys_own(tokenizer: Any) -> bool:
     return own and not any(map(callable, vars(tokenizer).values()))
 
 
-def state_after(tokenizer: Any, small: Mapping[str, str]) -> str:
-    """For a fast tokenizer of any class; see :func:`tokenizer_state`."""
+def state_of(tokenizer: Any, small: Mapping[str, str]) -> str:
+    """As :func:`tokenizer_state`, for a fast tokenizer of any class. ``small``: the digests of its small parts."""
     backend, size = tokenizer.backend_tokenizer, 0
     with suppress(Exception):  # a class of one's own may have no length
         size = len(tokenizer)

@@ -226,7 +226,10 @@ class Comparison:
                 yield block.to(self._device)
 
     def _compared(self, reference: Distributions, candidate: Distributions, own_tail: Tensor | None = None) -> Tensor:
-        """See :func:`~pytest_pot.scoring.position_numbers.packed`."""
+        """The divergences of both models, renormalised where the settings say so, and what is shown of each.
+
+        For the result see :func:`~pytest_pot.scoring.position_numbers.packed`.
+        """
         if self._config.tail == "renormalise":
             reference, candidate = renormalised(reference), renormalised(candidate)
         reference, candidate = with_shared_choice(reference, candidate)

@@ -49,6 +49,7 @@ class PositionNumbers(Brief):
 
     @staticmethod
     def of(array: npt.NDArray[np.generic]) -> PositionNumbers:
+        """From what :func:`packed` made, on the host."""
         values: Floats = array.astype(np.float64, copy=False)
         models = [values[start : start + _N_PER_MODEL] for start in (_N_METRICS, _N_METRICS + _N_PER_MODEL)]
         reference, candidate = (dict(zip(_PER_MODEL, rows, strict=True)) for rows in models)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -136,29 +135,6 @@ def test_what_counts_as_shown(shown: str, matches: bool) -> None:
 def test_there_are_pages_to_test() -> None:
     names = {path.relative_to(ROOT).as_posix() for path in pages()}
     assert {"README.md", "docs/index.md", "docs/reference/markers.md"} <= names
-
-
-@needs_bash
-def test_a_command_has_its_arguments_environment_folder_and_streams(tmp_path: Path, forked_commands: Path) -> None:
-    code = "import os, sys; print(sys.argv[1:], os.environ['A'], os.getcwd(), sys.stdin.read()); sys.exit(3)"
-
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "A": "b"}
-        return subprocess.run(
-            [str(forked_commands / "python"), *command],
-            cwd=tmp_path,
-            env=environment,
-            input="text",
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-
-    done = run("-c", code, "x y")
-    assert (done.returncode, done.stdout, done.stderr) == (3, f"['x y'] b {tmp_path} text\n", "")
-    (tmp_path / "script.py").write_text("import sys\nprint(__name__, sys.path[0], file=sys.stderr)\n", encoding="utf-8")
-    done = run("script.py")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", f"__main__ {tmp_path}\n")
 
 
 @needs_bash

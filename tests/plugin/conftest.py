@@ -7,6 +7,7 @@ import json
 import os
 import pkgutil
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ PROMPTS: list[dict[str, Any]] = [
     {"text": "x = 1", "continuation": "; y = x + 1", "kind": "code"},
     {"text": "Who is there?", "continuation": " Nobody, said the wind."},
 ]
+_PROCESS_LIMIT_S = 500.0
+"""Less than a test may take, so that a process that hangs is killed, and named."""
 WITH_CACHE = "-p pot"
 WITHOUT_CACHE = f"{WITH_CACHE} -p no:cacheprovider"
 """Values of ``PYTEST_ADDOPTS`` for runs that do not load installed plugins."""
@@ -146,10 +149,10 @@ class Project:
     another plugin names it (``"-prerunfailures"``) or starts workers.
     """
 
-    def __init__(self, pytester: pytest.Pytester, tiny: Models, commands: Path) -> None:
-        """``commands``: where ``python`` is."""
+    def __init__(self, pytester: pytest.Pytester, tiny: Models, request: pytest.FixtureRequest) -> None:
         self.pytester = pytester
-        self.python = str(commands / "python")
+        self._request = request
+        self._n_processes = 0
         self.tiny = tiny
         self.path = pytester.path
         self.ini(pot_reference=tiny.reference, pot_candidate=tiny.copy, pot_prompts="prompts.jsonl")
@@ -181,10 +184,22 @@ class Project:
         self.write(test_it=text)
         return self.run(*arguments)
 
+    @property
+    def commands(self) -> Path:
+        """The folder with ``python`` and ``pytest`` that start with torch imported; they take a while to be there at first."""
+        folder: Path = self._request.getfixturevalue("forked_commands")
+        return folder
+
+    def run_module(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
+        """``python -m`` with these arguments."""
+        python = shutil.which("python", path=self.commands) or sys.executable
+        return self.pytester.run(python, "-m", *arguments, timeout=_PROCESS_LIMIT_S)
+
     def run_subprocess(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
         """Run in another process, where torch has one thread and is imported already."""
-        temporary = f"--basetemp={self.path / 'temporary'}"
-        return self.pytester.run(self.python, "-m", "pytest", temporary, *arguments)
+        self._n_processes += 1
+        temporary = self.path / f"temporary-{self._n_processes}"
+        return self.run_module("pytest", f"--basetemp={temporary}", *arguments)
 
     def run_new_process(self, *arguments: str | os.PathLike[str]) -> pytest.RunResult:
         """Run in another process that has imported nothing yet."""
@@ -230,7 +245,7 @@ def pytest_sessionfinish():
 
 @pytest.fixture
 def project(
-    pytester: pytest.Pytester, tiny: Models, forked_commands: Path, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, tiny: Models, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:
     # A test that rewrites a file within a second, at the same length, would run what Python kept of the old one.
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -244,6 +259,6 @@ def project(
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)
     markers = dict(MARKERS)
-    yield Project(pytester, tiny, forked_commands)
+    yield Project(pytester, tiny, request)
     MARKERS.clear()  # a project's conftest may have registered one of its own in this process
     MARKERS.update(markers)

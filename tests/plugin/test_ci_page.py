@@ -72,7 +72,7 @@ class Checkout:
         # As in a job: plugins are found by themselves.
         for name in ("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "PYTEST_ADDOPTS", "COLUMNS"):
             monkeypatch.delenv(name)
-        monkeypatch.setenv("PATH", f"{Path(project.python).parent}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("PATH", f"{project.commands}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setenv("CI", "true")
 
     def sh(self, command: str) -> subprocess.CompletedProcess[str]:

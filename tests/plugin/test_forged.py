@@ -111,8 +111,8 @@ def evil(project: Project) -> Project:
 
 
 def output(project: Project, *arguments: str, passes: bool = False) -> str:
-    """The raw output of a run of pytest or of ``python -m pytest_pot``, in a process of its own."""
-    result = project.pytester.run(project.python, "-m", *arguments)
+    """The raw output of a run of pytest or of ``python -m pytest_pot``, in another process."""
+    result = project.run_module(*arguments)
     assert result.ret == (0 if passes or arguments[0] == "pytest_pot" else 1)
     return "".join((project.path / name).read_bytes().decode("utf-8") for name in ("stdout", "stderr"))
 

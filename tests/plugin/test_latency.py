@@ -11,12 +11,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from .conftest import VOCAB, WITH_CACHE, Models, Project, table_rows
-
-LATENCY_OFF = "--pot-latency=off"
-LIMITS = "budget_ms, max_slowdown, min_tokens_per_s, max_memory_mb, max_memory_ratio"
-ARGUMENTS = f"{LIMITS}, per, stat, what, new_tokens, max_seconds, preset, reference, candidate, prompts, key, "
-ARGUMENTS += "max_length, positions, batch_size, candidate_dtype"
+from .conftest import VOCAB, WITH_CACHE, Models, Project
+from .latency_gates import LATENCY_OFF, latency_tests
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +26,6 @@ def layers(tmp_path_factory: pytest.TempPathFactory, tiny: Models) -> dict[int, 
             GPT2LMHeadModel(config).save_pretrained(home / str(n_layer))
         tiny.tokenizer.save_pretrained(home / str(n_layer))
     return {n_layer: home / str(n_layer) for n_layer in (2, 4, 12)}
-
-
-def latency_tests(*arguments: str, body: str = "pass", fixtures: str = "") -> str:
-    """A test module with one ``pot_latency`` test per list of arguments."""
-    tests = [
-        f"@pytest.mark.pot_latency({one})\ndef test_{index}({fixtures}):\n    {body}\n" for index, one in enumerate(arguments)
-    ]
-    return "import pytest\n\n" + "\n".join(tests)
 
 
 @pytest.mark.parametrize(
@@ -208,91 +196,6 @@ def test_reading_the_verdict_without_a_score_gate_is_an_error(project: Project) 
     result.stdout.fnmatch_lines(["*PotError: there is no score here: only pot_identity and pot_distinct have one; *"])
 
 
-def test_pot_latency_report_measures_and_never_fails(project: Project) -> None:
-    project.write(test_it=latency_tests("budget_ms=1e-6"))
-    for result in (project.run("--pot-latency=report"), _write_ini(project, pot_latency="report").run()):
-        result.assert_outcomes(passed=1)
-        [[test, candidate, score, verdict]] = table_rows(result)
-        assert (test, candidate, verdict) == ("test_it.py::test_0", "copy", "fail, not gated")
-        assert re.fullmatch(r"[\d.]+ / 1e-06 ms/prompt", score)
-
-
-def test_pot_latency_off_only_prints_that_it_is_off(project: Project) -> None:
-    project.ini(pot_candidate="no/such/model", pot_prompts="prompts.jsonl", pot_latency="gate")
-    project.write(
-        test_it=latency_tests(
-            "max_slowdown=2", "budget_ms=1e-6", body="assert pot_result.latency is None", fixtures="pot_result"
-        )
-    )
-    result = project.run(LATENCY_OFF)
-    result.assert_outcomes(passed=2)
-    off = "pot: latency is off (--pot-latency=off or the ini key pot_latency); 2 tests"
-    assert result.outlines.count(off) == 1
-
-
-def _write_ini(project: Project, **values: str) -> Project:
-    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl", **values)
-    return project
-
-
-NOT_GATED = "pot: latency is not gated under -n, because workers slow each other down; run these tests without -n; {} tests"
-
-
-def test_workers_skip_tests_of_latency_and_say_so_once(project: Project) -> None:
-    """They are not green: nothing was measured. Each gate has its row."""
-    project.write(
-        test_it="""
-        import pytest
-
-        @pytest.mark.parametrize("number", [1, 2])
-        @pytest.mark.pot_latency(budget_ms=1e-6)
-        def test_latency(number):
-            raise AssertionError("the body runs only after its gates")
-        """
-    )
-    result = project.run_workers(2, "-rs", "--pot-report=gates.json")
-    result.assert_outcomes(skipped=2)
-    reason = NOT_GATED.removesuffix("; {} tests").removeprefix("pot: ")
-    assert [line for line in result.outlines if "latency is not gated" in line] == [
-        NOT_GATED.format(2),
-        f"SKIPPED [2] test_it.py:3: pot_latency: {reason}",
-    ]
-    rows = [[f"test_it.py::test_latency[{number}]", "- / 1e-06 ms", "SKIPPED"] for number in (1, 2)]
-    assert sorted(table_rows(result)) == rows
-    gates = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
-    assert [(gate["verdict"], gate["passed"], gate["reason"]) for gate in gates] == [("SKIPPED", None, reason)] * 2
-
-
-def test_workers_still_gate_scores(project: Project) -> None:
-    """Beside a score gate, the test is what that gate and the body say; the row shows that latency was not measured."""
-    project.write(
-        test_it="""
-        import pytest
-
-        @pytest.mark.pot_latency(budget_ms=1e-6)
-        @pytest.mark.pot_identity(candidate={perturbed})
-        def test_different():
-            pass
-
-        @pytest.mark.pot_latency(budget_ms=1e-6)
-        @pytest.mark.pot_identity(max_score=0)
-        def test_same(pot_result):
-            assert pot_result.verdict == "SAME"
-            assert pot_result.latency is None
-        """
-    )
-    result = project.run_workers(2, "--pot-report=gates.json")
-    result.assert_outcomes(passed=1, failed=1)
-    assert [line for line in result.outlines if "latency is not gated" in line] == [NOT_GATED.format(2)]
-    gates = json.loads((project.path / "gates.json").read_text(encoding="utf-8"))["gates"]
-    assert sorted((gate["gate"], gate["verdict"]) for gate in gates) == [
-        ("pot_identity", "DIFFERENT"),
-        ("pot_identity", "SAME"),
-        ("pot_latency", "SKIPPED"),
-        ("pot_latency", "SKIPPED"),
-    ]
-
-
 UNDECIDED = "max_slowdown=1.0001, max_seconds=1e-9"
 
 
@@ -437,105 +340,3 @@ def test_a_parametrised_candidate_has_the_same_test_ids_with_latency_off(project
         result = project.run("-v", *options)
         result.assert_outcomes(passed=2)
         result.stdout.fnmatch_lines_random(["*::test_0?copy? PASSED*", "*::test_0?padded? PASSED*"])
-
-
-RECORDED = (
-    "needs a live reference to run beside the candidate, but base.pot.safetensors is a recording, which cannot be timed. Name "
-    "a model, reference=..., or limit the candidate only"
-)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("", f"there is no limit to hold; give at least one of {LIMITS}"),
-        ("per='token'", f"there is no limit to hold; give at least one of {LIMITS}"),
-        ("budget_ms=-1", "budget_ms=-1 must be a finite number above 0"),
-        ("max_slowdown='fast'", "max_slowdown='fast' must be a finite number above 0"),
-        ("max_memory_ratio=float('inf')", "max_memory_ratio=inf must be a finite number above 0"),
-        ("budget_ms=1, per='second'", "per='second' is not one of 'prompt', 'batch', 'token'"),
-        ("budget_ms=1, stat='mean'", "stat='mean' is not one of 'median', 'p95'"),
-        ("max_slowdown=2, stat='p95'", "stat='p95' applies to a budget only; add budget_ms=..."),
-        ("budget_ms=1, what='train'", "what='train' is not one of 'score', 'prefill', 'decode'"),
-        ("budget_ms=1, new_tokens=4", "new_tokens=4 applies to decoding only; add what='decode'"),
-        (
-            "budget_ms=1, what='decode', new_tokens=1",
-            "new_tokens=1 must be a whole number of at least 2: the first token is timed separately",
-        ),
-        (
-            "budget_ms=1, what='decode', new_tokens=256",
-            "new_tokens=256 leaves no room for a prompt in the 256 tokens of the preset auto",
-        ),
-        (
-            "budget_ms=60, reference='base.pot.safetensors'",
-            "reference='base.pot.safetensors' is a recording, which cannot be timed, and no limit here needs a reference; "
-            "leave it out",
-        ),
-        ("budget_ms=1, max_seconds=0", "max_seconds=0 must be a finite number above 0"),
-        ("budget_ms=1, tolerance='half'", f"unknown argument 'tolerance'; the arguments are {ARGUMENTS}"),
-        ("1.25", f"takes keyword arguments only, not 1.25; they are {ARGUMENTS}"),
-        (
-            "max_slowdown=1.25, reference='base.pot.safetensors'",
-            f"max_slowdown=1.25 {RECORDED}, budget_ms=...",
-        ),
-        (
-            "budget_ms=60, max_memory_ratio=2, reference='base.pot.safetensors'",
-            f"max_memory_ratio=2 {RECORDED}, max_memory_mb=...",
-        ),
-        (
-            "budget_ms=60, candidate='base.pot.safetensors'",
-            "candidate='base.pot.safetensors' is a recording, and a gate runs its candidate; python -m pytest_pot compare "
-            "scores two recordings against each other",
-        ),
-    ],
-)
-def test_wrong_arguments_are_usage_errors(project: Project, arguments: str, message: str) -> None:
-    result = project.run_tests(latency_tests(arguments))
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert [line for line in result.errlines if line] == [f"ERROR: test_it.py::test_0: pot_latency: {message}"]
-
-
-@pytest.mark.parametrize("option", ["--pot-reference=base.pot.safetensors", "--pot-baseline=base.pot.safetensors"])
-def test_a_recorded_reference_in_the_options_has_no_slowdown(project: Project, option: str) -> None:
-    project.ini(pot_candidate=project.tiny.copy, pot_prompts="prompts.jsonl")
-    result = project.run_tests(latency_tests("max_slowdown=1.25"), option)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: test_it.py::test_0: pot_latency: max_slowdown=1.25 {RECORDED}, budget_ms=..." in result.errlines
-    project.run_tests(latency_tests("budget_ms=1e9"), option).assert_outcomes(passed=1)
-
-
-def test_a_slowdown_needs_only_a_live_reference_beside_the_recording(project: Project) -> None:
-    """--pot-baseline provides the scores; the configured model is timed."""
-    project.write(test_it=latency_tests("max_slowdown=1e9"))
-    project.run("--pot-baseline=base.pot.safetensors").assert_outcomes(passed=1)
-
-
-def test_a_slowdown_against_a_recording_from_a_fixture_is_an_error(project: Project) -> None:
-    project.write(
-        conftest="""
-        import pytest
-
-        @pytest.fixture(scope="session")
-        def pot_reference():
-            return "base.pot.safetensors"
-        """,
-        test_it=latency_tests("max_slowdown=1.25"),
-    )
-    result = project.run()
-    result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["*base.pot.safetensors is a recording*"])
-
-
-@pytest.mark.parametrize(
-    ("ini", "option", "message"),
-    [
-        ({}, "--pot-latency=maybe", "--pot-latency='maybe' is not one of 'gate', 'report', 'off'"),
-        ({"pot_latency": "on"}, "", "pot_latency='on' is not one of 'gate', 'report', 'off'"),
-        ({"pot_latency_inconclusive": "skip"}, "", "pot_latency_inconclusive='skip' is not one of 'pass', 'fail'"),
-    ],
-)
-def test_wrong_options_are_usage_errors(project: Project, ini: dict[str, str], option: str, message: str) -> None:
-    project.ini(**ini)
-    result = project.run_tests(latency_tests("budget_ms=1"), *([option] if option else []))
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: {message}" in result.errlines

@@ -234,7 +234,7 @@ def test_the_time_left_is_an_estimate_and_never_zero(seconds: float, done: int, 
 _TERMINAL_LIMIT_S = 120
 
 
-def on_a_terminal(project: Project, width: int, height: int, *arguments: str) -> tuple[int, str]:
+def on_a_terminal(width: int, height: int, *arguments: str) -> tuple[int, str]:
     """What pytest, which does not know that it is tested, exits with and writes to a pseudo terminal of that size."""
     import fcntl
     import pty
@@ -245,7 +245,7 @@ def on_a_terminal(project: Project, width: int, height: int, *arguments: str) ->
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
     environment = {**os.environ, "TERM": "xterm", "PYTEST_ADDOPTS": WITHOUT_CACHE, "NO_COLOR": "1"}
     environment.pop("COLUMNS", None)
-    command = [project.python, "-m", "pytest", "--no-header", *arguments]
+    command = [sys.executable, "-m", "pytest", "--no-header", *arguments]
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment, cwd=Path.cwd())
     os.close(terminal)
     content, end = b"", time.monotonic() + _TERMINAL_LIMIT_S
@@ -277,7 +277,7 @@ def test_on_a_real_terminal(project: Project) -> None:
         "():", "(name):"
     )
     project.write(conftest=IMPATIENT, test_it=tests, test_other="def test_other(): pass\n")
-    status, output = on_a_terminal(project, 80, 12)
+    status, output = on_a_terminal(80, 12)
     assert status == 0
     assert [len(line) <= 79 for line in drawn(output)] == [True] * 6
     pictures = screens(output, height=12)
@@ -309,7 +309,7 @@ def test_progress_messages_and_table_fit_a_real_terminal_whose_size_changes(proj
     names = [f"test_{letter * 120}" for letter in "ab"]
     tests = [gate.replace("test_it", names[0]), "def test_resize(): pass", gate.replace("test_it", names[1])]
     project.write(conftest=IMPATIENT + RESIZED, test_it="\n".join(tests))
-    status, output = on_a_terminal(project, 120, 12)
+    status, output = on_a_terminal(120, 12)
     assert status == 1
     progressed = {letter: [len(line) for line in drawn(output) if letter * 9 in line] for letter in "ab"}
     assert [max(lengths) for lengths in progressed.values()] == [119, 59]

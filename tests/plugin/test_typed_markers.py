@@ -105,7 +105,7 @@ def test_the_functions_stand_where_markers_may(project: Project) -> None:
 
 
 def refused_by_a_type_checker() -> None:
-    """Not run: mypy reads it, and fails where one of the comments is not needed."""
+    """Not run: mypy reads it with all tests, and fails where one of the comments is not needed."""
     markers.identity(tolerance="int9")  # type: ignore[arg-type]
     markers.distinct(max_score=0.1)  # type: ignore[call-arg]
     markers.latency(budget_ms="1")  # type: ignore[arg-type]
@@ -114,6 +114,28 @@ def refused_by_a_type_checker() -> None:
 @markers.identity(tolerance="int8", prompts=["x"], batch_size="auto")
 def taken_by_a_type_checker() -> list[pytest.MarkDecorator]:
     return [markers.latency(max_slowdown=2)]
+
+
+@pytest.mark.slow
+def test_a_users_type_checker_knows_the_choices(pytester: pytest.Pytester) -> None:
+    """As in a project of theirs, where the package is installed."""
+    api = pytest.importorskip("mypy.api")
+    file = pytester.makepyfile(
+        """
+        from pytest_pot import markers
+
+        @markers.identity(tolerance="int8", prompts=["x"], batch_size="auto")
+        def test_it() -> None: ...
+
+        markers.identity(tolerance="int9")
+        markers.distinct(max_score=0.1)
+        markers.latency(budget_ms="1")
+        pytestmark = markers.latency(max_slowdown=2)
+        """
+    )
+    out, _, _ = api.run(["--strict", "--follow-imports=silent", "--no-incremental", str(file)])
+    errors = [line for line in out.splitlines() if "error:" in line]
+    assert [int(line.split(":")[1]) for line in errors] == [6, 7, 8], out
 
 
 def test_importing_them_costs_no_torch(pytester: pytest.Pytester) -> None:

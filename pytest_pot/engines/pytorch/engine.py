@@ -362,4 +362,5 @@ class TorchEngine:
         )
 
     def memory_errors(self) -> AbstractContextManager[None]:
+        """Errors of memory as :class:`~pytest_pot.engines.base.OutOfMemory`, which name the model."""
         return memory_errors(f"the {self._role}", self._device)

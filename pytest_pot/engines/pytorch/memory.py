@@ -30,13 +30,16 @@ def is_out_of_memory(error: Exception) -> bool:
 
 @contextmanager
 def memory_errors(what: str, device: torch.device | str) -> Iterator[None]:
-    """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`. ``what``: what ran out of it."""
+    """Turn torch's out-of-memory errors, on any device, into :class:`OutOfMemory`; ``what`` ran out of it.
+
+    The cache of CUDA is emptied then, for the next try.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        if torch.cuda.is_initialized():  # for the next try, with a smaller batch
+        if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise OutOfMemory(f"{what} ran out of memory on {device}: {reason}") from error
@@ -53,6 +56,7 @@ def peak_of(run: Callable[[], object], model: nn.Module, device: torch.device) -
     Resident memory includes freed memory that the C library cannot reuse. After much other work in the same process the heap
     is fragmented, and we saw the same run take up to twice as much.
     """
+    gc.collect()  # what it would free during the run would be taken off the peak
     if device.type == "cuda":
         return _on_cuda(run, weights_size(model), device)
     return _resident(run, weights_size(model)) if device.type == "cpu" else None
@@ -94,10 +98,6 @@ def _kilobytes(name: str) -> int:
 
 
 def _give_back_free_memory() -> None:
-    """Free what only the garbage collector would free, and make glibc return freed memory to the system.
-
-    A run that reuses such memory, or during which it is freed, would seem to need less.
-    """
-    gc.collect()
+    """Make glibc return freed memory to the system; a run that reuses it would seem to need less."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -74,10 +74,10 @@ def _backoff(n: int) -> float:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """What the header ``Retry-After`` asks for: a number of seconds, or a date."""
+    """What the header ``Retry-After`` asks for: a number of seconds, infinite where it has hundreds of digits, or a date."""
     if retry_after is None:
         return 0.0
-    if re.fullmatch(r"\d{1,9}", retry_after.strip(), re.ASCII):
+    if re.fullmatch(r"\d+", retry_after.strip(), re.ASCII):
         return float(retry_after)
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())

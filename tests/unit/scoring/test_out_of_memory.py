@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NoReturn
 
 import numpy as np
@@ -116,6 +117,13 @@ def test_out_of_memory_during_the_comparison_halves_the_batch(
     monkeypatch.setattr(comparison, "divergences", compare_small_batches)
     report = scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
     assert (report.batch_size, report.n_prompts) == (2, whole.n_prompts)
+    monkeypatch.setattr(comparison, "divergences", partial(_raise, error))
+    with pytest.raises(PotError, match=r" positions \(.*\)\. the comparison ran out of memory on cpu: "):
+        scorer.score_batch(tiny(), tiny(), prompts, tokenizer)
+
+
+def _raise(error: Exception, *_: object) -> NoReturn:
+    raise error
 
 
 def test_other_errors_of_a_model_are_not_caught(prompts: list[Prompt], tokenizer: PreTrainedTokenizerFast) -> None:

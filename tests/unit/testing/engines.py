@@ -15,6 +15,7 @@ from torch import nn
 from pytest_pot.core.errors import PotError
 from pytest_pot.engines.distributions import Floats, Ints, TopK
 from pytest_pot.engines.tokens import Tokens
+from pytest_pot.testing import EngineProblems, check_engine
 
 BOS = 1
 PAD = 0
@@ -334,3 +335,20 @@ class PrefixCache(Right):
         if key not in self.kept:
             self.kept[key] = super().rows([tokens])
         return self.kept[key]
+
+
+class WithoutAt:
+    """An engine that hides the method ``at`` of another."""
+
+    def __init__(self, engine: OwnTopK) -> None:
+        self.max_positions, self.label = engine.max_positions, engine.label
+        self.top_k, self.sample = engine.top_k, engine.sample
+
+
+def problems(engine: Any, model: nn.Module, tokenizer: Any, **arguments: Any) -> tuple[str, ...]:
+    """What is wrong with ``engine``; empty if nothing is."""
+    try:
+        check_engine(engine, model, tokenizer, **arguments)
+    except EngineProblems as error:
+        return error.problems
+    return ()

@@ -14,8 +14,7 @@ from pytest_pot.testing.cut_sampling import Cuts, Parts
 from pytest_pot.testing.oracle import log_softmax
 
 from ..models import tiny
-from .engines import Right
-from .test_check import problems
+from .engines import Right, problems
 
 
 def nucleus(probabilities: Floats, share: float) -> Floats:

@@ -15,8 +15,7 @@ from pytest_pot.engines.distributions import Flags, Floats, Ints, TopK
 from pytest_pot.engines.tokens import Tokens
 
 from ..models import tiny
-from .engines import Right
-from .test_check import problems
+from .engines import Right, problems
 
 
 class Leading(Right):

@@ -47,7 +47,7 @@ class PlayedModel:
 
 
 def values_and_ranks(row: Tensor) -> tuple[list[float], list[int]]:
-    """The log-probability of each id of a row [vocab], and by how many it is exceeded, plus one."""
+    """The log-probability of each id of a row [vocab], and its rank, 1 for the likeliest."""
     values = row.numpy()
     exceeded_by = len(values) - np.searchsorted(np.sort(values), values, side="right")
     return values.tolist(), (exceeded_by + 1).tolist()

@@ -166,7 +166,7 @@ def test_a_server_that_stays_busy_is_asked_no_more(monkeypatch: pytest.MonkeyPat
 def test_what_it_asks_for_is_bounded_by_the_timeout(after: str) -> None:
     with serve(lambda sent: Reply({}, 503, {"retry-after": after})) as server:
         assert " s, and is asked no more: {}" in error_of(client_of(server, timeout=0.5))
-        assert len(server.requests) == 1 or after != "2"
+        assert len(server.requests) == 1 or after not in ("2", "999999999999")
 
 
 @pytest.mark.parametrize("status", [400, 404, 408, 500, 502, 504])

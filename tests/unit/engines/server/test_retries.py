@@ -24,7 +24,12 @@ def test_all_of_them_fit_into_the_timeout() -> None:
     assert Tries(timeout=1000).pause_when_busy("9") == 9.0
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-3", "1.5", "٣", "Mon, 01 Jan 1990 00:00:00 GMT", "9" * 400])
+@pytest.mark.parametrize("text", ["1001", "9" * 10, "9" * 400, "Fri, 01 Jan 9999 00:00:00 GMT"])
+def test_whoever_asks_for_more_than_the_timeout_is_asked_no_more(text: str) -> None:
+    assert Tries(timeout=1000).pause_when_busy(text) is None
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3", "1.5", "٣", "Mon, 01 Jan 1990 00:00:00 GMT"])
 def test_what_is_no_time_is_as_if_nothing_was_said(text: str) -> None:
     pause = Tries(timeout=1000).pause_when_busy(text)
     assert pause is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -12,71 +11,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pytest_pot.engines.pytorch.weights.changes import change_between
-from pytest_pot.engines.weights import ChangeKind, TensorChange
+from pytest_pot.engines.weights import ChangeKind
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-HALVES = (torch.bfloat16, torch.float16)
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def gaussian(*shape: int, seed: int = 0) -> Tensor:
-    return 0.1 * random(*shape, seed=seed)
-
-
-def in_bfloat16(*shape: int, seed: int = 0) -> Tensor:
-    return gaussian(*shape, seed=seed).bfloat16()
-
-
-def on_4_bits(*shape: int, seed: int = 0) -> Tensor:
-    """As from a file of the format Q4_1: 16 levels with an offset in groups of 32, both in float16."""
-    groups = gaussian(*shape, seed=seed).reshape(-1, 32)
-    lowest, highest = groups.aminmax(dim=-1, keepdim=True)
-    step = ((highest - lowest) / 15).half().float()
-    rounded = ((groups - lowest) / step).round().clamp(0, 15) * step + lowest.half().float()
-    return rounded.reshape(shape)
-
-
-def with_outliers(*shape: int, seed: int = 0) -> Tensor:
-    """Each row of another size, and a few columns that are 30 times as large."""
-    values = gaussian(*shape, seed=seed) * (0.1 + random(shape[0], *[1] * (len(shape) - 1), seed=seed + 1).abs())
-    values[..., ::50] *= 30
-    return values
-
-
-REFERENCES: dict[str, Callable[..., Tensor]] = {
-    "gaussian": gaussian,
-    "bfloat16": in_bfloat16,
-    "4 bits": on_4_bits,
-    "outliers": with_outliers,
-}
-each_reference = pytest.mark.parametrize("make", REFERENCES.values(), ids=REFERENCES)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def change(reference: Tensor, candidate: Tensor) -> TensorChange:
-    """With the relative change checked against float64."""
-    before = reference.clone(), candidate.clone()
-    result = change_between(reference, candidate, "a tensor")
-    for copy, tensor in zip(before, (reference, candidate), strict=True):
-        torch.testing.assert_close(tensor, copy, rtol=0, atol=0, equal_nan=True)
-    assert result is not None
-    assert result.name == "a tensor"
-    if reference.shape == candidate.shape and bool(candidate.isfinite().all() & reference.isfinite().all()):
-        a, b = reference.double(), candidate.double()
-        size = float((b - a).norm() / a.norm()) if float(a.norm()) else None
-        assert result.relative == (None if size is None else pytest.approx(size, rel=1e-5))
-    else:
-        assert result.relative is None
-    return result
-
-
-def told(reference: Tensor, candidate: Tensor) -> tuple[ChangeKind, str]:
-    result = change(reference, candidate)
-    return result.kind, result.what
-
+from .tensors import (
+    HALVES,
+    REFERENCES,
+    adapter,
+    change,
+    each_dtype,
+    each_reference,
+    gaussian,
+    random,
+    told,
+)
 
 # --- equal, and lost ---
 
@@ -246,94 +193,6 @@ def test_pruned_and_rounded(dtype: torch.dtype) -> None:
     assert result.amount == float((candidate == 0).double().mean())
 
 
-# --- values in another place ---
-
-
-@each_reference
-@each_dtype
-@pytest.mark.parametrize("along", ["rows", "columns"])
-def test_permuted(make: Callable[..., Tensor], dtype: torch.dtype, along: str) -> None:
-    reference = make(96, 160)
-    order = torch.randperm(96 if along == "rows" else 160, generator=torch.Generator().manual_seed(1))
-    candidate = (reference[order] if along == "rows" else reference[:, order]).to(dtype)
-    rounded = not torch.equal(reference.to(dtype).float(), reference.float())
-    suffix = f", rounded to {str(dtype).removeprefix('torch.')}" if rounded else ""
-    assert told(reference, candidate) == (ChangeKind.PERMUTED, along + suffix)
-
-
-@given(
-    st.sampled_from(list(REFERENCES.values())),
-    st.sampled_from([(64, 32), (9, 64), (4, 16, 32), (96,), (2, 160)]),
-    st.randoms(use_true_random=False),
-    st.booleans(),
-)
-@settings(max_examples=60, deadline=None)
-def test_permuting_rows_is_reported_as_nothing_else(
-    make: Callable[..., Tensor], shape: tuple[int, ...], random: object, few: bool
-) -> None:
-    reference = make(*shape)
-    flat = reference.reshape(-1, shape[-1]) if len(shape) > 1 else reference
-    order = list(range(len(flat)))
-    if few:
-        order[0], order[-1] = order[-1], order[0]
-    else:
-        random.shuffle(order)  # type: ignore[attr-defined]
-    result = change_between(reference, flat[order].reshape(shape))
-    if result is None:
-        assert torch.equal(flat[order], flat)
-    else:
-        assert (result.kind, result.what) == (ChangeKind.PERMUTED, "rows")
-
-
-@each_dtype
-@pytest.mark.parametrize("each", [True, False], ids=["each", "all alike"])
-@pytest.mark.parametrize("along", ["rows", "columns"])
-def test_the_matrices_of_experts_may_be_permuted(dtype: torch.dtype, each: bool, along: str) -> None:
-    reference = gaussian(4, 48, 64).to(dtype)
-    size = 48 if along == "rows" else 64
-    orders = [torch.randperm(size, generator=torch.Generator().manual_seed(seed if each else 0)) for seed in range(4)]
-    permuted = [matrix[order] if along == "rows" else matrix[:, order] for matrix, order in zip(reference, orders, strict=True)]
-    assert told(reference, torch.stack(permuted)) == (ChangeKind.PERMUTED, along)
-
-
-def test_kernels_of_a_convolution_are_permuted_by_channel() -> None:
-    reference = gaussian(64, 1, 4)
-    assert told(reference, reference.flip(0)) == (ChangeKind.PERMUTED, "rows")
-
-
-def test_rows_of_which_one_was_changed_as_well_are_not_permuted() -> None:
-    reference = gaussian(600, 576)
-    candidate = reference.flip(0).contiguous()
-    candidate[300, 5] += 1e-4
-    assert change(reference, candidate).kind == ChangeKind.CHANGED
-
-
-@each_reference
-@each_dtype
-def test_transposed(make: Callable[..., Tensor], dtype: torch.dtype) -> None:
-    for reference in (make(320, 320), make(96, 160)):
-        rounded = not torch.equal(reference.to(dtype).float(), reference.float())
-        what = f"rounded to {str(dtype).removeprefix('torch.')}" if rounded else ""
-        assert told(reference, reference.T.to(dtype)) == (ChangeKind.TRANSPOSED, what)
-        assert told(reference, reference.T.contiguous().to(dtype)) == (ChangeKind.TRANSPOSED, what)
-
-
-def test_the_matrices_of_experts_may_be_transposed() -> None:
-    reference = gaussian(3, 48, 48)
-    assert told(reference, reference.transpose(1, 2)) == (ChangeKind.TRANSPOSED, "")
-    mixed = reference.transpose(1, 2).clone()
-    mixed[1] = gaussian(48, 48, seed=9)
-    assert change(reference, mixed).kind == ChangeKind.CHANGED
-
-
-def test_other_values_in_the_transposed_shape_are_not_transposed() -> None:
-    reference = gaussian(96, 160)
-    candidate = reference.T.clone()
-    candidate[5, 5] += 1e-3
-    assert told(reference, candidate) == (ChangeKind.TRANSPOSED, "and changed")
-    assert told(reference, gaussian(160, 96, seed=9)) == (ChangeKind.CHANGED, "")
-
-
 def test_a_few_new_zeros_are_not_pruning() -> None:
     reference = gaussian(96, 160)
     candidate = reference.clone()
@@ -345,136 +204,6 @@ def test_a_few_new_zeros_are_not_pruning() -> None:
     candidate = large.clone()
     candidate[5, 5:10] = 0
     assert told(large, candidate) == (ChangeKind.CHANGED, "5 of 61440 values")
-
-
-@each_reference
-def test_all_values_in_another_order(make: Callable[..., Tensor]) -> None:
-    """As after a reshape in the wrong order."""
-    reference = make(96, 160)
-    assert change(reference, reference.reshape(160, 96).T.reshape(96, 160)).kind == ChangeKind.REORDERED
-
-
-# --- rounded ---
-
-
-@each_reference
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
-def test_rounded_to_a_float_format(make: Callable[..., Tensor], dtype: torch.dtype) -> None:
-    reference = make(96, 160).float()
-    candidate = reference.to(dtype)
-    if torch.equal(candidate.float(), reference):
-        assert change_between(reference, candidate) is None
-        return
-    name = str(dtype).removeprefix("torch.")
-    assert told(reference, candidate.float()) == (ChangeKind.ROUNDED, name)
-    assert (
-        told(reference, candidate.to(torch.float32).to(torch.bfloat16)) == (ChangeKind.ROUNDED, name) or dtype == torch.float16
-    )
-    result = change_between(reference, candidate)
-    assert result is not None
-    assert (result.kind, result.what) == (ChangeKind.ROUNDED, name)
-
-
-def test_float64_is_rounded_to_float32() -> None:
-    reference = torch.randn(64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert told(reference, reference.float()) == (ChangeKind.ROUNDED, "float32")
-
-
-def test_a_bfloat16_that_was_cut_off() -> None:
-    reference = gaussian(96, 160)
-    candidate = (reference.view(torch.int32) & -65536).view(torch.float32)
-    assert told(reference, candidate) == (ChangeKind.ROUNDED, "bfloat16 by truncation")
-
-
-def integers(values: Tensor, bits: int, group: int | None, offset: bool = False) -> Tensor:
-    """``values`` rounded to integers of ``bits``, one scale per ``group`` values of a row, per row (0), or for all (None)."""
-    groups = values.float().reshape(1, -1) if group is None else values.float().reshape(-1, group or values.shape[-1])
-    if offset:
-        lowest, highest = groups.aminmax(dim=-1, keepdim=True)
-        step = (highest - lowest) / (2**bits - 1)
-        rounded = torch.round((groups - lowest) / step) * step + lowest
-    else:
-        step = groups.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
-        rounded = torch.round(groups / step) * step
-    result: Tensor = rounded.reshape(values.shape)
-    return result
-
-
-QUANTISED = [
-    (8, 0, "8 bits per row"),
-    (8, None, "8 bits per tensor"),
-    (8, 32, "8 bits in groups of 32"),
-    (4, 32, "4 bits in groups of 32"),
-    (4, 64, "4 bits in groups of 64"),
-    (4, 0, "4 bits per row"),
-]
-
-
-@pytest.mark.parametrize("make", [gaussian, in_bfloat16, on_4_bits], ids=["gaussian", "bfloat16", "4 bits"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("bits", "group", "name"), QUANTISED, ids=[name for *_, name in QUANTISED])
-def test_rounded_to_integers(make: Callable[..., Tensor], dtype: torch.dtype, bits: int, group: int | None, name: str) -> None:
-    reference = make(192, 576)
-    assert told(reference, integers(reference, bits, group).to(dtype)) == (ChangeKind.ROUNDED, name)
-
-
-def test_rounding_does_not_explain_rows_that_are_other_ones_on_the_same_grid() -> None:
-    """Each row lies on its own grid, before and after."""
-    reference = integers(gaussian(192, 576), 8, 0)
-    other = integers(gaussian(192, 576, seed=1), 8, 0)
-    assert told(reference, other) == (ChangeKind.CHANGED, "")
-    rounded = integers(gaussian(192, 576), 8, 0)
-    rounded[5] = other[5]
-    assert told(gaussian(192, 576), rounded) == (ChangeKind.CHANGED, "")
-
-
-# --- low rank ---
-
-
-def adapter(rows: int, columns: int, rank: int, size: float, seed: int = 5) -> Tensor:
-    """Of the given norm, relative to that of a matrix of normal numbers of deviation 0.1."""
-    product = random(rows, rank, seed=seed) @ random(rank, columns, seed=seed + 1)
-    return product * (size * 0.1 * math.sqrt(rows * columns) / float(product.norm()))
-
-
-@each_reference
-@each_dtype
-@pytest.mark.parametrize("rank", [1, 8, 32, 64])
-def test_low_rank(make: Callable[..., Tensor], dtype: torch.dtype, rank: int) -> None:
-    reference = make(192, 320)
-    candidate = (reference.float() + adapter(192, 320, rank, 0.1)).to(dtype)
-    result = change(reference, candidate)
-    if (make, dtype, rank) == (with_outliers, torch.bfloat16, 64):  # some directions are below the rounding of the outliers
-        assert result.kind in (ChangeKind.CHANGED, ChangeKind.LOW_RANK)
-        return
-    assert (result.kind, result.what, result.amount) == (ChangeKind.LOW_RANK, "", rank)
-
-
-@each_dtype
-def test_adapters_of_experts_have_the_rank_of_one(dtype: torch.dtype) -> None:
-    reference = gaussian(4, 96, 128)
-    candidate = reference + torch.stack([adapter(96, 128, 4, 0.1, seed=seed) for seed in range(4)])
-    result = change(reference, candidate.to(dtype))
-    assert (result.kind, result.amount) == (ChangeKind.LOW_RANK, 4)
-
-
-def test_no_low_rank_is_claimed_of_small_matrices_or_few_rows() -> None:
-    small = gaussian(8, 8)
-    assert change(small, small + adapter(8, 8, 5, 0.1)).kind == ChangeKind.CHANGED
-    reference = gaussian(96, 160)
-    candidate = reference.clone()
-    candidate[[3, 5, 8]] += adapter(3, 160, 1, 0.1)
-    assert told(reference, candidate) == (ChangeKind.CHANGED, "3 of 96 rows")
-    candidate = reference.clone()
-    candidate[:, [3, 5]] += adapter(96, 2, 1, 0.1)
-    assert told(reference, candidate) == (ChangeKind.CHANGED, "2 of 160 columns")
-
-
-@each_dtype
-def test_a_low_rank_with_noise_that_rounding_does_not_explain_is_not_named(dtype: torch.dtype) -> None:
-    reference = gaussian(192, 320)
-    candidate = reference + adapter(192, 320, 4, 0.1) + 0.01 * gaussian(192, 320, seed=9)
-    assert change(reference, candidate.to(dtype)).kind == ChangeKind.CHANGED
 
 
 # --- changed ---
