@@ -198,6 +198,7 @@ old, new = (Baseline.load(path) for path in sys.argv[1:3])
 for _ in sys.stdin:  # each line starts another child, which writes until it is killed
     child = os.fork()
     while not child:
+        os.kill(int(sys.argv[4]), 0)  # an error where the test itself was killed
         for baseline in (new, old):
             baseline.save(sys.argv[3])
     print(child, flush=True)
@@ -214,7 +215,7 @@ for _ in sys.stdin:  # each line starts another child, which writes until it is 
     target.parent.mkdir()
     shutil.copy(project.path / "old.pot.safetensors", target)
     draw, seen = random.Random(0), set[int]()
-    command = [sys.executable, "-c", writer, "old.pot.safetensors", "new.pot.safetensors", str(target)]
+    command = [sys.executable, "-c", writer, "old.pot.safetensors", "new.pot.safetensors", str(target), str(os.getpid())]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, cwd=project.path) as process:
         assert process.stdin is not None
