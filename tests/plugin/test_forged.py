@@ -86,8 +86,8 @@ def test_flags_that_turn_top1_flip_off_are_refused(recorded: Project) -> None:
     recorded.write(test_it=GATED.replace("max_score=0", 'max_score=0, metric="top1_flip"'))
     assert failure(recorded) == [
         f"pot_identity: the recording {path} is damaged, or not a recording of pytest-pot: prompt 0, position 1: the "
-        "likeliest token leads the second by more than rounding error, but is marked as if it did not, so that top1_flip would not "
-        "count it. Restore it from version control, or record it again with --pot-update"
+        "likeliest token leads the second by more than rounding error, but is marked as if it did not, so that top1_flip "
+        "would not count it. Restore it from version control, or record it again with --pot-update"
     ]
 
 
