@@ -15,7 +15,8 @@ import torch
 
 from .zygote import commands
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
+# Also for what the tests start, and before anything here imports huggingface_hub, which reads it once.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 with suppress(ImportError):  # a machine with a GPU may lack it, and the tests that need the GPU do without
     import hypothesis

@@ -72,27 +72,25 @@ def commands(folder: Path) -> Iterator[Path]:
         script = folder / name
         script.write_text(_COMMAND.format(python=quote(sys.executable), client=quote(str(client)), name=name), encoding="utf-8")
         script.chmod(0o755)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     # It ends when its standard input does, also if this process is killed. Ctrl-C is for the scripts, not for what forks.
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(Path(__file__).resolve())],
         env=environment,
         cwd=folder,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
-    )
-    try:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        yield folder
-        server.stdin.close()
-        server.wait(_END_S)
-    finally:
-        server.kill()
-        with server:  # closes the pipes
-            pass
+    ) as server:
+        try:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield folder
+            server.stdin.close()
+            server.wait(_END_S)
+        finally:
+            server.kill()
 
 
 def _serve() -> None:

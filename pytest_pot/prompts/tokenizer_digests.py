@@ -47,7 +47,7 @@ def tokenizer_digests(tokenizer: Any, recorded: Mapping[str, str] = MappingProxy
     - ``chat_template``: the template that renders chats, which may be None.
     - ``encoding``: the ids of a fixed text, which depend on all other parts.
     - ``model``, ``normalizer``, ``pre_tokenizer``, ``post_processor``, ``decoder``: the other parts of a fast tokenizer, as
-      it serialises them; see :data:`VERSIONED_PARTS`.
+      it serialises them; see :data:`~pytest_pot.prompts.tokenizer_parts.VERSIONED_PARTS`.
     - ``whole``: a fast tokenizer as it serialises itself. If it is equal, everything is equal; if it differs, nothing
       follows, because it depends on the version of the library.
 

@@ -97,7 +97,6 @@ class PageProject:
         environment |= {
             "PATH": os.pathsep.join([str(self._commands), str(Path(sys.executable).parent), environment["PATH"]]),
             "PYTHONPATH": str(Path(pytest_pot.__file__).parents[1]),
-            "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             # Plugins that take long to import, and that no page is about.
             "PYTEST_ADDOPTS": "-p no:hypothesispytest -p no:anyio",

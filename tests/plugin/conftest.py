@@ -254,7 +254,6 @@ def project(
     monkeypatch.setenv("TERM", "xterm")  # a terminal with colours, where a test has one
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "1000")  # no message is wrapped; see test_terminal.py for terminals as they are
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTEST_ADDOPTS", WITHOUT_CACHE)

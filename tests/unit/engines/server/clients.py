@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -14,15 +13,11 @@ from pytest_pot.engines.server import retries
 from pytest_pot.engines.server.http import Client
 
 from ...streaming import HANGS_S
-from .local_server import LocalServer, Reply, Sent, running
+from .local_server import LocalServer
 
-__all__ = ["NAME", "client_of", "drip", "drop", "error_of", "fall_silent", "serve", "short_pauses"]
+__all__ = ["NAME", "client_of", "drip", "drop", "error_of", "fall_silent", "short_pauses"]
 
 NAME = "the candidate's server"
-
-
-def serve(app: Callable[[Sent], Reply]) -> Any:
-    return running(app)
 
 
 @pytest.fixture(autouse=True)

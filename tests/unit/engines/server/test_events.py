@@ -14,9 +14,9 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.server import connections
 
 from ...streaming import HANGS_S, ends_soon
-from .clients import client_of, drip, drop, fall_silent, serve
+from .clients import client_of, drip, drop, fall_silent
 from .clients import short_pauses as short_pauses
-from .local_server import Reply
+from .local_server import Reply, running
 
 STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
@@ -46,7 +46,7 @@ def event(value: object) -> bytes:
 
 def events(reply: Reply, timeout: float = 60.0, seen: Callable[[], None] = lambda: None) -> list[Any]:
     """``seen``: is called for each event."""
-    with serve(lambda sent: reply) as server:
+    with running(lambda sent: reply) as server:
         read = []
         for each in client_of(server, timeout).stream("/v1/completions", {"stream": True}):
             read.append(each)
@@ -148,7 +148,7 @@ def test_a_stream_without_a_next_event_times_out(go_on: Callable[[bytes], Callab
 
 def test_the_connection_of_a_stream_is_used_again() -> None:
     body = b"".join(map(event, TWO)) + b"data: [DONE]\n\n"
-    with serve(lambda sent: Reply(body, headers={"content-type": "text/event-stream"})) as server:
+    with running(lambda sent: Reply(body, headers={"content-type": "text/event-stream"})) as server:
         client = client_of(server)
         for _ in range(3):
             assert list(client.stream("/x", {})) == TWO

@@ -17,13 +17,13 @@ from pytest_pot.engines.server import http, retries
 from pytest_pot.engines.server.http import Client
 
 from ...streaming import HANGS_S, ends_soon
-from .clients import NAME, client_of, drip, drop, error_of, serve
+from .clients import NAME, client_of, drip, drop, error_of
 from .clients import short_pauses as short_pauses
-from .local_server import Reply, Sent
+from .local_server import Reply, Sent, running
 
 
 def test_json_goes_out_and_comes_back() -> None:
-    with serve(lambda sent: Reply({"got": sent.body, "path": sent.path}, headers={"X-Name": "Value"})) as server:
+    with running(lambda sent: Reply({"got": sent.body, "path": sent.path}, headers={"X-Name": "Value"})) as server:
         client = Client(f"{server.url}/prefix")
         answer = client.post("/v1/completions", {"prompt": [1, 2]})
         assert answer.body == {"got": {"prompt": [1, 2]}, "path": "/prefix/v1/completions"}
@@ -38,7 +38,7 @@ def test_json_goes_out_and_comes_back() -> None:
 
 def test_allowed_statuses_are_answers() -> None:
     replies = iter([Reply({"detail": "Not Found"}, 404), Reply(b"<html>no</html>", 404), Reply({"busy": 1}, 503)])
-    with serve(lambda sent: next(replies)) as server:
+    with running(lambda sent: next(replies)) as server:
         client = client_of(server)
         assert client.get("/x", allow=(404,)).body == {"detail": "Not Found"}
         assert client.get("/x", allow=(404,)).body == "<html>no</html>"
@@ -89,7 +89,7 @@ def test_allowed_statuses_are_answers() -> None:
     ],
 )
 def test_other_answers_are_errors_with_the_status_and_the_start_of_the_body(reply: Reply, message: str) -> None:
-    with serve(lambda sent: reply) as server:
+    with running(lambda sent: reply) as server:
         told = error_of(client_of(server))
         assert told.startswith(f"{NAME}: POST {server.url}/x answered ")
         assert message.replace("{url}", server.url) in told
@@ -99,7 +99,7 @@ def test_other_answers_are_errors_with_the_status_and_the_start_of_the_body(repl
 
 
 def test_an_honest_compressed_answer_is_read() -> None:
-    with serve(lambda sent: Reply(gzip.compress(b'{"a": [1, 2]}'), headers={"content-encoding": "gzip"})) as server:
+    with running(lambda sent: Reply(gzip.compress(b'{"a": [1, 2]}'), headers={"content-encoding": "gzip"})) as server:
         assert client_of(server).get("/x").body == {"a": [1, 2]}
         assert server.requests[0].headers["accept-encoding"] == "identity"
 
@@ -107,7 +107,7 @@ def test_an_honest_compressed_answer_is_read() -> None:
 def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_MOST_BYTES", 4 << 20)
     bomb = gzip.compress(b'"' + b" " * (200 << 20), 1)
-    with serve(lambda sent: Reply(bomb, headers={"content-encoding": "gzip"})) as server:
+    with running(lambda sent: Reply(bomb, headers={"content-encoding": "gzip"})) as server:
         tracemalloc.start()
         try:
             told = error_of(client_of(server))
@@ -120,14 +120,14 @@ def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_answers_are_read() -> None:
     """11 MB are what vLLM says of 32 prompts."""
     entry = {str(index): {"logprob": -1.5, "rank": 7, "decoded_token": "abc"} for index in range(100)}
-    with serve(lambda sent: Reply({"choices": [{"prompt_logprobs": [entry] * 2000}]})) as server:
+    with running(lambda sent: Reply({"choices": [{"prompt_logprobs": [entry] * 2000}]})) as server:
         body = client_of(server).get("/x").body
         assert len(body["choices"][0]["prompt_logprobs"]) == 2000
         assert http._MOST_BYTES > 20 * 11e6
 
 
 def test_numbers_that_are_no_json_are_left_to_whoever_knows_their_place() -> None:
-    with serve(lambda sent: Reply(b'{"a": [NaN, Infinity, -Infinity]}')) as server:
+    with running(lambda sent: Reply(b'{"a": [NaN, Infinity, -Infinity]}')) as server:
         assert str(client_of(server).get("/x").body) == "{'a': [nan, inf, -inf]}"
 
 
@@ -137,7 +137,7 @@ def test_numbers_that_are_no_json_are_left_to_whoever_knows_their_place() -> Non
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again(status: int) -> None:
     replies = iter([Reply({}, status), Reply({}, status), Reply({"a": 1})])
-    with serve(lambda sent: next(replies)) as server:
+    with running(lambda sent: next(replies)) as server:
         assert client_of(server).post("/x", {}).body == {"a": 1}
         assert len(server.requests) == 3
 
@@ -147,7 +147,7 @@ def test_it_says_when(after: Callable[[], str]) -> None:
     def app(sent: Sent) -> Reply:
         return Reply({"a": 1}) if len(server.requests) > 1 else Reply({}, 429, {"retry-after": after()})
 
-    with serve(app) as server:
+    with running(app) as server:
         start = time.perf_counter()
         client_of(server).post("/x", {})
         assert time.perf_counter() - start > 0.9
@@ -155,7 +155,7 @@ def test_it_says_when(after: Callable[[], str]) -> None:
 
 def test_a_server_that_stays_busy_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "_FIRST_PAUSE_S", 0.001)
-    with serve(lambda sent: Reply({"error": "loading model"}, 503)) as server:
+    with running(lambda sent: Reply({"error": "loading model"}, 503)) as server:
         told = error_of(client_of(server))
         assert len(server.requests) == 10
         assert f"POST {server.url}/x answered 503 to 10 requests in " in told
@@ -164,20 +164,20 @@ def test_a_server_that_stays_busy_is_asked_no_more(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("after", ["2", "999999999999", "soon", "Fri, 99 Foo", "-5"])
 def test_what_it_asks_for_is_bounded_by_the_timeout(after: str) -> None:
-    with serve(lambda sent: Reply({}, 503, {"retry-after": after})) as server:
+    with running(lambda sent: Reply({}, 503, {"retry-after": after})) as server:
         assert " s, and is asked no more: {}" in error_of(client_of(server, timeout=0.5))
         assert len(server.requests) == 1 or after not in ("2", "999999999999")
 
 
 @pytest.mark.parametrize("status", [400, 404, 408, 500, 502, 504])
 def test_no_other_status_is_tried_again(status: int) -> None:
-    with serve(lambda sent: Reply({}, status)) as server:
+    with running(lambda sent: Reply({}, status)) as server:
         assert f"answered {status}: {{}}" in error_of(client_of(server))
         assert len(server.requests) == 1
 
 
 def test_a_server_that_starts_is_waited_for_a_little() -> None:
-    with serve(lambda sent: Reply({"a": 1})) as server:
+    with running(lambda sent: Reply({"a": 1})) as server:
         pass
     port = server.port
     client = Client(f"http://127.0.0.1:{port}", name=NAME)
@@ -196,7 +196,7 @@ def test_an_unknown_host_is_said() -> None:
 
 
 def test_a_connection_that_the_server_dropped_while_idle_is_made_anew() -> None:
-    with serve(lambda sent: Reply({"a": 1}, close=True)) as server:
+    with running(lambda sent: Reply({"a": 1}, close=True)) as server:
         client = client_of(server)
         for _ in range(5):
             assert client.post("/x", {}).body == {"a": 1}
@@ -206,14 +206,14 @@ def test_a_connection_that_the_server_dropped_while_idle_is_made_anew() -> None:
 def test_one_that_it_drops_just_when_we_send_too() -> None:
     """The server has read the request, as far as it can tell, and says nothing: nothing was answered, so it is asked again."""
     replies = iter([Reply({"a": 1}), Reply(raw=drop), Reply({"a": 2})])
-    with serve(lambda sent: next(replies)) as server:
+    with running(lambda sent: next(replies)) as server:
         client = client_of(server)
         assert [client.post("/x", {}).body["a"] for _ in range(2)] == [1, 2]
         assert len(server.requests) == 3
 
 
 def test_a_new_connection_that_is_cut_is_an_error() -> None:
-    with serve(lambda sent: Reply(raw=drop)) as server:
+    with running(lambda sent: Reply(raw=drop)) as server:
         told = error_of(client_of(server))
         assert told == (
             f"{NAME}: POST {server.url}/x got no answer: Server disconnected without sending a response. Did the server stop?"
@@ -227,7 +227,7 @@ def test_an_answer_that_breaks_off_is_an_error() -> None:
         drop(connection)
 
     replies = iter([Reply({"a": 1}), Reply(raw=half)])
-    with serve(lambda sent: next(replies)) as server:
+    with running(lambda sent: next(replies)) as server:
         client = client_of(server)
         client.post("/x", {})  # also where the connection had been idle
         assert f"POST {server.url}/x answered 200, but was cut off after 51 bytes: " in error_of(client)
@@ -236,7 +236,7 @@ def test_an_answer_that_breaks_off_is_an_error() -> None:
 
 @pytest.mark.parametrize("garbage", [b"SSH-2.0-OpenSSH\r\n\r\n", b"\x00" * 2000, b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000])
 def test_what_is_no_http_is_an_error(garbage: bytes) -> None:
-    with serve(lambda sent: Reply(raw=lambda connection: connection.sendall(garbage))) as server:
+    with running(lambda sent: Reply(raw=lambda connection: connection.sendall(garbage))) as server:
         assert " got no answer: " in error_of(client_of(server))
         assert len(server.requests) == 1
 
@@ -246,7 +246,7 @@ def test_what_is_no_http_is_an_error(garbage: bytes) -> None:
 
 @pytest.mark.wall_time
 def test_a_server_that_hangs_times_out() -> None:
-    with serve(lambda sent: Reply(pause=HANGS_S)) as server, ends_soon():
+    with running(lambda sent: Reply(pause=HANGS_S)) as server, ends_soon():
         start = time.perf_counter()
         told = error_of(client_of(server, timeout=0.4))
         assert told == f"{NAME}: POST {server.url}/x did not answer completely within 0.4 s (--pot-server-timeout)"
@@ -257,7 +257,7 @@ def test_a_server_that_hangs_times_out() -> None:
 @pytest.mark.wall_time
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n", b"HTTP/1.1 200 OK\r\nx:"])
 def test_so_does_one_that_sends_byte_after_byte(start: bytes) -> None:
-    with serve(lambda sent: Reply(raw=drip(start, b" "))) as server, ends_soon():
+    with running(lambda sent: Reply(raw=drip(start, b" "))) as server, ends_soon():
         told = error_of(client_of(server, timeout=0.5))
         assert "did not answer completely within 0.5 s (--pot-server-timeout)" in told
 
@@ -265,7 +265,7 @@ def test_so_does_one_that_sends_byte_after_byte(start: bytes) -> None:
 def test_no_cookie_is_kept_and_no_password_is_looked_up(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password sesame\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with serve(lambda sent: Reply({}, headers={"set-cookie": "a=b"})) as server:
+    with running(lambda sent: Reply({}, headers={"set-cookie": "a=b"})) as server:
         client = client_of(server)
         client.get("/x")
         client.get("/x")
@@ -274,7 +274,7 @@ def test_no_cookie_is_kept_and_no_password_is_looked_up(tmp_path: Any, monkeypat
 
 
 def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve(lambda sent: Reply({"proxy": sent.path})) as proxy, serve(lambda sent: Reply({"direct": True})) as server:
+    with running(lambda sent: Reply({"proxy": sent.path})) as proxy, running(lambda sent: Reply({"direct": True})) as server:
         monkeypatch.setenv("http_proxy", proxy.url)
         monkeypatch.delenv("no_proxy", raising=False)
         monkeypatch.delenv("NO_PROXY", raising=False)

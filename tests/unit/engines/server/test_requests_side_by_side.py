@@ -15,16 +15,16 @@ from pytest_pot.core.errors import PotError
 from pytest_pot.engines.server import address, connections
 
 from ...streaming import HANGS_S
-from .clients import NAME, client_of, serve
+from .clients import NAME, client_of
 from .clients import short_pauses as short_pauses
-from .local_server import Reply, Sent, no_threads_are_left
+from .local_server import Reply, Sent, no_threads_are_left, running
 
 
 def test_requests_run_side_by_side_and_come_back_in_order() -> None:
     def app(sent: Sent) -> Reply:
         return Reply(sent.body, pause=0.05 if sent.body["i"] % 2 else 0.02)
 
-    with serve(app) as server:
+    with running(app) as server:
         client = client_of(server, concurrency=4)
         server.together = 4
         assert client.side_by_side(lambda i: client.post("/x", {"i": i}).body["i"], range(24)) == list(range(24))
@@ -48,7 +48,7 @@ def test_the_first_error_is_raised_and_the_rest_is_not_begun() -> None:
         client.post("/x", {"i": i})
         return i
 
-    with serve(lambda sent: Reply({}, pause=0.0 if sent.body["i"] < 4 else HANGS_S)) as server:
+    with running(lambda sent: Reply({}, pause=0.0 if sent.body["i"] < 4 else HANGS_S)) as server:
         client = client_of(server, concurrency=2)
         with pytest.raises(Other, match="five"):
             client.side_by_side(ask, range(100))
@@ -77,7 +77,7 @@ def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None
         finally:
             over.set()
 
-    with serve(lambda sent: Reply({})) as server:
+    with running(lambda sent: Reply({})) as server:
         client = client_of(server, concurrency=2)
         with pytest.raises(Other, match="the first"):
             client.side_by_side(ask, range(2))
@@ -91,7 +91,7 @@ def test_what_began_before_an_error_sends_nothing_after_it(stream: bool) -> None
 def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = threading.Event()
     exchange = connections.Exchange(60.0, stopped.is_set)
-    with serve(lambda sent: Reply({})) as server:
+    with running(lambda sent: Reply({})) as server:
         pool = connections.Connections(address.parse(server.url), None, most=1)
         connect = pool._sockets._system.connect_tcp
 
@@ -109,7 +109,7 @@ def test_a_connection_that_is_made_during_an_interrupt_carries_nothing(monkeypat
 
 
 def test_fewer_than_it_may_run_where_a_caller_says_so() -> None:
-    with serve(lambda sent: Reply({}, pause=0.05)) as server:
+    with running(lambda sent: Reply({}, pause=0.05)) as server:
         client = client_of(server, concurrency=8)
         server.together = 3
         client.side_by_side(lambda i: client.post("/x", {}), range(9), 3)
@@ -120,7 +120,7 @@ def test_fewer_than_it_may_run_where_a_caller_says_so() -> None:
 
 
 def test_what_runs_beside_an_error_is_cut() -> None:
-    with serve(lambda sent: Reply({"error": "no"}, 400) if sent.body["i"] == 1 else Reply(pause=2 * HANGS_S)) as server:
+    with running(lambda sent: Reply({"error": "no"}, 400) if sent.body["i"] == 1 else Reply(pause=2 * HANGS_S)) as server:
         server.together = 8
         client = client_of(server, timeout=2 * HANGS_S)
         with pytest.raises(PotError, match="answered 400"):
@@ -146,7 +146,7 @@ def test_an_interrupt_ends_all_at_once(busy: bool) -> None:
             _thread.interrupt_main()
 
     interrupter = threading.Thread(target=interrupt, daemon=True)
-    with serve(app) as server:
+    with running(app) as server:
         client = client_of(server, timeout=1000)
         try:
             interrupter.start()
